@@ -1,0 +1,132 @@
+/* A machine: the virtual hardware of one VM on an engine.
+ *
+ * Threads: created, paused, saved and destroyed on the loop's thread; it owns a thread for each vCPU. */
+#ifndef MACHINE_MACHINE_H
+#define MACHINE_MACHINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/core/archive.h"
+#include "base/core/error.h"
+#include "base/host/event_loop.h"
+#include "block/block.h"
+#include "engine/engine.h"
+#include "net/net.h"
+
+#define MACHINE_MAX_DISKS 16
+#define MACHINE_MAX_NETS  8
+
+struct machine;
+
+/* How a VM ended, for the exit status (cli.md). */
+enum machine_end {
+    MACHINE_END_POWEROFF,     /* ACPI power off, or all vCPUs halted for good */
+    MACHINE_END_RESET,        /* the guest asked for a reset and 'no_reboot' is set */
+    MACHINE_END_TRIPLE_FAULT, /* or an unrecoverable vCPU state */
+    MACHINE_END_DEVICE,       /* a device stopped the VM */
+    MACHINE_END_ENGINE,       /* the engine failed */
+    MACHINE_END_DEBUG_EXIT,   /* write to port 0xf4: 'code' is the value */
+};
+
+/* Where the console's bytes go and come from: the vmm's side of a terminal, pty, socket or file. */
+struct console_backend {
+    void *ctx;
+    /* Guest output, any vCPU or the loop's thread; takes all bytes, drops what it cannot hold. */
+    void (*write)(void *ctx, const uint8_t *data, size_t size);
+};
+
+struct machine_disk {
+    struct block *block; /* owned by the machine from then on */
+    char serial[21];     /* virtio-blk's 20 bytes, may be empty */
+};
+
+struct machine_net {
+    struct net *net; /* owned by the machine from then on */
+    uint8_t mac[6];
+};
+
+struct machine_config {
+    const char *board; /* "micro" */
+    const struct engine_ops *engine;
+    const char *engine_options;
+    const char *cpu_model; /* NULL: "host" */
+    uint32_t vcpu_count;
+    uint64_t memory_bytes; /* at most 1 TiB */
+    bool huge_pages;
+    bool debug_exit; /* port 0xf4 */
+    bool no_reboot;
+
+    /* Files for direct boot; borrowed, read during machine_create; -1: none. */
+    int kernel_fd, initrd_fd;
+    const char *kernel_name, *initrd_name; /* for messages */
+    const char *command_line;              /* NULL: a default that puts the console on ttyS0 */
+
+    struct machine_disk disk[MACHINE_MAX_DISKS];
+    size_t disk_count;
+    struct machine_net net[MACHINE_MAX_NETS];
+    size_t net_count;
+    bool has_balloon, has_rng, has_vsock, has_virtio_console;
+    uint32_t vsock_cid;
+    int vsock_dir_fd; /* directory in which guest port N meets unix socket "N"; -1: none */
+    struct console_backend serial_console; /* ttyS0 */
+    struct console_backend virtio_console; /* hvc0 */
+
+    struct event_loop *loop;
+    /* The VM ended, or asked for a reset that was carried out (was_reset). On the loop's thread. 'why' is one line. */
+    void (*ended)(void *ctx, enum machine_end end, uint32_t code, const char *why);
+    void *ctx;
+};
+
+/* Builds everything and loads the kernel; vCPUs do not run yet. Takes over the disks and nets, also on failure. */
+int must_check machine_create(const struct machine_config *config, struct machine **out_machine,
+                              struct error *err);
+/* Stops the vCPUs, frees all. NULL is fine. */
+void machine_destroy(struct machine *machine);
+
+/* Starts or goes on. */
+void machine_resume(struct machine *machine);
+/* All vCPUs stand between two instructions and no device request is in flight when it returns. */
+void machine_pause(struct machine *machine);
+bool machine_is_running(const struct machine *machine);
+/* ACPI power button. */
+void machine_power_button(struct machine *machine);
+/* As the guest's own reset: registers, devices, memory of the boot files again. */
+int must_check machine_reset(struct machine *machine, struct error *err);
+
+/* Bytes typed at a console; returns how many the guest took now (it asks for more by 'console_ready'). */
+size_t machine_serial_input(struct machine *machine, const uint8_t *data, size_t size);
+size_t machine_virtio_console_input(struct machine *machine, const uint8_t *data, size_t size);
+void machine_virtio_console_resize(struct machine *machine, uint16_t columns, uint16_t rows);
+/* Balloon target: bytes that the guest should keep. -ENODEV without a balloon. */
+int must_check machine_set_balloon(struct machine *machine, uint64_t bytes, struct error *err);
+
+/* Visits each part of the state in order: "vcpu.N", "ioapic", "clock", each device. Paused machines only. 'name' lasts only
+ * for the call. Returns the first non-zero result of 'visit'. */
+struct machine_section {
+    char name[48];
+    uint32_t version;
+    void *object; /* the machine's own */
+};
+typedef int (*machine_section_fn)(void *ctx, struct machine *machine,
+                                  const struct machine_section *section);
+int must_check machine_each_section(struct machine *machine, machine_section_fn visit, void *ctx);
+void machine_save_section(struct machine *machine, const struct machine_section *section,
+                          struct archive_writer *writer);
+int must_check machine_restore_section(struct machine *machine,
+                                       const struct machine_section *section, uint32_t version,
+                                       struct archive_reader *reader, struct error *err);
+
+struct guest_memory *machine_memory(struct machine *machine);
+const struct machine_config *machine_get_config(const struct machine *machine);
+/* Counters of vCPUs and devices: emit(ctx, "vcpu.0", "instructions", value). */
+void machine_stats(struct machine *machine,
+                   void (*emit)(void *ctx, const char *object, const char *name, uint64_t value),
+                   void *ctx);
+/* Names of all devices, in order: emit(ctx, name). */
+void machine_devices(struct machine *machine, void (*emit)(void *ctx, const char *name), void *ctx);
+/* Registers of vCPU 'index' as text for a log, after a triple fault. */
+void machine_dump_vcpu(struct machine *machine, uint32_t index, char *out_text, size_t size);
+
+#endif

@@ -1,0 +1,18 @@
+/* One file that holds a paused VM: canonical state in named, versioned sections, then its memory without the pages of zeros.
+ * The format is in save.c. */
+#ifndef MIGRATE_SAVE_H
+#define MIGRATE_SAVE_H
+
+#include "machine/machine.h"
+
+/* Writes all to 'fd' (a new empty file), flushes it to disk. The machine is paused. 'progress' (may be NULL) is called
+ * now and then with bytes done of bytes in all. */
+int must_check save_write(struct machine *machine, int fd,
+                          void (*progress)(void *ctx, uint64_t done, uint64_t total), void *ctx,
+                          struct error *err);
+
+/* Into a machine that was created with the same hardware and has not run. The file is untrusted: an error names what does not
+ * fit, and the machine is then only good for machine_destroy. */
+int must_check save_restore(struct machine *machine, int fd, struct error *err);
+
+#endif

@@ -1,0 +1,52 @@
+#!/usr/bin/env python3
+"""Checks that include lines only follow the arrows of ARCHITECTURE.md. Prints each line that does not."""
+import pathlib
+import re
+import sys
+
+CORE, BASE = {"base/core"}, {"base/core", "base/host"}
+DEVICE = BASE | {"cpu", "engine/engine.h", "engine/memory.h", "block/block.h", "net/net.h"}
+MACHINE = DEVICE | {"device", "engine"}
+MAY_USE = {
+    "base/core": CORE,
+    "base/host": BASE,
+    "cpu": CORE,
+    "engine": BASE | {"cpu"},
+    "block": BASE,
+    "net": BASE,
+    "device": DEVICE,
+    "machine": MACHINE,
+    "migrate": MACHINE | {"machine"},
+    "vmm": MACHINE | {"machine", "migrate"},
+    "cli": BASE,
+}
+
+
+def room_of(path):
+    return next((r for r in MAY_USE if path == r or path.startswith(r + "/")), None)
+
+
+def main():
+    source = pathlib.Path(__file__).resolve().parent.parent / "src"
+    bad = 0
+    for file in sorted(source.rglob("*.[ch]")):
+        name = file.relative_to(source).as_posix()
+        room = room_of(name)
+        if room is None:
+            print(f"{name}: in no room of the table")
+            bad += 1
+            continue
+        for number, line in enumerate(file.read_text().splitlines(), 1):
+            found = re.match(r'\s*#\s*include\s+"([^"]+)"', line)
+            if not found or found[1].startswith("generated/"):
+                continue
+            target = found[1]
+            allowed = MAY_USE[room] | {room}
+            if not any(target == a or target.startswith(a + "/") for a in allowed):
+                print(f"src/{name}:{number}: {room} may not include {target}")
+                bad += 1
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
