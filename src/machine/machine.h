@@ -35,6 +35,9 @@ struct console_backend {
     void *ctx;
     /* Guest output, any vCPU or the loop's thread; takes all bytes, drops what it cannot hold. */
     void (*write)(void *ctx, const uint8_t *data, size_t size);
+    /* The guest has room again after machine_*_input took less than it was given. Any vCPU or the loop's thread; returns
+     * at once. NULL: nobody types here. */
+    void (*input_ready)(void *ctx);
 };
 
 struct machine_disk {
@@ -95,7 +98,7 @@ void machine_power_button(struct machine *machine);
 /* As the guest's own reset: registers, devices, memory of the boot files again. */
 int must_check machine_reset(struct machine *machine, struct error *err);
 
-/* Bytes typed at a console; returns how many the guest took now (it asks for more by 'console_ready'). */
+/* Bytes typed at a console; returns how many the guest took now (it asks for more by 'input_ready'). */
 size_t machine_serial_input(struct machine *machine, const uint8_t *data, size_t size);
 size_t machine_virtio_console_input(struct machine *machine, const uint8_t *data, size_t size);
 void machine_virtio_console_resize(struct machine *machine, uint16_t columns, uint16_t rows);
