@@ -1,0 +1,45 @@
+# A thin front to meson and the scripts in tools/; `make help` lists the targets.
+PYTHON ?= /usr/bin/python3
+BUILD  ?= build
+prefix ?= /usr/local
+
+.PHONY: help deps build run check check-long bench install clean
+
+help:
+	@echo "make deps        install what building and running need (Debian's packages, with sudo where needed)"
+	@echo "make build       leave every program in $(BUILD)/bin/"
+	@echo "make run         make a small Debian guest and boot it to a shell (without a terminal: it shows itself)"
+	@echo "make check       run all tests that fit in 20 minutes"
+	@echo "make check-long  run the long ones too"
+	@echo "make bench       measure, beside qemu-system-x86_64 -accel tcg"
+	@echo "make install     install under $(prefix) (DESTDIR is honoured)"
+	@echo "make clean       remove $(BUILD)"
+
+deps:
+	tools/install_deps build run
+
+build:
+	tools/install_deps build
+	tools/build $(BUILD)
+
+run: build
+	tools/install_deps run
+	tools/demo $(BUILD)
+
+check: build
+	tools/install_deps run test
+	$(PYTHON) tools/run_checks.py $(BUILD)
+
+check-long: build
+	tools/install_deps run test
+	$(PYTHON) tools/run_checks.py --long $(BUILD)
+
+bench: build
+	tools/install_deps run bench
+	$(PYTHON) tools/bench.py $(BUILD)
+
+install: build
+	meson install -C $(BUILD) --no-rebuild
+
+clean:
+	rm -rf $(BUILD) $(BUILD)-asan $(BUILD)-fuzz

@@ -1,0 +1,120 @@
+"""Fixtures: the programs under test, real Debian guests, and a guest's console to talk to."""
+import functools
+import http.server
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import threading
+
+import pexpect
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+BUILD = pathlib.Path(os.environ.get("HULL_BUILD", ROOT / "build"))
+GUESTS = pathlib.Path(os.environ.get("HULL_GUESTS", BUILD / "guest"))
+HULL = BUILD / "bin/hull"
+BOOT_TIMEOUT = 240  # seconds; an upper bound for a loaded machine, not an expectation
+
+
+def make_guest(*what):
+    subprocess.run([sys.executable, ROOT / "tools/guest/make_guest.py", GUESTS, *what], check=True)
+
+
+class Console:
+    """A VM in the foreground with its console."""
+
+    def __init__(self, arguments, timeout=BOOT_TIMEOUT):
+        self.child = pexpect.spawn(str(HULL), ["boot", *map(str, arguments)], timeout=timeout, encoding="utf-8",
+                                   codec_errors="replace", dimensions=(50, 200))
+        self.child.delaybeforesend = None
+
+    def expect(self, pattern, timeout=-1):
+        try:
+            self.child.expect(pattern, timeout=timeout)
+        except (pexpect.EOF, pexpect.TIMEOUT) as error:
+            raise AssertionError(f"console never showed {pattern!r}; its end:\n{self.child.before[-3000:]}") from error
+        return self.child.match
+
+    def send_line(self, text):
+        self.child.sendline(text)
+
+    def shell(self, command, timeout=-1):
+        """Runs a command in the guest's shell; returns its output. Fails unless its status is 0."""
+        self.send_line(f"{command}; echo status''=$?=")
+        match = self.expect(r"(?s)(.*?)status=(\d+)=", timeout)
+        assert match[2] == "0", f"{command!r} ended with status {match[2]}: {match[1]}"
+        # The terminal echoes the command first.
+        return match[1].split("\n", 1)[-1].replace("\r", "")
+
+    def wait(self, timeout=60):
+        """Exit status, once the VM has ended by itself."""
+        self.expect(pexpect.EOF, timeout)
+        self.child.close()
+        return self.child.exitstatus
+
+    def close(self):
+        self.child.close(force=True)
+
+
+@pytest.fixture
+def boot():
+    """Starts VMs that end with the test."""
+    consoles = []
+
+    def start(*arguments, **options):
+        console = Console(arguments, **options)
+        consoles.append(console)
+        return console
+
+    yield start
+    for console in consoles:
+        console.close()
+
+
+def hull(*arguments, timeout=60, **options):
+    """A hull command to its end: .returncode, .stdout, .stderr as text."""
+    return subprocess.run([str(HULL), *map(str, arguments)], capture_output=True, text=True, timeout=timeout,
+                          stdin=subprocess.DEVNULL, **options)
+
+
+@functools.cache
+def kernel_arguments(flavour):
+    make_guest("initrd", flavour)
+    return ["--kernel", GUESTS / f"vmlinuz-{flavour}", "--initrd", GUESTS / f"initrd-{flavour}"]
+
+
+@pytest.fixture(scope="session")
+def busybox():
+    """Arguments that boot Debian's cloud kernel with a busybox initrd."""
+    return kernel_arguments("cloud")
+
+
+@pytest.fixture
+def debian(tmp_path):
+    """Arguments that boot Debian with systemd from a disk of the test's own."""
+    make_guest("disk")
+    disk = tmp_path / "debian.raw"
+    subprocess.run(["cp", "--sparse=always", GUESTS / "debian.raw", disk], check=True)
+    yield [*kernel_arguments("generic"), "--disk", disk, "--append", "console=ttyS0 root=/dev/vda"]
+    disk.unlink()
+
+
+@pytest.fixture
+def web_server(tmp_path):
+    """A server on the host's loopback: (port, folder that it serves)."""
+    folder = tmp_path / "www"
+    folder.mkdir()
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
+    handler.log_message = lambda *_: None
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_address[1], folder
+    server.shutdown()
+    server.server_close()
+
+
+def strip_ansi(text):
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)

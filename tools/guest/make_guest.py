@@ -1,0 +1,164 @@
+#!/usr/bin/env python3
+"""Makes the guests that `make run`, the tests and the benchmarks boot, from Debian's packages.
+
+  make_guest.py OUT kernel cloud|generic   OUT/vmlinuz-FLAVOUR   and its modules in OUT/modules-FLAVOUR/
+  make_guest.py OUT initrd cloud|generic   OUT/initrd-FLAVOUR    busybox and the virtio modules
+  make_guest.py OUT disk                   OUT/debian.raw        a Debian root file system with systemd
+
+Nothing is installed on this machine: packages are downloaded and unpacked into OUT. What is there already is kept, and
+each result appears under its final name only when it is whole.
+"""
+import argparse
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+HERE = pathlib.Path(__file__).resolve().parent
+
+METAPACKAGES = {"cloud": "linux-image-cloud-amd64", "generic": "linux-image-amd64"}
+
+# Loaded in this order by the initrd; what they depend on comes before them.
+MODULES = [
+    "virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio-rng", "virtio_balloon",
+    "vmw_vsock_virtio_transport", "ext4", "crc32c_generic", "crc32c-intel",
+]
+
+DEBIAN_SUITE = "bookworm"
+DEBIAN_INCLUDE = ["systemd-sysv", "udev", "iproute2", "busybox", "procps"]
+DISK_SIZE_MIB = 1024
+
+
+def run(*command, **options):
+    return subprocess.run([str(c) for c in command], check=True, **options)
+
+
+def output_of(*command, **options):
+    return run(*command, stdout=subprocess.PIPE, text=True, **options).stdout
+
+
+def fail(message):
+    sys.exit(f"make_guest.py: {message}")
+
+
+def newest_kernel_package(flavour):
+    depends = output_of("apt-cache", "depends", METAPACKAGES[flavour])
+    names = [line.split()[-1] for line in depends.splitlines() if "linux-image-" in line and "Depends" in line]
+    if not names:
+        fail(f"apt knows no {METAPACKAGES[flavour]}: run `apt-get update` first")
+    return names[0]
+
+
+def make_kernel(out, flavour):
+    kernel, modules = out / f"vmlinuz-{flavour}", out / f"modules-{flavour}"
+    if kernel.exists() and modules.exists():
+        return
+    with tempfile.TemporaryDirectory(dir=out) as scratch:
+        scratch = pathlib.Path(scratch)
+        scratch.chmod(0o755)
+        run("apt-get", "download", "-q", newest_kernel_package(flavour), cwd=scratch,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        package = next(scratch.glob("*.deb"))
+        run("dpkg-deb", "-x", package, scratch / "root")
+        image = next((scratch / "root/boot").glob("vmlinuz-*"))
+        version = image.name.removeprefix("vmlinuz-")
+        run("/sbin/depmod", "-b", scratch / "root", version)
+        shutil.rmtree(modules, ignore_errors=True)
+        os.rename(scratch / "root/lib/modules" / version, modules)
+        os.rename(image, kernel)
+
+
+def module_files(modules):
+    """The files of MODULES and of all that they need, in loading order."""
+    depends = {}
+    for line in (modules / "modules.dep").read_text().splitlines():
+        path, needs = line.split(":")
+        depends[path] = needs.split()
+    by_name = {pathlib.Path(p).name.removesuffix(".ko").replace("-", "_"): p for p in depends}
+    ordered = []
+    for name in MODULES:
+        path = by_name.get(name.replace("-", "_"))
+        if path is None:
+            continue  # built into this kernel
+        for needed in [*reversed(depends[path]), path]:
+            if needed not in ordered:
+                ordered.append(needed)
+    return ordered
+
+
+def make_initrd(out, flavour):
+    initrd = out / f"initrd-{flavour}"
+    script = HERE / "initrd-init"
+    if initrd.exists() and initrd.stat().st_mtime > script.stat().st_mtime:
+        return
+    make_kernel(out, flavour)
+    busybox = shutil.which("busybox")
+    if busybox is None:
+        fail("busybox is not installed (Debian: busybox-static)")
+    with tempfile.TemporaryDirectory(dir=out) as scratch:
+        root = pathlib.Path(scratch) / "root"
+        for folder in ["bin", "dev", "proc", "sys", "run", "tmp", "lib", "mnt", "etc"]:
+            (root / folder).mkdir(parents=True)
+        shutil.copy2(busybox, root / "bin/busybox")
+        shutil.copy2(script, root / "init")
+        (root / "init").chmod(0o755)
+        order = module_files(out / f"modules-{flavour}")
+        for path in order:
+            shutil.copy2(out / f"modules-{flavour}" / path, root / "lib" / pathlib.Path(path).name)
+        (root / "lib/order").write_text("".join(pathlib.Path(p).name + "\n" for p in order))
+        names = "\n".join(sorted(str(p.relative_to(root)) for p in root.rglob("*"))) + "\n"
+        unfinished = pathlib.Path(scratch) / "initrd"
+        with open(unfinished, "wb") as archive:
+            run("cpio", "--quiet", "-o", "-H", "newc", "-R", "0:0", cwd=root, input=names.encode(), stdout=archive)
+        os.rename(unfinished, initrd)
+
+
+def make_disk(out):
+    disk = out / "debian.raw"
+    sources = [HERE / "debian-customize", pathlib.Path(__file__)]
+    if disk.exists() and all(disk.stat().st_mtime > s.stat().st_mtime for s in sources):
+        return
+    with tempfile.TemporaryDirectory(dir=out) as scratch:
+        scratch = pathlib.Path(scratch)
+        scratch.chmod(0o755)
+        tarball = scratch / "root.tar"
+        print("making a Debian root file system (half a minute or so)", flush=True)
+        run("mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(DEBIAN_INCLUDE)}",
+            "--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*",
+            "--dpkgopt=path-exclude=/usr/share/locale/*",
+            f"--customize-hook={HERE / 'debian-customize'} \"$1\"", DEBIAN_SUITE, tarball)
+        unfinished = scratch / "debian.raw"
+        with open(unfinished, "wb") as file:
+            file.truncate(DISK_SIZE_MIB << 20)
+        # fakeroot: the tree's owners and device nodes reach the image without being root here.
+        run("fakeroot", "sh", "-ec",
+            'mkdir "$1/root"; tar -C "$1/root" -xf "$2"; /sbin/mke2fs -q -t ext4 -L debian -d "$1/root" "$3"',
+            "sh", scratch, tarball, unfinished)
+        os.rename(unfinished, disk)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=pathlib.Path)
+    parser.add_argument("what", choices=["kernel", "initrd", "disk"])
+    parser.add_argument("flavour", nargs="?", choices=list(METAPACKAGES), default="cloud")
+    arguments = parser.parse_args()
+    out = arguments.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        if arguments.what == "kernel":
+            make_kernel(out, arguments.flavour)
+        elif arguments.what == "initrd":
+            make_initrd(out, arguments.flavour)
+        else:
+            make_disk(out)
+    except subprocess.CalledProcessError as error:
+        fail(f"{error.cmd[0]} failed with status {error.returncode}")
+    except FileNotFoundError as error:
+        fail(f"{error.filename}: not found: run `make deps`")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+#!/usr/bin/env python3
+"""Runs every test of the project and ends with one line: N passed, N failed, N skipped.
+
+The steps are the table STEPS below. A step counts its tests itself; one that cannot even start counts as one failure.
+"""
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PYTHON = "/usr/bin/python3"
+FUZZ_SECONDS = 60
+CPUS = os.cpu_count() or 1
+
+
+class Tally:
+    def __init__(self):
+        self.passed = self.failed = self.skipped = 0
+        self.notes = []
+
+    def add(self, passed=0, failed=0, skipped=0):
+        self.passed += passed
+        self.failed += failed
+        self.skipped += skipped
+
+    def note(self, text):
+        self.notes.append(text)
+        print(f"  {text}", flush=True)
+
+
+def meson_step(tally, build, *selection):
+    """Runs meson's tests of some suites; the skip reason is the last line that the test printed."""
+    subprocess.run(["meson", "test", "-C", build, "--no-rebuild", "--quiet", "--num-processes", str(CPUS), *selection],
+                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with open(build / "meson-logs/testlog.json", encoding="utf-8") as log:
+        for line in log:
+            test = json.loads(line)
+            output = (test.get("stdout") or "") + (test.get("stderr") or "")
+            if test["result"] == "OK":
+                tally.add(passed=1)
+            elif test["result"] == "SKIP":
+                tally.add(skipped=1)
+                reason = output.strip().splitlines()[-1] if output.strip() else "no reason given"
+                tally.note(f"skipped {test['name']}: {reason}")
+            else:
+                tally.add(failed=1)
+                tally.note(f"FAILED {test['name']} ({test['result']})")
+                print(output[-6000:], flush=True)
+
+
+def unit_step(tally, arguments):
+    meson_step(tally, arguments.build, "--suite", "unit")
+
+
+def differential_step(tally, arguments):
+    meson_step(tally, arguments.build, "--suite", "differential-long" if arguments.long else "differential")
+
+
+def pytest_step(tally, arguments):
+    report = arguments.build / "pytest.xml"
+    report.unlink(missing_ok=True)
+    command = [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", "-rs",
+               "tests/integration"]
+    if not arguments.long:
+        command += ["-m", "not long"]
+    subprocess.run(command, cwd=ROOT, env={**os.environ, "HULL_BUILD": str(arguments.build)})
+    for suite in xml.etree.ElementTree.parse(report).getroot().iter("testsuite"):
+        count = {key: int(suite.get(key, 0)) for key in ("tests", "failures", "errors", "skipped")}
+        bad = count["failures"] + count["errors"]
+        tally.add(count["tests"] - bad - count["skipped"], bad, count["skipped"])
+
+
+def sanitizer_step(tally, arguments):
+    """ASan and UBSan: the unit tests, and a busybox guest."""
+    build = arguments.build.with_name(arguments.build.name + "-asan")
+    subprocess.run(["tools/build", build, "-Db_sanitize=address,undefined"], cwd=ROOT, check=True)
+    meson_step(tally, build, "--suite", "unit", "--timeout-multiplier", "4")
+    command = [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "sanitizer", "tests/integration"]
+    environment = {**os.environ, "HULL_BUILD": str(build), "HULL_GUESTS": str(arguments.build / "guest")}
+    status = subprocess.run(command, cwd=ROOT, env=environment).returncode
+    tally.add(passed=int(status == 0), failed=int(status != 0))
+    if status != 0:
+        tally.note("FAILED busybox guest under ASan and UBSan")
+
+
+def fuzz_step(tally, arguments):
+    """Each libFuzzer target for FUZZ_SECONDS, as many at a time as there are CPUs."""
+    build = arguments.build.with_name(arguments.build.name + "-fuzz")
+    subprocess.run(["tools/build", build, "-Dfuzz=true"], cwd=ROOT, check=True, env={**os.environ, "CC": "clang"})
+    waiting = sorted(p for p in (build / "tests/fuzz").glob("fuzz_*") if p.is_file() and os.access(p, os.X_OK))
+    running = {}
+    while waiting or running:
+        while waiting and len(running) < CPUS:
+            target = waiting.pop(0)
+            corpus = build / "corpus" / target.name
+            corpus.mkdir(parents=True, exist_ok=True)
+            seeds = [p for p in [ROOT / "tests/fixtures" / target.name] if p.is_dir()]
+            log = open(build / f"{target.name}.log", "wb")
+            running[target] = subprocess.Popen(
+                [target, f"-max_total_time={FUZZ_SECONDS}", "-timeout=10", "-rss_limit_mb=1024",
+                 f"-artifact_prefix={build}/{target.name}-", corpus, *seeds], stdout=log, stderr=log)
+        for target, process in list(running.items()):
+            if process.poll() is not None:
+                del running[target]
+                tally.add(passed=int(process.returncode == 0), failed=int(process.returncode != 0))
+                if process.returncode != 0:
+                    tally.note(f"FAILED {target.name}")
+                    print((build / f"{target.name}.log").read_text(errors="replace")[-4000:], flush=True)
+        time.sleep(0.2)
+
+
+STEPS = [
+    ("unit tests", unit_step),
+    ("differential tests against the host CPU", differential_step),
+    ("integration tests", pytest_step),
+    ("sanitizers", sanitizer_step),
+    ("fuzzers", fuzz_step),
+]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--long", action="store_true", help="the long tests too")
+    parser.add_argument("--only", metavar="WORD", help="only steps whose name contains it")
+    parser.add_argument("build", type=pathlib.Path)
+    arguments = parser.parse_args()
+    arguments.build = arguments.build.resolve()
+    tally = Tally()
+    for name, step in STEPS:
+        if arguments.only and arguments.only not in name:
+            continue
+        print(f"== {name}", flush=True)
+        start = time.monotonic()
+        try:
+            step(tally, arguments)
+        except (OSError, subprocess.SubprocessError, xml.etree.ElementTree.ParseError, ValueError) as error:
+            tally.add(failed=1)
+            tally.note(f"FAILED {name}: {error}")
+        print(f"   {time.monotonic() - start:.0f} s", flush=True)
+    for note in tally.notes:
+        print(note)
+    print(f"{tally.passed} passed, {tally.failed} failed, {tally.skipped} skipped")
+    return 1 if tally.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
