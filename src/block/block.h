@@ -32,7 +32,9 @@ struct block_request {
     int iov_count;
     /* 0 or -errno. May be called before block_submit returns. */
     void (*done)(struct block_request *request, int status);
-    struct block_request *next; /* the backend's, while in flight */
+    /* The backend's, while in flight. */
+    struct block_request *next;
+    int status;
 };
 
 struct block_info {
@@ -57,7 +59,8 @@ struct block_options {
 };
 
 /* Opens a disk on descriptor 'fd' (a regular file or block device), which it owns from then on, also on failure. 'name' is
- * for messages. */
+ * for messages. Also makes the ring or the threads that the disk needs, so that a system call filter may come afterwards. The
+ * file is locked against other processes while the disk is open: -EBUSY if another one has it. */
 int must_check block_open(int fd, const char *name, const struct block_options *options,
                           struct event_loop *loop, struct block **out_block, struct error *err);
 /* Waits for what is in flight. NULL is fine. */
@@ -66,6 +69,9 @@ void block_close(struct block *block);
 void block_get_info(const struct block *block, struct block_info *out_info);
 /* Requests beyond the end complete with -EINVAL, writes to a read-only disk with -EROFS. */
 void block_submit(struct block *block, struct block_request *request);
+/* Requests submitted between plug and unplug may be held back and go to the host in one batch. Does not nest. */
+void block_plug(struct block *block);
+void block_unplug(struct block *block);
 /* Runs the completions until nothing is in flight. */
 void block_drain(struct block *block);
 /* "io_uring" or "threads". */

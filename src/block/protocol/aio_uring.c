@@ -1,0 +1,326 @@
+/* A file's requests through io_uring: many in flight, sent in batches, completions announced on an eventfd. */
+#include "block/protocol/aio.h"
+
+#include <liburing.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/core/invariant.h"
+
+#define RING_ENTRIES   128
+#define ZERO_IOV_COUNT 16 /* one write of zeros carries 16 * AIO_ZEROES_SIZE */
+
+/* A request in the ring. */
+struct operation {
+    struct block_request *request;
+    uint64_t done_bytes;
+    int mode;               /* of fallocate, -1: zeros are written */
+    struct iovec *rest;     /* what is left of a vector after a short transfer; heap */
+    struct operation *next; /* in the list of free ones */
+};
+
+struct uring {
+    struct aio aio;
+    struct io_uring ring;
+    bool has_ring;
+    bool is_plugged;
+    struct event_notifier *notifier;
+    unsigned unsent; /* prepared, not yet given to the kernel */
+    struct operation operation[RING_ENTRIES];
+    struct operation *free;
+    /* Requests that wait for a free operation. */
+    struct block_request *waiting;
+    struct block_request **waiting_tail;
+    struct iovec zero_iov[ZERO_IOV_COUNT];
+};
+
+/* Gives what is prepared to the kernel. What it does not take now goes along with the next batch. */
+static void send_prepared(struct uring *uring)
+{
+    while (uring->unsent > 0) {
+        int n = io_uring_submit(&uring->ring);
+        if (n < 0) {
+            if (n == -EINTR) {
+                continue;
+            }
+            break; /* -EAGAIN, -EBUSY: completions have to be reaped first */
+        }
+        uring->unsent -= MIN(uring->unsent, (unsigned)n);
+    }
+}
+
+/* The part of the vector after 'done_bytes'; false: no memory. */
+static bool make_rest(struct operation *op)
+{
+    const struct block_request *request = op->request;
+    if (op->rest == NULL) {
+        op->rest = malloc(sizeof(struct iovec) * (size_t)request->iov_count);
+        if (op->rest == NULL) {
+            return false;
+        }
+    }
+    uint64_t skip = op->done_bytes;
+    for (int i = 0; i < request->iov_count; i++) {
+        size_t cut = (size_t)MIN(skip, request->iov[i].iov_len);
+        op->rest[i] = (struct iovec){(uint8_t *)request->iov[i].iov_base + cut,
+                                     request->iov[i].iov_len - cut};
+        skip -= cut;
+    }
+    return true;
+}
+
+static void prepare_zeroes(struct uring *uring, struct operation *op, struct io_uring_sqe *sqe)
+{
+    const struct block_request *request = op->request;
+    uint64_t left = request->size_bytes - op->done_bytes;
+    uint64_t offset = request->offset_bytes + op->done_bytes;
+    if (left < AIO_ZEROES_SIZE) {
+        io_uring_prep_write(sqe, uring->aio.file->fd, aio_zeroes, (unsigned)left, offset);
+    } else {
+        unsigned count = (unsigned)MIN(left / AIO_ZEROES_SIZE, ZERO_IOV_COUNT);
+        io_uring_prep_writev(sqe, uring->aio.file->fd, uring->zero_iov, count, offset);
+    }
+}
+
+/* Puts the operation's next step into the ring. */
+static void prepare(struct uring *uring, struct operation *op)
+{
+    struct io_uring_sqe *sqe = io_uring_get_sqe(&uring->ring);
+    invariant(sqe != NULL); /* the ring is as large as the number of operations */
+    const struct block_request *request = op->request;
+    int fd = uring->aio.file->fd;
+    const struct iovec *iov = op->rest != NULL ? op->rest : request->iov;
+    uint64_t offset = request->offset_bytes + op->done_bytes;
+    switch (request->op) {
+    case BLOCK_READ:
+        io_uring_prep_readv(sqe, fd, iov, (unsigned)request->iov_count, offset);
+        break;
+    case BLOCK_WRITE:
+        io_uring_prep_writev(sqe, fd, iov, (unsigned)request->iov_count, offset);
+        break;
+    case BLOCK_FLUSH:
+        io_uring_prep_fsync(sqe, fd, IORING_FSYNC_DATASYNC);
+        break;
+    case BLOCK_DISCARD:
+    case BLOCK_WRITE_ZEROES:
+        if (op->mode >= 0) {
+            io_uring_prep_fallocate(sqe, fd, op->mode, (off_t)request->offset_bytes,
+                                    (off_t)request->size_bytes);
+        } else {
+            prepare_zeroes(uring, op, sqe);
+        }
+        break;
+    }
+    io_uring_sqe_set_data(sqe, op);
+    uring->unsent++;
+}
+
+/* Decides what to do with a step's result: true when the operation is over, with *out_status. */
+static bool step_done(struct uring *uring, struct operation *op, int result, int *out_status)
+{
+    struct block_file *file = uring->aio.file;
+    const struct block_request *request = op->request;
+    *out_status = result < 0 ? result : 0;
+    if (result == -EINTR || result == -EAGAIN) {
+        return false;
+    }
+    if (op->mode >= 0) {
+        if (result != -EOPNOTSUPP) {
+            return true;
+        }
+        *out_status = 0;
+        if (!block_file_fallocate_refused(file, request, op->mode)) {
+            return true;
+        }
+        op->mode = block_file_fallocate_mode(file, request);
+        return false;
+    }
+    if (result < 0 || request->op == BLOCK_FLUSH) {
+        return true;
+    }
+    op->done_bytes += (uint64_t)result;
+    if (op->done_bytes >= request->size_bytes) {
+        return true;
+    }
+    if (result == 0) {
+        *out_status =
+            request->op == BLOCK_READ ? block_file_read_end(file, request, op->done_bytes) : -EIO;
+        return true;
+    }
+    if (request->op != BLOCK_WRITE_ZEROES && !make_rest(op)) {
+        *out_status = -ENOMEM;
+        return true;
+    }
+    return false;
+}
+
+/* Needs a free operation. */
+static void start(struct uring *uring, struct block_request *request)
+{
+    struct block_file *file = uring->aio.file;
+    int mode = -1;
+    if (request->op == BLOCK_DISCARD || request->op == BLOCK_WRITE_ZEROES) {
+        mode = block_file_fallocate_mode(file, request);
+        if (mode < 0 && request->op == BLOCK_DISCARD) {
+            file->done(file->ctx, request, 0); /* only a hint, and the host cannot take it */
+            return;
+        }
+    }
+    struct operation *op = uring->free;
+    uring->free = op->next;
+    *op = (struct operation){.request = request, .mode = mode};
+    prepare(uring, op);
+}
+
+static void start_waiting(struct uring *uring)
+{
+    while (uring->waiting != NULL && uring->free != NULL) {
+        struct block_request *request = uring->waiting;
+        uring->waiting = request->next;
+        if (uring->waiting == NULL) {
+            uring->waiting_tail = &uring->waiting;
+        }
+        start(uring, request);
+    }
+}
+
+static void reap(void *ctx)
+{
+    struct uring *uring = ctx;
+    struct block_file *file = uring->aio.file;
+    struct io_uring_cqe *cqe;
+    while (io_uring_peek_cqe(&uring->ring, &cqe) == 0) {
+        struct operation *op = io_uring_cqe_get_data(cqe);
+        int result = cqe->res;
+        io_uring_cqe_seen(&uring->ring, cqe);
+        int status;
+        if (!step_done(uring, op, result, &status)) {
+            prepare(uring, op);
+            continue;
+        }
+        struct block_request *request = op->request;
+        free(op->rest);
+        op->rest = NULL;
+        op->next = uring->free;
+        uring->free = op;
+        file->done(file->ctx, request, status);
+    }
+    start_waiting(uring);
+    send_prepared(uring);
+}
+
+static void uring_submit(struct aio *aio, struct block_request *request)
+{
+    struct uring *uring = container_of(aio, struct uring, aio);
+    if (uring->free == NULL || uring->waiting != NULL) {
+        request->next = NULL;
+        *uring->waiting_tail = request;
+        uring->waiting_tail = &request->next;
+    } else {
+        start(uring, request);
+    }
+    if (!uring->is_plugged) {
+        send_prepared(uring);
+    }
+}
+
+static void uring_plug(struct aio *aio, bool is_plugged)
+{
+    struct uring *uring = container_of(aio, struct uring, aio);
+    uring->is_plugged = is_plugged;
+    if (!is_plugged) {
+        send_prepared(uring);
+    }
+}
+
+static void uring_wait(struct aio *aio)
+{
+    struct uring *uring = container_of(aio, struct uring, aio);
+    struct io_uring_cqe *cqe;
+    send_prepared(uring);
+    (void)io_uring_wait_cqe(&uring->ring, &cqe); /* on EINTR the caller asks again */
+    reap(uring);
+}
+
+static void uring_destroy(struct aio *aio)
+{
+    struct uring *uring = container_of(aio, struct uring, aio);
+    event_notifier_destroy(uring->notifier);
+    if (uring->has_ring) {
+        io_uring_queue_exit(&uring->ring);
+    }
+    free(uring);
+}
+
+static const struct aio_ops uring_ops = {
+    .name = "io_uring",
+    .submit = uring_submit,
+    .plug = uring_plug,
+    .wait = uring_wait,
+    .destroy = uring_destroy,
+};
+
+static int check_operations(struct uring *uring)
+{
+    static const int needed[] = {IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_WRITE,
+                                 IORING_OP_FSYNC, IORING_OP_FALLOCATE};
+    struct io_uring_probe *probe = io_uring_get_probe_ring(&uring->ring);
+    if (probe == NULL) {
+        return -ENOSYS;
+    }
+    int rc = 0;
+    for (size_t i = 0; i < ARRAY_COUNT(needed); i++) {
+        rc = io_uring_opcode_supported(probe, needed[i]) ? rc : -ENOSYS;
+    }
+    io_uring_free_probe(probe);
+    return rc;
+}
+
+static int start_ring(struct uring *uring, struct event_loop *loop, struct error *err)
+{
+    int rc = io_uring_queue_init(RING_ENTRIES, &uring->ring, 0);
+    if (rc < 0) {
+        return error_set_errno(err, -rc, "making an io_uring");
+    }
+    uring->has_ring = true;
+    rc = check_operations(uring);
+    if (rc < 0) {
+        return error_set_errno(err, -rc, "making an io_uring with the operations for disks");
+    }
+    rc = event_notifier_create(loop, reap, uring, &uring->notifier, err);
+    if (rc < 0) {
+        return rc;
+    }
+    rc = io_uring_register_eventfd(&uring->ring, event_notifier_fd(uring->notifier));
+    if (rc < 0) {
+        return error_set_errno(err, -rc, "making an io_uring");
+    }
+    (void)io_uring_register_ring_fd(&uring->ring); /* saves a lookup per call where it is known */
+    return 0;
+}
+
+int aio_uring_create(struct block_file *file, struct event_loop *loop, struct aio **out_aio,
+                     struct error *err)
+{
+    struct uring *uring = calloc(1, sizeof(*uring));
+    if (uring == NULL) {
+        return error_set_errno(err, ENOMEM, "making an io_uring");
+    }
+    uring->aio = (struct aio){.ops = &uring_ops, .file = file};
+    uring->waiting_tail = &uring->waiting;
+    for (size_t i = 0; i < RING_ENTRIES; i++) {
+        uring->operation[i].next = uring->free;
+        uring->free = &uring->operation[i];
+    }
+    for (size_t i = 0; i < ZERO_IOV_COUNT; i++) {
+        uring->zero_iov[i] = (struct iovec){(void *)aio_zeroes, AIO_ZEROES_SIZE};
+    }
+    int rc = start_ring(uring, loop, err);
+    if (rc < 0) {
+        uring_destroy(&uring->aio);
+        return rc;
+    }
+    *out_aio = &uring->aio;
+    return 0;
+}
