@@ -1,4 +1,5 @@
 """Fixtures: the programs under test, real Debian guests, and a guest's console to talk to."""
+import fcntl
 import functools
 import http.server
 import os
@@ -20,7 +21,11 @@ BOOT_TIMEOUT = 240  # seconds; an upper bound for a loaded machine, not an expec
 
 
 def make_guest(*what):
-    subprocess.run([sys.executable, ROOT / "tools/guest/make_guest.py", GUESTS, *what], check=True)
+    """Makes a part of the guests if it is not there; one test process at a time."""
+    GUESTS.mkdir(parents=True, exist_ok=True)
+    with open(GUESTS / "lock", "w", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        subprocess.run([sys.executable, ROOT / "tools/guest/make_guest.py", GUESTS, *what], check=True)
 
 
 class Console:
