@@ -65,7 +65,7 @@ def pytest_step(tally, arguments):
     report = arguments.build / "pytest.xml"
     report.unlink(missing_ok=True)
     command = [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", "-rs",
-               "-n", str(CPUS), "--dist", "worksteal",
+               "-n", str(CPUS), "--dist", "load",
                "tests/integration"]
     if not arguments.long:
         command += ["-m", "not long"]
