@@ -1,0 +1,155 @@
+/* PCI: bus 0 behind a host bridge, and the part of a function that is the same for all: configuration space, base address
+ * registers, capabilities, MSI-X and the interrupt line.
+ *
+ * A device creates its function, adds BARs and capabilities, and is on the bus from then on. BARs get addresses at once
+ * (direct boot: there is no firmware); the guest may move them. Decoding is on from the start: I/O and memory space enabled,
+ * bus mastering as the guest says.
+ *
+ * Threads: creation and reset on the loop's thread while no vCPU runs; everything else from any thread. A function has
+ * a lock of its own, below the device's: a device may call in with its lock held. The callbacks of pci_function_ops come
+ * without the function's lock. */
+#ifndef DEVICE_PCI_PCI_H
+#define DEVICE_PCI_PCI_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/core/archive.h"
+#include "base/core/error.h"
+#include "device/bus.h"
+#include "device/irq.h"
+
+#define PCI_MAX_DEVICES 32 /* of bus 0, function 0 each */
+#define PCI_BAR_COUNT   6
+#define PCI_CONFIG_SIZE 4096
+#define PCI_MSIX_MAX    64 /* vectors of one function */
+
+/* Configuration space (PCI Local Bus 3.0, section 6.1). */
+#define PCI_COMMAND             0x04
+#define PCI_COMMAND_IO          0x0001u
+#define PCI_COMMAND_MEMORY      0x0002u
+#define PCI_COMMAND_MASTER      0x0004u
+#define PCI_COMMAND_INTX_OFF    0x0400u
+#define PCI_STATUS              0x06
+#define PCI_STATUS_INTX         0x0008u
+#define PCI_STATUS_CAPABILITIES 0x0010u
+#define PCI_BAR0                0x10
+#define PCI_CAPABILITIES        0x34
+#define PCI_INTERRUPT_LINE      0x3c
+#define PCI_INTERRUPT_PIN       0x3d
+#define PCI_CAPABILITY_VENDOR   0x09
+#define PCI_CAPABILITY_MSIX     0x11
+
+struct pci_bus;
+struct pci_function;
+
+/* Where things are; the ACPI tables say the same to the guest. */
+struct pci_windows {
+    uint64_t ecam_gpa; /* 1 MiB: bus 0 */
+    uint64_t mmio32_gpa, mmio32_size;
+    uint64_t mmio64_gpa, mmio64_size;
+    uint16_t pio_base, pio_size;
+};
+
+struct pci_bus_config {
+    struct bus *mmio, *pio;
+    struct pci_windows windows;
+    struct msi_sink msi;
+    struct irq_line
+        intx[4];          /* level-triggered; device N's INTA goes to intx[N % 4]; may be empty */
+    uint8_t intx_line[4]; /* what "interrupt line" registers say: the input's number */
+};
+
+/* Adds the ports 0xcf8..0xcff, ECAM and the host bridge as device 0. 'config' is copied. */
+int must_check pci_bus_create(const struct pci_bus_config *config, struct pci_bus **out_bus,
+                              struct error *err);
+/* After all functions. NULL is fine. */
+void pci_bus_destroy(struct pci_bus *bus);
+/* The host bridge's and the address port's own state; functions are their devices' affair. */
+void pci_bus_reset(struct pci_bus *bus);
+void pci_bus_save(struct pci_bus *bus, struct archive_writer *writer);
+int must_check pci_bus_restore(struct pci_bus *bus, struct archive_reader *reader,
+                               struct error *err);
+
+struct pci_identity {
+    uint16_t vendor, device;
+    uint16_t subsystem_vendor, subsystem;
+    uint32_t class_code; /* 24 bits: class, subclass, programming interface */
+    uint8_t revision;
+    bool has_intx; /* INTA */
+};
+
+/* All may be NULL. 'ctx' is the one given at creation. */
+struct pci_function_ops {
+    /* A register of the device's own in configuration space (virtio's window): true if it answered. 'offset' + 'size' stay
+     * within configuration space. Sizes 1, 2, 4, naturally aligned. */
+    bool (*config_read)(void *ctx, uint32_t vcpu, uint32_t offset, unsigned size,
+                        uint32_t *out_value);
+    /* After the bytes were written under their masks (also those of BARs and command). */
+    void (*config_written)(void *ctx, uint32_t vcpu, uint32_t offset, unsigned size);
+    /* A BAR's address or decoding may have changed: ask pci_function_bar_address. Also after reset and restore. */
+    void (*bar_changed)(void *ctx, unsigned bar);
+    /* Masking or MSI-X enable changed. */
+    void (*msix_changed)(void *ctx);
+};
+
+/* Takes the lowest free device number. 'name' is borrowed. -ENOSPC when the bus is full. */
+int must_check pci_function_create(struct pci_bus *bus, const char *name,
+                                   const struct pci_identity *identity,
+                                   const struct pci_function_ops *ops, void *ctx,
+                                   struct pci_function **out_function, struct error *err);
+/* Takes it off the bus. NULL is fine. Its regions stay with the bus, disabled: no vCPU runs any more. */
+void pci_function_destroy(struct pci_function *function);
+
+enum pci_bar_kind {
+    PCI_BAR_MEMORY32,
+    PCI_BAR_MEMORY64, /* uses up 'bar' and 'bar' + 1 */
+    PCI_BAR_IO,
+};
+
+/* 'size': a power of two, at least 4096 for memory. 'ops' and 'ctx' get the accesses. -ENOSPC: the window is full. */
+int must_check pci_function_add_bar(struct pci_function *function, unsigned bar,
+                                    enum pci_bar_kind kind, bool is_prefetchable, uint64_t size,
+                                    const struct bus_region_ops *ops, void *ctx, struct error *err);
+/* Where the guest has it now; false: it is not decoded. */
+bool pci_function_bar_address(struct pci_function *function, unsigned bar, uint64_t *out_address);
+
+/* Adds a capability: 'data' is its whole body including the two header bytes (which are filled in), 'write_mask' says which
+ * bits the guest can write (NULL: none). */
+int must_check pci_function_add_capability(struct pci_function *function, uint8_t id,
+                                           const void *data, const void *write_mask, uint8_t size,
+                                           uint8_t *out_offset, struct error *err);
+
+/* Bytes of configuration space, little-endian, without side effects. */
+uint32_t pci_function_config_get(struct pci_function *function, uint32_t offset, unsigned size);
+void pci_function_config_set(struct pci_function *function, uint32_t offset, unsigned size,
+                             uint32_t value, uint32_t write_mask);
+
+/* MSI-X with 'vector_count' vectors: capability, and the table and pending bits in memory BAR 'bar', which becomes theirs. */
+int must_check pci_function_add_msix(struct pci_function *function, unsigned bar,
+                                     uint16_t vector_count, struct error *err);
+bool pci_function_msix_enabled(struct pci_function *function);
+/* Sends vector's message, or marks it pending while it is masked. Vectors out of range, and all while MSI-X is off: nothing. */
+void pci_function_msix_send(struct pci_function *function, uint16_t vector);
+
+/* The function's own interrupt line; shows in the status register, reaches the input unless the command register masks it. */
+void pci_function_set_intx(struct pci_function *function, bool level);
+
+/* May the function read and write memory? */
+bool pci_function_is_master(struct pci_function *function);
+
+/* For the device's own reset, save and restore: registers, BARs, MSI-X table and pending bits. */
+void pci_function_reset(struct pci_function *function);
+void pci_function_save(struct pci_function *function, struct archive_writer *writer);
+int must_check pci_function_restore(struct pci_function *function, struct archive_reader *reader,
+                                    struct error *err);
+/* 0..31. */
+unsigned pci_function_device_number(const struct pci_function *function);
+
+/* Configuration cycles, as both mechanisms make them. */
+uint32_t pci_bus_config_read(struct pci_bus *bus, uint32_t vcpu, uint32_t bdf, uint32_t offset,
+                             unsigned size);
+void pci_bus_config_write(struct pci_bus *bus, uint32_t vcpu, uint32_t bdf, uint32_t offset,
+                          unsigned size, uint32_t value);
+
+#endif
