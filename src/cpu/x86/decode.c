@@ -71,7 +71,7 @@ static uint16_t size_of(const struct x86_insn *insn, uint8_t size)
     case X86_SIZE_Z:
         return MIN(insn->operand_bytes, 4);
     case X86_SIZE_Y:
-        return insn->rex & 8 ? 8 : 4;
+        return insn->rex & 8 && insn->code_size == X86_CODE_64 ? 8 : 4;
     case X86_SIZE_N:
         return insn->code_size == X86_CODE_64 ? 8 : 4;
     case X86_SIZE_P:
