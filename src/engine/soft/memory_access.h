@@ -1,0 +1,150 @@
+/* Guest memory by linear address, as instructions see it: through the soft TLB, with every check of the architecture.
+ *
+ * A handler forms the address of its memory operand with soft_linear (segment checks included), then loads or stores. All of
+ * these raise the exception themselves and then do not return. Accesses that cross a page are checked on both pages before
+ * any byte is written. */
+#ifndef ENGINE_SOFT_MEMORY_ACCESS_H
+#define ENGINE_SOFT_MEMORY_ACCESS_H
+
+#include <string.h>
+
+#include "engine/soft/vcpu.h"
+
+/* Out-of-line halves (mmu.c, segment.c). */
+uint64_t soft_segment_check(struct soft_vcpu *v, const struct soft_op *op, uint8_t segment,
+                            uint64_t offset, uint32_t size, bool is_write);
+void soft_load_slow(struct soft_vcpu *v, const struct soft_op *op, uint64_t gva, void *out_data,
+                    uint32_t size);
+void soft_store_slow(struct soft_vcpu *v, const struct soft_op *op, uint64_t gva, const void *data,
+                     uint32_t size);
+
+/* Offset of the memory operand within its segment. */
+static always_inline uint64_t soft_offset(const struct soft_vcpu *v, const struct soft_op *op)
+{
+    return (v->gpr[op->base] + (v->gpr[op->index] << op->shift) + (uint64_t)op->disp) &
+           op->address_mask;
+}
+
+/* Linear address of 'offset' in 'segment' for an access of 'size' bytes. */
+static always_inline uint64_t soft_linear_at(struct soft_vcpu *v, const struct soft_op *op,
+                                             uint8_t segment, uint64_t offset, uint32_t size,
+                                             bool is_write)
+{
+    if (unlikely(op->flags & SOFT_OP_LEGACY)) {
+        uint8_t flat = is_write ? v->flat_write : v->flat_read;
+        if (unlikely(!((flat >> segment) & 1) || offset + size > 0x100000000ull)) {
+            return soft_segment_check(v, op, segment, offset, size, is_write);
+        }
+        return offset;
+    }
+    return offset + v->segment_base[segment];
+}
+
+/* Linear address of the op's memory operand. */
+static always_inline uint64_t soft_linear(struct soft_vcpu *v, const struct soft_op *op,
+                                          uint32_t size, bool is_write)
+{
+    return soft_linear_at(v, op, op->segment, soft_offset(v, op), size, is_write);
+}
+
+static always_inline struct soft_tlb_entry *soft_tlb_slot(struct soft_vcpu *v, uint64_t gva)
+{
+    return &v->tlb->entry[(gva >> GUEST_PAGE_SHIFT) & (SOFT_TLB_SIZE - 1)];
+}
+
+static always_inline uint64_t soft_tlb_tag(const struct soft_vcpu *v, uint64_t gva)
+{
+    return (gva & ~(uint64_t)(GUEST_PAGE_SIZE - 1)) | v->tlb_epoch[gva >> 63];
+}
+
+static always_inline bool soft_crosses_page(uint64_t gva, uint32_t size)
+{
+    return (gva & (GUEST_PAGE_SIZE - 1)) > GUEST_PAGE_SIZE - size;
+}
+
+/* Host address of [gva, gva + size) if the TLB knows it as readable (writable) and it lies in one page; else NULL: take the
+ * slow path. Writing through it is a plain guest write. #AC is not checked: NULL if it is in force and gva is unaligned. */
+static always_inline void *soft_fast_read(struct soft_vcpu *v, uint64_t gva, uint32_t size)
+{
+    struct soft_tlb_entry *entry = soft_tlb_slot(v, gva);
+    if (unlikely(entry->read_tag != soft_tlb_tag(v, gva) || soft_crosses_page(gva, size) ||
+                 (v->align_check && (gva & (size - 1))))) {
+        return NULL;
+    }
+    return (void *)(gva + entry->addend);
+}
+
+static always_inline void *soft_fast_write(struct soft_vcpu *v, uint64_t gva, uint32_t size)
+{
+    struct soft_tlb_entry *entry = soft_tlb_slot(v, gva);
+    if (unlikely(entry->write_tag != soft_tlb_tag(v, gva) || soft_crosses_page(gva, size) ||
+                 (v->align_check && (gva & (size - 1))))) {
+        return NULL;
+    }
+    return (void *)(gva + entry->addend);
+}
+
+/* Any size from 1 to 64. Accesses of 1, 2, 4, 8 bytes that are aligned are single-copy atomic. */
+static always_inline void soft_load_bytes(struct soft_vcpu *v, const struct soft_op *op,
+                                          uint64_t gva, void *out_data, uint32_t size)
+{
+    const void *hva = soft_fast_read(v, gva, size);
+    if (likely(hva)) {
+        memcpy(out_data, hva, size);
+    } else {
+        soft_load_slow(v, op, gva, out_data, size);
+    }
+}
+
+static always_inline void soft_store_bytes(struct soft_vcpu *v, const struct soft_op *op,
+                                           uint64_t gva, const void *data, uint32_t size)
+{
+    void *hva = soft_fast_write(v, gva, size);
+    if (likely(hva)) {
+        memcpy(hva, data, size);
+    } else {
+        soft_store_slow(v, op, gva, data, size);
+    }
+}
+
+/* As soft_load_bytes and soft_store_bytes, but never #AC, whatever the size (x87 images, 16-byte and wider operands,
+ * system structures). */
+void soft_load_unchecked(struct soft_vcpu *v, const struct soft_op *op, uint64_t gva,
+                         void *out_data, uint32_t size);
+void soft_store_unchecked(struct soft_vcpu *v, const struct soft_op *op, uint64_t gva,
+                          const void *data, uint32_t size);
+
+/* Raises what a write of [gva, gva + size) would raise (any size), and changes nothing: before the first byte of a
+ * result that is written in pieces. */
+void soft_check_write(struct soft_vcpu *v, const struct soft_op *op, uint64_t gva, uint32_t size);
+void soft_check_read(struct soft_vcpu *v, const struct soft_op *op, uint64_t gva, uint32_t size);
+
+#define SOFT_DEFINE_ACCESS(bits)                                                                   \
+    static always_inline uint##bits##_t soft_load##bits(struct soft_vcpu *v,                       \
+                                                        const struct soft_op *op, uint64_t gva)    \
+    {                                                                                              \
+        const void *hva = soft_fast_read(v, gva, bits / 8);                                        \
+        if (likely(hva)) {                                                                         \
+            return __atomic_load_n((const uint##bits##_t *)hva, __ATOMIC_RELAXED);                 \
+        }                                                                                          \
+        uint##bits##_t value;                                                                      \
+        soft_load_slow(v, op, gva, &value, bits / 8);                                              \
+        return value;                                                                              \
+    }                                                                                              \
+    static always_inline void soft_store##bits(struct soft_vcpu *v, const struct soft_op *op,      \
+                                               uint64_t gva, uint##bits##_t value)                 \
+    {                                                                                              \
+        void *hva = soft_fast_write(v, gva, bits / 8);                                             \
+        if (likely(hva)) {                                                                         \
+            __atomic_store_n((uint##bits##_t *)hva, value, __ATOMIC_RELAXED);                      \
+        } else {                                                                                   \
+            soft_store_slow(v, op, gva, &value, bits / 8);                                         \
+        }                                                                                          \
+    }
+
+SOFT_DEFINE_ACCESS(8)
+SOFT_DEFINE_ACCESS(16)
+SOFT_DEFINE_ACCESS(32)
+SOFT_DEFINE_ACCESS(64)
+
+#endif

@@ -1,0 +1,252 @@
+/* One vCPU of the software engine: registers in the form that the interpreter likes, TLBs, the block cache.
+ * Private to engine/soft. All but 'requests' belongs to the vCPU's own thread. */
+#ifndef ENGINE_SOFT_VCPU_H
+#define ENGINE_SOFT_VCPU_H
+
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/core/compiler.h"
+#include "cpu/x86/paging.h"
+#include "cpu/x86/state.h"
+#include "engine/engine.h"
+#include "engine/soft/op.h"
+
+struct soft_block;
+struct soft_simd;
+struct soft_vm;
+
+/* Bits of 'requests': reasons to leave the blocks, raised by any thread (and by the vCPU for itself). */
+#define SOFT_REQUEST_KICK      0x0001u
+#define SOFT_REQUEST_INTERRUPT 0x0002u
+#define SOFT_REQUEST_NMI       0x0004u
+#define SOFT_REQUEST_INIT      0x0008u
+#define SOFT_REQUEST_SIPI      0x0010u
+#define SOFT_REQUEST_FLUSH_WRITES                                                                  \
+    0x0020u /* drop the write entries of the TLBs, then clear the bit */
+#define SOFT_REQUEST_STEP                                                                          \
+    0x0040u /* own: TF, an interrupt shadow or a breakpoint: one instruction at a time */
+#define SOFT_REQUEST_DEBUG_TRAP 0x0080u /* own: #DB after this instruction, bits in 'pending_dr6' */
+
+/* The soft TLB: direct mapped, one array for each kind of access rights. A tag is the page's address plus the epoch of its
+ * half of the address space (low 12 bits, never 0); tags of permissions that the entry lacks are 0. */
+#define SOFT_TLB_BITS 10
+#define SOFT_TLB_SIZE (1u << SOFT_TLB_BITS)
+
+enum soft_tlb_mode {
+    SOFT_TLB_SUPERVISOR, /* SMAP in force */
+    SOFT_TLB_USER,
+    SOFT_TLB_SUPERVISOR_AC, /* no SMAP, or RFLAGS.AC lifts it */
+    SOFT_TLB_MODES,
+};
+
+struct soft_tlb_entry {
+    uint64_t read_tag, write_tag, fetch_tag;
+    uintptr_t addend; /* host address minus guest virtual address */
+};
+
+struct soft_tlb {
+    struct soft_tlb_entry entry[SOFT_TLB_SIZE];
+};
+
+struct soft_stats {
+    _Atomic uint64_t instructions, blocks_decoded, tlb_misses, tlb_flushes, exits_mmio, exits_pio,
+        interrupts, exceptions, halts;
+};
+
+#define SOFT_JUMP_CACHE_BITS 12
+#define SOFT_BLOCK_HASH_BITS 15
+
+struct soft_jump_entry {
+    uint64_t linear;
+    uint64_t key; /* mode and epochs, see block.c */
+    struct soft_block *block;
+};
+
+struct soft_vcpu {
+    /* The hot part. */
+    uint64_t gpr[X86_GPR_COUNT + 2]; /* and the pseudo registers SOFT_REG_* */
+    uint64_t rip;                    /* between blocks */
+    /* Status flags as LAHF and SETO give them: AH in bits 15:8 (SF ZF 0 AF 0 PF 1 CF), OF in bit 0. */
+    uint16_t status;
+    uint32_t flags;                           /* RFLAGS without the status flags */
+    struct soft_tlb *tlb;                     /* the one of the current mode */
+    uint64_t tlb_epoch[2];                    /* of the lower and upper half of the address space */
+    uint64_t segment_base[X86_SEGMENT_COUNT]; /* as added to addresses in this mode */
+    uint8_t flat_read, flat_write; /* bit n: segment n has base 0, limit 4 GiB and allows it */
+    uint8_t cpl;
+    uint8_t code_size;   /* enum x86_code_size */
+    uint8_t stack_bytes; /* 2, 4, 8: width of the stack pointer */
+    bool align_check;    /* CPL 3, CR0.AM and RFLAGS.AC */
+    _Atomic uint32_t requests;
+    const struct soft_op *op; /* the instruction under way, for the RIP of exceptions */
+    struct soft_block *block;
+
+    /* Vector registers: all 32 bytes, YMM in one piece. */
+    uint8_t vector[16][32] __attribute__((aligned(64)));
+    /* x87 and MMX in FXSAVE64 format (XMM and MXCSR fields unused). */
+    uint8_t fx[512] __attribute__((aligned(64)));
+    uint32_t mxcsr;
+    struct soft_simd *simd; /* simd.c's own */
+
+    struct x86_segment segment[X86_SEGMENT_COUNT];
+    struct x86_segment ldtr, tr;
+    struct x86_table gdtr, idtr;
+    uint64_t cr0, cr2, cr3, cr4, xcr0, efer;
+    uint64_t dr[4], dr6, dr7;
+    uint64_t pdpte[4];
+    uint64_t star, lstar, cstar, sfmask, kernel_gs_base;
+    uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
+    uint64_t pat, tsc_aux, tsc_adjust, misc_enable, spec_ctrl, xss;
+    uint64_t apic_base, tsc_deadline;
+    uint64_t mtrr_def_type, mtrr_fixed[11], mtrr_base[8], mtrr_mask[8];
+    uint64_t mcg_status, mcg_cap;
+    uint64_t kvm_system_time, kvm_wall_clock, kvm_steal_time, kvm_async_pf, kvm_async_pf_int,
+        kvm_pv_eoi, kvm_poll_control;
+    _Atomic uint64_t tsc_offset; /* guest TSC minus the host's */
+    uint32_t clock_version;      /* of the kvmclock structure */
+
+    /* Events. */
+    bool shadow_sti, shadow_mov_ss; /* until after the next instruction */
+    bool nmi_masked;
+    bool exception_pending; /* from set_state: deliver first */
+    bool exception_has_error;
+    uint8_t exception_vector;
+    uint32_t exception_error;
+    bool interrupt_injected, interrupt_is_soft, nmi_injected; /* same */
+    uint8_t interrupt_vector;
+    _Atomic uint8_t sipi_vector;
+    uint64_t pending_dr6;
+    enum x86_activity activity;
+    uint64_t monitor_gpa;
+
+    /* The exception that soft_raise carries to the loop. */
+    sigjmp_buf raise_to;
+    struct {
+        uint8_t vector;
+        bool has_error;
+        bool is_external; /* not of this instruction */
+        uint32_t error;
+    } raised;
+
+    /* The vector under delivery (-1: none): how a second exception becomes a double or triple fault. */
+    int delivering;
+
+    struct vcpu vcpu;
+    struct soft_vm *vm;
+    struct x86_cpuid cpuid;
+    uint8_t physical_bits;
+    struct soft_features {
+        bool pcid, smep, smap, umip, fsgsbase, nx, gbpages, rdtscp, rdpid, invpcid, xsave, x2apic,
+            tsc_deadline, vme, pge, avx, arch_capabilities, spec_ctrl;
+    } features;
+    struct error error;
+
+    /* Sleep of a halted vCPU, and who waits for it to leave guest code. */
+    atomic_bool is_in_guest;
+    pthread_mutex_t wait_lock;
+    pthread_cond_t wait_changed;
+
+    struct soft_tlb tlbs[SOFT_TLB_MODES];
+    bool high_half_has_local; /* the TLB's upper half holds entries that are not global */
+    struct soft_jump_entry jump_cache[1u << SOFT_JUMP_CACHE_BITS];
+    struct soft_block *block_hash[1u << SOFT_BLOCK_HASH_BITS];
+    uint8_t *arena; /* blocks, one after the other; all go when it is full */
+    size_t arena_used;
+    uint64_t block_epoch; /* part of the jump cache's key: raised when blocks or mappings go */
+
+    struct soft_stats stats;
+};
+
+struct soft_vm {
+    struct vm vm;
+    struct soft_vcpu *vcpu[ENGINE_MAX_VCPUS];
+    pthread_mutex_t lock;       /* the vcpu array, the dirty log */
+    pthread_mutex_t code_lock;  /* block.c: a page is being marked as code */
+    pthread_mutex_t split_lock; /* locked accesses that no host instruction can do in one piece */
+    _Atomic(_Atomic uint64_t *) dirty[GUEST_MEMORY_MAX_SLOTS];
+    uint64_t tsc_hz;
+    int64_t clock_offset_ns; /* kvmclock minus CLOCK_MONOTONIC_RAW-like TSC time */
+    uint64_t clock_base_tsc;
+};
+
+static inline struct soft_vcpu *soft_from_vcpu(struct vcpu *vcpu)
+{
+    return container_of(vcpu, struct soft_vcpu, vcpu);
+}
+
+static inline struct soft_vm *soft_from_vm(struct vm *vm)
+{
+    return container_of(vm, struct soft_vm, vm);
+}
+
+/* Raise an exception of the instruction under way (v->op is set by the accessors' slow paths; handlers that raise by
+ * themselves pass their op): the registers must be as before it. Never return. */
+noreturn_fn void soft_raise(struct soft_vcpu *v, const struct soft_op *op, uint8_t vector);
+noreturn_fn void soft_raise_error(struct soft_vcpu *v, const struct soft_op *op, uint8_t vector,
+                                  uint32_t error);
+/* #PF with CR2. */
+noreturn_fn void soft_raise_page_fault(struct soft_vcpu *v, uint64_t gva, uint32_t error);
+
+/* RFLAGS in whole, and the status flags alone from RFLAGS' layout. */
+static inline uint32_t soft_rflags(const struct soft_vcpu *v)
+{
+    return v->flags | ((v->status >> 8) & 0xd5u) | (v->status & 1u) << 11;
+}
+
+static inline void soft_set_status(struct soft_vcpu *v, uint32_t rflags)
+{
+    v->status = (uint16_t)((rflags & 0xd5u) << 8 | 0x200u | ((rflags >> 11) & 1u));
+}
+
+static inline void soft_request(struct soft_vcpu *v, uint32_t bits)
+{
+    atomic_fetch_or(&v->requests, bits);
+}
+
+static inline bool soft_is_long(const struct soft_vcpu *v)
+{
+    return v->efer & X86_EFER_LMA;
+}
+
+static inline bool soft_is_64(const struct soft_vcpu *v)
+{
+    return v->code_size == X86_CODE_64;
+}
+
+static inline bool soft_is_protected(const struct soft_vcpu *v)
+{
+    return v->cr0 & X86_CR0_PE;
+}
+
+static inline bool soft_is_v86(const struct soft_vcpu *v)
+{
+    return v->flags & X86_FLAG_VM;
+}
+
+/* RIP of 'op' and of the instruction behind it. */
+static inline uint64_t soft_mask_ip(const struct soft_vcpu *v, uint64_t ip)
+{
+    return v->code_size == X86_CODE_64   ? ip
+           : v->code_size == X86_CODE_32 ? (uint32_t)ip
+                                         : (uint16_t)ip;
+}
+
+static inline uint64_t soft_op_rip(const struct soft_vcpu *v, const struct soft_op *op)
+{
+    return soft_mask_ip(v, v->gpr[SOFT_REG_RIP] + op->offset);
+}
+
+static inline uint64_t soft_op_next_rip(const struct soft_vcpu *v, const struct soft_op *op)
+{
+    return soft_mask_ip(v, v->gpr[SOFT_REG_RIP] + op->offset + op->length);
+}
+
+/* simd.c: per-vCPU parts. */
+int soft_simd_init(struct soft_vcpu *v, struct error *err);
+void soft_simd_fini(struct soft_vcpu *v);
+
+#endif
