@@ -21,8 +21,9 @@
 
 #define PCI_MAX_DEVICES 32 /* of bus 0, function 0 each */
 #define PCI_BAR_COUNT   6
-#define PCI_CONFIG_SIZE 4096
-#define PCI_MSIX_MAX    64 /* vectors of one function */
+#define PCI_CONFIG_SIZE                                                                            \
+    256 /* beyond it, extended space reads zero: there are no extended capabilities */
+#define PCI_MSIX_MAX 64 /* vectors of one function */
 
 /* Configuration space (PCI Local Bus 3.0, section 6.1). */
 #define PCI_COMMAND             0x04
@@ -58,6 +59,9 @@ struct pci_bus_config {
     struct irq_line
         intx[4];          /* level-triggered; device N's INTA goes to intx[N % 4]; may be empty */
     uint8_t intx_line[4]; /* what "interrupt line" registers say: the input's number */
+    /* A byte written to port 0xcf9, the chipset's reset control, which shares the address port's range. May be NULL. */
+    void (*reset_control)(void *ctx, uint8_t value);
+    void *ctx;
 };
 
 /* Adds the ports 0xcf8..0xcff, ECAM and the host bridge as device 0. 'config' is copied. */
