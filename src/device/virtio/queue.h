@@ -47,7 +47,6 @@ struct virtqueue {
     uint16_t next_avail; /* index of the next chain to take */
     uint16_t next_used;
     uint16_t signalled_used; /* next_used when the guest was last looked at for an interrupt */
-    bool has_signalled;
     bool wants_notify;
     uint16_t in_flight;
     const char *broken; /* why, or NULL */
@@ -91,7 +90,8 @@ size_t virtqueue_read(const struct virtqueue_chain *chain, uint64_t offset, void
 size_t virtqueue_write(const struct virtqueue_chain *chain, uint64_t offset, const void *data,
                        size_t size);
 
-/* Nothing is in flight. Restore maps the rings again; false if the values cannot be. */
+/* Nothing is in flight. Restore maps the rings again; false if the values cannot be. has_event_idx and has_indirect are not
+ * part of it: the device sets them before. */
 void virtqueue_save(const struct virtqueue *queue, struct archive_writer *writer);
 bool must_check virtqueue_restore(struct virtqueue *queue, struct archive_reader *reader);
 
