@@ -327,7 +327,7 @@ def make_tables(rows):
     for index, row in enumerate(rows):
         row.index = index
     out = ["/* Made by tools/x86_table.py from src/cpu/x86/instructions.def. */",
-           '#include "cpu/x86/tables.h"', "", "const struct x86_row x86_rows[] = {"]
+           '#include "cpu/x86/encoding.h"', '#include "cpu/x86/tables.h"', "", "const struct x86_row x86_rows[] = {"]
     for r in rows:
         attributes = " | ".join(sorted("X86_ROW_" + ATTRIBUTES[a] for a in r.attributes)) or "0"
         out.append(f'    {{"{r.mnemonic}", X86_ID_{identifier(r.mnemonic)}, X86_FEATURE_{r.feature}, {attributes}, '
@@ -341,7 +341,7 @@ def make_tables(rows):
                           for o in r.operands) or "{0}"
         out.append(f"    {{{flags}, X86_SIZE_{vsib}, {len(r.operands)}, {{{forms}}}}},")
     out += ["};", ""]
-    # encodings
+    out += make_encodings(rows)
     candidates, lists, entries, known = [], [], {}, {}
     for table_map in range(7):
         for opcode in range(256):
