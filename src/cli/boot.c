@@ -1,0 +1,169 @@
+/* hull boot: one VM in the foreground. */
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/host/file.h"
+#include "cli/boot_files.h"
+#include "cli/boot_session.h"
+#include "cli/process.h"
+#include "cli/verbs.h"
+
+/* hull-vmm --config-fd N, with everything that the document names. */
+static int start_vmm(const struct boot_files *files, int config_fd, pid_t *out_pid,
+                     struct error *err)
+{
+    char fd_text[16];
+    (void)snprintf(fd_text, sizeof(fd_text), "%d", config_fd);
+    const char *argv[] = {"hull-vmm", "--config-fd", fd_text, NULL};
+    struct process_spec spec = {
+        .program = "hull-vmm", .argv = argv, .stdout_fd = -1, .keep = {config_fd}, .keep_count = 1};
+    const int single[] = {files->kernel,    files->initrd,  files->restore,    files->log,
+                          files->vsock_dir, files->control, files->control_vm, files->console_vm};
+    for (size_t i = 0; i < ARRAY_COUNT(single); i++) {
+        if (single[i] >= 0) {
+            spec.keep[spec.keep_count++] = single[i];
+        }
+    }
+    for (size_t i = 0; i < BOOT_MAX_DISKS; i++) {
+        if (files->disk[i] >= 0) {
+            spec.keep[spec.keep_count++] = files->disk[i];
+        }
+    }
+    for (size_t i = 0; i < BOOT_MAX_NETS; i++) {
+        if (files->net[i] >= 0) {
+            spec.keep[spec.keep_count++] = files->net[i];
+        }
+    }
+    return process_spawn(&spec, false, out_pid, err);
+}
+
+static int send_config(const struct boot_options *options, const struct boot_files *files, int fd,
+                       struct error *err)
+{
+    AUTO_FREE char *text = boot_config_make(options, files);
+    if (text == NULL) {
+        return error_set(err, EINVAL, "configuration: a name or path is not UTF-8: UTF-8 text");
+    }
+    return file_write_all(fd, text, strlen(text), "configuration for hull-vmm", err);
+}
+
+static void stop_vmm(pid_t vmm)
+{
+    if (vmm > 0) {
+        (void)kill(vmm, SIGKILL); /* it has not run any guest yet */
+        (void)waitpid(vmm, NULL, 0);
+    }
+}
+
+/* Starts the VM's process while the helpers start too; it waits for its document, which comes when all serve. */
+static int start(const struct boot_options *options, struct boot_files *files, pid_t *out_vmm,
+                 struct error *err)
+{
+    int pipe_fds[2];
+    int rc = boot_files_open(files, options, err);
+    if (rc < 0) {
+        return rc;
+    }
+    if (pipe2(pipe_fds, O_CLOEXEC) < 0) {
+        return error_set_errno(err, errno, "boot: making a pipe");
+    }
+    AUTO_CLOSE int config_in = pipe_fds[0];
+    AUTO_CLOSE int config_out = pipe_fds[1];
+    pid_t vmm = 0;
+    rc = start_vmm(files, config_in, &vmm, err);
+    close(config_in);
+    config_in = -1;
+    if (rc == 0) {
+        rc = boot_files_await_helpers(files, err);
+    }
+    if (rc == 0) {
+        rc = send_config(options, files, config_out, err);
+    }
+    if (rc < 0) {
+        stop_vmm(vmm);
+        return rc;
+    }
+    boot_files_hand_over(files);
+    *out_vmm = vmm;
+    return 0;
+}
+
+static int run(const struct boot_options *options, struct boot_files *files)
+{
+    struct error err = {0};
+    int signal_fd = boot_session_signals();
+    if (signal_fd < 0) {
+        (void)error_set_errno(&err, errno, "boot: watching signals");
+        return cli_fail(&err);
+    }
+    pid_t vmm = 0;
+    int status;
+    if (start(options, files, &vmm, &err) < 0) {
+        status =
+            err.text[0] != '\0' ? cli_fail(&err) : CLI_FAILURE; /* empty: a helper has said it */
+    } else {
+        if (options->console == BOOT_CONSOLE_PTY) {
+            (void)fprintf(stderr, "hull: %s: console on %s\n", options->name, files->pty_path);
+        }
+        bool is_stdio = options->console == BOOT_CONSOLE_STDIO;
+        status = boot_session_run(options, vmm, signal_fd, is_stdio ? files->console_own : -1,
+                                  files->control_own);
+    }
+    close(signal_fd);
+    return status;
+}
+
+static int boot_run(int argc, char **argv)
+{
+    struct boot_options options;
+    boot_options_init(&options);
+    int count = 0;
+    struct error err;
+    int status = cli_options(&boot_verb, false, argc, argv, &options, &count);
+    if (status < 0 && count != 0) {
+        (void)error_set(&err, EINVAL,
+                        "boot: argument %s is unknown: only options, see `hull boot --help`",
+                        argv[0]);
+        status = cli_fail(&err);
+    }
+    if (status < 0 && boot_options_check(&options, &err) < 0) {
+        status = cli_fail(&err);
+    }
+    if (status < 0) {
+        struct boot_files files;
+        boot_files_init(&files);
+        status = run(&options, &files);
+        boot_files_fini(&files, &options);
+    }
+    boot_options_fini(&options);
+    return status;
+}
+
+const struct verb boot_verb = {
+    .name = "boot",
+    .arguments = "",
+    .summary = "Run one VM in the foreground",
+    .description =
+        "Boots a kernel in a new VM and stays until it ends. The console is this terminal;\n"
+        "Ctrl-] then q quits, Ctrl-] then ? lists what else there is. Sizes take K, M, G and T.\n"
+        "SIGINT and SIGTERM press the power button; a second one stops the VM at once.\n",
+    .examples =
+        "  hull boot --kernel vmlinuz --initrd initrd.img --append console=ttyS0 --memory 1G\n"
+        "  hull boot -k vmlinuz -d disk.img -a 'root=/dev/vda console=ttyS0' -c 2\n"
+        "  hull boot -k vmlinuz -i initrd.img --net user,hostfwd=tcp:127.0.0.1:2222-:22\n"
+        "  hull boot -k vmlinuz -i initrd.img --control /run/vm.sock --console pty\n",
+    .exit_status = "  0    the guest powered off, or the user quit\n"
+                   "  1    wrong usage, or a failure of the host\n"
+                   "  2    the guest asked for a reset, with --no-reboot\n"
+                   "  3    triple fault or another unrecoverable CPU state\n"
+                   "  4    a device stopped the VM because the guest broke its protocol\n"
+                   "  124  --timeout ran out\n"
+                   "  With --debug-exit, a guest write of V to port 0xf4 gives (V<<1)|1.\n",
+    .options = boot_option_table,
+    .run = boot_run,
+};

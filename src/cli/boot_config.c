@@ -1,0 +1,118 @@
+/* The document that tells hull-vmm what to run: JSON, version 1. Its reader is vmm/config.c. */
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "cli/boot_files.h"
+
+static json_t *file_entry(int fd, const char *name)
+{
+    return json_pack("{s:i, s:s}", "fd", fd, "name", name);
+}
+
+static json_t *disks_entry(const struct boot_options *options, const struct boot_files *files)
+{
+    json_t *disks = json_array();
+    for (unsigned i = 0; i < options->disk_count; i++) {
+        const struct boot_disk *disk = &options->disk[i];
+        json_array_append_new(disks, json_pack("{s:i, s:s, s:s, s:b, s:s, s:s}", "fd",
+                                               files->disk[i], "name", disk->path, "format", "raw",
+                                               "readonly", (int)disk->is_readonly, "serial",
+                                               disk->serial, "aio", disk->aio));
+    }
+    return disks;
+}
+
+/* Without a wish each card gets an address that its VM's name and its place decide: the same at each start, so that a
+ * guest knows its cards again, and different for VMs with different names. */
+static void make_mac(const struct boot_options *options, unsigned index, uint8_t *out_mac)
+{
+    uint32_t hash = 2166136261u; /* FNV-1a */
+    for (const char *c = options->name; *c != '\0'; c++) {
+        hash = (hash ^ (uint8_t)*c) * 16777619u;
+    }
+    hash = (hash ^ index) * 16777619u;
+    const uint8_t mac[6] = {0x52,         0x54, 0x00, (uint8_t)(hash >> 16), (uint8_t)(hash >> 8),
+                            (uint8_t)hash};
+    for (int i = 0; i < 6; i++) {
+        out_mac[i] = mac[i];
+    }
+}
+
+static json_t *nets_entry(const struct boot_options *options, const struct boot_files *files)
+{
+    static const char *const kinds[] = {
+        [BOOT_NET_USER] = "stream", [BOOT_NET_PASST] = "stream", [BOOT_NET_TAP] = "tap"};
+    static const char *const names[] = {[BOOT_NET_USER] = "user", [BOOT_NET_PASST] = "passt"};
+    json_t *nets = json_array();
+    for (unsigned i = 0; i < options->net_count; i++) {
+        const struct boot_net *net = &options->net[i];
+        uint8_t mac[6];
+        make_mac(options, i, mac);
+        const uint8_t *used = net->has_mac ? net->mac : mac;
+        char text[18];
+        (void)snprintf(text, sizeof(text), "%02x:%02x:%02x:%02x:%02x:%02x", used[0], used[1],
+                       used[2], used[3], used[4], used[5]);
+        json_array_append_new(
+            nets,
+            json_pack("{s:s, s:i, s:s, s:s}", "kind", kinds[net->kind], "fd", files->net[i], "name",
+                      net->kind == BOOT_NET_TAP ? net->tap : names[net->kind], "mac", text));
+    }
+    return nets;
+}
+
+static json_t *console_entry(const struct boot_options *options, const struct boot_files *files)
+{
+    static const char *const kinds[] = {
+        [BOOT_CONSOLE_STDIO] = "stream", [BOOT_CONSOLE_PTY] = "pty",
+        [BOOT_CONSOLE_UNIX] = "listen",  [BOOT_CONSOLE_FILE] = "file",
+        [BOOT_CONSOLE_NONE] = "none",
+    };
+    return json_pack("{s:s, s:i, s:s}", "kind", kinds[options->console], "fd", files->console_vm,
+                     "device", options->has_virtio_console ? "virtio" : "serial");
+}
+
+char *boot_config_make(const struct boot_options *options, const struct boot_files *files)
+{
+    json_t *root = json_pack(
+        "{s:i, s:s, s:s, s:s, s:i, s:I, s:b, s:b, s:b, s:b, s:b, s:b, s:b}", "version", 1, "name",
+        options->name, "board", "micro", "engine", options->engine, "vcpus",
+        (int)options->vcpu_count, "memory_bytes", (json_int_t)options->memory_bytes, "huge_pages",
+        (int)options->huge_pages, "debug_exit", (int)options->debug_exit, "no_reboot",
+        (int)options->no_reboot, "paused", (int)options->paused, "verbose", (int)options->verbose,
+        "balloon", (int)options->has_balloon, "rng", (int)options->has_rng);
+    if (root == NULL) {
+        return NULL;
+    }
+    json_object_set_new(root, "kernel", file_entry(files->kernel, options->kernel));
+    if (files->initrd >= 0) {
+        json_object_set_new(root, "initrd", file_entry(files->initrd, options->initrd));
+    }
+    if (files->restore >= 0) {
+        json_object_set_new(root, "restore", file_entry(files->restore, options->restore));
+    }
+    if (options->append != NULL) {
+        json_object_set_new(root, "command_line", json_string(options->append));
+    }
+    if (options->cpu_model != NULL) {
+        json_object_set_new(root, "cpu_model", json_string(options->cpu_model));
+    }
+    if (files->log >= 0) {
+        json_object_set_new(root, "log_fd", json_integer(files->log));
+    }
+    if (files->control >= 0) {
+        json_object_set_new(root, "control_fd", json_integer(files->control));
+    }
+    json_object_set_new(root, "owner_fd", json_integer(files->control_vm));
+    if (options->vsock_cid != 0) {
+        json_object_set_new(root, "vsock",
+                            json_pack("{s:I, s:i}", "cid", (json_int_t)options->vsock_cid, "dir_fd",
+                                      files->vsock_dir));
+    }
+    json_object_set_new(root, "disks", disks_entry(options, files));
+    json_object_set_new(root, "nets", nets_entry(options, files));
+    json_object_set_new(root, "console", console_entry(options, files));
+    char *text = json_dumps(root, JSON_COMPACT);
+    json_decref(root);
+    return text;
+}

@@ -1,0 +1,268 @@
+/* The options of `hull boot` that have options of their own: --disk, --net and --vsock. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/host/file.h"
+#include "cli/boot_options.h"
+#include "cli/size.h"
+
+/* Splits the next "KEY[=VALUE]" off '*rest', in place. 'out_value' is NULL without '='. */
+static bool next_key(char **rest, char **out_key, char **out_value)
+{
+    if (*rest == NULL || **rest == '\0') {
+        return false;
+    }
+    char *key = strsep(rest, ",");
+    char *equals = strchr(key, '=');
+    *out_key = key;
+    *out_value = equals;
+    if (equals != NULL) {
+        *equals = '\0';
+        *out_value = equals + 1;
+    }
+    return true;
+}
+
+static int unknown_key(const char *key, const char *words, struct error *err)
+{
+    char hint[40];
+    if (nearest_word(key, words, hint, sizeof(hint)) != NULL) {
+        return error_set(err, EINVAL, "key '%s' is unknown: did you mean %s?", key, hint);
+    }
+    return error_set(err, EINVAL, "key '%s' is unknown: %s", key, words);
+}
+
+static int disk_key(struct boot_disk *disk, const char *key, const char *value, struct error *err)
+{
+    static const char words[] = "format|readonly|bus|serial|aio";
+    const char *text = value != NULL ? value : "";
+    if (strcmp(key, "readonly") == 0 && (value == NULL || strcmp(value, "on") == 0)) {
+        disk->is_readonly = true;
+    } else if (strcmp(key, "format") == 0) {
+        if (strcmp(text, "raw") != 0) {
+            return error_set(err, EOPNOTSUPP,
+                             "format %s is not supported yet by this version: supported: raw",
+                             text);
+        }
+        disk->is_raw_for_sure = true;
+    } else if (strcmp(key, "bus") == 0) {
+        if (strcmp(text, "virtio") != 0) {
+            return error_set(err, EOPNOTSUPP,
+                             "bus %s is not supported yet by this version: supported: virtio",
+                             text);
+        }
+    } else if (strcmp(key, "serial") == 0 && value != NULL) {
+        if (strlen(value) >= sizeof(disk->serial)) {
+            return error_set(err, EINVAL, "serial '%s' is too long: at most 20 characters", value);
+        }
+        memcpy(disk->serial, value, strlen(value) + 1);
+    } else if (strcmp(key, "aio") == 0) {
+        static const char *const kinds[] = {"auto", "io_uring", "threads"};
+        for (size_t i = 0; i < ARRAY_COUNT(kinds); i++) {
+            if (strcmp(text, kinds[i]) == 0) {
+                disk->aio = kinds[i];
+                return 0;
+            }
+        }
+        return error_set(err, EINVAL, "aio '%s' is unknown: auto, io_uring or threads", text);
+    } else if (strcmp(key, "snapshot") == 0) {
+        return error_set(err, EOPNOTSUPP,
+                         "snapshot is not supported yet by this version: supported: readonly");
+    } else {
+        return unknown_key(key, words, err);
+    }
+    return 0;
+}
+
+int boot_parse_disk(void *into, const char *value, struct error *err)
+{
+    struct boot_options *options = into;
+    if (options->disk_count == BOOT_MAX_DISKS) {
+        return error_set(err, E2BIG, "too many disks: at most %d", BOOT_MAX_DISKS);
+    }
+    AUTO_FREE char *text = strdup(value);
+    if (text == NULL) {
+        return error_set_errno(err, ENOMEM, "reading the option");
+    }
+    char *rest = text;
+    char *path = strsep(&rest, ",");
+    if (path[0] == '\0') {
+        return error_set(err, EINVAL, "no file is named: FILE[,KEY=VALUE]...");
+    }
+    struct boot_disk disk = {.aio = "auto"};
+    char *key;
+    char *key_value;
+    while (next_key(&rest, &key, &key_value)) {
+        int rc = disk_key(&disk, key, key_value, err);
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    disk.path = TAKE_PTR(text); /* the path is its first word */
+    options->disk[options->disk_count++] = disk;
+    return 0;
+}
+
+static int parse_mac(const char *text, uint8_t *out_mac, struct error *err)
+{
+    static const char accepted[] =
+        "six hexadecimal bytes of a single card, as in 52:54:00:12:34:56";
+    uint8_t mac[6];
+    const char *at = text;
+    for (int i = 0; i < 6; i++) {
+        char *end;
+        unsigned long byte = strtoul(at, &end, 16);
+        if (end == at || end - at > 2 || *at == '-' || *at == '+' || *end != (i < 5 ? ':' : '\0')) {
+            return error_set(err, EINVAL, "mac '%s' is no address: %s", text, accepted);
+        }
+        mac[i] = (uint8_t)byte;
+        at = end + 1;
+    }
+    if ((mac[0] & 1) != 0) {
+        return error_set(err, EINVAL, "mac '%s' is a group address: %s", text, accepted);
+    }
+    memcpy(out_mac, mac, sizeof(mac));
+    return 0;
+}
+
+/* A port number at '*at', moved behind it. */
+static bool skip_port(const char **at)
+{
+    char *end;
+    if (**at < '0' || **at > '9') {
+        return false;
+    }
+    unsigned long port = strtoul(*at, &end, 10);
+    *at = end;
+    return port >= 1 && port <= 65535;
+}
+
+/* (tcp|udp):[ADDR]:PORT-[GUEST]:PORT; the helper that uses it looks at the addresses. */
+static bool hostfwd_is_sound(const char *text)
+{
+    if (strncmp(text, "tcp:", 4) != 0 && strncmp(text, "udp:", 4) != 0) {
+        return false;
+    }
+    const char *at = text + 4;
+    at += strcspn(at, ":-");
+    if (*at++ != ':' || !skip_port(&at) || *at++ != '-') {
+        return false;
+    }
+    at += strcspn(at, ":");
+    return *at++ == ':' && skip_port(&at) && *at == '\0';
+}
+
+static int net_key(struct boot_net *net, const char *key, const char *value, struct error *err)
+{
+    if (strcmp(key, "mac") == 0) {
+        net->has_mac = true;
+        return parse_mac(value != NULL ? value : "", net->mac, err);
+    }
+    if (strcmp(key, "hostfwd") == 0 && net->kind == BOOT_NET_USER) {
+        if (value == NULL || !hostfwd_is_sound(value)) {
+            return error_set(
+                err, EINVAL,
+                "hostfwd '%s' is no rule: tcp:ADDR:PORT-:GUESTPORT, as in tcp:127.0.0.1:2222-:22",
+                value != NULL ? value : "");
+        }
+        if (net->hostfwd_count == BOOT_MAX_HOSTFWDS) {
+            return error_set(err, E2BIG, "too many hostfwd rules: at most %d", BOOT_MAX_HOSTFWDS);
+        }
+        net->hostfwd[net->hostfwd_count++] = value;
+        return 0;
+    }
+    return unknown_key(key, net->kind == BOOT_NET_USER ? "hostfwd|mac" : "mac", err);
+}
+
+/* An interface's name as the kernel takes it (IFNAMSIZ is 16). */
+static bool ifname_is_sound(const char *name)
+{
+    size_t length = strlen(name);
+    return length > 0 && length < 16 && strpbrk(name, "/ :%\t\n") == NULL;
+}
+
+static int net_kind(struct boot_net *net, const char *kind, const char *value, struct error *err)
+{
+    if (strcmp(kind, "user") == 0 && value == NULL) {
+        net->kind = BOOT_NET_USER;
+    } else if (strcmp(kind, "passt") == 0 && value == NULL) {
+        net->kind = BOOT_NET_PASST;
+    } else if (strcmp(kind, "tap") == 0) {
+        if (value == NULL || !ifname_is_sound(value)) {
+            return error_set(err, EINVAL, "'%s' is no interface: tap=IFNAME, of 1 to 15 characters",
+                             value != NULL ? value : "");
+        }
+        net->kind = BOOT_NET_TAP;
+        net->tap = value;
+    } else {
+        return error_set(err, EINVAL, "'%s' is no network: user, passt, tap=IFNAME or none", kind);
+    }
+    return 0;
+}
+
+int boot_parse_net(void *into, const char *value, struct error *err)
+{
+    struct boot_options *options = into;
+    if (strcmp(value, "none") == 0) {
+        options->has_no_net = true;
+        return 0;
+    }
+    if (options->net_count == BOOT_MAX_NETS) {
+        return error_set(err, E2BIG, "too many cards: at most %d", BOOT_MAX_NETS);
+    }
+    AUTO_FREE char *text = strdup(value);
+    if (text == NULL) {
+        return error_set_errno(err, ENOMEM, "reading the option");
+    }
+    char *rest = text;
+    char *key = text;
+    char *key_value = NULL;
+    struct boot_net net = {0};
+    (void)next_key(&rest, &key, &key_value); /* an empty text stays an empty kind */
+    int rc = net_kind(&net, key, key_value, err);
+    while (rc == 0 && next_key(&rest, &key, &key_value)) {
+        rc = net_key(&net, key, key_value, err);
+    }
+    if (rc < 0) {
+        return rc;
+    }
+    net.text = TAKE_PTR(text);
+    options->net[options->net_count++] = net;
+    return 0;
+}
+
+int boot_parse_vsock(void *into, const char *value, struct error *err)
+{
+    struct boot_options *options = into;
+    AUTO_FREE char *text = strdup(value);
+    if (text == NULL) {
+        return error_set_errno(err, ENOMEM, "reading the option");
+    }
+    AUTO_FREE char *dir = NULL;
+    uint64_t cid = 0;
+    char *rest = text;
+    char *key;
+    char *key_value;
+    while (next_key(&rest, &key, &key_value)) {
+        if (strcmp(key, "cid") == 0 && key_value != NULL) {
+            /* 0 to 2 and the all-ones value have meanings of their own: vsock(7). */
+            int rc = number_parse(key_value, 3, 0xfffffffeu, &cid, err);
+            if (rc < 0) {
+                return error_prefix(err, rc, "cid");
+            }
+        } else if (strcmp(key, "dir") == 0 && key_value != NULL && key_value[0] != '\0') {
+            free(dir);
+            dir = strdup(key_value);
+        } else {
+            return unknown_key(key, "cid|dir", err);
+        }
+    }
+    if (cid == 0 || dir == NULL) {
+        return error_set(err, EINVAL, "'%s' is not complete: cid=N,dir=DIR", value);
+    }
+    free(options->vsock_dir);
+    options->vsock_dir = TAKE_PTR(dir);
+    options->vsock_cid = (uint32_t)cid;
+    return 0;
+}

@@ -1,0 +1,347 @@
+#include "cli/boot_files.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <termios.h>
+
+#include "base/core/endian.h"
+#include "base/host/file.h"
+#include "cli/unix_socket.h"
+
+#define HELPER_TIMEOUT_MS 10000
+
+void boot_files_init(struct boot_files *files)
+{
+    *files = (struct boot_files){
+        .kernel = -1,
+        .initrd = -1,
+        .restore = -1,
+        .log = -1,
+        .vsock_dir = -1,
+        .control = -1,
+        .control_vm = -1,
+        .control_own = -1,
+        .console_vm = -1,
+        .console_own = -1,
+    };
+    for (int i = 0; i < BOOT_MAX_DISKS; i++) {
+        files->disk[i] = -1;
+    }
+    for (int i = 0; i < BOOT_MAX_NETS; i++) {
+        files->net[i] = -1;
+        files->helper_ready[i] = -1;
+    }
+}
+
+static void close_fd(int *fd)
+{
+    if (*fd >= 0) {
+        close(*fd);
+        *fd = -1;
+    }
+}
+
+/* A file that is only read: regular and not empty. */
+static int open_input(const char *path, const char *what, const char *accepted, int *out_fd,
+                      struct error *err)
+{
+    if (path == NULL) {
+        return 0;
+    }
+    AUTO_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0) {
+        return error_set(err, errno, "%s %s: %s: %s", what, path, strerror(errno), accepted);
+    }
+    struct stat status;
+    if (fstat(fd, &status) < 0) {
+        return error_set_errno(err, errno, "%s %s", what, path);
+    }
+    if (!S_ISREG(status.st_mode)) {
+        return error_set(err, EINVAL, "%s %s: not a regular file: %s", what, path, accepted);
+    }
+    if (status.st_size == 0) {
+        return error_set(err, EINVAL, "%s %s: the file is empty: %s", what, path, accepted);
+    }
+    *out_fd = TAKE_FD(fd);
+    return 0;
+}
+
+/* Formats whose bytes should not be served as a disk by mistake. */
+static const char *other_format(const uint8_t *start)
+{
+    if (memcmp(start, "QFI\xfb", 4) == 0) {
+        return "qcow2";
+    }
+    if (memcmp(start, "KDMV", 4) == 0) {
+        return "vmdk";
+    }
+    return memcmp(start, "vhdxfile", 8) == 0 ? "vhdx" : NULL;
+}
+
+/* The lock belongs to the open file, so it goes with the descriptor to the VM's process and ends with it. It meets
+ * the byte locks of QEMU as well, which lie within this range. */
+static int disk_lock(int fd, const struct boot_disk *disk, struct error *err)
+{
+    struct flock lock = {.l_type = disk->is_readonly ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET};
+    if (fcntl(fd, F_OFD_SETLK, &lock) == 0 || (errno != EAGAIN && errno != EACCES)) {
+        return 0; /* a file system without locks does not keep a VM from starting */
+    }
+    return error_set(err, EBUSY,
+                     "disk %s: locked by another process: an image that is not in use%s",
+                     disk->path, disk->is_readonly ? "" : ", or readonly");
+}
+
+int boot_open_disk(const struct boot_disk *disk, int *out_fd, struct error *err)
+{
+    static const char accepted[] = "a raw image or a block device";
+    int flags = disk->is_readonly ? O_RDONLY : O_RDWR;
+    struct stat status;
+    if (stat(disk->path, &status) < 0) {
+        return error_set(err, errno, "disk %s: %s: %s", disk->path, strerror(errno), accepted);
+    }
+    bool is_device = S_ISBLK(status.st_mode);
+    if (!is_device && !S_ISREG(status.st_mode)) {
+        return error_set(err, EINVAL, "disk %s: not a file or block device: %s", disk->path,
+                         accepted);
+    }
+    /* O_EXCL: a mounted block device is refused. */
+    AUTO_CLOSE int fd =
+        open(disk->path, flags | O_CLOEXEC | (is_device && !disk->is_readonly ? O_EXCL : 0));
+    if (fd < 0) {
+        return error_set(err, errno, "disk %s: %s: %s", disk->path, strerror(errno),
+                         errno == EBUSY ? "a device that is not in use"
+                         : errno == EACCES || errno == EPERM || errno == EROFS
+                             ? "an image that can be written, or readonly"
+                             : accepted);
+    }
+    off_t size = lseek(fd, 0, SEEK_END);
+    if (size < 0) {
+        return error_set_errno(err, errno, "disk %s", disk->path);
+    }
+    if (size == 0) {
+        return error_set(err, EINVAL, "disk %s: the image is empty: %s of at least 512 bytes",
+                         disk->path, accepted);
+    }
+    if (size % 512 != 0) {
+        return error_set(err, EINVAL,
+                         "disk %s: its size of %lld bytes is odd: a multiple of 512 bytes",
+                         disk->path, (long long)size);
+    }
+    uint8_t start[512];
+    int rc = file_read_at(fd, start, sizeof(start), 0, disk->path, err);
+    if (rc < 0) {
+        return error_prefix(err, rc, "disk");
+    }
+    if (!disk->is_raw_for_sure && other_format(start) != NULL) {
+        return error_set(
+            err, EOPNOTSUPP,
+            "disk %s: format %s is not supported yet by this version: supported: raw (format=raw serves the file's bytes as they are)",
+            disk->path, other_format(start));
+    }
+    rc = disk_lock(fd, disk, err);
+    if (rc < 0) {
+        return rc;
+    }
+    *out_fd = TAKE_FD(fd);
+    return 0;
+}
+
+/* The pseudo terminal starts raw; hull keeps its user side open so that nobody's absence hangs it up. */
+static int open_pty(struct boot_files *files, struct error *err)
+{
+    files->console_vm = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+    if (files->console_vm < 0 || grantpt(files->console_vm) < 0 ||
+        unlockpt(files->console_vm) < 0 ||
+        ptsname_r(files->console_vm, files->pty_path, sizeof(files->pty_path)) != 0) {
+        return error_set(err, errno, "console pty: %s: a host with /dev/pts", strerror(errno));
+    }
+    files->console_own = open(files->pty_path, O_RDWR | O_NOCTTY | O_CLOEXEC);
+    struct termios raw;
+    if (files->console_own < 0 || tcgetattr(files->console_own, &raw) < 0) {
+        return error_set_errno(err, errno, "console pty %s", files->pty_path);
+    }
+    cfmakeraw(&raw);
+    (void)tcsetattr(files->console_own, TCSANOW, &raw); /* cooked is ugly, no failure */
+    return 0;
+}
+
+static int open_console(struct boot_files *files, const struct boot_options *options,
+                        struct error *err)
+{
+    int pair[2];
+    int rc;
+    switch (options->console) {
+    case BOOT_CONSOLE_STDIO:
+        if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0) {
+            return error_set_errno(err, errno, "console");
+        }
+        files->console_vm = pair[0];
+        files->console_own = pair[1];
+        return 0;
+    case BOOT_CONSOLE_PTY:
+        return open_pty(files, err);
+    case BOOT_CONSOLE_UNIX:
+        rc = unix_socket_listen(options->console_path, "console socket", &files->console_vm, err);
+        files->has_console_path = rc == 0;
+        return rc;
+    case BOOT_CONSOLE_FILE:
+        files->console_vm =
+            open(options->console_path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOCTTY | O_TRUNC, 0644);
+        if (files->console_vm < 0) {
+            return error_set(err, errno, "console file %s: %s: a file that can be written",
+                             options->console_path, strerror(errno));
+        }
+        return 0;
+    case BOOT_CONSOLE_NONE:
+        return 0;
+    }
+    return 0;
+}
+
+static int open_control(struct boot_files *files, const struct boot_options *options,
+                        struct error *err)
+{
+    int pair[2];
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) < 0) {
+        return error_set_errno(err, errno, "control connection");
+    }
+    files->control_vm = pair[0];
+    files->control_own = pair[1];
+    if (options->control == NULL) {
+        return 0;
+    }
+    int rc = unix_socket_listen(options->control, "control socket", &files->control, err);
+    files->has_control_path = rc == 0;
+    return rc;
+}
+
+static int open_log(struct boot_files *files, const struct boot_options *options, struct error *err)
+{
+    if (options->log == NULL) {
+        return 0;
+    }
+    files->log = open(options->log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOCTTY, 0644);
+    if (files->log < 0) {
+        return error_set(err, errno, "log file %s: %s: a file that can be written", options->log,
+                         strerror(errno));
+    }
+    return 0;
+}
+
+static int open_vsock(struct boot_files *files, const struct boot_options *options,
+                      struct error *err)
+{
+    if (options->vsock_cid == 0) {
+        return 0;
+    }
+    files->vsock_dir = open(options->vsock_dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (files->vsock_dir < 0) {
+        return error_set(err, errno, "vsock folder %s: %s: an existing folder", options->vsock_dir,
+                         strerror(errno));
+    }
+    return 0;
+}
+
+/* What only reads comes first, and what leaves traces last. */
+int boot_files_open(struct boot_files *files, const struct boot_options *options, struct error *err)
+{
+    int rc = open_input(options->kernel, "kernel",
+                        "a Linux bzImage, or a PVH or multiboot ELF file", &files->kernel, err);
+    if (rc == 0) {
+        rc = open_input(options->initrd, "initrd", "the initial RAM disk of the kernel",
+                        &files->initrd, err);
+    }
+    if (rc == 0) {
+        rc = open_input(options->restore, "saved state", "a file that `hull ctl PATH save` wrote",
+                        &files->restore, err);
+    }
+    for (unsigned i = 0; rc == 0 && i < options->disk_count; i++) {
+        rc = boot_open_disk(&options->disk[i], &files->disk[i], err);
+    }
+    if (rc == 0) {
+        rc = open_vsock(files, options, err);
+    }
+    for (unsigned i = 0; rc == 0 && i < options->net_count; i++) {
+        rc = boot_open_net(&options->net[i], &files->net[i], &files->helper[i],
+                           &files->helper_ready[i], err);
+    }
+    if (rc == 0) {
+        rc = open_control(files, options, err);
+    }
+    if (rc == 0) {
+        rc = open_log(files, options, err);
+    }
+    if (rc == 0) {
+        rc = open_console(files, options, err);
+    }
+    return rc;
+}
+
+int boot_files_await_helpers(struct boot_files *files, struct error *err)
+{
+    for (int i = 0; i < BOOT_MAX_NETS; i++) {
+        if (files->helper_ready[i] < 0) {
+            continue;
+        }
+        struct pollfd ready = {.fd = files->helper_ready[i], .events = POLLIN};
+        int count;
+        do {
+            count = poll(&ready, 1, HELPER_TIMEOUT_MS);
+        } while (count < 0 && errno == EINTR);
+        char byte;
+        if (count <= 0 || read(files->helper_ready[i], &byte, 1) != 1) {
+            /* The helper names the cause on standard error: it is the one line that the user gets. */
+            return count == 0 ? error_set(err, ETIMEDOUT,
+                                          "network %d: its helper does not start: another --net", i)
+                              : error_set(err, EIO, "%s", "");
+        }
+        close_fd(&files->helper_ready[i]);
+    }
+    return 0;
+}
+
+void boot_files_hand_over(struct boot_files *files)
+{
+    close_fd(&files->kernel);
+    close_fd(&files->initrd);
+    close_fd(&files->restore);
+    close_fd(&files->log);
+    close_fd(&files->vsock_dir);
+    for (int i = 0; i < BOOT_MAX_DISKS; i++) {
+        close_fd(&files->disk[i]);
+    }
+    for (int i = 0; i < BOOT_MAX_NETS; i++) {
+        close_fd(&files->net[i]);
+    }
+    close_fd(&files->control);
+    close_fd(&files->control_vm);
+    close_fd(&files->console_vm);
+}
+
+void boot_files_fini(struct boot_files *files, const struct boot_options *options)
+{
+    boot_files_hand_over(files);
+    close_fd(&files->control_own);
+    close_fd(&files->console_own);
+    for (int i = 0; i < BOOT_MAX_NETS; i++) {
+        close_fd(&files->helper_ready[i]);
+        if (files->helper[i] > 0) {
+            (void)kill(files->helper[i], SIGTERM); /* it may have ended with its socket */
+            (void)waitpid(files->helper[i], NULL, 0);
+            files->helper[i] = 0;
+        }
+    }
+    if (files->has_control_path) {
+        (void)unlink(options->control);
+    }
+    if (files->has_console_path) {
+        (void)unlink(options->console_path);
+    }
+}

@@ -1,0 +1,334 @@
+/* The option table of `hull boot`. --disk, --net and --vsock have their own file, boot_drives.c. */
+#include "cli/boot_options.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/size.h"
+
+#define MAX_MEMORY_BYTES (1ull << 40)
+#define MIN_MEMORY_BYTES (1ull << 20)
+#define MAX_VCPUS        64
+#define MAX_APPEND       2047 /* what a Linux kernel takes: COMMAND_LINE_SIZE of x86, without the end */
+#define MAX_NAME         64
+
+static int not_yet(const char *value, const char *supported, struct error *err)
+{
+    return error_set(err, EOPNOTSUPP, "%s is not supported yet by this version: supported: %s",
+                     value, supported);
+}
+
+static int parse_name(void *into, const char *value, struct error *err)
+{
+    static const char letters[] =
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.";
+    size_t length = strlen(value);
+    if (length == 0 || length > MAX_NAME || strspn(value, letters) != length) {
+        return error_set(err, EINVAL, "'%s' is no name: 1 to %d letters, digits, '-', '_' and '.'",
+                         value, MAX_NAME);
+    }
+    ((struct boot_options *)into)->name = value;
+    return 0;
+}
+
+static int parse_engine(void *into, const char *value, struct error *err)
+{
+    static const char *const names[] = {"auto", "kvm", "soft"};
+    size_t length = strcspn(value, ",");
+    for (size_t i = 0; i < ARRAY_COUNT(names); i++) {
+        if (strlen(names[i]) == length && memcmp(names[i], value, length) == 0) {
+            ((struct boot_options *)into)->engine = value;
+            return 0;
+        }
+    }
+    if (strcmp(value, "visor") == 0) {
+        return not_yet(value, "auto, kvm, soft", err);
+    }
+    return error_set(err, EINVAL, "'%s' is no engine: auto, kvm or soft", value);
+}
+
+static int parse_machine(void *into, const char *value, struct error *err)
+{
+    if (strcmp(value, "micro") == 0) {
+        return 0;
+    }
+    if (strcmp(value, "pc") == 0) {
+        return not_yet(value, "micro", err);
+    }
+    return error_set(err, EINVAL, "'%s' is no machine: micro", value);
+}
+
+static int parse_cpus(void *into, const char *value, struct error *err)
+{
+    uint64_t count;
+    int rc = number_parse(value, 1, MAX_VCPUS, &count, err);
+    if (rc == 0) {
+        ((struct boot_options *)into)->vcpu_count = (uint32_t)count;
+    }
+    return rc;
+}
+
+static int parse_memory(void *into, const char *value, struct error *err)
+{
+    uint64_t bytes;
+    int rc = size_parse(value, 1ull << 20, &bytes, err);
+    if (rc < 0) {
+        return rc;
+    }
+    if (bytes > MAX_MEMORY_BYTES) {
+        return error_set(err, ERANGE, "%s is too much: at most 1T", value);
+    }
+    if (bytes < MIN_MEMORY_BYTES) {
+        return error_set(err, ERANGE, "%s is too little: at least 1M", value);
+    }
+    if (bytes % 4096 != 0) {
+        return error_set(err, EINVAL, "%s is not whole pages: a multiple of 4K", value);
+    }
+    ((struct boot_options *)into)->memory_bytes = bytes;
+    return 0;
+}
+
+static int parse_append(void *into, const char *value, struct error *err)
+{
+    if (strlen(value) > MAX_APPEND) {
+        return error_set(err, E2BIG, "%zu characters are too many: at most %d", strlen(value),
+                         MAX_APPEND);
+    }
+    ((struct boot_options *)into)->append = value;
+    return 0;
+}
+
+static int parse_console(void *into, const char *value, struct error *err)
+{
+    static const struct {
+        const char *word;
+        enum boot_console console;
+        bool has_path;
+    } kinds[] = {
+        {"stdio", BOOT_CONSOLE_STDIO, false}, {"pty", BOOT_CONSOLE_PTY, false},
+        {"unix", BOOT_CONSOLE_UNIX, true},    {"file", BOOT_CONSOLE_FILE, true},
+        {"none", BOOT_CONSOLE_NONE, false},
+    };
+    struct boot_options *options = into;
+    size_t length = strcspn(value, ":");
+    for (size_t i = 0; i < ARRAY_COUNT(kinds); i++) {
+        bool is_this = strlen(kinds[i].word) == length && memcmp(value, kinds[i].word, length) == 0;
+        bool has_path = value[length] == ':' && value[length + 1] != '\0';
+        if (is_this && has_path == kinds[i].has_path && (has_path || value[length] == '\0')) {
+            options->console = kinds[i].console;
+            options->console_path = has_path ? value + length + 1 : NULL;
+            return 0;
+        }
+    }
+    return error_set(err, EINVAL, "'%s' is no console: stdio, pty, unix:PATH, file:PATH or none",
+                     value);
+}
+
+static int parse_console_device(void *into, const char *value, struct error *err)
+{
+    struct boot_options *options = into;
+    if (strcmp(value, "serial") != 0 && strcmp(value, "virtio") != 0) {
+        return error_set(err, EINVAL, "'%s' is no console device: serial or virtio", value);
+    }
+    options->has_virtio_console = value[0] == 'v';
+    return 0;
+}
+
+static int parse_on_off(const char *value, bool *out_is_on, struct error *err)
+{
+    if (strcmp(value, "on") != 0 && strcmp(value, "off") != 0) {
+        return error_set(err, EINVAL, "'%s' is neither: on or off", value);
+    }
+    *out_is_on = value[1] == 'n';
+    return 0;
+}
+
+static int parse_balloon(void *into, const char *value, struct error *err)
+{
+    return parse_on_off(value, &((struct boot_options *)into)->has_balloon, err);
+}
+
+static int parse_rng(void *into, const char *value, struct error *err)
+{
+    return parse_on_off(value, &((struct boot_options *)into)->has_rng, err);
+}
+
+static int parse_display(void *into, const char *value, struct error *err)
+{
+    return strcmp(value, "none") == 0 ? 0 : not_yet(value, "none", err);
+}
+
+static int parse_firmware(void *into, const char *value, struct error *err)
+{
+    return not_yet(value, "--kernel FILE", err);
+}
+
+static int parse_cdrom(void *into, const char *value, struct error *err)
+{
+    return error_set(err, EOPNOTSUPP,
+                     "not supported yet by this version: supported: --disk FILE,readonly");
+}
+
+static int parse_share(void *into, const char *value, struct error *err)
+{
+    return error_set(err, EOPNOTSUPP, "not supported yet by this version: supported: --disk FILE");
+}
+
+static int parse_boot_order(void *into, const char *value, struct error *err)
+{
+    return error_set(err, EOPNOTSUPP,
+                     "not supported yet by this version: supported: --kernel FILE");
+}
+
+static int parse_gdb(void *into, const char *value, struct error *err)
+{
+    return error_set(err, EOPNOTSUPP,
+                     "not supported yet by this version: supported: --control PATH");
+}
+
+static int parse_timeout(void *into, const char *value, struct error *err)
+{
+    char *end;
+    double seconds = strtod(value, &end);
+    if (end == value || *end != '\0' || !(seconds > 0) || seconds > 1e9) {
+        return error_set(err, EINVAL, "'%s' is no time: seconds, as in 30 or 0.5", value);
+    }
+    ((struct boot_options *)into)->timeout_s = seconds;
+    return 0;
+}
+
+/* Options that only keep their word: a path or a flag each. */
+#define KEEP_DEFINE(name, field)                                                                   \
+    static int parse_##name(void *into, const char *value, struct error *err)                      \
+    {                                                                                              \
+        if (value[0] == '\0') {                                                                    \
+            return error_set(err, EINVAL, "is empty: the path of a file");                         \
+        }                                                                                          \
+        ((struct boot_options *)into)->field = value;                                              \
+        return 0;                                                                                  \
+    }
+KEEP_DEFINE(kernel, kernel)
+KEEP_DEFINE(initrd, initrd)
+KEEP_DEFINE(control, control)
+KEEP_DEFINE(restore, restore)
+KEEP_DEFINE(log, log)
+
+static int parse_cpu(void *into, const char *value, struct error *err)
+{
+    if (value[0] == '\0') {
+        return error_set(err, EINVAL, "is empty: host, x86-64-v2 or x86-64-v3");
+    }
+    ((struct boot_options *)into)->cpu_model = value;
+    return 0;
+}
+
+#define FLAG_DEFINE(name, field)                                                                   \
+    static int parse_##name(void *into, const char *value, struct error *err)                      \
+    {                                                                                              \
+        ((struct boot_options *)into)->field = true;                                               \
+        return 0;                                                                                  \
+    }
+FLAG_DEFINE(huge_pages, huge_pages)
+FLAG_DEFINE(debug_exit, debug_exit)
+FLAG_DEFINE(no_reboot, no_reboot)
+FLAG_DEFINE(paused, paused)
+FLAG_DEFINE(verbose, verbose)
+
+const struct option_spec boot_option_table[] = {
+    {"name", 'n', "NAME", "name of the VM in messages (default: vm)", NULL, parse_name},
+    {"engine", 'e', "ENGINE", "what runs guest code: auto, kvm or soft (default: auto)",
+     "auto|kvm|soft", parse_engine},
+    {"machine", 0, "MACHINE", "the board: micro (default)", "micro", parse_machine},
+    {"cpus", 'c', "N", "number of virtual CPUs, 1 to 64 (default: 1)", NULL, parse_cpus},
+    {"memory", 'm', "SIZE", "guest memory; a bare number counts MiB (default: 512M)", NULL,
+     parse_memory},
+    {"cpu", 0, "MODEL", "CPU model: host, x86-64-v2 or x86-64-v3 (default: host)",
+     "host|x86-64-v2|x86-64-v3", parse_cpu},
+    {"huge-pages", 0, NULL, "back guest memory with the host's huge pages", NULL, parse_huge_pages},
+    {"kernel", 'k', "FILE", "Linux bzImage, PVH or multiboot ELF image to boot", "FILE",
+     parse_kernel},
+    {"initrd", 'i', "FILE", "initial RAM disk for the kernel", "FILE", parse_initrd},
+    {"append", 'a', "STRING", "the kernel's command line", NULL, parse_append},
+    {"firmware", 0, "KIND", "not in this version: bios or uefi", "bios|uefi", parse_firmware},
+    {"disk", 'd', "FILE[,KEY=VALUE]...",
+     "a disk; keys: format=raw, readonly, bus=virtio, serial=TEXT, aio=auto|io_uring|threads",
+     "FILE", boot_parse_disk},
+    {"cdrom", 0, "FILE", "not in this version: a CD image", "FILE", parse_cdrom},
+    {"boot", 0, "ORDER", "not in this version: order of boot devices", NULL, parse_boot_order},
+    {"net", 0, "KIND[,KEY=VALUE]...",
+     "a network card: user[,hostfwd=tcp:ADDR:PORT-:PORT]..., passt, tap=IFNAME or none; "
+     "also mac=ADDRESS (default: user)",
+     "user|passt|tap=|none", boot_parse_net},
+    {"share", 0, "DIR:TAG", "not in this version: share a folder with the guest", "DIR",
+     parse_share},
+    {"vsock", 0, "cid=N,dir=DIR",
+     "a vsock device; port P of the guest meets the unix socket P in DIR", NULL, boot_parse_vsock},
+    {"balloon", 0, "on|off", "memory balloon with free page reporting (default: on)", "on|off",
+     parse_balloon},
+    {"rng", 0, "on|off", "source of random numbers (default: on)", "on|off", parse_rng},
+    {"console", 0, "WHERE",
+     "the guest's console: stdio, pty, unix:PATH, file:PATH or none (default: stdio)",
+     "stdio|pty|unix:|file:|none", parse_console},
+    {"console-device", 0, "DEVICE", "serial (ttyS0, default) or virtio (hvc0)", "serial|virtio",
+     parse_console_device},
+    {"display", 0, "WHERE", "the guest's screen: none", "none", parse_display},
+    {"vga", 0, "CARD", "the graphics card: none", "none", parse_display},
+    {"control", 0, "PATH", "listen for control commands on this unix socket", "FILE",
+     parse_control},
+    {"debug-exit", 0, NULL, "a guest write of V to port 0xf4 ends with status (V<<1)|1", NULL,
+     parse_debug_exit},
+    {"gdb", 0, "ADDR:PORT", "not in this version: wait for a debugger", NULL, parse_gdb},
+    {"restore", 0, "FILE", "go on from a state that `hull ctl PATH save` wrote", "FILE",
+     parse_restore},
+    {"paused", 'p', NULL, "do not start the guest until `hull ctl PATH resume`", NULL,
+     parse_paused},
+    {"no-reboot", 0, NULL, "end with status 2 when the guest asks for a reset", NULL,
+     parse_no_reboot},
+    {"timeout", 't', "SECONDS", "end with status 124 after this time", NULL, parse_timeout},
+    {"log", 0, "FILE", "append log lines to FILE in place of standard error", "FILE", parse_log},
+    {"verbose", 'v', NULL, "log more", NULL, parse_verbose},
+    {0},
+};
+
+void boot_options_init(struct boot_options *options)
+{
+    *options = (struct boot_options){
+        .name = "vm",
+        .engine = "auto",
+        .vcpu_count = 1,
+        .memory_bytes = 512ull << 20,
+        .has_balloon = true,
+        .has_rng = true,
+    };
+}
+
+void boot_options_fini(struct boot_options *options)
+{
+    for (unsigned i = 0; i < options->disk_count; i++) {
+        free(options->disk[i].path);
+    }
+    for (unsigned i = 0; i < options->net_count; i++) {
+        free(options->net[i].text);
+    }
+    free(options->vsock_dir);
+    options->disk_count = 0;
+    options->net_count = 0;
+    options->vsock_dir = NULL;
+}
+
+int boot_options_check(struct boot_options *options, struct error *err)
+{
+    if (options->kernel == NULL) {
+        return error_set(err, EINVAL, "boot: nothing to boot: --kernel FILE");
+    }
+    if (options->has_no_net && options->net_count != 0) {
+        return error_set(err, EINVAL,
+                         "option --net: none and a network card exclude each other: one of them");
+    }
+    if (options->net_count == 0 && !options->has_no_net) {
+        options->net[0] = (struct boot_net){.kind = BOOT_NET_USER};
+        options->net_count = 1;
+    }
+    return 0;
+}

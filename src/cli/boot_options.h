@@ -1,0 +1,86 @@
+/* What `hull boot` was asked for, as its options say it. Nothing is opened yet. */
+#ifndef CLI_BOOT_OPTIONS_H
+#define CLI_BOOT_OPTIONS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "cli/options.h"
+
+#define BOOT_MAX_DISKS    16
+#define BOOT_MAX_NETS     8
+#define BOOT_MAX_HOSTFWDS 32
+
+struct boot_disk {
+    char *path; /* owned */
+    const char *aio;
+    bool is_readonly;
+    bool is_raw_for_sure; /* format=raw was given: no look for other formats */
+    char serial[21];
+};
+
+enum boot_net_kind {
+    BOOT_NET_USER,
+    BOOT_NET_PASST,
+    BOOT_NET_TAP,
+};
+
+struct boot_net {
+    enum boot_net_kind kind;
+    char *text; /* owned: the option's words, to which 'tap' and 'hostfwd' point */
+    const char *tap;
+    const char *hostfwd[BOOT_MAX_HOSTFWDS];
+    unsigned hostfwd_count;
+    uint8_t mac[6];
+    bool has_mac;
+};
+
+enum boot_console {
+    BOOT_CONSOLE_STDIO,
+    BOOT_CONSOLE_PTY,
+    BOOT_CONSOLE_UNIX,
+    BOOT_CONSOLE_FILE,
+    BOOT_CONSOLE_NONE,
+};
+
+struct boot_options {
+    const char *name;
+    const char *engine;
+    const char *cpu_model; /* NULL: the machine's default */
+    uint32_t vcpu_count;
+    uint64_t memory_bytes;
+    bool huge_pages;
+
+    const char *kernel, *initrd, *append;
+    struct boot_disk disk[BOOT_MAX_DISKS];
+    unsigned disk_count;
+    struct boot_net net[BOOT_MAX_NETS];
+    unsigned net_count;
+    bool has_no_net; /* --net none */
+
+    enum boot_console console;
+    const char *console_path;
+    bool has_virtio_console;
+    bool has_balloon, has_rng;
+    uint32_t vsock_cid; /* 0: no vsock */
+    char *vsock_dir;    /* owned */
+
+    const char *control, *restore, *log;
+    bool debug_exit, no_reboot, paused, verbose;
+    double timeout_s; /* 0: none */
+};
+
+extern const struct option_spec boot_option_table[];
+
+/* The defaults of cli.md. */
+void boot_options_init(struct boot_options *options);
+void boot_options_fini(struct boot_options *options);
+/* What single options cannot tell: a kernel is there, at most one of this and that. */
+int must_check boot_options_check(struct boot_options *options, struct error *err);
+
+/* --disk and --net: boot_drives.c. */
+int boot_parse_disk(void *into, const char *value, struct error *err);
+int boot_parse_net(void *into, const char *value, struct error *err);
+int boot_parse_vsock(void *into, const char *value, struct error *err);
+
+#endif

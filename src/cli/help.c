@@ -1,0 +1,181 @@
+/* Help texts and man pages, written from the tables of verbs and options. */
+#include <string.h>
+
+#include "cli/verbs.h"
+
+#define HELP_COLUMN 32
+
+static void option_print(const struct option_spec *option, FILE *to)
+{
+    char left[96];
+    char letter[8] = "    ";
+    if (option->letter != '\0') {
+        (void)snprintf(letter, sizeof(letter), "-%c, ", option->letter);
+    }
+    (void)snprintf(left, sizeof(left), "  %s--%s%s%s", letter, option->name,
+                   option->value != NULL ? " " : "", option->value != NULL ? option->value : "");
+    if (strlen(left) < HELP_COLUMN - 1) {
+        (void)fprintf(to, "%-*s%s\n", HELP_COLUMN, left, option->help);
+    } else {
+        (void)fprintf(to, "%s\n%-*s%s\n", left, HELP_COLUMN, "", option->help);
+    }
+}
+
+void help_print(const struct verb *verb, FILE *to)
+{
+    (void)fprintf(to, "Usage: hull %s%s%s%s\n\n%s.\n", verb->name,
+                  verb->options != NULL ? " [OPTION]..." : "", verb->arguments[0] ? " " : "",
+                  verb->arguments, verb->summary);
+    if (verb->description != NULL) {
+        (void)fprintf(to, "\n%s", verb->description);
+    }
+    (void)fputs("\nOptions:\n", to);
+    for (const struct option_spec *o = verb->options; o != NULL && o->name != NULL; o++) {
+        option_print(o, to);
+    }
+    (void)fprintf(to, "%-*s%s\n", HELP_COLUMN, "  -h, --help", "show this text");
+    if (verb->exit_status != NULL) {
+        (void)fprintf(to, "\nExit status:\n%s", verb->exit_status);
+    }
+    if (verb->examples != NULL) {
+        (void)fprintf(to, "\nExamples:\n%s", verb->examples);
+    }
+}
+
+/* Text for roff: dashes and backslashes escaped, no line may begin with a control character. */
+static void roff_text(const char *text)
+{
+    bool is_line_start = true;
+    for (; *text != '\0'; text++) {
+        if (is_line_start && (*text == '.' || *text == '\'')) {
+            (void)fputs("\\&", stdout);
+        }
+        if (*text == '-') {
+            (void)fputs("\\-", stdout);
+        } else if (*text == '\\') {
+            (void)fputs("\\e", stdout);
+        } else {
+            (void)putchar(*text);
+        }
+        is_line_start = *text == '\n';
+    }
+}
+
+static void roff_option(const struct option_spec *option)
+{
+    (void)fputs(".TP\n.B ", stdout);
+    if (option->letter != '\0') {
+        (void)printf("\\-%c\\fR, \\fB", option->letter);
+    }
+    (void)fputs("\\-\\-", stdout);
+    roff_text(option->name);
+    if (option->value != NULL) {
+        (void)fputs(" \\fI", stdout);
+        roff_text(option->value);
+        (void)fputs("\\fR", stdout);
+    }
+    (void)putchar('\n');
+    roff_text(option->help);
+    (void)fputs(".\n", stdout);
+}
+
+static void roff_block(const char *title, const char *lines)
+{
+    if (lines != NULL) {
+        (void)printf(".SH %s\n.nf\n", title);
+        roff_text(lines);
+        (void)fputs(".fi\n", stdout);
+    }
+}
+
+static void man_verb_page(const struct verb *verb)
+{
+    (void)printf(".TH HULL\\-%s 1 \"\" \"hull %s\" \"Hull\"\n.SH NAME\nhull\\-%s \\- ", verb->name,
+                 HULL_VERSION, verb->name);
+    roff_text(verb->summary);
+    (void)printf("\n.SH SYNOPSIS\n.B hull %s\n[\\fIOPTION\\fR]... ", verb->name);
+    roff_text(verb->arguments);
+    (void)putchar('\n');
+    if (verb->description != NULL) {
+        (void)fputs(".SH DESCRIPTION\n", stdout);
+        roff_text(verb->description);
+    }
+    (void)fputs(".SH OPTIONS\n", stdout);
+    for (const struct option_spec *o = verb->options; o != NULL && o->name != NULL; o++) {
+        roff_option(o);
+    }
+    (void)fputs(".TP\n.B \\-h\\fR, \\fB\\-\\-help\nShow a short text and exit.\n", stdout);
+    roff_block("EXIT STATUS", verb->exit_status);
+    roff_block("EXAMPLES", verb->examples);
+    (void)fputs(".SH SEE ALSO\n.BR hull (1)", stdout);
+    for (size_t i = 0; verbs[i] != NULL; i++) {
+        if (!verbs[i]->is_hidden && verbs[i] != verb) {
+            (void)printf(",\n.BR hull\\-%s (1)", verbs[i]->name);
+        }
+    }
+    (void)putchar('\n');
+}
+
+static void man_overview(void)
+{
+    (void)printf(
+        ".TH HULL 1 \"\" \"hull %s\" \"Hull\"\n.SH NAME\nhull \\- run virtual machines\n"
+        ".SH SYNOPSIS\n.B hull\n\\fIVERB\\fR [\\fIOPTION\\fR]... [\\fIARGUMENT\\fR]...\n"
+        ".SH DESCRIPTION\nHull runs virtual machines in the foreground or under its daemon, on the "
+        "hardware's\nvirtualization or on its own software CPU.\n"
+        "Each verb has a page of its own and answers to \\fB\\-\\-help\\fR.\n.SH VERBS\n",
+        HULL_VERSION);
+    for (size_t i = 0; verbs[i] != NULL; i++) {
+        if (!verbs[i]->is_hidden) {
+            (void)printf(".TP\n.BR hull\\-%s (1)\n", verbs[i]->name);
+            roff_text(verbs[i]->summary);
+            (void)fputs(".\n", stdout);
+        }
+    }
+    (void)fputs(
+        ".SH OPTIONS\n.TP\n.B \\-h\\fR, \\fB\\-\\-help\nHelp of hull, or after a verb of that verb.\n"
+        ".TP\n.B \\-\\-version\nPrint the version.\n"
+        ".SH ENVIRONMENT\n.TP\n.B NO_COLOR\nSet to anything: no colours.\n"
+        ".TP\n.B HULL_LIBEXEC\nA folder to look for \\fBhull\\-vmm\\fR and the other helper "
+        "programs in, before the folder of hull itself.\n"
+        ".SH SEE ALSO\n",
+        stdout);
+    bool is_first = true;
+    for (size_t i = 0; verbs[i] != NULL; i++) {
+        if (!verbs[i]->is_hidden) {
+            (void)printf("%s.BR hull\\-%s (1)", is_first ? "" : ",\n", verbs[i]->name);
+            is_first = false;
+        }
+    }
+    (void)putchar('\n');
+}
+
+/* hull man [VERB]: prints a man page's source; the build installs what it prints. */
+static int man_run(int argc, char **argv)
+{
+    int count;
+    int status = cli_options(&man_verb, false, argc, argv, NULL, &count);
+    if (status >= 0) {
+        return status;
+    }
+    if (count == 0) {
+        man_overview();
+        return CLI_OK;
+    }
+    for (size_t i = 0; verbs[i] != NULL; i++) {
+        if (strcmp(verbs[i]->name, argv[0]) == 0) {
+            man_verb_page(verbs[i]);
+            return CLI_OK;
+        }
+    }
+    (void)fprintf(stderr, "hull: man page %s: no such verb: see `hull --help`\n", argv[0]);
+    return CLI_FAILURE;
+}
+
+const struct verb man_verb = {
+    .name = "man",
+    .arguments = "[VERB]",
+    .summary = "Print the source of a man page",
+    .is_hidden = true,
+    .run = man_run,
+};

@@ -1,0 +1,35 @@
+/* The verbs of `hull`: one table, one file a verb. */
+#ifndef CLI_VERBS_H
+#define CLI_VERBS_H
+
+#include <stdio.h>
+
+#include "cli/options.h"
+
+/* Exit statuses of every verb; a verb that has more says so in its help. */
+#define CLI_OK      0
+#define CLI_FAILURE 1
+
+extern const struct verb boot_verb;
+extern const struct verb host_verb;
+extern const struct verb ctl_verb;
+extern const struct verb completion_verb;
+extern const struct verb man_verb;
+
+/* All verbs in the order of the help text, NULL at the end. */
+extern const struct verb *const verbs[];
+
+/* main() of hull; returns the exit status. */
+int cli_main(int argc, char **argv);
+
+/* Help of one verb, as --help prints it. */
+void help_print(const struct verb *verb, FILE *to);
+
+/* Prints "hull: <text>" to stderr and returns CLI_FAILURE. */
+int cli_fail(const struct error *err);
+
+/* Parses a verb's options. Returns -1 when the verb goes on, else the exit status (help was printed, or an error). */
+int must_check cli_options(const struct verb *verb, bool stops_at_word, int argc, char **argv,
+                           void *into, int *out_count);
+
+#endif

@@ -1,0 +1,72 @@
+/* The document that starts a VM: JSON, version 1, written by cli/boot_config.c. Untrusted: every value is checked. */
+#ifndef VMM_CONFIG_H
+#define VMM_CONFIG_H
+
+#include <jansson.h>
+
+#include "machine/machine.h"
+
+#define CONFIG_MAX_SIZE  (1u << 20)
+#define CONFIG_NAME_SIZE 65
+#define CONFIG_VERSION   1
+#define CONFIG_MAX_VCPUS 64
+
+enum config_net_kind {
+    CONFIG_NET_STREAM,
+    CONFIG_NET_TAP,
+    CONFIG_NET_NONE,
+};
+
+enum config_console_kind {
+    CONFIG_CONSOLE_NONE,
+    CONFIG_CONSOLE_STREAM, /* a connected socket with a reader that hull vouches for */
+    CONFIG_CONSOLE_PTY,
+    CONFIG_CONSOLE_LISTEN, /* a listening socket; one client at a time */
+    CONFIG_CONSOLE_FILE,   /* output only */
+};
+
+struct config_disk {
+    int fd;
+    const char *name, *format, *serial;
+    enum block_aio aio;
+    bool is_readonly;
+};
+
+struct config_net {
+    enum config_net_kind kind;
+    int fd;
+    const char *name;
+    uint8_t mac[6];
+};
+
+struct config {
+    json_t *root; /* owns every string below */
+    char name[CONFIG_NAME_SIZE];
+    const char *board, *engine, *cpu_model, *command_line;
+    uint32_t vcpu_count;
+    uint64_t memory_bytes;
+    bool huge_pages, debug_exit, no_reboot, is_paused, is_verbose;
+    bool has_balloon, has_rng;
+    uint32_t vsock_cid; /* 0: none */
+    int vsock_dir_fd;
+
+    int kernel_fd, initrd_fd, restore_fd; /* -1: none */
+    const char *kernel_name, *initrd_name, *restore_name;
+    struct config_disk disk[MACHINE_MAX_DISKS];
+    size_t disk_count;
+    struct config_net net[MACHINE_MAX_NETS];
+    size_t net_count;
+    enum config_console_kind console;
+    int console_fd;
+    bool is_console_virtio;
+
+    int log_fd, control_fd, owner_fd; /* -1: none */
+    uint64_t started_ns; /* CLOCK_MONOTONIC when the user's command started, 0: unknown */
+};
+
+/* Parses and checks. On success the caller frees with config_fini. Errors: -EINVAL, naming the member. */
+int must_check config_parse(const char *text, size_t size, struct config *out_config,
+                            struct error *err);
+void config_fini(struct config *config);
+
+#endif

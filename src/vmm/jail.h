@@ -1,0 +1,29 @@
+/* The jail of a VM's process: what a guest that takes it over could still reach.
+ *
+ * HULL_NO_JAIL=1 in the environment of `hull` turns it off, for debugging (CONTRIBUTING.md). */
+#ifndef VMM_JAIL_H
+#define VMM_JAIL_H
+
+#include <stdbool.h>
+
+#include "base/core/error.h"
+
+struct jail_needs {
+    bool has_own_mounts;   /* what jail_enter_early returned */
+    bool has_kvm;          /* ioctls of KVM */
+    bool has_tap;          /* ioctls of tap interfaces */
+    bool has_block_device; /* discard on block devices */
+    bool has_unix_sockets; /* vsock: makes and accepts unix sockets in its folder */
+};
+
+/* Before any thread: no new privileges, namespaces of its own, limits. What the host does not grant is logged. True if
+ * the mount namespace is our own. */
+bool jail_enter_early(void);
+
+/* When all is open and every thread runs: no root folder, no user, no capability, and the filter. */
+int must_check jail_enter_late(const struct jail_needs *needs, struct error *err);
+
+/* Only the filter, on all threads. */
+int must_check jail_filter_install(const struct jail_needs *needs, struct error *err);
+
+#endif

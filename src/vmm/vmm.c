@@ -1,0 +1,368 @@
+#include "vmm/vmm.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/host/file.h"
+#include "base/host/log.h"
+#include "migrate/save.h"
+#include "vmm/jail.h"
+
+/* Exit statuses of cli.md. */
+#define STATUS_POWEROFF     0
+#define STATUS_FAILURE      1
+#define STATUS_RESET        2
+#define STATUS_TRIPLE_FAULT 3
+#define STATUS_DEVICE       4
+
+void vmm_end(struct vmm *vmm, int exit_status)
+{
+    if (!vmm->has_ended) {
+        vmm->has_ended = true;
+        vmm->exit_status = exit_status;
+        event_loop_stop(vmm->loop);
+    }
+}
+
+static void dump_vcpus(struct vmm *vmm)
+{
+    for (uint32_t i = 0; i < vmm->config.vcpu_count; i++) {
+        char text[4096];
+        machine_dump_vcpu(vmm->machine, i, text, sizeof(text));
+        /* A log line each: the dump has many. */
+        char *rest = text;
+        for (char *line = strsep(&rest, "\n"); line != NULL; line = strsep(&rest, "\n")) {
+            if (*line != '\0') {
+                log_error("vm %s: vcpu %u: %s", vmm->config.name, i, line);
+            }
+        }
+    }
+}
+
+static void machine_ended(void *ctx, enum machine_end end, uint32_t code, const char *why)
+{
+    struct vmm *vmm = ctx;
+    static const struct {
+        const char *word;
+        enum log_level level;
+        int status;
+    } ends[] = {
+        [MACHINE_END_POWEROFF] = {"powered off", LOG_LEVEL_INFO, STATUS_POWEROFF},
+        [MACHINE_END_RESET] = {"reset, and --no-reboot was given", LOG_LEVEL_INFO, STATUS_RESET},
+        [MACHINE_END_TRIPLE_FAULT] = {"triple fault", LOG_LEVEL_ERROR, STATUS_TRIPLE_FAULT},
+        [MACHINE_END_DEVICE] = {"stopped by a device", LOG_LEVEL_ERROR, STATUS_DEVICE},
+        [MACHINE_END_ENGINE] = {"the engine failed", LOG_LEVEL_ERROR, STATUS_FAILURE},
+        [MACHINE_END_DEBUG_EXIT] = {"debug exit", LOG_LEVEL_INFO, 0},
+    };
+    int status = end == MACHINE_END_DEBUG_EXIT ? (int)((code << 1 | 1) & 0xff) : ends[end].status;
+    if (vmm->has_ended) {
+        return;
+    }
+    log_write(ends[end].level, "vm %s: %s%s%s", vmm->config.name, ends[end].word,
+              why != NULL && why[0] != '\0' ? ": " : "", why != NULL ? why : "");
+    if (end == MACHINE_END_TRIPLE_FAULT || end == MACHINE_END_ENGINE) {
+        dump_vcpus(vmm);
+    }
+    if (vmm->control != NULL) {
+        control_send_event(vmm->control, json_pack("{s:s, s:s, s:i}", "event", "ended", "name",
+                                                   vmm->config.name, "status", status));
+    }
+    vmm_end(vmm, status);
+}
+
+static int open_disks(struct vmm *vmm, struct machine_config *machine, struct error *err)
+{
+    for (size_t i = 0; i < vmm->config.disk_count; i++) {
+        const struct config_disk *disk = &vmm->config.disk[i];
+        struct block_options options = {
+            .format = disk->format, .is_readonly = disk->is_readonly, .aio = disk->aio};
+        struct machine_disk *slot = &machine->disk[i];
+        int rc = block_open(disk->fd, disk->name, &options, vmm->loop, &slot->block, err);
+        if (rc < 0) {
+            return rc;
+        }
+        memcpy(slot->serial, disk->serial, strlen(disk->serial) + 1);
+        machine->disk_count++;
+    }
+    return 0;
+}
+
+static int open_nets(struct vmm *vmm, struct machine_config *machine, struct error *err)
+{
+    for (size_t i = 0; i < vmm->config.net_count; i++) {
+        const struct config_net *net = &vmm->config.net[i];
+        struct machine_net *slot = &machine->net[i];
+        int rc = 0;
+        switch (net->kind) {
+        case CONFIG_NET_STREAM:
+            rc = net_open_stream(net->fd, net->name, vmm->loop, &slot->net, err);
+            break;
+        case CONFIG_NET_TAP:
+            rc = net_open_tap(net->fd, net->name, vmm->loop, &slot->net, err);
+            break;
+        case CONFIG_NET_NONE:
+            rc = net_open_none(vmm->loop, &slot->net, err);
+            break;
+        }
+        if (rc < 0) {
+            return rc;
+        }
+        memcpy(slot->mac, net->mac, sizeof(slot->mac));
+        machine->net_count++;
+    }
+    return 0;
+}
+
+/* What was opened for a machine that is not made. */
+static void close_parts(struct machine_config *machine)
+{
+    for (size_t i = 0; i < machine->disk_count; i++) {
+        block_close(machine->disk[i].block);
+    }
+    for (size_t i = 0; i < machine->net_count; i++) {
+        net_close(machine->net[i].net);
+    }
+}
+
+/* "soft,trace=1": what follows the comma is the engine's own. */
+static const char *engine_options(const char *engine)
+{
+    const char *comma = strchr(engine, ',');
+    return comma != NULL ? comma + 1 : NULL;
+}
+
+static int create_machine(struct vmm *vmm, struct error *err)
+{
+    const struct config *config = &vmm->config;
+    const struct engine_ops *engine;
+    int rc = engine_choose(config->engine, &engine, vmm->engine_reason, err);
+    if (rc < 0) {
+        return rc;
+    }
+    log_debug("vm %s: engine %s: %s", config->name, engine->name, vmm->engine_reason);
+    bool is_virtio = config->is_console_virtio;
+    struct machine_config machine = {
+        .board = config->board,
+        .engine = engine,
+        .engine_options = engine_options(config->engine),
+        .cpu_model = config->cpu_model,
+        .vcpu_count = config->vcpu_count,
+        .memory_bytes = config->memory_bytes,
+        .huge_pages = config->huge_pages,
+        .debug_exit = config->debug_exit,
+        .no_reboot = config->no_reboot,
+        .kernel_fd = config->kernel_fd,
+        .initrd_fd = config->initrd_fd,
+        .kernel_name = config->kernel_name,
+        .initrd_name = config->initrd_name,
+        .command_line = config->command_line,
+        .has_balloon = config->has_balloon,
+        .has_rng = config->has_rng,
+        .has_vsock = config->vsock_cid != 0,
+        .has_virtio_console = is_virtio,
+        .vsock_cid = config->vsock_cid,
+        .vsock_dir_fd = config->vsock_dir_fd,
+        .serial_console = console_serial_backend(vmm->console),
+        .virtio_console = console_virtio_backend(vmm->console),
+        .loop = vmm->loop,
+        .ended = machine_ended,
+        .ctx = vmm,
+    };
+    rc = open_disks(vmm, &machine, err);
+    if (rc == 0) {
+        rc = open_nets(vmm, &machine, err);
+    }
+    if (rc < 0) {
+        close_parts(&machine);
+        return rc;
+    }
+    return machine_create(&machine, &vmm->machine, err);
+}
+
+static int restore(struct vmm *vmm, struct error *err)
+{
+    if (vmm->config.restore_fd < 0) {
+        return 0;
+    }
+    int rc = save_restore(vmm->machine, vmm->config.restore_fd, err);
+    return rc < 0 ? error_prefix(err, rc, "saved state %s", vmm->config.restore_name) : 0;
+}
+
+static bool has_block_device(const struct config *config)
+{
+    for (size_t i = 0; i < config->disk_count; i++) {
+        struct stat status;
+        if (fstat(config->disk[i].fd, &status) == 0 && S_ISBLK(status.st_mode)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static int enter_jail(struct vmm *vmm, bool has_own_mounts, struct error *err)
+{
+    struct jail_needs needs = {
+        .has_own_mounts = has_own_mounts,
+        .has_kvm = strcmp(machine_get_config(vmm->machine)->engine->name, "kvm") == 0,
+        .has_block_device = has_block_device(&vmm->config),
+        .has_unix_sockets = vmm->config.vsock_cid != 0,
+    };
+    for (size_t i = 0; i < vmm->config.net_count; i++) {
+        needs.has_tap = needs.has_tap || vmm->config.net[i].kind == CONFIG_NET_TAP;
+    }
+    return jail_enter_late(&needs, err);
+}
+
+/* Sanitizers make system calls of their own, and a debugger wants its process unconfined. */
+static bool is_jail_wanted(void)
+{
+#ifdef HULL_SANITIZED
+    return false;
+#else
+    const char *off = getenv("HULL_NO_JAIL");
+    return off == NULL || strcmp(off, "1") != 0;
+#endif
+}
+
+/* Everything up to the first guest instruction. */
+static int start(struct vmm *vmm, struct error *err)
+{
+    const struct config *config = &vmm->config;
+    bool is_jailed = is_jail_wanted();
+    bool has_own_mounts = is_jailed && jail_enter_early();
+    int rc = event_loop_create(&vmm->loop, err);
+    if (rc == 0) {
+        rc = console_create(config->console, config->console_fd, config->is_console_virtio,
+                            vmm->loop, &vmm->console, err);
+    }
+    if (rc == 0) {
+        rc = create_machine(vmm, err);
+    }
+    if (rc == 0) {
+        rc = restore(vmm, err);
+    }
+    if (rc == 0) {
+        rc = control_create(vmm->loop, config->control_fd, config->owner_fd, vmm_handle_request,
+                            vmm, &vmm->control, err);
+    }
+    if (rc == 0 && is_jailed) {
+        rc = enter_jail(vmm, has_own_mounts, err);
+    }
+    return rc;
+}
+
+static void log_start(const struct vmm *vmm)
+{
+    uint64_t started_ns = vmm->config.started_ns;
+    double ms = started_ns == 0 ? 0 : (double)(clock_monotonic_ns() - started_ns) / 1e6;
+    log_info("vm %s: starts after %.1f ms, engine %s", vmm->config.name, ms,
+             machine_get_config(vmm->machine)->engine->name);
+}
+
+static int run(struct vmm *vmm, struct error *err)
+{
+    int rc = start(vmm, err);
+    if (rc < 0) {
+        return rc;
+    }
+    console_attach(vmm->console, vmm->machine);
+    log_start(vmm);
+    if (!vmm->config.is_paused) {
+        machine_resume(vmm->machine);
+    }
+    return event_loop_run(vmm->loop, err);
+}
+
+/* A failure goes to the log and always to standard error: it is the one line that the user of hull gets. */
+static void report(const struct vmm *vmm, const struct error *err)
+{
+    log_error("%s", err->text);
+    if (vmm->config.log_fd >= 0) {
+        (void)dprintf(STDERR_FILENO, "hull: %s\n", err->text);
+    }
+}
+
+static int run_config(const char *text, size_t size)
+{
+    struct error err = {0};
+    struct vmm vmm = {.config = {.log_fd = -1}};
+    if (config_parse(text, size, &vmm.config, &err) < 0) {
+        report(&vmm, &err);
+        return STATUS_FAILURE;
+    }
+    log_init(vmm.config.log_fd >= 0 ? vmm.config.log_fd : STDERR_FILENO,
+             vmm.config.is_verbose ? LOG_LEVEL_DEBUG : LOG_LEVEL_WARNING, "hull");
+    (void)signal(SIGPIPE, SIG_IGN);
+    if (run(&vmm, &err) < 0) {
+        report(&vmm, &err);
+        vmm.exit_status = STATUS_FAILURE;
+    }
+    machine_destroy(vmm.machine); /* stops the vCPUs, and finishes what is in flight to the disks */
+    if (vmm.console != NULL) {
+        console_finish(vmm.console);
+    }
+    control_destroy(vmm.control);
+    console_destroy(vmm.console);
+    event_loop_destroy(vmm.loop);
+    config_fini(&vmm.config);
+    return vmm.exit_status;
+}
+
+/* The whole document: it ends with the file. */
+static char *read_config(int fd, size_t *out_size)
+{
+    size_t capacity = 16384;
+    size_t size = 0;
+    char *text = malloc(capacity);
+    while (text != NULL) {
+        ssize_t count = read(fd, text + size, capacity - size);
+        if (count < 0 && errno == EINTR) {
+            continue;
+        }
+        if (count <= 0) {
+            *out_size = size;
+            return text;
+        }
+        size += (size_t)count;
+        if (size == capacity) {
+            capacity *= 2;
+            char *larger = capacity <= CONFIG_MAX_SIZE ? realloc(text, capacity) : NULL;
+            if (larger == NULL) {
+                free(text);
+            }
+            text = larger;
+        }
+    }
+    return NULL;
+}
+
+int vmm_main(int argc, char **argv)
+{
+    if (argc == 2 && strcmp(argv[1], "--version") == 0) {
+        (void)printf("hull-vmm %s\n", HULL_VERSION);
+        return 0;
+    }
+    if (argc == 2 && strcmp(argv[1], "--probe") == 0) {
+        return vmm_probe();
+    }
+    char *end;
+    long fd = argc == 3 && strcmp(argv[1], "--config-fd") == 0 ? strtol(argv[2], &end, 10) : -1;
+    if (fd < 0 || fd > 1000000 || *end != '\0') {
+        (void)fprintf(stderr, "hull-vmm: started by hull: --config-fd N, --probe or --version\n");
+        return STATUS_FAILURE;
+    }
+    size_t size = 0;
+    AUTO_FREE char *text = read_config((int)fd, &size);
+    close((int)fd);
+    if (text == NULL) {
+        (void)fprintf(stderr, "hull-vmm: reading the configuration failed\n");
+        return STATUS_FAILURE;
+    }
+    if (size == 0) {
+        return STATUS_FAILURE; /* hull has failed meanwhile, and has said why */
+    }
+    return run_config(text, size);
+}
