@@ -1,0 +1,164 @@
+#include "net/user/options.h"
+
+#include <arpa/inet.h>
+#include <getopt.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+const char net_user_usage[] =
+    "usage: hull-net-user --fd N [OPTION]...\n"
+    "\n"
+    "The network of a VM without privileges, behind the frame socket N. `hull boot --net user` starts it.\n"
+    "\n"
+    "  --fd N               a connected stream socket of frames (32-bit big-endian length, Ethernet frame)\n"
+    "  --ready-fd N         where to say \"ready\", or the error, in one line\n"
+    "  --hostfwd RULE       forward a port: (tcp|udp):[HOST-ADDRESS]:HOST-PORT-[GUEST-ADDRESS]:GUEST-PORT\n"
+    "  --restrict           the guest reaches nothing but this network; forwarded ports still work\n"
+    "  --no-ipv6            IPv4 only\n"
+    "  --dns ADDRESS        the name server to ask, instead of those in /etc/resolv.conf\n"
+    "  --hostname NAME      the name that DHCP gives to the guest\n"
+    "  --search DOMAIN      a domain that DHCP tells the guest to search; up to 6 times\n"
+    "  --verbose            say on stderr what is locked in and what the guest does wrong\n"
+    "  --help, --version\n"
+    "\n"
+    "example: hull-net-user --fd 3 --ready-fd 4 --hostfwd tcp:127.0.0.1:2222-:22\n";
+
+static int parse_fd(const char *name, const char *text, int *out_fd, struct error *err)
+{
+    char *end;
+    errno = 0;
+    long fd = strtol(text, &end, 10);
+    if (errno != 0 || end == text || *end != '\0' || fd < 3 || fd > INT_MAX) {
+        return error_set(err, EINVAL,
+                         "--%s %.60s: expected the number of an open descriptor above 2", name,
+                         text);
+    }
+    *out_fd = (int)fd;
+    return 0;
+}
+
+static int parse_forward(const char *text, struct net_user_options *options, struct error *err)
+{
+    if (options->forward_count == NET_USER_MAX_FORWARDS) {
+        return error_set(err, E2BIG, "--hostfwd %.60s: at most %d may be", text,
+                         NET_USER_MAX_FORWARDS);
+    }
+    int rc = hostfwd_parse(text, &options->forwards[options->forward_count], err);
+    if (rc == 0) {
+        options->forward_text[options->forward_count++] = text;
+    }
+    return rc;
+}
+
+static int parse_dns(const char *text, struct net_user_options *options, struct error *err)
+{
+    struct in6_addr address;
+    if (inet_pton(AF_INET, text, &address) != 1 && inet_pton(AF_INET6, text, &address) != 1) {
+        return error_set(err, EINVAL, "--dns %.60s: expected an IPv4 or IPv6 address", text);
+    }
+    options->dns = text;
+    return 0;
+}
+
+/* DHCP and DNS names: letters, digits, hyphens, and dots between them (RFC 1123 section 2.1). */
+static int check_name(const char *option, const char *text, struct error *err)
+{
+    size_t length = strlen(text);
+    const char *allowed = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-.";
+    if (length == 0 || length > 63 || strspn(text, allowed) != length || text[0] == '.') {
+        return error_set(
+            err, EINVAL,
+            "--%s %.70s: expected a name of at most 63 letters, digits, \"-\" and \".\"", option,
+            text);
+    }
+    return 0;
+}
+
+static int parse_search(const char *text, struct net_user_options *options, struct error *err)
+{
+    unsigned count = 0;
+    while (options->search[count] != NULL) {
+        count++;
+    }
+    if (count == NET_USER_MAX_SEARCH) {
+        return error_set(err, E2BIG, "--search %.60s: at most %d may be", text,
+                         NET_USER_MAX_SEARCH);
+    }
+    options->search[count] = text;
+    return check_name("search", text, err);
+}
+
+static int parse_option(int option, const char *value, struct net_user_options *options,
+                        struct error *err)
+{
+    switch (option) {
+    case 'f':
+        return parse_fd("fd", value, &options->fd, err);
+    case 'r':
+        return parse_fd("ready-fd", value, &options->ready_fd, err);
+    case 'p':
+        return parse_forward(value, options, err);
+    case 'd':
+        return parse_dns(value, options, err);
+    case 's':
+        return parse_search(value, options, err);
+    case 'n':
+        options->hostname = value;
+        return check_name("hostname", value, err);
+    case 'R':
+        options->is_restricted = true;
+        return 0;
+    case '4':
+        options->has_ipv6 = false;
+        return 0;
+    case 'v':
+        options->is_verbose = true;
+        return 0;
+    case 'h':
+        options->wants_help = true;
+        return 0;
+    case 'V':
+        options->wants_version = true;
+        return 0;
+    default:
+        return error_set(err, EINVAL, "bad option: see hull-net-user --help");
+    }
+}
+
+int net_user_parse_options(int argc, char **argv, struct net_user_options *out_options,
+                           struct error *err)
+{
+    static const struct option known[] = {
+        {"fd", required_argument, NULL, 'f'},      {"ready-fd", required_argument, NULL, 'r'},
+        {"hostfwd", required_argument, NULL, 'p'}, {"dns", required_argument, NULL, 'd'},
+        {"search", required_argument, NULL, 's'},  {"hostname", required_argument, NULL, 'n'},
+        {"restrict", no_argument, NULL, 'R'},      {"no-ipv6", no_argument, NULL, '4'},
+        {"verbose", no_argument, NULL, 'v'},       {"help", no_argument, NULL, 'h'},
+        {"version", no_argument, NULL, 'V'},       {0},
+    };
+    *out_options = (struct net_user_options){.fd = -1, .ready_fd = -1, .has_ipv6 = true};
+    int rc = 0;
+    int option;
+    optind = 1;
+    opterr = 0;
+    /* The rest is still read after a failure: --ready-fd may follow. */
+    while ((option = getopt_long(argc, argv, "", known, NULL)) != -1) {
+        struct error other;
+        int this_rc = parse_option(option, optarg, out_options, rc == 0 ? err : &other);
+        if (rc == 0) {
+            rc = this_rc < 0 && option == '?'
+                     ? error_set(err, EINVAL, "bad option %.60s: see hull-net-user --help",
+                                 argv[optind - 1])
+                     : this_rc;
+        }
+    }
+    if (rc == 0 && optind < argc) {
+        rc = error_set(err, EINVAL, "unexpected argument %.60s: see hull-net-user --help",
+                       argv[optind]);
+    }
+    if (rc == 0 && out_options->fd < 0 && !out_options->wants_help && !out_options->wants_version) {
+        rc = error_set(err, EINVAL, "--fd is missing: see hull-net-user --help");
+    }
+    return rc;
+}
