@@ -1,0 +1,195 @@
+/* Vector instructions that touch memory element by element: masked moves and gathers. An element that the mask leaves out
+ * is not accessed and cannot fault. */
+#include "engine/soft/simd.h"
+
+#include "base/core/endian.h"
+
+/* soft_op.data */
+struct masked_op {
+    uint8_t data, mask, index; /* vector numbers */
+    uint8_t element_size, index_size;
+    uint8_t count;
+    uint8_t vector_size;
+    uint8_t check;
+};
+
+static bool is_selected(const uint8_t *mask, unsigned element, unsigned size)
+{
+    return (mask[element * size + size - 1] & 0x80) != 0;
+}
+
+static uint64_t element_linear(struct soft_vcpu *v, const struct soft_op *op,
+                               const struct masked_op *m, unsigned element, bool is_write)
+{
+    uint64_t offset = (soft_offset(v, op) + element * m->element_size) & op->address_mask;
+    return soft_linear_at(v, op, op->segment, offset, m->element_size, is_write);
+}
+
+/* VMASKMOVPS/PD, VPMASKMOVD/Q from memory. */
+static void op_masked_load(struct soft_vcpu *v, const struct soft_op *op)
+{
+    const struct masked_op *m = op->data;
+    simd_check(v, op, m->check);
+    uint8_t result[32] = {0};
+    for (unsigned i = 0; i < m->count; i++) {
+        if (is_selected(v->vector[m->mask], i, m->element_size)) {
+            soft_load_unchecked(v, op, element_linear(v, op, m, i, false),
+                                result + i * m->element_size, m->element_size);
+        }
+    }
+    memcpy(v->vector[m->data], result, sizeof(result));
+    SOFT_NEXT(v, op);
+}
+
+/* The stores: also MASKMOVDQU and MASKMOVQ, whose elements are bytes. */
+static void store_selected(struct soft_vcpu *v, const struct soft_op *op, const struct masked_op *m,
+                           const uint8_t *data, const uint8_t *mask)
+{
+    for (unsigned i = 0; i < m->count; i++) {
+        if (is_selected(mask, i, m->element_size)) {
+            soft_check_write(v, op, element_linear(v, op, m, i, true), m->element_size);
+        }
+    }
+    for (unsigned i = 0; i < m->count; i++) {
+        if (is_selected(mask, i, m->element_size)) {
+            soft_store_unchecked(v, op, element_linear(v, op, m, i, true),
+                                 data + i * m->element_size, m->element_size);
+        }
+    }
+}
+
+static void op_masked_store(struct soft_vcpu *v, const struct soft_op *op)
+{
+    const struct masked_op *m = op->data;
+    simd_check(v, op, m->check);
+    store_selected(v, op, m, v->vector[m->data], v->vector[m->mask]);
+    SOFT_NEXT(v, op);
+}
+
+/* Puts the x87 registers in the order that MMX sees: TOP 0, all tags valid (SDM 1 9.5.1). */
+static void enter_mmx(struct soft_vcpu *v)
+{
+    uint8_t rotated[128];
+    uint16_t status = le16_get(v->fx + 2);
+    unsigned top = (status >> 11) & 7;
+    for (unsigned i = 0; i < 8; i++) {
+        memcpy(rotated + i * 16, v->fx + 32 + ((i - top) & 7) * 16, 16);
+    }
+    memcpy(v->fx + 32, rotated, sizeof(rotated));
+    le16_put(v->fx + 2, (uint16_t)(status & ~0x3800));
+    v->fx[4] = 0xff;
+}
+
+static void op_maskmovq(struct soft_vcpu *v, const struct soft_op *op)
+{
+    const struct masked_op *m = op->data;
+    simd_check(v, op, SIMD_CHECK_MMX);
+    simd_check_pending(v, op);
+    unsigned top = (le16_get(v->fx + 2) >> 11) & 7;
+    store_selected(v, op, m, v->fx + 32 + ((m->data - top) & 7) * 16,
+                   v->fx + 32 + ((m->mask - top) & 7) * 16);
+    enter_mmx(v);
+    SOFT_NEXT(v, op);
+}
+
+/* Gathers show their progress when an element faults: what was loaded is in the destination and its mask is clear. */
+static void op_gather(struct soft_vcpu *v, const struct soft_op *op)
+{
+    const struct masked_op *m = op->data;
+    simd_check(v, op, SIMD_CHECK_VEX);
+    uint8_t *data = v->vector[m->data];
+    uint8_t *mask = v->vector[m->mask];
+    const uint8_t *index = v->vector[m->index];
+    uint64_t base = soft_offset(v, op);
+    unsigned size = m->element_size;
+    for (unsigned i = 0; i < m->count; i++) {
+        if (!is_selected(mask, i, size)) {
+            continue;
+        }
+        int64_t step = m->index_size == 8 ? (int64_t)le64_get(index + i * 8)
+                                          : (int32_t)le32_get(index + i * 4);
+        uint64_t offset = (base + ((uint64_t)step << op->shift)) & op->address_mask;
+        uint64_t gva = soft_linear_at(v, op, op->segment, offset, size, false);
+        uint8_t value[8];
+        soft_load_unchecked(v, op, gva, value, size);
+        memcpy(data + i * size, value, size);
+        memset(mask + i * size, 0, size);
+    }
+    memset(data + m->count * size, 0, 32 - m->count * size);
+    memset(mask, 0, 32);
+    SOFT_NEXT(v, op);
+}
+
+static uint8_t reg_of(const struct x86_insn *insn)
+{
+    return (uint8_t)(((insn->modrm >> 3) & 7) | ((insn->rex & 4) << 1));
+}
+
+static uint8_t rm_of(const struct x86_insn *insn)
+{
+    return (uint8_t)((insn->modrm & 7) | ((insn->rex & 1) << 3));
+}
+
+static void prepare_gather(const struct x86_insn *insn, struct masked_op *m, struct soft_op *out_op)
+{
+    m->data = reg_of(insn);
+    m->mask = insn->vex_vvvv;
+    m->index = insn->index;
+    m->element_size = (insn->rex & 8) != 0 ? 8 : 4;
+    m->index_size = (insn->opcode & 1) != 0 ? 8 : 4;
+    m->count = (uint8_t)(m->vector_size / MAX(m->element_size, m->index_size));
+    out_op->index = SOFT_REG_ZERO;
+    out_op->shift = (uint8_t)__builtin_ctz(insn->scale);
+    out_op->fn = op_gather;
+}
+
+static void prepare_masked_move(const struct x86_insn *insn, struct masked_op *m,
+                                struct soft_op *out_op)
+{
+    m->data = reg_of(insn);
+    m->mask = insn->vex_vvvv;
+    bool is_pd = insn->id == X86_ID_VMASKMOVPD || insn->id == X86_ID_VPMASKMOVQ;
+    m->element_size = is_pd ? 8 : 4;
+    m->count = (uint8_t)(m->vector_size / m->element_size);
+    bool is_store = insn->opcode == 0x2e || insn->opcode == 0x2f || insn->opcode == 0x8e;
+    out_op->fn = is_store ? op_masked_store : op_masked_load;
+}
+
+bool simd_prepare_masked(struct soft_vcpu *v, const struct x86_insn *insn, struct soft_op *out_op)
+{
+    struct masked_op m = {
+        .vector_size = insn->vex_l != 0 ? 32 : 16,
+        .check = simd_check_of(insn),
+    };
+    switch (insn->id) {
+    case X86_ID_MASKMOVQ:
+    case X86_ID_MASKMOVDQU:
+    case X86_ID_VMASKMOVDQU:
+        m.data = reg_of(insn);
+        m.mask = rm_of(insn);
+        m.element_size = 1;
+        m.count = insn->id == X86_ID_MASKMOVQ ? 8 : 16;
+        if (insn->id == X86_ID_MASKMOVQ) {
+            m.data &= 7;
+            m.mask &= 7;
+        }
+        out_op->fn = insn->id == X86_ID_MASKMOVQ ? op_maskmovq : op_masked_store;
+        break;
+    case X86_ID_VMASKMOVPS:
+    case X86_ID_VMASKMOVPD:
+    case X86_ID_VPMASKMOVD:
+    case X86_ID_VPMASKMOVQ:
+        prepare_masked_move(insn, &m, out_op);
+        break;
+    default:
+        if (!insn->is_vsib) {
+            return false;
+        }
+        prepare_gather(insn, &m, out_op);
+        break;
+    }
+    struct masked_op *kept = soft_block_alloc(v, sizeof(*kept));
+    *kept = m;
+    out_op->data = kept;
+    return true;
+}
