@@ -2,7 +2,7 @@
  * and where their bytes stand. See tables.h for the lookup.
  *
  * Where makers differ this is AMD's behaviour: 66 on a near branch in 64-bit mode makes its operand size 16 (AMD APM 3,
- * 1.2.2 and table 1-2); Intel ignores it there. Sources: Intel SDM 2 chapter 2, AMD APM 3 chapter 1. */
+ * 1.2.2 and table 1-2), direct or indirect; Intel ignores it there. Sources: Intel SDM 2 chapter 2, AMD APM 3 chapter 1. */
 #include "cpu/x86/decode.h"
 
 #include <string.h>
@@ -36,19 +36,32 @@ static enum x86_decode_status out_of_bytes(const struct decoder *d)
     return d->is_cut ? X86_DECODE_MORE : X86_DECODE_TOO_LONG;
 }
 
-static bool read_unsigned(struct decoder *d, uint32_t size, uint64_t *out_value)
+/* 'size' is 1, 2, 4 or 8. */
+static always_inline bool read_unsigned(struct decoder *d, uint32_t size, uint64_t *out_value)
 {
     if (d->limit - d->at < size) {
         return false;
     }
     const uint8_t *from = d->bytes + d->at;
     d->at += size;
-    uint64_t value = 0;
-    for (uint32_t i = 0; i < size; i++) {
-        value |= (uint64_t)from[i] << (8 * i);
+    uint16_t value_16;
+    uint32_t value_32;
+    switch (size) { /* the host is little-endian as well */
+    case 1:
+        *out_value = *from;
+        return true;
+    case 2:
+        memcpy(&value_16, from, sizeof(value_16));
+        *out_value = value_16;
+        return true;
+    case 4:
+        memcpy(&value_32, from, sizeof(value_32));
+        *out_value = value_32;
+        return true;
+    default:
+        memcpy(out_value, from, sizeof(*out_value));
+        return true;
     }
-    *out_value = value;
-    return true;
 }
 
 static uint64_t sign_extend(uint64_t value, uint32_t size)
@@ -181,8 +194,7 @@ static enum x86_decode_status read_vex(struct decoder *d, uint8_t first)
             return X86_DECODE_UNDEFINED;
         }
     }
-    static const uint8_t mandatory[4] = {0, 1, 2, 3};
-    d->mandatory = mandatory[last & 3];
+    d->mandatory = last & 3; /* VEX.pp counts as mandatory_bytes does */
     /* Outside 64-bit mode there are eight registers: R and X are 1 by the choice of the opcode, B is ignored, and
      * the top bit of vvvv as well. */
     insn->rex = is_64 ? rex : (rex & 0x48);
@@ -252,7 +264,7 @@ static void set_sizes(struct decoder *d)
 }
 
 /* Finds the row; its index or -1. */
-static int find_row(const struct decoder *d, const struct x86_opcode_entry *entry)
+static always_inline int find_row(const struct decoder *d, const struct x86_opcode_entry *entry)
 {
     const struct x86_insn *insn = d->insn;
     uint32_t index = 0;
@@ -377,7 +389,8 @@ static bool read_immediate(struct decoder *d, uint32_t size, bool is_signed)
     return true;
 }
 
-static bool is_valid_register(const struct x86_insn *insn, const struct x86_operand *operand)
+static always_inline bool is_valid_register(const struct x86_insn *insn,
+                                            const struct x86_operand *operand)
 {
     switch (operand->reg_class) {
     case X86_REG_SEGMENT: /* MOV to CS is undefined */
@@ -393,8 +406,8 @@ static bool is_valid_register(const struct x86_insn *insn, const struct x86_oper
 }
 
 /* Number and AH..BH of a general register as ModRM or the opcode encode it. */
-static void set_register(const struct x86_insn *insn, struct x86_operand *operand, uint8_t number,
-                         uint8_t extension)
+static always_inline void set_register(const struct x86_insn *insn, struct x86_operand *operand,
+                                       uint8_t number, uint8_t extension)
 {
     operand->kind = X86_OPERAND_REG;
     switch (operand->reg_class) {
@@ -417,8 +430,8 @@ static void set_register(const struct x86_insn *insn, struct x86_operand *operan
     }
 }
 
-static enum x86_decode_status read_operand(struct decoder *d, const struct x86_operand_form *form,
-                                           struct x86_operand *operand)
+static always_inline enum x86_decode_status
+read_operand(struct decoder *d, const struct x86_operand_form *form, struct x86_operand *operand)
 {
     struct x86_insn *insn = d->insn;
     operand->access = form->access & (X86_OPERAND_READ | X86_OPERAND_WRITE);

@@ -25,8 +25,10 @@ enum x86_code_size {
 enum x86_operand_kind {
     X86_OPERAND_NONE,
     X86_OPERAND_REG,
-    X86_OPERAND_MEM, /* the instruction's one ModRM, moffs or string address: fields base.. of struct x86_insn */
-    X86_OPERAND_IMM, /* value in imm (the second one of ENTER, EXTRQ ... in imm2), sign- or zero-extended as executed */
+    X86_OPERAND_MEM, /* the instruction's one ModRM, moffs or string address: fields base.. of struct x86_insn. MOVS and CMPS
+                      * have two: the fields are the source's, DS:[rSI]; the other one is always ES:[rDI] */
+    X86_OPERAND_IMM, /* value in imm (the second one of ENTER, EXTRQ ... in imm2); signed ones are sign-extended to 64 bits:
+                      * cut to the operand's size */
     X86_OPERAND_REL, /* branch: imm is the displacement from the next instruction */
     X86_OPERAND_FAR, /* ptr16:16/32: imm2 is the selector, imm the offset */
 };
