@@ -263,20 +263,32 @@ static void mark_written(struct virtqueue *queue, const struct virtqueue_chain *
     }
 }
 
-void virtqueue_push(struct virtqueue *queue, const struct virtqueue_chain *chain,
-                    uint32_t written_bytes)
+void virtqueue_fill(struct virtqueue *queue, const struct virtqueue_chain *chain,
+                    uint32_t written_bytes, uint16_t ahead)
 {
-    invariant(queue->in_flight > 0 && queue->is_enabled);
-    queue->in_flight--;
+    invariant(queue->is_enabled && ahead < queue->in_flight);
     mark_written(queue, chain, written_bytes);
-    size_t slot = queue->next_used & (queue->size - 1u);
+    size_t slot = (uint16_t)(queue->next_used + ahead) & (queue->size - 1u);
     uint8_t *element = queue->used + USED_RING + slot * 8;
     le32_put(element, chain->head);
     le32_put(element + 4, written_bytes);
-    queue->next_used++;
-    store_release(queue->used + USED_IDX, queue->next_used);
     guest_memory_written(queue->memory, queue->used_gpa + USED_RING + slot * 8, 8);
+}
+
+void virtqueue_flush(struct virtqueue *queue, uint16_t count)
+{
+    invariant(count <= queue->in_flight);
+    queue->in_flight -= count;
+    queue->next_used += count;
+    store_release(queue->used + USED_IDX, queue->next_used);
     guest_memory_written(queue->memory, queue->used_gpa + USED_IDX, 2);
+}
+
+void virtqueue_push(struct virtqueue *queue, const struct virtqueue_chain *chain,
+                    uint32_t written_bytes)
+{
+    virtqueue_fill(queue, chain, written_bytes, 0);
+    virtqueue_flush(queue, 1);
 }
 
 bool virtqueue_should_interrupt(struct virtqueue *queue)

@@ -77,6 +77,11 @@ bool virtqueue_has_chain(struct virtqueue *queue);
 /* Gives the chain back; the first 'written_bytes' of its writable part hold data. */
 void virtqueue_push(struct virtqueue *queue, const struct virtqueue_chain *chain,
                     uint32_t written_bytes);
+/* The same in two steps, for several chains that the guest shall see at once: fill each, 'ahead' counting from 0, then flush.
+ * What was filled can still be unpopped instead. */
+void virtqueue_fill(struct virtqueue *queue, const struct virtqueue_chain *chain,
+                    uint32_t written_bytes, uint16_t ahead);
+void virtqueue_flush(struct virtqueue *queue, uint16_t count);
 /* Does the guest want an interrupt for what was pushed since the last call? */
 bool virtqueue_should_interrupt(struct virtqueue *queue);
 
