@@ -70,17 +70,12 @@ static uint64_t sign_extend(uint64_t value, uint32_t size)
     return (uint64_t)((int64_t)(value << shift) >> shift);
 }
 
-static uint16_t size_of(const struct x86_insn *insn, uint8_t size)
+static uint16_t varying_size(const struct x86_insn *insn, uint8_t size)
 {
-    if (size < X86_SIZE_FX) {
-        return fixed_sizes[size];
-    }
     uint16_t vector = insn->vex_l ? 32 : 16;
     switch (size) {
     case X86_SIZE_FX:
         return 512;
-    case X86_SIZE_V:
-        return insn->operand_bytes;
     case X86_SIZE_Z:
         return MIN(insn->operand_bytes, 4);
     case X86_SIZE_Y:
@@ -110,6 +105,14 @@ static uint16_t size_of(const struct x86_insn *insn, uint8_t size)
     default:
         return 0;
     }
+}
+
+static always_inline uint16_t size_of(const struct x86_insn *insn, uint8_t size)
+{
+    if (size < X86_SIZE_FX) {
+        return fixed_sizes[size];
+    }
+    return size == X86_SIZE_V ? insn->operand_bytes : varying_size(insn, size);
 }
 
 /* Takes the prefixes; the opcode byte follows. False: out of bytes. */
@@ -564,7 +567,9 @@ static enum x86_decode_status read_operands(struct decoder *d)
     }
     insn->operand_count = form->operand_count;
     for (uint32_t i = 0; i < form->operand_count; i++) {
-        enum x86_decode_status status = read_operand(d, &form->operand[i], &insn->operand[i]);
+        struct x86_operand operand = {0};
+        enum x86_decode_status status = read_operand(d, &form->operand[i], &operand);
+        insn->operand[i] = operand; /* one store: small ones would stall the reader */
         if (status != X86_DECODE_OK) {
             return status;
         }
