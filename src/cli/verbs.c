@@ -3,9 +3,7 @@
 #include <string.h>
 
 const struct verb *const verbs[] = {
-    &boot_verb,
-    &man_verb,
-    NULL,
+    &boot_verb, &ctl_verb, &host_verb, &completion_verb, &man_verb, NULL,
 };
 
 int cli_fail(const struct error *err)

@@ -16,6 +16,9 @@ extern const struct verb ctl_verb;
 extern const struct verb completion_verb;
 extern const struct verb man_verb;
 
+/* The verbs that `hull ctl` knows of, separated by "|". */
+extern const char ctl_verb_words[];
+
 /* All verbs in the order of the help text, NULL at the end. */
 extern const struct verb *const verbs[];
 
