@@ -1,0 +1,44 @@
+/* Writes AML, the byte code of ACPI tables (ACPI 6.4 chapter 20): just the terms that Hull's tables need. */
+#ifndef MACHINE_BOOT_AML_H
+#define MACHINE_BOOT_AML_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Grows in the caller's buffer; what no longer fits is counted as an overflow and not written. */
+struct aml {
+    uint8_t *data;
+    size_t capacity;
+    size_t size;
+    int has_overflow;
+};
+
+void aml_bytes(struct aml *aml, const void *data, size_t size);
+void aml_byte(struct aml *aml, uint8_t byte);
+/* A constant in its shortest form. */
+void aml_integer(struct aml *aml, uint64_t value);
+/* "PCI0", or "\\_SB" for one at the root: padded to four characters. */
+void aml_name_string(struct aml *aml, const char *name);
+/* Name (NAME, ...): the value follows. */
+void aml_name(struct aml *aml, const char *name);
+/* An EISA ID such as "PNP0A08" as the integer that _HID takes. */
+void aml_eisa_id(struct aml *aml, const char *id);
+
+/* Terms that hold others: each begin gives a mark for aml_end. */
+size_t aml_begin_scope(struct aml *aml, const char *name);
+size_t aml_begin_device(struct aml *aml, const char *name);
+size_t aml_begin_package(struct aml *aml, uint8_t element_count);
+void aml_end(struct aml *aml, size_t mark);
+
+/* _CRS and the like: Buffer () { resource descriptors } (ACPI 6.4 section 6.4). */
+size_t aml_begin_resources(struct aml *aml);
+void aml_end_resources(struct aml *aml, size_t mark);
+void aml_resource_io(struct aml *aml, uint16_t port, uint8_t size);
+void aml_resource_irq(struct aml *aml, uint8_t gsi); /* edge, active high, exclusive */
+void aml_resource_memory32(struct aml *aml, uint32_t gpa, uint32_t size);
+/* Windows that a bridge passes on. 'size' 0 adds nothing. */
+void aml_resource_bus_window(struct aml *aml, uint16_t first, uint16_t count);
+void aml_resource_io_window(struct aml *aml, uint16_t first, uint32_t size);
+void aml_resource_memory_window(struct aml *aml, uint64_t gpa, uint64_t size);
+
+#endif
