@@ -104,8 +104,7 @@ static int run(const struct boot_options *options, struct boot_files *files)
     pid_t vmm = 0;
     int status;
     if (start(options, files, &vmm, &err) < 0) {
-        status =
-            err.text[0] != '\0' ? cli_fail(&err) : CLI_FAILURE; /* empty: a helper has said it */
+        status = cli_fail(&err);
     } else {
         if (options->console == BOOT_CONSOLE_PTY) {
             (void)fprintf(stderr, "hull: %s: console on %s\n", options->name, files->pty_path);

@@ -138,6 +138,12 @@ static bool skip_port(const char **at)
     return port >= 1 && port <= 65535;
 }
 
+/* Behind an address, which may be empty; one of IPv6 stands in brackets. */
+static const char *skip_address(const char *at)
+{
+    return *at == '[' ? at + strcspn(at, "]") : at + strcspn(at, ":-");
+}
+
 /* (tcp|udp):[ADDR]:PORT-[GUEST]:PORT; the helper that uses it looks at the addresses. */
 static bool hostfwd_is_sound(const char *text)
 {
@@ -145,11 +151,13 @@ static bool hostfwd_is_sound(const char *text)
         return false;
     }
     const char *at = text + 4;
-    at += strcspn(at, ":-");
+    at = skip_address(at);
+    at += *at == ']';
     if (*at++ != ':' || !skip_port(&at) || *at++ != '-') {
         return false;
     }
-    at += strcspn(at, ":");
+    at = skip_address(at);
+    at += *at == ']';
     return *at++ == ':' && skip_port(&at) && *at == '\0';
 }
 

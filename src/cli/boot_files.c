@@ -284,23 +284,51 @@ int boot_files_open(struct boot_files *files, const struct boot_options *options
     return rc;
 }
 
+/* The one line of a helper, without its end; empty if it ended without a word. */
+static int read_ready_line(int fd, int index, char *out_line, size_t size, struct error *err)
+{
+    size_t used = 0;
+    out_line[0] = '\0';
+    while (used < size - 1) {
+        struct pollfd ready = {.fd = fd, .events = POLLIN};
+        int count = poll(&ready, 1, HELPER_TIMEOUT_MS);
+        if (count == 0) {
+            return error_set(err, ETIMEDOUT, "network %d: its helper does not start: another --net",
+                             index);
+        }
+        ssize_t got = count < 0 ? -1 : read(fd, out_line + used, size - 1 - used);
+        if (got < 0 && errno == EINTR) {
+            continue;
+        }
+        if (got <= 0) {
+            break;
+        }
+        used += (size_t)got;
+        out_line[used] = '\0';
+        if (memchr(out_line, '\n', used) != NULL) {
+            break;
+        }
+    }
+    out_line[strcspn(out_line, "\n")] = '\0';
+    return 0;
+}
+
 int boot_files_await_helpers(struct boot_files *files, struct error *err)
 {
     for (int i = 0; i < BOOT_MAX_NETS; i++) {
+        char line[ERROR_TEXT_SIZE];
         if (files->helper_ready[i] < 0) {
             continue;
         }
-        struct pollfd ready = {.fd = files->helper_ready[i], .events = POLLIN};
-        int count;
-        do {
-            count = poll(&ready, 1, HELPER_TIMEOUT_MS);
-        } while (count < 0 && errno == EINTR);
-        char byte;
-        if (count <= 0 || read(files->helper_ready[i], &byte, 1) != 1) {
-            /* The helper names the cause on standard error: it is the one line that the user gets. */
-            return count == 0 ? error_set(err, ETIMEDOUT,
-                                          "network %d: its helper does not start: another --net", i)
-                              : error_set(err, EIO, "%s", "");
+        int rc = read_ready_line(files->helper_ready[i], i, line, sizeof(line), err);
+        if (rc < 0) {
+            return rc;
+        }
+        if (strcmp(line, "ready") != 0) {
+            const char *why = strncmp(line, "hull: ", 6) == 0 ? line + 6 : line;
+            return why[0] != '\0'
+                       ? error_set(err, EIO, "%s", why)
+                       : error_set(err, EIO, "network %d: its helper ended: another --net", i);
         }
         close_fd(&files->helper_ready[i]);
     }

@@ -11,7 +11,7 @@ struct boot_files {
     int disk[BOOT_MAX_DISKS];
     int net[BOOT_MAX_NETS];          /* tap, or the VM's end of a socket to a helper */
     pid_t helper[BOOT_MAX_NETS];     /* 0: none */
-    int helper_ready[BOOT_MAX_NETS]; /* readable when the helper serves; end of file: it failed */
+    int helper_ready[BOOT_MAX_NETS]; /* says "ready", or why not, in one line */
     int control;                     /* listening, -1: none */
     int control_vm, control_own;     /* a connection between hull and the VM */
     int console_vm,
@@ -24,7 +24,7 @@ void boot_files_init(struct boot_files *files);
 /* Opens all and starts the network helpers. On failure boot_files_fini cleans up. */
 int must_check boot_files_open(struct boot_files *files, const struct boot_options *options,
                                struct error *err);
-/* Waits until each helper serves; what failed it has printed itself, err says which. */
+/* Waits until each helper serves. */
 int must_check boot_files_await_helpers(struct boot_files *files, struct error *err);
 /* Closes what the VM has got and hull does not use any more. */
 void boot_files_hand_over(struct boot_files *files);

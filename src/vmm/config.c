@@ -98,7 +98,9 @@ static void read_file(struct reader *reader, const json_t *root, const char *key
     *out_fd = -1;
     *out_name = NULL;
     if (object != NULL) {
-        reader->where = key;
+        char where[32];
+        (void)snprintf(where, sizeof(where), "%s ", key);
+        reader->where = where;
         *out_fd = get_fd(reader, object, "fd", false);
         *out_name = get_text(reader, object, "name", key, 4096);
         reader->where = "";
@@ -253,9 +255,12 @@ int config_parse(const char *text, size_t size, struct config *out_config, struc
     struct config config = {0};
     config.root = json_loadb(text, size, JSON_REJECT_DUPLICATES, &problem);
     if (!json_is_object(config.root)) {
+        int rc = config.root == NULL
+                     ? error_set(err, EINVAL, "configuration: line %d: %s: a JSON object is needed",
+                                 problem.line, problem.text)
+                     : error_set(err, EINVAL, "configuration: a JSON object is needed");
         json_decref(config.root);
-        return error_set(err, EINVAL, "configuration: line %d: %s: a JSON object is needed",
-                         problem.line, config.root == NULL ? problem.text : "no object");
+        return rc;
     }
     struct reader reader = {.where = "", .err = err};
     read_root(&reader, config.root, &config);
