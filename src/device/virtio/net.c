@@ -25,7 +25,8 @@ struct virtio_net {
     bool has_offload; /* frames to and from the backend carry the header */
     bool is_promiscuous;
     bool is_send_blocked;    /* the backend said -EAGAIN */
-    bool is_receive_blocked; /* the guest had no buffer */
+    bool is_receive_blocked; /* the guest had too few buffers */
+    unsigned too_few;        /* so many */
 
     uint64_t sent_frames, sent_bytes, received_frames, received_bytes, dropped;
     struct virtqueue_chain chain;
@@ -119,14 +120,22 @@ static bool is_for_card(const struct virtio_net *card, const uint8_t *ethernet)
            memcmp(ethernet, card->mac, MAC_SIZE) == 0;
 }
 
+/* A frame wants more chains than the 'popped' that there were. True: there can be no more, so it is lost. */
 static bool wait_for_buffers(struct virtio_net *card, unsigned popped)
 {
     struct virtqueue *queue = virtio_queue(&card->virtio, RECEIVE);
-    while (popped-- > 0) {
+    for (unsigned i = 0; i < popped; i++) {
         virtqueue_unpop(queue);
     }
+    if (popped >= queue->size) {
+        card->dropped++;
+        return true;
+    }
     card->is_receive_blocked = true;
-    virtqueue_set_notify(queue, true);
+    card->too_few = popped;
+    if (!virtqueue_await_more(queue, popped)) {
+        virtio_notify(&card->virtio, RECEIVE);
+    }
     return false;
 }
 
@@ -146,12 +155,7 @@ static bool fill_chains(struct virtio_net *card, const uint8_t *header, const ui
             if (queue->broken != NULL) {
                 return true; /* nobody will take the frame */
             }
-            (void)wait_for_buffers(card, count);
-            /* Buffers that came before notifications were on. */
-            if (virtqueue_has_chain(queue)) {
-                virtio_notify(virtio, RECEIVE);
-            }
-            return false;
+            return wait_for_buffers(card, count);
         }
         uint32_t written = 0;
         if (count == 0) {
@@ -196,6 +200,7 @@ static bool backend_receive(void *ctx, const uint8_t *frame, size_t size)
     size_t skip = card->has_offload ? HEADER_SIZE : 0;
     if (virtio->is_paused) {
         card->is_receive_blocked = true;
+        card->too_few = 0;
         is_taken = false;
     } else if (!virtio_is_running(virtio) || !virtio_queue(virtio, RECEIVE)->is_enabled ||
                size < skip + ETHERNET_HEADER || size > skip + NET_MAX_FRAME ||
@@ -281,7 +286,8 @@ static void net_process(struct virtio_device *virtio, unsigned index)
         transmit(card);
     } else if (index == CONTROL) {
         control(card);
-    } else if (card->is_receive_blocked && virtqueue_has_chain(virtio_queue(virtio, RECEIVE))) {
+    } else if (card->is_receive_blocked &&
+               virtqueue_has_more_than(virtio_queue(virtio, RECEIVE), card->too_few)) {
         card->is_receive_blocked = false;
         net_resume(card->net);
     }

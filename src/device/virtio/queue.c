@@ -213,6 +213,11 @@ bool virtqueue_has_chain(struct virtqueue *queue)
     return queue->is_enabled && queue->broken == NULL && count_available(queue) > 0;
 }
 
+bool virtqueue_has_more_than(struct virtqueue *queue, unsigned count)
+{
+    return queue->is_enabled && queue->broken == NULL && count_available(queue) > (int)count;
+}
+
 enum virtqueue_result virtqueue_pop(struct virtqueue *queue, struct virtqueue_chain *out_chain)
 {
     if (queue->broken != NULL) {
@@ -331,6 +336,24 @@ void virtqueue_set_notify(struct virtqueue *queue, bool is_wanted)
     }
     /* Our wish must be visible before the caller looks at the available index again. */
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+
+bool virtqueue_await_more(struct virtqueue *queue, unsigned count)
+{
+    queue->wants_notify = true;
+    if (!queue->is_enabled || queue->broken != NULL) {
+        return true;
+    }
+    if (queue->has_event_idx) {
+        size_t offset = USED_RING + (size_t)queue->size * 8;
+        store_release(queue->used + offset, (uint16_t)(queue->next_avail + count));
+        guest_memory_written(queue->memory, queue->used_gpa + offset, 2);
+    } else {
+        store_release(queue->used + USED_FLAGS, 0);
+        guest_memory_written(queue->memory, queue->used_gpa + USED_FLAGS, 2);
+    }
+    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* as in virtqueue_set_notify */
+    return count_available(queue) <= (int)count;
 }
 
 /* Walks [offset, offset + size) of iov[0 .. count) and copies in the given direction. */

@@ -88,6 +88,11 @@ bool virtqueue_should_interrupt(struct virtqueue *queue);
 /* Whether the guest shall notify when it adds chains. After turning it on, look again (virtqueue_has_chain): one may have
  * come before. */
 void virtqueue_set_notify(struct virtqueue *queue, bool is_wanted);
+/* For a device to which the 'count' chains that wait are too few: the guest shall notify when it adds one. False: it has done so
+ * already. */
+bool must_check virtqueue_await_more(struct virtqueue *queue, unsigned count);
+/* Are there more chains to take than 'count'? */
+bool virtqueue_has_more_than(struct virtqueue *queue, unsigned count);
 
 /* Copies between a chain's bytes and host memory from 'offset' on; returns how many bytes there were. */
 size_t virtqueue_read(const struct virtqueue_chain *chain, uint64_t offset, void *out_data,
