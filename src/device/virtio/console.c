@@ -74,8 +74,10 @@ size_t virtio_console_input(struct device *device, const uint8_t *data, size_t s
     struct virtio_device *virtio = &console->virtio;
     struct virtqueue *queue = virtio_queue(virtio, RECEIVE);
     size_t done = 0;
+    unsigned count = 0;
     virtio_lock(virtio);
-    while (done < size) {
+    /* Bounded: a vCPU could add empty buffers for ever. */
+    while (done < size && count < CHAINS_PER_TURN) {
         if (!virtio_pop(virtio, RECEIVE, &console->chain)) {
             if (!virtio_is_running(virtio) || !queue->is_enabled) {
                 break;
@@ -89,8 +91,12 @@ size_t virtio_console_input(struct device *device, const uint8_t *data, size_t s
         size_t taken = virtqueue_write(&console->chain, 0, data + done, size - done);
         virtqueue_push(queue, &console->chain, (uint32_t)taken);
         done += taken;
+        count++;
     }
     virtio_interrupt(virtio, RECEIVE);
+    if (count == CHAINS_PER_TURN) {
+        virtio_notify(virtio, RECEIVE); /* the rest after others' turn */
+    }
     console->received_bytes += done;
     console->has_waiting_input = done < size;
     virtio_unlock(virtio);
