@@ -2,6 +2,9 @@
 #include "virtio_driver.h"
 
 #include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -398,6 +401,78 @@ static void window_in_configuration_space(void **state)
     teardown(&f);
 }
 
+struct vcpu {
+    struct fixture *f;
+    pthread_t thread;
+    atomic_bool is_done;
+    unsigned failures; /* asserts belong to the main thread */
+};
+
+static bool wait_for_used(struct driver *d, uint16_t target)
+{
+    uint64_t deadline = clock_monotonic_ns() + 5000000000u;
+    const uint16_t *used = driver_at(d, d->queue[0].used + 2, 2);
+    while (__atomic_load_n(used, __ATOMIC_ACQUIRE) != target) {
+        if (clock_monotonic_ns() > deadline) {
+            return false;
+        }
+        sched_yield();
+    }
+    return true;
+}
+
+/* A driver that starts, uses and resets the device, sometimes with requests in flight. */
+static void *vcpu_main(void *ctx)
+{
+    struct vcpu *vcpu = ctx;
+    struct fixture *f = vcpu->f;
+    struct driver *d = &f->driver;
+    uint64_t data = driver_alloc(d, 65536);
+    uint64_t mark = d->free_gpa;
+    uint64_t features = driver_offered(d);
+    for (unsigned round = 0; round < 100; round++) {
+        d->free_gpa = mark;
+        vcpu->failures += !driver_negotiate(d, features & ~FEATURE_EVENT_IDX);
+        driver_setup_queue(d, 0, 64);
+        driver_write(d, d->common + 20, 1, 15);
+        uint64_t status[8];
+        for (unsigned i = 0; i < 8; i++) {
+            status[i] = add_request(f, i % 2 == 0 ? T_OUT : T_IN, i * 128, data, 65536, true);
+            driver_kick(d, 0);
+        }
+        if (round % 2 == 0) {
+            vcpu->failures += !wait_for_used(d, 8);
+            for (unsigned i = 0; i < 8; i++) {
+                vcpu->failures += *(uint8_t *)driver_at(d, status[i], 1) != 0;
+            }
+        }
+        driver_write(d, d->common + 20, 1, 0);
+        uint64_t deadline = clock_monotonic_ns() + 5000000000u;
+        while (driver_status(d) != 0 && clock_monotonic_ns() < deadline) {
+            sched_yield();
+        }
+        vcpu->failures += driver_status(d) != 0;
+    }
+    atomic_store(&vcpu->is_done, true);
+    event_loop_stop(d->loop);
+    return NULL;
+}
+
+static void driver_on_another_thread(void **state)
+{
+    struct fixture f;
+    setup(&f, false);
+    struct vcpu vcpu = {.f = &f};
+    assert_int_equal(pthread_create(&vcpu.thread, NULL, vcpu_main, &vcpu), 0);
+    while (!atomic_load(&vcpu.is_done)) {
+        assert_int_equal(event_loop_run(f.driver.loop, NULL), 0);
+    }
+    pthread_join(vcpu.thread, NULL);
+    assert_int_equal(vcpu.failures, 0);
+    assert_int_equal(f.driver.stop_vm_calls, 0);
+    teardown(&f);
+}
+
 struct bells {
     unsigned attached, detached;
 };
@@ -449,6 +524,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(goes_on_after_restore),
         cmocka_unit_test(rubbish_breaks_the_device_only),
         cmocka_unit_test(random_register_writes),
+        cmocka_unit_test(driver_on_another_thread),
         cmocka_unit_test(window_in_configuration_space),
         cmocka_unit_test(doorbells_follow_the_driver),
     };
