@@ -84,6 +84,7 @@ char *boot_config_make(const struct boot_options *options, const struct boot_fil
     if (root == NULL) {
         return NULL;
     }
+    json_object_set_new(root, "started_ns", json_integer((json_int_t)options->started_ns));
     json_object_set_new(root, "kernel", file_entry(files->kernel, options->kernel));
     if (files->initrd >= 0) {
         json_object_set_new(root, "initrd", file_entry(files->initrd, options->initrd));

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/host/event_loop.h"
 #include "cli/size.h"
 
 #define MAX_MEMORY_BYTES (1ull << 40)
@@ -300,6 +301,7 @@ void boot_options_init(struct boot_options *options)
         .memory_bytes = 512ull << 20,
         .has_balloon = true,
         .has_rng = true,
+        .started_ns = clock_monotonic_ns(),
     };
 }
 

@@ -67,7 +67,8 @@ struct boot_options {
 
     const char *control, *restore, *log;
     bool debug_exit, no_reboot, paused, verbose;
-    double timeout_s; /* 0: none */
+    double timeout_s;    /* 0: none */
+    uint64_t started_ns; /* CLOCK_MONOTONIC when the command started */
 };
 
 extern const struct option_spec boot_option_table[];
