@@ -61,7 +61,12 @@ static always_inline void *load_operand(struct soft_vcpu *v, const struct soft_o
                                         const struct simd_op *s)
 {
     uint64_t gva = simd_linear(v, op, s->memory_size, s->is_aligned, false);
-    soft_load_bytes(v, op, gva, v->simd->buffer, s->memory_size);
+    if (s->memory_size > 16) {
+        simd_check_ac(v, op, gva, 16);
+        soft_load_unchecked(v, op, gva, v->simd->buffer, s->memory_size);
+    } else {
+        soft_load_bytes(v, op, gva, v->simd->buffer, s->memory_size);
+    }
     return v->simd->buffer;
 }
 
@@ -97,9 +102,9 @@ static void run_general(struct soft_vcpu *v, const struct soft_op *op)
     const struct simd_op *s = op->data;
     struct soft_simd *simd = v->simd;
     simd_check(v, op, s->check);
+    le32_put(v->fx + 24, SIMD_HOST_MXCSR);
     if (s->is_waiting) {
         simd_check_pending(v, op);
-        le32_put(v->fx + 24, SIMD_HOST_MXCSR);
     }
     uint64_t gva = 0;
     void *rm = simd_at(v, s->rm);
@@ -108,6 +113,7 @@ static void run_general(struct soft_vcpu *v, const struct soft_op *op)
         rm = simd->buffer;
         if (s->is_waiting || s->uses_mxcsr) {
             /* What the stub changes beside memory must not change if memory faults. */
+            simd_check_ac(v, op, gva, s->memory_size);
             soft_check_write(v, op, gva, s->memory_size);
         }
     } else if (s->memory_size != 0) {
@@ -125,6 +131,9 @@ static void run_general(struct soft_vcpu *v, const struct soft_op *op)
     enum soft_stub_result result =
         s->run(simd_at(v, s->reg), rm, simd_at(v, s->vvvv), simd_at(v, s->is4), &simd->env);
     if (unlikely(result != SOFT_STUB_OK)) {
+        if (result == SOFT_STUB_XM && s->is_waiting) {
+            simd_enter_mmx(v); /* conversions to MMX registers: before the exception */
+        }
         simd_raise_result(v, op, result);
     }
     if (s->memory_size != 0 && s->is_store) {
@@ -134,7 +143,7 @@ static void run_general(struct soft_vcpu *v, const struct soft_op *op)
     if (s->uses_flags) {
         soft_set_status(v, (uint32_t)simd->env.rflags);
     }
-    if (s->uses_gprs) {
+    if (s->writes_rcx) {
         v->gpr[X86_RCX] = simd->env.rcx;
     }
     SOFT_NEXT(v, op);
@@ -228,8 +237,15 @@ struct simd_op *simd_prepare_stub(struct soft_vcpu *v, const struct x86_insn *in
         .uses_gprs = shape.uses_gprs,
         .uses_flags = shape.reads_flags || shape.writes_flags,
         .uses_mxcsr = shape.uses_mxcsr,
+        .writes_rcx = insn->id == X86_ID_PCMPESTRI || insn->id == X86_ID_PCMPISTRI ||
+                      insn->id == X86_ID_VPCMPESTRI || insn->id == X86_ID_VPCMPISTRI,
         .is_waiting = shape.uses_x87,
     };
+    if ((insn->id == X86_ID_CVTPI2PD || insn->id == X86_ID_CVTPI2PS) && insn->has_memory) {
+        /* No MMX register: whether the x87 state is touched all the same is the host's to say. */
+        s->check = SIMD_CHECK_SSE;
+        s->is_waiting = false;
+    }
     for (unsigned i = 0; i < insn->operand_count; i++) {
         if (insn->operand[i].kind == X86_OPERAND_MEM) {
             s->memory_size = insn->operand[i].size_bytes;

@@ -18,6 +18,12 @@ struct soft_simd {
     struct soft_stub_env env;
     struct soft_stubs *stubs;
     uint32_t mxcsr_mask; /* bits that this host's MXCSR has */
+    /* The last x87 instruction and its operand. FNSTENV shows them always; FXSAVE and XSAVE, on CPUs of AMD, only while
+     * an exception is pending. */
+    struct simd_pointers {
+        uint64_t fip, fdp;
+        uint16_t fop, fcs, fds;
+    } last;
 };
 
 /* Which preconditions an instruction has (Intel SDM 2 section 2.4, exception classes; SDM 3A 2.5). */
@@ -37,11 +43,12 @@ struct simd_op {
     uint64_t op_address;
     uint16_t reg, rm, vvvv, is4;
     uint16_t memory_size;
-    uint16_t fop, stub_fop; /* x87: opcode as FOP has it, the guest's and the stub's */
-    uint8_t check;          /* enum simd_check */
-    bool is_aligned;        /* unaligned memory is #GP */
+    uint16_t fop;     /* x87: opcode as FOP has it */
+    uint8_t check;    /* enum simd_check */
+    uint8_t x87_kind; /* enum x87_kind of x87.c */
+    bool is_aligned;  /* unaligned memory is #GP */
     bool is_store;
-    bool uses_gprs, uses_flags, uses_mxcsr;
+    bool uses_gprs, writes_rcx, uses_flags, uses_mxcsr;
     bool is_waiting; /* a pending x87 exception comes first */
 };
 
@@ -103,6 +110,19 @@ static always_inline uint64_t simd_linear(struct soft_vcpu *v, const struct soft
     }
     return gva;
 }
+
+/* #AC, where the accessors do not check by themselves. It comes before page faults, but after what is wrong with the
+ * address itself, which the accessors find. */
+static always_inline void simd_check_ac(struct soft_vcpu *v, const struct soft_op *op, uint64_t gva,
+                                        uint32_t alignment)
+{
+    if (unlikely(v->align_check && (gva & (alignment - 1)) != 0 && x86_is_canonical(gva))) {
+        soft_raise_error(v, op, X86_AC, 0);
+    }
+}
+
+/* The registers as MMX instructions leave them: TOP 0, all tags valid. */
+void simd_enter_mmx(struct soft_vcpu *v);
 
 static always_inline uint8_t *simd_at(struct soft_vcpu *v, uint16_t offset)
 {

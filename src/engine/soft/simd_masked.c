@@ -21,7 +21,7 @@ static bool is_selected(const uint8_t *mask, unsigned element, unsigned size)
 static uint64_t element_linear(struct soft_vcpu *v, const struct soft_op *op,
                                const struct masked_op *m, unsigned element, bool is_write)
 {
-    uint64_t offset = (soft_offset(v, op) + element * m->element_size) & op->address_mask;
+    uint64_t offset = soft_offset(v, op) + element * m->element_size;
     return soft_linear_at(v, op, op->segment, offset, m->element_size, is_write);
 }
 
@@ -41,15 +41,9 @@ static void op_masked_load(struct soft_vcpu *v, const struct soft_op *op)
     SOFT_NEXT(v, op);
 }
 
-/* The stores: also MASKMOVDQU and MASKMOVQ, whose elements are bytes. */
 static void store_selected(struct soft_vcpu *v, const struct soft_op *op, const struct masked_op *m,
                            const uint8_t *data, const uint8_t *mask)
 {
-    for (unsigned i = 0; i < m->count; i++) {
-        if (is_selected(mask, i, m->element_size)) {
-            soft_check_write(v, op, element_linear(v, op, m, i, true), m->element_size);
-        }
-    }
     for (unsigned i = 0; i < m->count; i++) {
         if (is_selected(mask, i, m->element_size)) {
             soft_store_unchecked(v, op, element_linear(v, op, m, i, true),
@@ -62,12 +56,30 @@ static void op_masked_store(struct soft_vcpu *v, const struct soft_op *op)
 {
     const struct masked_op *m = op->data;
     simd_check(v, op, m->check);
+    const uint8_t *mask = v->vector[m->mask];
+    for (unsigned i = 0; i < m->count; i++) {
+        if (is_selected(mask, i, m->element_size)) {
+            soft_check_write(v, op, element_linear(v, op, m, i, true), m->element_size);
+        }
+    }
     store_selected(v, op, m, v->vector[m->data], v->vector[m->mask]);
     SOFT_NEXT(v, op);
 }
 
-/* Puts the x87 registers in the order that MMX sees: TOP 0, all tags valid (SDM 1 9.5.1). */
-static void enter_mmx(struct soft_vcpu *v)
+/* MASKMOVDQU and VMASKMOVDQU: bytes; all of the operand must be writable, as the manuals allow. */
+static void op_masked_bytes(struct soft_vcpu *v, const struct soft_op *op)
+{
+    const struct masked_op *m = op->data;
+    simd_check(v, op, m->check);
+    uint64_t gva = soft_linear(v, op, 16, true);
+    simd_check_ac(v, op, gva, 8);
+    soft_check_write(v, op, gva, 16);
+    store_selected(v, op, m, v->vector[m->data], v->vector[m->mask]);
+    SOFT_NEXT(v, op);
+}
+
+/* SDM 1 9.5.1. The image has the registers by their distance from TOP. */
+void simd_enter_mmx(struct soft_vcpu *v)
 {
     uint8_t rotated[128];
     uint16_t status = le16_get(v->fx + 2);
@@ -85,10 +97,11 @@ static void op_maskmovq(struct soft_vcpu *v, const struct soft_op *op)
     const struct masked_op *m = op->data;
     simd_check(v, op, SIMD_CHECK_MMX);
     simd_check_pending(v, op);
-    unsigned top = (le16_get(v->fx + 2) >> 11) & 7;
-    store_selected(v, op, m, v->fx + 32 + ((m->data - top) & 7) * 16,
-                   v->fx + 32 + ((m->mask - top) & 7) * 16);
-    enter_mmx(v);
+    simd_enter_mmx(v);
+    uint64_t gva = soft_linear(v, op, 8, true);
+    simd_check_ac(v, op, gva, 8);
+    soft_check_write(v, op, gva, 8);
+    store_selected(v, op, m, v->fx + 32 + m->data * 16, v->fx + 32 + m->mask * 16);
     SOFT_NEXT(v, op);
 }
 
@@ -173,7 +186,7 @@ bool simd_prepare_masked(struct soft_vcpu *v, const struct x86_insn *insn, struc
             m.data &= 7;
             m.mask &= 7;
         }
-        out_op->fn = insn->id == X86_ID_MASKMOVQ ? op_maskmovq : op_masked_store;
+        out_op->fn = insn->id == X86_ID_MASKMOVQ ? op_maskmovq : op_masked_bytes;
         break;
     case X86_ID_VMASKMOVPS:
     case X86_ID_VMASKMOVPD:

@@ -28,7 +28,12 @@ static always_inline void load(struct soft_vcpu *v, const struct soft_op *op, ui
     simd_check(v, op, check);
     uint64_t gva = simd_linear(v, op, size, (op->imm & IMM_ALIGNED) != 0, false);
     uint8_t value[32] = {0};
-    soft_load_bytes(v, op, gva, value, size);
+    if (size == 32) {
+        simd_check_ac(v, op, gva, 16); /* no more than that is asked of a YMM operand */
+        soft_load_unchecked(v, op, gva, value, size);
+    } else {
+        soft_load_bytes(v, op, gva, value, size);
+    }
     memcpy(first(v, op), value, width);
 }
 
@@ -37,7 +42,12 @@ static always_inline void store(struct soft_vcpu *v, const struct soft_op *op, u
 {
     simd_check(v, op, check);
     uint64_t gva = simd_linear(v, op, size, (op->imm & IMM_ALIGNED) != 0, true);
-    soft_store_bytes(v, op, gva, first(v, op), size);
+    if (size == 32) {
+        simd_check_ac(v, op, gva, 16);
+        soft_store_unchecked(v, op, gva, first(v, op), size);
+    } else {
+        soft_store_bytes(v, op, gva, first(v, op), size);
+    }
 }
 
 #define DEFINE_LOAD(name, check, size, width)                                                      \

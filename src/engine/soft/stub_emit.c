@@ -83,6 +83,10 @@ bool soft_stub_shape(const struct x86_insn *insn, struct soft_stub_shape *out_sh
             return false;
         }
     }
+    if (insn->id == X86_ID_PCMPESTRM || insn->id == X86_ID_VPCMPESTRM) {
+        /* One operand more than struct x86_insn has room for. */
+        out_shape->uses_xmm0 = out_shape->writes_xmm0 = true;
+    }
     return true;
 }
 
@@ -111,10 +115,19 @@ static bool canonical_w(const struct x86_insn *insn, const struct soft_stub_shap
     }
     bool has_gpr = shape->reg.kind == SOFT_STUB_GPR || shape->rm.kind == SOFT_STUB_GPR ||
                    shape->vvvv.kind == SOFT_STUB_GPR;
+    /* With GPRs that ModRM does not name: PCMPESTRM, PCMPESTRI. */
     bool is_gpr_or_memory = (insn->map == 1 && (insn->opcode == 0x2a || insn->opcode == 0x6e ||
                                                 insn->opcode == 0x7e)) ||
-                            (insn->map == 3 && (insn->opcode == 0x16 || insn->opcode == 0x22));
+                            (insn->map == 3 && (insn->opcode == 0x16 || insn->opcode == 0x22)) ||
+                            (insn->map == 3 && (insn->opcode == 0x60 || insn->opcode == 0x61));
     return !has_gpr && !is_gpr_or_memory;
+}
+
+/* FLDENV, FNSTENV, FRSTOR, FNSAVE: the operand size is that of the image. */
+static bool has_environment(const struct x86_insn *insn)
+{
+    return insn->map == 0 && insn->has_memory && (insn->opcode == 0xd9 || insn->opcode == 0xdd) &&
+           (insn->modrm & 0x28) == 0x20;
 }
 
 void stub_encode_op(const struct x86_insn *insn, const struct soft_stub_shape *shape,
@@ -142,9 +155,9 @@ void stub_encode_op(const struct x86_insn *insn, const struct soft_stub_shape *s
         op.bytes[op.size++] =
             (uint8_t)((w ? 0x80 : 0) | ((vvvv ^ 0xf) << 3) | (insn->vex_l != 0 ? 4 : 0) | pp);
     } else {
-        bool has_word_gpr = insn->operand_bytes == 2 && (insn->prefixes & X86_PREFIX_DATA) != 0 &&
-                            (shape->reg.kind == SOFT_STUB_GPR || shape->rm.kind == SOFT_STUB_GPR);
-        if (has_word_gpr) {
+        bool has_word_form = shape->reg.kind == SOFT_STUB_GPR || shape->rm.kind == SOFT_STUB_GPR ||
+                             has_environment(insn);
+        if (has_word_form && insn->operand_bytes == 2) {
             op.bytes[op.size++] = 0x66;
         }
         if (insn->mandatory_prefix != 0) {
@@ -168,8 +181,11 @@ void stub_encode_op(const struct x86_insn *insn, const struct soft_stub_shape *s
     }
     if (shape->is4.kind != SOFT_STUB_NONE) {
         op.bytes[op.size++] = CANON_IS4 << 4;
-    } else if (insn->imm_bytes == 1) {
+    } else if (insn->imm_bytes != 0) {
         op.bytes[op.size++] = (uint8_t)insn->imm;
+        if (insn->id == X86_ID_EXTRQ || insn->id == X86_ID_INSERTQ) {
+            op.bytes[op.size++] = (uint8_t)insn->imm2;
+        }
     }
     *out_op = op;
 }
@@ -270,14 +286,15 @@ static void put_after(struct writer *w, const struct soft_stub_shape *shape)
         PUT(w, 0x48, 0x0f, 0xae, 0x00); /* fxsave64 [rax] */
         PUT(w, 0xdb, 0xe3);             /* fninit: the host's x87 state stays clean */
     }
+    /* MULX with one register for both results keeps the high half, that of ModRM.reg: it goes last. */
+    if (shape->vvvv.is_written) {
+        put_move(w, shape->vvvv.kind, CANON_VVVV, REG_RDX, true, shape->is_vex);
+    }
     if (shape->reg.is_written) {
         put_move(w, shape->reg.kind, CANON_REG, REG_RDI, true, shape->is_vex);
     }
     if (shape->rm.is_written) {
         put_move(w, shape->rm.kind, CANON_RM, REG_RSI, true, shape->is_vex);
-    }
-    if (shape->vvvv.is_written) {
-        put_move(w, shape->vvvv.kind, CANON_VVVV, REG_RDX, true, shape->is_vex);
     }
     if (shape->writes_xmm0) {
         put_env(w, false, X86_RAX, ENV(xmm0));

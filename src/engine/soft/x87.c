@@ -1,9 +1,7 @@
 /* x87 instructions: arithmetic through stubs, the environment in C.
  *
  * The state lives in v->fx in the format of FXSAVE64. The pointers to the last instruction and operand in it are the
- * guest's: after a stub, where the host's CPU has put the stub's own addresses, the guest's replace them; where it has
- * not (which instructions record them differs by vendor), the old ones stay. Selectors are stored as zero, as CPUs do
- * that report FCS and FDS as deprecated. */
+ * guest's: they are kept beside it, and put wherever the host's CPU has left or would leave the stub's own. */
 #include "engine/soft/simd.h"
 
 #include "base/core/endian.h"
@@ -17,18 +15,82 @@
 #define FX_FDP 16
 #define FX_ST0 32
 
+enum x87_kind {
+    X87_ORDINARY,
+    X87_CONTROL, /* leaves the pointers alone */
+    X87_RESET,   /* FNINIT, FNSAVE */
+    X87_STORE_ENVIRONMENT,
+    X87_LOAD_ENVIRONMENT,
+};
+
+/* Puts the guest's addresses where the stub's are now. */
 static void set_pointers(struct soft_vcpu *v, const struct soft_op *op, const struct simd_op *s,
                          uint64_t offset)
 {
-    if (le64_get(v->fx + FX_FIP) == s->op_address) {
-        le64_put(v->fx + FX_FIP, soft_op_rip(v, op));
-        if ((le16_get(v->fx + FX_FOP) & 0x7ff) == s->stub_fop) {
-            le16_put(v->fx + FX_FOP, s->fop);
+    struct simd_pointers *last = &v->simd->last;
+    if (s->x87_kind == X87_RESET) {
+        *last = (struct simd_pointers){0};
+    } else if (s->x87_kind == X87_ORDINARY) {
+        last->fip = soft_op_rip(v, op);
+        last->fcs = v->segment[X86_CS].selector;
+        last->fop = s->fop & 0x7ff;
+        if (s->memory_size != 0) {
+            last->fdp = offset;
+            last->fds = v->segment[op->segment].selector;
         }
     }
-    if (s->memory_size != 0 && le64_get(v->fx + FX_FDP) == (uint64_t)(uintptr_t)v->simd->buffer) {
-        le64_put(v->fx + FX_FDP, offset);
+    uint64_t fip = le64_get(v->fx + FX_FIP);
+    bool is_pending = (le16_get(v->fx + FX_FSW) & X87_STATUS_ES) != 0;
+    /* With FLDCW an exception of an earlier instruction can become a pending one. */
+    if (fip == s->op_address || (is_pending && fip == 0)) {
+        le64_put(v->fx + FX_FIP, last->fip);
+        le16_put(v->fx + FX_FOP, last->fop);
+        le64_put(v->fx + FX_FDP, last->fdp);
     }
+}
+
+/* The environment that a stub has stored in the buffer, in a format of protected mode (SDM 1 figures 8-9 and 8-11). */
+static void put_pointers(uint8_t *image, bool is_32bit, const struct simd_pointers *last)
+{
+    if (is_32bit) {
+        le32_put(image + 12, (uint32_t)last->fip);
+        le32_put(image + 16, last->fcs | (uint32_t)last->fop << 16);
+        le32_put(image + 20, (uint32_t)last->fdp);
+        le32_put(image + 24, 0xffff0000u | last->fds);
+    } else {
+        le16_put(image + 6, (uint16_t)last->fip);
+        le16_put(image + 8, last->fcs);
+        le16_put(image + 10, (uint16_t)last->fdp);
+        le16_put(image + 12, last->fds);
+    }
+}
+
+static void get_pointers(const uint8_t *image, bool is_32bit, struct simd_pointers *out_last)
+{
+    if (is_32bit) {
+        *out_last = (struct simd_pointers){
+            .fip = le32_get(image + 12),
+            .fcs = le16_get(image + 16),
+            .fop = le16_get(image + 18) & 0x7ff,
+            .fdp = le32_get(image + 20),
+            .fds = le16_get(image + 24),
+        };
+    } else {
+        *out_last = (struct simd_pointers){
+            .fip = le16_get(image + 6),
+            .fcs = le16_get(image + 8),
+            .fdp = le16_get(image + 10),
+            .fds = le16_get(image + 12),
+        };
+    }
+}
+
+/* What #AC asks for: images count by their elements. */
+static uint32_t alignment_of(const struct soft_op *op, const struct simd_op *s)
+{
+    return s->memory_size > 10    ? (op->size == 2 ? 2 : 4)
+           : s->memory_size == 10 ? 8
+                                  : s->memory_size;
 }
 
 static void run_x87(struct soft_vcpu *v, const struct soft_op *op)
@@ -43,14 +105,13 @@ static void run_x87(struct soft_vcpu *v, const struct soft_op *op)
     if (s->memory_size != 0) {
         offset = soft_offset(v, op);
         gva = soft_linear_at(v, op, op->segment, offset, s->memory_size, s->is_store);
+        simd_check_ac(v, op, gva, alignment_of(op, s));
         if (s->is_store) {
             soft_check_write(v, op, gva, s->memory_size);
             /* An unmasked exception stores nothing: what is there must come back. */
             soft_load_unchecked(v, op, gva, simd->buffer, s->memory_size);
-        } else if (s->memory_size == 10) {
-            soft_load_unchecked(v, op, gva, simd->buffer, s->memory_size);
         } else {
-            soft_load_bytes(v, op, gva, simd->buffer, s->memory_size);
+            soft_load_unchecked(v, op, gva, simd->buffer, s->memory_size);
         }
     }
     simd->env.rflags = soft_rflags(v) & X86_FLAGS_STATUS;
@@ -58,6 +119,12 @@ static void run_x87(struct soft_vcpu *v, const struct soft_op *op)
     enum soft_stub_result result = s->run(v, simd->buffer, v, v, &simd->env);
     if (unlikely(result != SOFT_STUB_OK)) {
         simd_raise_result(v, op, result);
+    }
+    bool has_environment = s->memory_size > 10;
+    if (has_environment && s->is_store) {
+        put_pointers(simd->buffer, op->size != 2, &simd->last);
+    } else if (has_environment) {
+        get_pointers(simd->buffer, op->size != 2, &simd->last);
     }
     set_pointers(v, op, s, offset);
     if (s->is_store) {
@@ -131,41 +198,42 @@ static bool is_real_format(const struct soft_vcpu *v)
     return !soft_is_protected(v) || soft_is_v86(v);
 }
 
-/* SDM 1 figures 8-9 to 8-12. */
+/* The environment in the formats of real-address and virtual-8086 mode (SDM 1 figures 8-10 and 8-12); those of protected
+ * mode are the host's own, through stubs. */
 static void environment_get(const struct soft_vcpu *v, bool is_32bit, uint8_t *out)
 {
-    uint64_t fip = le64_get(v->fx + FX_FIP);
-    uint64_t fdp = le64_get(v->fx + FX_FDP);
-    uint16_t fop = le16_get(v->fx + FX_FOP) & 0x7ff;
+    uint64_t fip = v->simd->last.fip + ((uint64_t)v->simd->last.fcs << 4);
+    uint64_t fdp = v->simd->last.fdp + ((uint64_t)v->simd->last.fds << 4);
+    uint16_t fop = v->simd->last.fop;
     if (is_32bit) {
         le32_put(out, 0xffff0000u | le16_get(v->fx + FX_FCW));
         le32_put(out + 4, 0xffff0000u | le16_get(v->fx + FX_FSW));
         le32_put(out + 8, 0xffff0000u | full_tags(v));
-        if (is_real_format(v)) {
-            le32_put(out + 12, 0xffff0000u | (uint16_t)fip);
-            le32_put(out + 16, (uint32_t)((fip >> 16) & 0xffff) << 12 | fop);
-            le32_put(out + 20, 0xffff0000u | (uint16_t)fdp);
-            le32_put(out + 24, (uint32_t)((fdp >> 16) & 0xffff) << 12);
-        } else {
-            le32_put(out + 12, (uint32_t)fip);
-            le32_put(out + 16, (uint32_t)fop << 16);
-            le32_put(out + 20, (uint32_t)fdp);
-            le32_put(out + 24, 0xffff0000u);
-        }
+        le32_put(out + 12, 0xffff0000u | (uint16_t)fip);
+        le32_put(out + 16, (uint32_t)((fip >> 16) & 0xffff) << 12 | fop);
+        le32_put(out + 20, 0xffff0000u | (uint16_t)fdp);
+        le32_put(out + 24, (uint32_t)((fdp >> 16) & 0xffff) << 12);
         return;
     }
     le16_put(out, le16_get(v->fx + FX_FCW));
     le16_put(out + 2, le16_get(v->fx + FX_FSW));
     le16_put(out + 4, full_tags(v));
     le16_put(out + 6, (uint16_t)fip);
+    le16_put(out + 8, (uint16_t)(((fip >> 16) & 0xf) << 12 | fop));
     le16_put(out + 10, (uint16_t)fdp);
-    if (is_real_format(v)) {
-        le16_put(out + 8, (uint16_t)(((fip >> 16) & 0xf) << 12 | fop));
-        le16_put(out + 12, (uint16_t)(((fdp >> 16) & 0xf) << 12));
-    } else {
-        le16_put(out + 8, 0);
-        le16_put(out + 12, 0);
+    le16_put(out + 12, (uint16_t)(((fdp >> 16) & 0xf) << 12));
+}
+
+/* Registers stand in the image by their distance from TOP: changes TOP and keeps each where it physically is. */
+static void move_top(struct soft_vcpu *v, unsigned new_top)
+{
+    uint8_t moved[128];
+    unsigned old_top = top_of(v);
+    for (unsigned i = 0; i < 8; i++) {
+        memcpy(moved + i * 16, v->fx + FX_ST0 + ((i + new_top - old_top) & 7) * 16, 16);
     }
+    memcpy(v->fx + FX_ST0, moved, sizeof(moved));
+    le16_put(v->fx + FX_FSW, (uint16_t)((le16_get(v->fx + FX_FSW) & ~0x3800u) | new_top << 11));
 }
 
 static void environment_set(struct soft_vcpu *v, bool is_32bit, const uint8_t *in)
@@ -176,31 +244,25 @@ static void environment_set(struct soft_vcpu *v, bool is_32bit, const uint8_t *i
     if ((status & ~control & 0x3f) != 0) {
         status |= 0x8080; /* ES and B follow from the flags and the masks */
     }
-    uint64_t fip = 0, fdp = 0;
-    uint16_t fop = 0;
-    if (is_32bit && is_real_format(v)) {
+    uint64_t fip, fdp;
+    uint16_t fop;
+    if (is_32bit) {
         fip = le16_get(in + 12) | (uint64_t)((le32_get(in + 16) >> 12) & 0xffff) << 16;
         fdp = le16_get(in + 20) | (uint64_t)((le32_get(in + 24) >> 12) & 0xffff) << 16;
         fop = le16_get(in + 16) & 0x7ff;
-    } else if (is_32bit) {
-        fip = le32_get(in + 12);
-        fdp = le32_get(in + 20);
-        fop = le16_get(in + 18) & 0x7ff;
     } else {
-        fip = le16_get(in + 6);
-        fdp = le16_get(in + 10);
-        if (is_real_format(v)) {
-            fip |= (uint64_t)(le16_get(in + 8) >> 12) << 16;
-            fdp |= (uint64_t)(le16_get(in + 12) >> 12) << 16;
-            fop = le16_get(in + 8) & 0x7ff;
-        }
+        fip = le16_get(in + 6) | (uint64_t)(le16_get(in + 8) >> 12) << 16;
+        fdp = le16_get(in + 10) | (uint64_t)(le16_get(in + 12) >> 12) << 16;
+        fop = le16_get(in + 8) & 0x7ff;
     }
+    move_top(v, (status >> 11) & 7);
     le16_put(v->fx + FX_FCW, control);
     le16_put(v->fx + FX_FSW, status);
     le16_put(v->fx + FX_FTW, abridged_tags(le16_get(in + 2 * step)));
     le16_put(v->fx + FX_FOP, fop);
     le64_put(v->fx + FX_FIP, fip);
     le64_put(v->fx + FX_FDP, fdp);
+    v->simd->last = (struct simd_pointers){.fip = fip, .fdp = fdp, .fop = fop};
 }
 
 static uint32_t environment_size(const struct soft_op *op)
@@ -210,6 +272,10 @@ static uint32_t environment_size(const struct soft_op *op)
 
 static void op_fnstenv(struct soft_vcpu *v, const struct soft_op *op)
 {
+    if (!is_real_format(v)) {
+        run_x87(v, op);
+        return;
+    }
     simd_check(v, op, SIMD_CHECK_X87);
     uint8_t image[28];
     uint32_t size = environment_size(op);
@@ -223,6 +289,10 @@ static void op_fnstenv(struct soft_vcpu *v, const struct soft_op *op)
 
 static void op_fldenv(struct soft_vcpu *v, const struct soft_op *op)
 {
+    if (!is_real_format(v)) {
+        run_x87(v, op);
+        return;
+    }
     simd_check(v, op, SIMD_CHECK_X87);
     simd_check_pending(v, op);
     uint8_t image[28];
@@ -234,6 +304,10 @@ static void op_fldenv(struct soft_vcpu *v, const struct soft_op *op)
 
 static void op_fnsave(struct soft_vcpu *v, const struct soft_op *op)
 {
+    if (!is_real_format(v)) {
+        run_x87(v, op);
+        return;
+    }
     simd_check(v, op, SIMD_CHECK_X87);
     uint8_t image[108];
     uint32_t size = environment_size(op);
@@ -243,13 +317,19 @@ static void op_fnsave(struct soft_vcpu *v, const struct soft_op *op)
     }
     soft_store_unchecked(v, op, soft_linear(v, op, size + 80, true), image, size + 80);
     /* As FNINIT. */
+    move_top(v, 0);
     le16_put(v->fx + FX_FCW, 0x37f);
     memset(v->fx + FX_FSW, 0, 24 - FX_FSW);
+    v->simd->last = (struct simd_pointers){0};
     SOFT_NEXT(v, op);
 }
 
 static void op_frstor(struct soft_vcpu *v, const struct soft_op *op)
 {
+    if (!is_real_format(v)) {
+        run_x87(v, op);
+        return;
+    }
     simd_check(v, op, SIMD_CHECK_X87);
     simd_check_pending(v, op);
     uint8_t image[108];
@@ -289,6 +369,8 @@ static bool is_non_waiting(uint16_t id)
     case X86_ID_FNSTSW:
     case X86_ID_FNCLEX:
     case X86_ID_FNINIT:
+    case X86_ID_FNSTENV:
+    case X86_ID_FNSAVE:
     case X86_ID_FNENI:
     case X86_ID_FNDISI:
     case X86_ID_FNSETPM:
@@ -298,15 +380,33 @@ static bool is_non_waiting(uint16_t id)
     }
 }
 
+static enum x87_kind kind_of(uint16_t id)
+{
+    switch (id) {
+    case X86_ID_FNINIT:
+    case X86_ID_FNSAVE:
+        return X87_RESET;
+    case X86_ID_FNSTENV:
+        return X87_STORE_ENVIRONMENT;
+    case X86_ID_FLDENV:
+    case X86_ID_FRSTOR:
+        return X87_LOAD_ENVIRONMENT;
+    case X86_ID_FLDCW:
+        return X87_CONTROL;
+    default:
+        return is_non_waiting(id) ? X87_CONTROL : X87_ORDINARY;
+    }
+}
+
 bool simd_prepare_x87(struct soft_vcpu *v, const struct x86_insn *insn, struct soft_op *out_op)
 {
     if ((x86_rows[insn->row].attributes & X86_ROW_X87) == 0) {
         return false;
     }
     soft_op_fn fn = control_handler(insn);
-    if (fn != NULL) {
+    out_op->size = insn->operand_bytes == 2 ? 2 : 4;
+    if (fn == op_fwait || fn == op_fnstsw_ax) {
         out_op->fn = fn;
-        out_op->size = insn->operand_bytes == 2 ? 2 : 4;
         return true;
     }
     struct simd_op *s = simd_prepare_stub(v, insn);
@@ -315,9 +415,9 @@ bool simd_prepare_x87(struct soft_vcpu *v, const struct x86_insn *insn, struct s
     }
     uint16_t high = (uint16_t)((insn->opcode & 7) << 8);
     s->is_waiting = !is_non_waiting(insn->id);
+    s->x87_kind = kind_of(insn->id);
     s->fop = (uint16_t)(high | insn->modrm);
-    s->stub_fop = (uint16_t)(high | (insn->has_memory ? (insn->modrm & 0x38) | 6 : insn->modrm));
     out_op->data = s;
-    out_op->fn = run_x87;
+    out_op->fn = fn != NULL ? fn : run_x87;
     return true;
 }

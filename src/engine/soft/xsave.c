@@ -66,20 +66,27 @@ void soft_x87_normalize(struct soft_vcpu *v)
                        "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");
 }
 
-/* The x87 part of the legacy region, bytes 0..23 and 32..159. The form without REX.W has selectors, here zero. */
+/* The x87 part of the legacy region, bytes 0..23 and 32..159. The form without REX.W has selectors. */
 static void x87_get(const struct soft_vcpu *v, bool is_wide, uint8_t *out_legacy)
 {
     memcpy(out_legacy, v->fx, LEGACY_MXCSR);
     out_legacy[5] = 0;
     le16_put(out_legacy + 6, le16_get(out_legacy + 6) & 0x7ff);
     if (!is_wide) {
-        le32_put(out_legacy + 12, 0);
-        le32_put(out_legacy + 20, 0);
+        bool has_pointers = le64_get(v->fx + 8) != 0;
+        le32_put(out_legacy + 12, has_pointers ? v->simd->last.fcs : 0);
+        le32_put(out_legacy + 20, has_pointers ? v->simd->last.fds : 0);
     }
     memset(out_legacy + LEGACY_ST0, 0, 128);
     for (unsigned i = 0; i < 8; i++) {
         memcpy(out_legacy + LEGACY_ST0 + i * 16, v->fx + LEGACY_ST0 + i * 16, 10);
     }
+}
+
+/* CPUs keep as many bits as linear addresses can have, 57, and extend the sign. */
+static uint64_t pointer_get(const uint8_t *from)
+{
+    return (uint64_t)((int64_t)(le64_get(from) << 7) >> 7);
 }
 
 static void x87_set(struct soft_vcpu *v, bool is_wide, const uint8_t *legacy)
@@ -90,6 +97,13 @@ static void x87_set(struct soft_vcpu *v, bool is_wide, const uint8_t *legacy)
         le32_put(v->fx + 20, 0);
     }
     memcpy(v->fx + LEGACY_ST0, legacy + LEGACY_ST0, 128);
+    v->simd->last = (struct simd_pointers){
+        .fip = pointer_get(v->fx + 8),
+        .fdp = pointer_get(v->fx + 16),
+        .fop = le16_get(v->fx + 6) & 0x7ff,
+        .fcs = is_wide ? 0 : le16_get(legacy + 12),
+        .fds = is_wide ? 0 : le16_get(legacy + 20),
+    };
     soft_x87_normalize(v);
 }
 
@@ -97,6 +111,7 @@ static void x87_reset(struct soft_vcpu *v)
 {
     memset(v->fx, 0, LEGACY_XMM0);
     le16_put(v->fx, 0x37f);
+    v->simd->last = (struct simd_pointers){0};
 }
 
 /* How many vector registers an image has in the current mode. */
@@ -135,7 +150,8 @@ static uint64_t legacy_address(struct soft_vcpu *v, const struct soft_op *op, bo
 {
     simd_check(v, op, SIMD_CHECK_X87);
     uint64_t gva = soft_linear(v, op, LEGACY_SIZE, is_write);
-    if ((gva & 15) != 0) {
+    simd_check_ac(v, op, gva, 4);
+    if ((gva & 15) != 0 && x86_is_canonical(gva)) {
         soft_raise_error(v, op, X86_GP, 0);
     }
     return gva;
@@ -187,7 +203,7 @@ static uint64_t area_address(struct soft_vcpu *v, const struct soft_op *op, bool
         soft_raise(v, op, X86_NM);
     }
     uint64_t gva = soft_linear(v, op, LEGACY_SIZE + HEADER_SIZE, is_write);
-    if ((gva & 63) != 0) {
+    if ((gva & 63) != 0 && x86_is_canonical(gva)) {
         soft_raise_error(v, op, X86_GP, 0);
     }
     return gva;
