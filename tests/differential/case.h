@@ -1,0 +1,73 @@
+/* One case of the differential test: a state and a few instructions, and what became of them. The native child and the
+ * engine get the same case at the same addresses. */
+#ifndef DIFFERENTIAL_CASE_H
+#define DIFFERENTIAL_CASE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* The address space of a case, native and in the guest. Everything else is unmapped. */
+#define CASE_CODE_BASE  0x20000000u /* one page, read and execute */
+#define CASE_CODE_SIZE  4096u
+#define CASE_DATA_BASE  0x30000000u /* two pages read and write, one read only */
+#define CASE_DATA_SIZE  8192u
+#define CASE_CONST_SIZE 4096u
+
+/* FS and GS bases in 64-bit mode (their selectors are null). */
+#define CASE_FS_BASE (CASE_DATA_BASE + 0x400u)
+#define CASE_GS_BASE (CASE_DATA_BASE + 0x1400u)
+
+/* Selectors as Linux gives them to its processes: instructions can read them. */
+#define CASE_SELECTOR_CODE32 0x23u
+#define CASE_SELECTOR_DATA   0x2bu
+#define CASE_SELECTOR_CODE64 0x33u
+
+#define CASE_MAX_INSNS 8
+#define CASE_MAX_CODE  (CASE_MAX_INSNS * 15 + 2)
+
+/* Legacy region, header, AVX: the standard XSAVE format without what the guest does not have. */
+#define CASE_XSAVE_SIZE 832
+
+struct case_state {
+    uint64_t gpr[16];
+    uint64_t rip;
+    uint64_t rflags;
+    uint8_t xsave[CASE_XSAVE_SIZE] __attribute__((aligned(64)));
+};
+
+struct case_input {
+    struct case_state state; /* rip: of the first instruction */
+    bool is_32bit;
+    uint8_t insn_count;
+    uint8_t insn_offset[CASE_MAX_INSNS + 1]; /* in 'code'; the last one is that of the end marker */
+    uint16_t code_size;                      /* with the end marker; cut off at the page's end */
+    uint8_t code[CASE_MAX_CODE];
+};
+
+/* Vectors beside the architecture's. */
+#define CASE_VECTOR_TIMEOUT 0xfe
+#define CASE_VECTOR_ESCAPED 0xff /* a system call or another signal: says nothing about the case */
+
+struct case_output {
+    struct case_state state; /* at the exception that ended the case */
+    uint32_t vector;
+    uint32_t error;
+    uint64_t cr2; /* #PF only */
+    uint8_t data[CASE_DATA_SIZE];
+};
+
+#define CASE_BATCH 256
+
+/* What parent and child share. */
+struct case_batch {
+    uint32_t sequence; /* futex: the parent raises it to start a batch */
+    uint32_t done;     /* futex: the child sets it to 'sequence' */
+    uint32_t count;
+    uint32_t index; /* of the case under way */
+    /* The data pages as each case finds them, and the read-only page (written by the parent between batches). */
+    uint8_t data[CASE_DATA_SIZE];
+    struct case_input input[CASE_BATCH];
+    struct case_output output[CASE_BATCH];
+};
+
+#endif

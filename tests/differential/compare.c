@@ -1,0 +1,218 @@
+/* What must be equal, and how it is shown when it is not. */
+#include "compare.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <string.h>
+
+#include "base/core/compiler.h"
+#include "base/core/endian.h"
+#include "cpu/x86/decode.h"
+#include "cpu/x86/state.h"
+
+struct comparison {
+    FILE *file;
+    bool differs;
+};
+
+static void printf_like(2, 3) differ(struct comparison *c, const char *format, ...)
+{
+    c->differs = true;
+    if (c->file == NULL) {
+        return;
+    }
+    va_list args;
+    va_start(args, format);
+    fputs("  ", c->file);
+    vfprintf(c->file, format, args);
+    fputc('\n', c->file);
+    va_end(args);
+}
+
+static void check_value(struct comparison *c, const char *name, uint64_t native, uint64_t guest)
+{
+    if (native != guest) {
+        differ(c, "%-8s native %016" PRIx64 "  guest %016" PRIx64, name, native, guest);
+    }
+}
+
+static void check_bytes(struct comparison *c, const char *name, int number, const uint8_t *native,
+                        const uint8_t *guest, size_t size)
+{
+    if (memcmp(native, guest, size) == 0) {
+        return;
+    }
+    char text[2][2 * 32 + 1];
+    for (size_t i = 0; i < size; i++) {
+        snprintf(&text[0][2 * i], 3, "%02x", native[size - 1 - i]);
+        snprintf(&text[1][2 * i], 3, "%02x", guest[size - 1 - i]);
+    }
+    differ(c, "%s%-5d native %s\n           guest  %s", name, number, text[0], text[1]);
+}
+
+static const char *const gpr_names[16] = {
+    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+    "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15",
+};
+
+/* Flags that are undefined when the run has come to 'rip': what earlier instructions left undefined and none has defined
+ * since. A shift or rotate by zero defines nothing, so these never make a flag defined again. */
+static uint32_t undefined_flags(const struct case_input *in, uint64_t rip)
+{
+    uint32_t undefined = 0;
+    enum x86_code_size code_size = in->is_32bit ? X86_CODE_32 : X86_CODE_64;
+    for (unsigned i = 0; i < in->insn_count; i++) {
+        if (in->state.rip + in->insn_offset[i] >= rip) {
+            break;
+        }
+        struct x86_insn insn;
+        if (x86_decode(in->code + in->insn_offset[i], X86_INSN_MAX_LENGTH, code_size, &insn) !=
+            X86_DECODE_OK) {
+            break;
+        }
+        undefined |= x86_rows[insn.row].flags_undefined;
+    }
+    return undefined & X86_FLAGS_STATUS;
+}
+
+/* Wide operands are accessed in pieces, in an order of the model's own: which of the bytes on an unmapped page is the
+ * first that faults says nothing. */
+static uint64_t fault_address_mask(const struct case_input *in, uint64_t rip)
+{
+    enum x86_code_size code_size = in->is_32bit ? X86_CODE_32 : X86_CODE_64;
+    uint64_t offset = rip - in->state.rip;
+    struct x86_insn insn;
+    if (offset >= in->code_size ||
+        x86_decode(in->code + offset, X86_INSN_MAX_LENGTH, code_size, &insn) != X86_DECODE_OK) {
+        return ~0ull;
+    }
+    for (unsigned i = 0; i < insn.operand_count; i++) {
+        if (insn.operand[i].kind == X86_OPERAND_MEM && insn.operand[i].size_bytes > 32) {
+            return 0;
+        }
+    }
+    /* The x87 environment. */
+    bool has_image = insn.map == 0 && insn.has_memory && (insn.opcode & 0xfb) == 0xd9;
+    return has_image && (insn.modrm & 0x28) == 0x20 ? 0 : ~0ull;
+}
+
+static void compare_flags(struct comparison *c, const struct case_input *in,
+                          const struct case_output *native, const struct case_output *guest)
+{
+    uint64_t mask = ~(uint64_t)undefined_flags(in, native->state.rip);
+    check_value(c, "rflags", native->state.rflags & mask, guest->state.rflags & mask);
+}
+
+static void compare_extended(struct comparison *c, const struct case_input *in,
+                             const uint8_t *native, const uint8_t *guest)
+{
+    check_value(c, "fcw", le16_get(native), le16_get(guest));
+    check_value(c, "fsw", le16_get(native + 2), le16_get(guest + 2));
+    check_value(c, "ftw", native[4], guest[4]);
+    check_value(c, "fop", le16_get(native + 6), le16_get(guest + 6));
+    check_value(c, "fip", le64_get(native + 8), le64_get(guest + 8));
+    check_value(c, "fdp", le64_get(native + 16), le64_get(guest + 16));
+    check_value(c, "mxcsr", le32_get(native + 24), le32_get(guest + 24));
+    for (int i = 0; i < 8; i++) {
+        check_bytes(c, "st", i, native + 32 + i * 16, guest + 32 + i * 16, 10);
+    }
+    int count = in->is_32bit ? 8 : 16;
+    for (int i = 0; i < count; i++) {
+        check_bytes(c, "xmm", i, native + 160 + i * 16, guest + 160 + i * 16, 16);
+        const size_t high = X86_XSAVE_AVX_OFFSET + (size_t)i * 16;
+        check_bytes(c, "ymmh", i, native + high, guest + high, 16);
+    }
+}
+
+/* What the kernel reports of a fault differs from what the CPU pushed in one point: it hides from processes whether an
+ * address of its own is mapped. */
+static uint32_t visible_error(const struct case_output *output)
+{
+    if (output->vector == X86_PF && output->cr2 >> 47 != 0) {
+        return output->error & ~X86_PF_PRESENT;
+    }
+    return output->error;
+}
+
+enum compare_result compare_outputs(const struct case_input *in, const struct case_output *native,
+                                    const struct case_output *guest, FILE *file)
+{
+    if (native->vector == CASE_VECTOR_ESCAPED || native->vector == CASE_VECTOR_TIMEOUT) {
+        return COMPARE_NOTHING;
+    }
+    struct comparison c = {.file = file};
+    uint64_t width = in->is_32bit ? 0xffffffff : ~0ull;
+    check_value(&c, "vector", native->vector, guest->vector);
+    uint64_t address_mask = fault_address_mask(in, native->state.rip);
+    uint32_t error_mask = address_mask != 0 ? ~0u : ~X86_PF_PRESENT;
+    check_value(&c, "error", visible_error(native) & error_mask, visible_error(guest) & error_mask);
+    check_value(&c, "cr2", native->cr2 & address_mask, guest->cr2 & address_mask);
+    check_value(&c, "rip", native->state.rip, guest->state.rip);
+    compare_flags(&c, in, native, guest);
+    for (int i = 0; i < (in->is_32bit ? 8 : 16); i++) {
+        check_value(&c, gpr_names[i], native->state.gpr[i] & width, guest->state.gpr[i] & width);
+    }
+    compare_extended(&c, in, native->state.xsave, guest->state.xsave);
+    for (size_t i = 0; i < CASE_DATA_SIZE && memcmp(native->data, guest->data, CASE_DATA_SIZE) != 0;
+         i += 16) {
+        if (memcmp(native->data + i, guest->data + i, 16) != 0) {
+            check_bytes(&c, "mem", (int)i, native->data + i, guest->data + i, 16);
+        }
+    }
+    return c.differs ? COMPARE_DIFFERENT : COMPARE_SAME;
+}
+
+static void print_registers(const struct case_input *in, FILE *file)
+{
+    for (int i = 0; i < (in->is_32bit ? 8 : 16); i++) {
+        fprintf(file, "%s%-3s %016" PRIx64 "%s", i % 4 == 0 ? "    " : "  ", gpr_names[i],
+                in->state.gpr[i], i % 4 == 3 ? "\n" : "");
+    }
+    const uint8_t *legacy = in->state.xsave;
+    fprintf(file, "    rflags %08" PRIx64 "  fcw %04x fsw %04x ftw %02x  mxcsr %08x\n",
+            in->state.rflags, le16_get(legacy), le16_get(legacy + 2), legacy[4],
+            le32_get(legacy + 24));
+}
+
+static void print_vectors(const struct case_input *in, FILE *file)
+{
+    for (int i = 0; i < (in->is_32bit ? 8 : 16); i++) {
+        const uint8_t *low = in->state.xsave + 160 + i * 16;
+        const uint8_t *high = in->state.xsave + X86_XSAVE_AVX_OFFSET + i * 16;
+        fprintf(file, "    ymm%-2d %016" PRIx64 "%016" PRIx64 "%016" PRIx64 "%016" PRIx64 "\n", i,
+                le64_get(high + 8), le64_get(high), le64_get(low + 8), le64_get(low));
+    }
+    for (int i = 0; i < 8; i++) {
+        const uint8_t *st = in->state.xsave + 32 + i * 16;
+        fprintf(file, "    st%d %04x %016" PRIx64 "%s", i, le16_get(st + 8), le64_get(st),
+                i % 4 == 3 ? "\n" : "");
+    }
+}
+
+void compare_print_case(const struct case_input *in, FILE *file)
+{
+    enum x86_code_size code_size = in->is_32bit ? X86_CODE_32 : X86_CODE_64;
+    bool uses_vectors = false;
+    for (unsigned i = 0; i < in->insn_count; i++) {
+        const uint8_t *bytes = in->code + in->insn_offset[i];
+        uint64_t rip = in->state.rip + in->insn_offset[i];
+        char text[128] = "(none)";
+        struct x86_insn insn;
+        if (x86_decode(bytes, X86_INSN_MAX_LENGTH, code_size, &insn) == X86_DECODE_OK) {
+            (void)x86_disassemble(&insn, rip, text, sizeof(text));
+            uses_vectors |= (x86_rows[insn.row].attributes &
+                             (X86_ROW_X87 | X86_ROW_MMX | X86_ROW_SSE | X86_ROW_VEX)) != 0;
+        }
+        fprintf(file, "    %08" PRIx64 "  ", rip);
+        unsigned length = in->insn_offset[i + 1] - in->insn_offset[i];
+        for (unsigned k = 0; k < length; k++) {
+            fprintf(file, "%02x ", bytes[k]);
+        }
+        fprintf(file, "  %s\n", text);
+    }
+    fprintf(file, "    then ud2%s\n", in->is_32bit ? "; 32-bit code" : "");
+    print_registers(in, file);
+    if (uses_vectors) {
+        print_vectors(in, file);
+    }
+}

@@ -1,0 +1,264 @@
+/* Random instructions on the host's CPU and in an engine: the results must be the same.
+ *
+ *   differential [--cases N] [--time SECONDS] [--seed N] [--case K] [--only MNEMONIC] [--engine NAME] [--show N] [--list]
+ *
+ * Exit status: 0 no difference, 1 some, 2 the test could not run, 77 it cannot run on this host. */
+#include <errno.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "compare.h"
+#include "engine/engine.h"
+#include "generate.h"
+#include "guest.h"
+#include "native.h"
+
+struct options {
+    uint64_t cases, seed, only_case;
+    bool has_only_case, lists_rows;
+    uint64_t seconds;
+    uint64_t show;
+    const char *only;
+    const char *engine;
+};
+
+struct run {
+    struct options options;
+    struct generator *generator;
+    struct native *native;
+    struct guest *guest;
+    struct case_output *guest_output;
+    uint8_t *row_seen;
+    uint64_t done, different, skipped;
+};
+
+static bool parse_number(const char *text, uint64_t *out_value)
+{
+    char *end;
+    errno = 0;
+    *out_value = strtoull(text, &end, 0);
+    return errno == 0 && end != text && *end == '\0';
+}
+
+static bool parse_options(int argc, char **argv, struct options *out)
+{
+    static const struct option names[] = {
+        {"cases", required_argument, NULL, 'n'},
+        {"seed", required_argument, NULL, 's'},
+        {"case", required_argument, NULL, 'k'},
+        {"time", required_argument, NULL, 't'},
+        {"only", required_argument, NULL, 'o'},
+        {"engine", required_argument, NULL, 'e'},
+        {"show", required_argument, NULL, 'w'},
+        {"list", no_argument, NULL, 'l'},
+        {NULL, 0, NULL, 0},
+    };
+    *out = (struct options){.cases = 100000, .seed = 1, .show = 10, .engine = "soft"};
+    for (int c; (c = getopt_long(argc, argv, "", names, NULL)) != -1;) {
+        bool good = true;
+        switch (c) {
+        case 'n':
+            good = parse_number(optarg, &out->cases);
+            break;
+        case 's':
+            good = parse_number(optarg, &out->seed);
+            break;
+        case 'k':
+            good = out->has_only_case = parse_number(optarg, &out->only_case);
+            break;
+        case 't':
+            good = parse_number(optarg, &out->seconds);
+            break;
+        case 'w':
+            good = parse_number(optarg, &out->show);
+            break;
+        case 'o':
+            out->only = optarg;
+            break;
+        case 'e':
+            out->engine = optarg;
+            break;
+        case 'l':
+            out->lists_rows = true;
+            break;
+        default:
+            good = false;
+        }
+        if (!good) {
+            return false;
+        }
+    }
+    return optind == argc;
+}
+
+static double seconds_now(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+static void mark_rows(struct run *run, const struct case_input *in)
+{
+    enum x86_code_size code_size = in->is_32bit ? X86_CODE_32 : X86_CODE_64;
+    struct x86_insn insn;
+    if (in->insn_count != 0 &&
+        x86_decode(in->code, X86_INSN_MAX_LENGTH, code_size, &insn) == X86_DECODE_OK) {
+        run->row_seen[insn.row] = 1;
+    }
+}
+
+static void judge(struct run *run, uint64_t index, const struct case_input *in,
+                  const struct case_output *native, const struct case_output *guest)
+{
+    enum compare_result result = compare_outputs(in, native, guest, NULL);
+    run->done++;
+    mark_rows(run, in);
+    if (result == COMPARE_NOTHING) {
+        run->skipped++;
+        return;
+    }
+    if (result == COMPARE_SAME && !run->options.has_only_case) {
+        return;
+    }
+    run->different += result == COMPARE_DIFFERENT;
+    if (run->different > run->options.show) {
+        return;
+    }
+    printf("%s: --seed %" PRIu64 " --case %" PRIu64 "\n",
+           result == COMPARE_SAME ? "same" : "DIFFERENT", run->options.seed, index);
+    compare_print_case(in, stdout);
+    (void)compare_outputs(in, native, guest, stdout);
+    fflush(stdout);
+}
+
+/* Cases first..first+count, all of one batch of data. */
+static int run_batch(struct run *run, uint64_t first, uint32_t count, struct error *err)
+{
+    struct case_batch *batch = native_batch(run->native);
+    generator_fill(run->options.seed, first / CASE_BATCH, batch->data, CASE_DATA_SIZE);
+    for (uint32_t i = 0; i < count; i++) {
+        generator_make(run->generator, run->options.seed, first + i, &batch->input[i]);
+    }
+    batch->count = count;
+    native_start(run->native);
+    for (uint32_t i = 0; i < count; i++) {
+        int rc = guest_run(run->guest, &batch->input[i], batch->data, &run->guest_output[i], err);
+        if (rc < 0) {
+            compare_print_case(&batch->input[i], stdout);
+            return error_prefix(err, rc, "seed %" PRIu64 " case %" PRIu64, run->options.seed,
+                                first + i);
+        }
+    }
+    int rc = native_wait(run->native, err);
+    if (rc < 0) {
+        return rc;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        judge(run, first + i, &batch->input[i], &batch->output[i], &run->guest_output[i]);
+    }
+    return 0;
+}
+
+static int run_all(struct run *run, struct error *err)
+{
+    if (run->options.has_only_case) {
+        return run_batch(run, run->options.only_case, 1, err);
+    }
+    double start = seconds_now();
+    for (uint64_t first = 0; first < run->options.cases; first += CASE_BATCH) {
+        uint64_t left = run->options.cases - first;
+        int rc = run_batch(run, first, left < CASE_BATCH ? (uint32_t)left : CASE_BATCH, err);
+        if (rc < 0) {
+            return rc;
+        }
+        if (run->options.seconds != 0 && seconds_now() - start > (double)run->options.seconds) {
+            break;
+        }
+    }
+    return 0;
+}
+
+static void list_rows(const struct generator *generator)
+{
+    for (size_t row = 0; row < x86_row_count; row++) {
+        const char *reason = generator_why_not(generator, row);
+        if (reason != NULL) {
+            printf("row %zu %s: %s\n", row, x86_rows[row].mnemonic, reason);
+        }
+    }
+}
+
+static int run_create(struct run *run, struct error *err)
+{
+    const struct engine_ops *engine = engine_find(run->options.engine);
+    if (engine == NULL) {
+        return error_set(err, ENODEV, "there is no engine %s", run->options.engine);
+    }
+    int rc = generator_create(run->options.only, &run->generator, err);
+    if (rc == 0) {
+        rc = native_create(&run->native, err);
+    }
+    if (rc < 0) {
+        return rc;
+    }
+    generator_fill(0, 0, native_constants(run->native), CASE_CONST_SIZE);
+    run->guest_output = calloc(CASE_BATCH, sizeof(*run->guest_output));
+    run->row_seen = calloc(x86_row_count, 1);
+    if (run->guest_output == NULL || run->row_seen == NULL) {
+        return error_set(err, ENOMEM, "no memory for results");
+    }
+    return guest_create(engine, native_constants(run->native), &run->guest, err);
+}
+
+static void report(const struct run *run, double seconds)
+{
+    size_t seen = 0;
+    for (size_t row = 0; row < x86_row_count; row++) {
+        seen += run->row_seen[row];
+    }
+    printf("%" PRIu64 " cases, seed %" PRIu64 ": %" PRIu64 " differences, %" PRIu64
+           " without a verdict; %zu rows of the table as first instruction; %.1f s\n",
+           run->done, run->options.seed, run->different, run->skipped, seen, seconds);
+}
+
+int main(int argc, char **argv)
+{
+    struct run run = {0};
+    if (!parse_options(argc, argv, &run.options)) {
+        fputs("usage: differential [--cases N] [--time SECONDS] [--seed N] [--case K] "
+              "[--only MNEMONIC] [--engine NAME] [--show N] [--list]\n",
+              stderr);
+        return 2;
+    }
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) {
+        fputs("differential: the host's CPU lacks AVX2 or FMA to compare with: skipped\n", stderr);
+        return 77;
+    }
+    if (engine_find(run.options.engine) == NULL) {
+        fprintf(stderr, "differential: this build has no engine %s: skipped\n", run.options.engine);
+        return 77;
+    }
+    struct error err = {0};
+    double start = seconds_now();
+    int rc = run_create(&run, &err);
+    if (rc == 0 && run.options.lists_rows) {
+        list_rows(run.generator);
+    } else if (rc == 0) {
+        rc = run_all(&run, &err);
+        report(&run, seconds_now() - start);
+    }
+    if (rc < 0) {
+        fprintf(stderr, "differential: %s\n", err.text);
+    }
+    guest_destroy(run.guest);
+    native_destroy(run.native);
+    generator_destroy(run.generator);
+    free(run.guest_output);
+    free(run.row_seen);
+    return rc < 0 ? 2 : run.different != 0;
+}
