@@ -5,9 +5,11 @@
 #include <string.h>
 
 #include "engine/choose.h"
+#include "engine/kvm/kvm.h"
 #include "engine/null/null.h"
 
 const struct engine_ops *const engines[] = {
+    &kvm_engine_ops,
     &null_engine_ops,
     NULL,
 };

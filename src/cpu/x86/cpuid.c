@@ -39,11 +39,11 @@ static const struct {
     uint32_t leaf, subleaf;
     uint32_t clear[4];
 } host_masks[] = {
-    /* VMX, SMX, monitor and mwait, DS and thermal control, debug store, perfmon capabilities */
+    /* VMX, SMX, monitor and mwait, thermal control, debug store, perfmon capabilities; MCA: its banks are not saved */
     {1,
      0,
      {0, 0, BIT(2) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(7) | BIT(8) | BIT(15),
-      BIT(21) | BIT(22) | BIT(29) | BIT(31)}},
+      BIT(14) | BIT(21) | BIT(22) | BIT(29) | BIT(31)}},
     {6, 0, {~(uint32_t)BIT(2), ~0u, ~0u, ~0u}},
     /* SGX, resource monitoring and allocation, processor trace; WAITPKG, CET, key locker, PKS, ENQCMD; AMX, IBT */
     {7,
