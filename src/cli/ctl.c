@@ -69,15 +69,15 @@ int ctl_request_make(const char *verb, int count, char **words, json_t **out_req
         }
         char key[64];
         (void)snprintf(key, sizeof(key), "%.*s", (int)(equals - words[i]), words[i]);
-        json_t *value = value_of(key, equals + 1, err);
-        if (value == NULL || strcmp(key, "id") == 0 || strcmp(key, "do") == 0 ||
-            json_object_set_new(request, key, value) < 0) {
+        if (strcmp(key, "id") == 0 || strcmp(key, "do") == 0) {
             json_decref(request);
-            return value == NULL
-                       ? error_prefix(err, -EINVAL, "ctl: argument %s", key)
-                       : error_set(err, EINVAL,
-                                   "ctl: argument %s: not a key for arguments: another KEY=VALUE",
-                                   key);
+            return error_set(err, EINVAL,
+                             "ctl: argument %s: not a key for arguments: another KEY=VALUE", key);
+        }
+        json_t *value = value_of(key, equals + 1, err);
+        if (value == NULL || json_object_set_new(request, key, value) < 0) {
+            json_decref(request);
+            return error_prefix(err, -EINVAL, "ctl: argument %s", key);
         }
     }
     *out_request = request;

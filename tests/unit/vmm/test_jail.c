@@ -195,16 +195,17 @@ static void the_jail_takes_everything(void **state)
 
 int main(void)
 {
-#ifdef __SANITIZE_ADDRESS__
-    (void)puts("skipped: sanitizers make system calls that the filter does not allow");
-    return 77;
-#else
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(forbidden_calls_end_the_process),
         cmocka_unit_test(the_work_of_a_vm_goes_on),
         cmocka_unit_test(all_threads_are_in),
         cmocka_unit_test(the_jail_takes_everything),
     };
+#ifdef __SANITIZE_ADDRESS__
+    (void)tests;
+    (void)puts("skipped: sanitizers make system calls that the filter does not allow");
+    return 77;
+#else
     return cmocka_run_group_tests(tests, NULL, NULL);
 #endif
 }
