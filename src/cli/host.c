@@ -103,6 +103,7 @@ static json_t *by_area(const json_t *rows, const char *chosen, bool is_usable)
 {
     json_t *whole = json_object();
     json_object_set_new(whole, "usable", json_boolean(is_usable));
+    json_object_set_new(whole, "engines", json_array()); /* there even when none is */
     json_object_set_new(whole, "auto", chosen[0] != '\0' ? json_string(chosen) : json_null());
     size_t index;
     json_t *row;

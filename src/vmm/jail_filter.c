@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <linux/if_tun.h>
-#include <linux/io_uring.h>
 #include <sched.h>
 #include <seccomp.h>
 #include <string.h>
@@ -54,6 +53,7 @@ static const int plain_calls[] = {
     SCMP_SYS(timerfd_create),
     SCMP_SYS(timerfd_settime),
     SCMP_SYS(timerfd_gettime),
+    SCMP_SYS(io_uring_enter),
     SCMP_SYS(futex),
     SCMP_SYS(clock_gettime),
     SCMP_SYS(clock_nanosleep),
@@ -146,17 +146,6 @@ static int allow_threads(scmp_filter_ctx filter)
     return rc;
 }
 
-/* A ring that exists is used and closed; it gets no new files or rights. */
-static int allow_rings(scmp_filter_ctx filter)
-{
-    int rc = allow(filter, SCMP_SYS(io_uring_enter));
-    if (rc == 0) {
-        rc = allow_if(filter, SCMP_SYS(io_uring_register),
-                      SCMP_A1(SCMP_CMP_EQ, IORING_UNREGISTER_RING_FDS));
-    }
-    return rc;
-}
-
 static int allow_descriptors(scmp_filter_ctx filter, const struct jail_needs *needs)
 {
     static const int commands[] = {F_GETFL, F_SETFL, F_GETFD, F_SETFD, F_DUPFD_CLOEXEC};
@@ -193,9 +182,6 @@ int jail_filter_install(const struct jail_needs *needs, struct error *err)
     }
     if (rc == 0) {
         rc = allow_threads(filter);
-    }
-    if (rc == 0) {
-        rc = allow_rings(filter);
     }
     if (rc == 0) {
         rc = allow_descriptors(filter, needs);
