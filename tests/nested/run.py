@@ -1,0 +1,211 @@
+#!/usr/bin/env python3
+"""Runs a command in a VM of QEMU's TCG that has a nested AMD KVM. Exit status: the command's; 125 if the bed failed."""
+import argparse
+import gzip
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import stat
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+MODULES = ["kvm-amd"]
+BEGIN, END = "==== nested begin ====", "==== nested status "
+BED_FAILED = 125
+
+
+class BedError(Exception):
+    """The bed could not be made; the text says why."""
+
+
+def run(command, **options):
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+    if done.returncode != 0:
+        raise BedError(f"{shlex.join(map(str, command))}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
+
+
+class Archive:
+    """An initramfs in cpio's newc format (kernel: driver-api/early-userspace/buffer-format)."""
+
+    def __init__(self):
+        self.data = bytearray()
+        self.names = set()
+
+    def entry(self, name, mode, body=b""):
+        name = name.strip("/")
+        if name in self.names:
+            return
+        parent = os.path.dirname(name)
+        if parent:
+            self.entry(parent, stat.S_IFDIR | 0o755)
+        self.names.add(name)
+        encoded = name.encode() + b"\0"
+        fields = [len(self.names), mode, 0, 0, 1, 0, len(body), 0, 0, 0, 0, len(encoded), 0]
+        self.data += b"070701" + b"".join(b"%08x" % field for field in fields) + encoded
+        self.pad()
+        self.data += body
+        self.pad()
+
+    def pad(self):
+        self.data += b"\0" * (-len(self.data) % 4)
+
+    def file(self, source, name):
+        mode = os.stat(source).st_mode
+        self.entry(name, stat.S_IFREG | (mode & 0o777), pathlib.Path(source).read_bytes())
+
+    def program(self, source, name):
+        """A file with the shared libraries that it names, if it is a program."""
+        self.file(source, name)
+        listed = subprocess.run(["ldd", str(source)], capture_output=True, text=True, check=False)
+        for library in re.findall(r"(?:=> )?(/\S+) \(0x", listed.stdout):
+            self.file(os.path.realpath(library), library)
+
+    def tree(self, source, name):
+        for path in sorted(pathlib.Path(source).rglob("*")):
+            if path.is_file():
+                self.program(path, f"{name}/{path.relative_to(source)}")
+
+    def finish(self):
+        self.entry("TRAILER!!!", 0)
+        return gzip.compress(bytes(self.data), 1)
+
+
+def find_kernel(cache):
+    """Debian's kernel, unpacked into the cache: (vmlinuz, its folder of modules)."""
+    tree = cache / "kernel"
+    if not list(tree.glob("boot/vmlinuz-*")):
+        depends = run(["apt-cache", "depends", "linux-image-amd64"])
+        name = re.search(r"Depends: (linux-image-\S+)", depends)
+        if not name:
+            raise BedError("linux-image-amd64 names no kernel package: run apt-get update")
+        if not list(cache.glob(name[1] + "_*.deb")):
+            run(["apt-get", "download", name[1]], cwd=cache)
+        package = sorted(cache.glob(name[1] + "_*.deb"))[-1]
+        unpacked = cache / f"kernel.{os.getpid()}"
+        run(["dpkg", "-x", str(package), str(unpacked)])
+        shutil.rmtree(tree, ignore_errors=True)
+        unpacked.rename(tree)
+    kernel = sorted(tree.glob("boot/vmlinuz-*"))[-1]
+    for modules in (tree / "lib/modules", tree / "usr/lib/modules"):
+        if modules.is_dir():
+            return kernel, next(modules.iterdir())
+    raise BedError(f"{tree} holds no modules")
+
+
+def module_order(folder):
+    """The modules wanted and those they need, in the order of loading."""
+    paths = {}
+    for path in folder.rglob("*.ko*"):
+        paths[path.name.split(".")[0].replace("-", "_")] = path
+    order = []
+
+    def visit(name):
+        path = paths.get(name.replace("-", "_"))
+        if path is None or path in order:
+            return  # built into the kernel
+        for needed in run(["modinfo", "-F", "depends", str(path)]).strip().split(","):
+            if needed:
+                visit(needed)
+        order.append(path)
+
+    for name in MODULES:
+        visit(name)
+    return order
+
+
+def make_initramfs(folder, added, command):
+    archive = Archive()
+    for name in ("proc", "sys", "dev", "tmp", "test"):
+        archive.entry(name, stat.S_IFDIR | 0o755)
+    archive.file("/bin/busybox", "bin/busybox")
+    loads = []
+    for path in module_order(folder):
+        archive.file(path, f"modules/{path.name}")
+        loads.append(f"insmod /modules/{path.name}")
+    for item in added:
+        source, _, name = item.partition(":")
+        name = name or "/test/" + os.path.basename(source.rstrip("/"))
+        if not os.path.exists(source):
+            raise BedError(f"--add {source}: there is no such file")
+        archive.tree(source, name) if os.path.isdir(source) else archive.program(source, name)
+    script = "\n".join([
+        "#!/bin/busybox sh",
+        "/bin/busybox --install -s /bin",
+        "export PATH=/bin HOME=/tmp",
+        "mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs dev /dev",
+        "mkdir -p /dev/shm /dev/pts; mount -t tmpfs tmpfs /tmp; mount -t tmpfs tmpfs /dev/shm",
+        "mount -t devpts devpts /dev/pts; ip link set lo up",
+        *loads,
+        "cd /test",
+        f"echo '{BEGIN}'",
+        f"( {command} )",
+        f"echo; echo \"{END}$? ====\"",
+        "poweroff -f",
+        "",
+    ])
+    archive.entry("init", stat.S_IFREG | 0o755, script.encode())
+    return archive.finish()
+
+
+def boot(kernel, initramfs, options):
+    """Runs the bed, passes on what the command writes; its exit status, or None."""
+    qemu = [
+        "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-machine", "q35", "-cpu", "max,+svm,+npt",
+        "-smp", str(options.cpus), "-m", options.memory, "-nodefaults", "-display", "none",
+        "-serial", "stdio", "-no-reboot", "-kernel", str(kernel), "-initrd", str(initramfs),
+        "-append", "console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off " + options.append,
+    ]
+    status, inside = None, options.verbose
+    with subprocess.Popen(["timeout", str(options.timeout), *qemu], stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE) as process:
+        for raw in process.stdout:
+            line = raw.decode(errors="replace").rstrip("\r\n")
+            found = re.search(re.escape(END) + r"(\d+)", line)
+            if found:
+                status = int(found[1])
+                inside = options.verbose
+            elif inside:
+                print(line, flush=True)
+            elif BEGIN in line:
+                inside = True
+    return status
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--add", action="append", default=[], metavar="FILE[:PATH]",
+                        help="a file or folder for the bed, at /test/NAME or PATH, with its libraries")
+    parser.add_argument("--cache", type=pathlib.Path, default=ROOT / "build/nested")
+    parser.add_argument("--cpus", type=int, default=2)
+    parser.add_argument("--memory", default="2G")
+    parser.add_argument("--append", default="", help="more words for the kernel's command line")
+    parser.add_argument("--timeout", type=int, default=600, help="seconds for all of it")
+    parser.add_argument("--verbose", action="store_true", help="show the kernel's messages, too")
+    parser.add_argument("command", nargs="+", help="after --; one word is taken as a shell script")
+    options = parser.parse_args()
+    command = options.command[0] if len(options.command) == 1 else shlex.join(options.command)
+    try:
+        options.cache.mkdir(parents=True, exist_ok=True)
+        kernel, folder = find_kernel(options.cache)
+        initramfs = options.cache / f"initramfs.{os.getpid()}"
+        initramfs.write_bytes(make_initramfs(folder, options.add, command))
+        try:
+            status = boot(kernel, initramfs, options)
+        finally:
+            initramfs.unlink()
+    except (BedError, OSError) as problem:
+        print(f"nested: {problem}", file=sys.stderr)
+        return BED_FAILED
+    if status is None:
+        print(f"nested: the bed ended before the command (limit {options.timeout} s); "
+              "--verbose shows its console", file=sys.stderr)
+        return BED_FAILED
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
