@@ -47,7 +47,7 @@ static int send_config(const struct boot_options *options, const struct boot_fil
 {
     AUTO_FREE char *text = boot_config_make(options, files);
     if (text == NULL) {
-        return error_set(err, EINVAL, "configuration: a name or path is not UTF-8: UTF-8 text");
+        return error_set(err, EINVAL, "configuration: --append or --cpu is not UTF-8: UTF-8 text");
     }
     return file_write_all(fd, text, strlen(text), "configuration for hull-vmm", err);
 }

@@ -2,12 +2,28 @@
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+
+#include "base/host/file.h"
 
 #include "cli/boot_files.h"
 
+/* A path as text for messages: JSON is UTF-8, paths are what they like. */
+static json_t *path_text(const char *path)
+{
+    json_t *text = json_string(path);
+    AUTO_FREE char *copy = text == NULL ? strdup(path) : NULL;
+    for (char *c = copy; c != NULL && *c != '\0'; c++) {
+        if ((unsigned char)*c >= 0x80) {
+            *c = '?';
+        }
+    }
+    return copy != NULL ? json_string(copy) : text;
+}
+
 static json_t *file_entry(int fd, const char *name)
 {
-    return json_pack("{s:i, s:s}", "fd", fd, "name", name);
+    return json_pack("{s:i, s:o}", "fd", fd, "name", path_text(name));
 }
 
 static json_t *disks_entry(const struct boot_options *options, const struct boot_files *files)
@@ -15,10 +31,10 @@ static json_t *disks_entry(const struct boot_options *options, const struct boot
     json_t *disks = json_array();
     for (unsigned i = 0; i < options->disk_count; i++) {
         const struct boot_disk *disk = &options->disk[i];
-        json_array_append_new(disks, json_pack("{s:i, s:s, s:s, s:b, s:s, s:s}", "fd",
-                                               files->disk[i], "name", disk->path, "format", "raw",
-                                               "readonly", (int)disk->is_readonly, "serial",
-                                               disk->serial, "aio", disk->aio));
+        json_array_append_new(disks, json_pack("{s:i, s:o, s:s, s:b, s:s, s:s}", "fd",
+                                               files->disk[i], "name", path_text(disk->path),
+                                               "format", "raw", "readonly", (int)disk->is_readonly,
+                                               "serial", disk->serial, "aio", disk->aio));
     }
     return disks;
 }
@@ -85,18 +101,25 @@ char *boot_config_make(const struct boot_options *options, const struct boot_fil
         return NULL;
     }
     json_object_set_new(root, "started_ns", json_integer((json_int_t)options->started_ns));
-    json_object_set_new(root, "kernel", file_entry(files->kernel, options->kernel));
+    if (files->kernel >= 0) {
+        json_object_set_new(root, "kernel", file_entry(files->kernel, options->kernel));
+    }
     if (files->initrd >= 0) {
         json_object_set_new(root, "initrd", file_entry(files->initrd, options->initrd));
     }
     if (files->restore >= 0) {
         json_object_set_new(root, "restore", file_entry(files->restore, options->restore));
     }
+    int rc = 0;
     if (options->append != NULL) {
-        json_object_set_new(root, "command_line", json_string(options->append));
+        rc = json_object_set_new(root, "command_line", json_string(options->append));
+    } else if (options->has_virtio_console) {
+        /* Until the driver is there, the serial port leads to the same place. */
+        rc = json_object_set_new(root, "command_line",
+                                 json_string("earlyprintk=ttyS0 console=hvc0"));
     }
     if (options->cpu_model != NULL) {
-        json_object_set_new(root, "cpu_model", json_string(options->cpu_model));
+        rc |= json_object_set_new(root, "cpu_model", json_string(options->cpu_model));
     }
     if (files->log >= 0) {
         json_object_set_new(root, "log_fd", json_integer(files->log));
@@ -113,7 +136,7 @@ char *boot_config_make(const struct boot_options *options, const struct boot_fil
     json_object_set_new(root, "disks", disks_entry(options, files));
     json_object_set_new(root, "nets", nets_entry(options, files));
     json_object_set_new(root, "console", console_entry(options, files));
-    char *text = json_dumps(root, JSON_COMPACT);
+    char *text = rc == 0 ? json_dumps(root, JSON_COMPACT) : NULL;
     json_decref(root);
     return text;
 }

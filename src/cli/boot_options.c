@@ -321,7 +321,7 @@ void boot_options_fini(struct boot_options *options)
 
 int boot_options_check(struct boot_options *options, struct error *err)
 {
-    if (options->kernel == NULL) {
+    if (options->kernel == NULL && options->restore == NULL) {
         return error_set(err, EINVAL, "boot: nothing to boot: --kernel FILE");
     }
     if (options->has_no_net && options->net_count != 0) {

@@ -52,6 +52,21 @@ static void order(struct session *session, const char *verb)
     (void)!send(session->control_fd, line, (size_t)length, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
+/* A serial line has no size; the virtio console has. */
+static void tell_size(struct session *session)
+{
+    struct winsize size;
+    char line[96];
+    if (!session->options->has_virtio_console || session->console_fd < 0 ||
+        ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) < 0 || size.ws_col == 0 || size.ws_row == 0) {
+        return;
+    }
+    int length =
+        snprintf(line, sizeof(line), "{\"do\":\"console-size\",\"columns\":%u,\"rows\":%u}\n",
+                 size.ws_col, size.ws_row);
+    (void)!send(session->control_fd, line, (size_t)length, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
 static void note(const char *text)
 {
     (void)fprintf(stderr, "hull: %s\n", text);
@@ -222,6 +237,9 @@ static void read_signals(struct session *session)
     case SIGCONT:
         terminal_resume();
         break;
+    case SIGWINCH:
+        tell_size(session);
+        break;
     default:
         stop_signal(session, (int)info.ssi_signo);
         break;
@@ -355,6 +373,7 @@ int boot_session_signals(void)
     sigaddset(&set, SIGCHLD);
     sigaddset(&set, SIGTSTP);
     sigaddset(&set, SIGCONT);
+    sigaddset(&set, SIGWINCH);
     if (sigprocmask(SIG_BLOCK, &set, NULL) < 0) {
         return -1;
     }
@@ -379,6 +398,7 @@ int boot_session_run(const struct boot_options *options, pid_t vmm, int signal_f
     if (console_fd >= 0) {
         session.is_terminal = terminal_set_raw(STDIN_FILENO);
     }
+    tell_size(&session);
     reap(&session);
     while (!is_finished(&session)) {
         struct pollfd fds[FD_COUNT];

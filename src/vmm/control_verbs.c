@@ -145,6 +145,20 @@ static int run_events(struct vmm *vmm, struct control_client *client,
     return 0;
 }
 
+static int run_console_size(struct vmm *vmm, struct control_client *client,
+                            struct control_request *request, json_t **out_answer, struct error *err)
+{
+    json_int_t columns = json_integer_value(json_object_get(request->arguments, "columns"));
+    json_int_t rows = json_integer_value(json_object_get(request->arguments, "rows"));
+    if (columns < 1 || columns > UINT16_MAX || rows < 1 || rows > UINT16_MAX) {
+        return error_set(err, EINVAL,
+                         "console-size: \"columns\" and \"rows\" are numbers from 1 to %d",
+                         UINT16_MAX);
+    }
+    machine_virtio_console_resize(vmm->machine, (uint16_t)columns, (uint16_t)rows);
+    return 0;
+}
+
 struct save_progress {
     struct control_client *client;
     const json_t *id;
@@ -227,7 +241,7 @@ static const struct control_verb control_verbs[] = {
     {"status", run_status},     {"pause", run_pause},     {"resume", run_resume},
     {"poweroff", run_poweroff}, {"reset", run_reset},     {"quit", run_quit},
     {"stats", run_stats},       {"devices", run_devices}, {"balloon", run_balloon},
-    {"events", run_events},     {"save", run_save},
+    {"events", run_events},     {"save", run_save},       {"console-size", run_console_size},
 };
 
 int vmm_handle_request(void *ctx, struct control_client *client, struct control_request *request,
@@ -240,6 +254,6 @@ int vmm_handle_request(void *ctx, struct control_client *client, struct control_
     }
     return error_set(err, ENOSYS,
                      "verb %.40s is unknown: status, pause, resume, poweroff, reset, quit, stats, "
-                     "devices, balloon, events, save",
+                     "devices, balloon, events, save, console-size",
                      request->verb);
 }
