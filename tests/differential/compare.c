@@ -60,6 +60,9 @@ static const char *const gpr_names[16] = {
 static uint32_t undefined_flags(const struct case_input *in, uint64_t rip)
 {
     uint32_t undefined = 0;
+    if (rip < in->state.rip || rip > in->state.rip + in->code_size) {
+        rip = UINT64_MAX; /* a branch has left the case: any of them may have run */
+    }
     enum x86_code_size code_size = in->is_32bit ? X86_CODE_32 : X86_CODE_64;
     for (unsigned i = 0; i < in->insn_count; i++) {
         if (in->state.rip + in->insn_offset[i] >= rip) {
@@ -128,7 +131,7 @@ static void compare_extended(struct comparison *c, const struct case_input *in,
  * address of its own is mapped. */
 static uint32_t visible_error(const struct case_output *output)
 {
-    if (output->vector == X86_PF && output->cr2 >> 47 != 0) {
+    if (output->vector == X86_PF && output->cr2 >= 0x7ffffffff000) {
         return output->error & ~X86_PF_PRESENT;
     }
     return output->error;

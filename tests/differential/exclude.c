@@ -56,6 +56,8 @@ static const struct {
     {"xsavec", "the host has more components"},
     {"xsaveopt", "the host has more components"},
     {"xrstor", "the host has more components"},
+    {"ud0", "whether it has a ModRM byte differs by vendor"},
+    {"ud1", "whether it has a ModRM byte differs by vendor"},
     {"clwb", "a hint that depends on the model"},
 };
 

@@ -435,6 +435,11 @@ static uint32_t written_registers(const struct x86_insn *insn)
 /* Single forms that CPUs of different vendors run differently. */
 static bool differs_by_vendor(const struct x86_insn *insn, enum x86_code_size code_size)
 {
+    /* LOOPE and LOOPNE with a repeat prefix: it may replace their own condition */
+    if ((insn->id == X86_ID_LOOPE || insn->id == X86_ID_LOOPNE) &&
+        (insn->prefixes & (X86_PREFIX_REP | X86_PREFIX_REPNE)) != 0) {
+        return true;
+    }
     /* SHA with unaligned memory: #GP or not */
     if (x86_rows[insn->row].feature == X86_FEATURE_SHA && insn->has_memory) {
         return true;

@@ -170,6 +170,7 @@ static void write_descriptors(struct guest *guest)
               0x67ull | (tss & 0xffffff) << 16 | 0x8bull << 40 | ((tss >> 24) & 0xff) << 56);
     entry_put(guest, GPA_GDT, SELECTOR_TSS / 8 + 1, tss >> 32);
     le64_put(guest->ram + GPA_TSS + 4, STACK_TOP);
+    le16_put(guest->ram + GPA_TSS + 102, 0x68); /* no I/O bitmap */
     for (unsigned vector = 0; vector < 256; vector++) {
         uint64_t handler = KERNEL_GVA + GPA_HANDLERS + vector * 8;
         uint64_t attributes = vector_is_user(vector) ? 0xeeull : 0x8eull;
@@ -199,7 +200,7 @@ static void set_start_state(struct guest *guest)
     s->cr0 =
         X86_CR0_PG | X86_CR0_AM | X86_CR0_WP | X86_CR0_NE | X86_CR0_ET | X86_CR0_MP | X86_CR0_PE;
     s->cr3 = GPA_PML4;
-    s->cr4 = X86_CR4_PAE | X86_CR4_OSFXSR | X86_CR4_OSXMMEXCPT | X86_CR4_OSXSAVE;
+    s->cr4 = X86_CR4_PAE | X86_CR4_OSFXSR | X86_CR4_OSXMMEXCPT | X86_CR4_OSXSAVE | X86_CR4_FSGSBASE;
     s->efer = X86_EFER_SCE | X86_EFER_LME | X86_EFER_LMA | X86_EFER_NXE;
     s->xcr0 = X86_XCR0_X87 | X86_XCR0_SSE | X86_XCR0_AVX;
     s->gdtr = (struct x86_table){KERNEL_GVA + GPA_GDT, SELECTOR_TSS + 15};
