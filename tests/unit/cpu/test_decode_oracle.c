@@ -482,6 +482,8 @@ static const struct {
     {"only theirs, of BASE", " nop ", "0F 0D with a register is undefined on AMD's"},
     {"vector size", " vextractf128 ", "Zydis takes the source for an XMM register"},
     {"segment", " jmp call ", "Zydis takes 3E for NOTRACK and keeps the earlier prefix"},
+    {"operand count, ours more", " xchg ",
+     "F3 41 90 exchanges R8 and RAX on CPUs, Zydis says PAUSE"},
     {"operand count, theirs more", " vmrun vmload vmsave skinit invlpga ",
      "their fixed registers are not operands for us"},
 };
