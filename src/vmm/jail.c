@@ -15,7 +15,12 @@
 #include "base/host/file.h"
 #include "base/host/log.h"
 
-#define NOBODY 65534u
+static int drop_capabilities(void)
+{
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = {0};
+    return syscall(SYS_capset, &header, none) < 0 ? -errno : 0;
+}
 
 /* The user has no namespace privileges of its own: one more namespace, in which it is itself, gives them. */
 static bool enter_user_namespace(void)
@@ -56,7 +61,7 @@ static void limit(int resource, const char *name, rlim_t most)
     }
 }
 
-bool jail_enter_early(void)
+bool jail_enter_early(bool stays_root)
 {
     /* Without it the filter could not be installed by an ordinary user, and a set-uid program might be started. */
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0) {
@@ -69,6 +74,12 @@ bool jail_enter_early(void)
                            : enter_user_namespace();
     if (!has_own) {
         log_debug("jail: namespaces: %s, ignoring", strerror(errno));
+    }
+    if (is_root && stays_root) {
+        int rc = drop_capabilities();
+        if (rc < 0) {
+            log_debug("jail: capabilities: %s, ignoring", strerror(-rc));
+        }
     }
     return has_own;
 }
@@ -89,19 +100,16 @@ static int drop_root_folder(void)
     return 0;
 }
 
-static int drop_user(struct error *err)
+static int drop_user(const struct jail_needs *needs, struct error *err)
 {
-    if (geteuid() != 0) {
-        /* The new user namespace gave capabilities in it, which have done their work. */
-        struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
-        struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = {0};
-        return syscall(SYS_capset, &header, none) < 0
-                   ? error_set_errno(err, errno, "jail: dropping capabilities")
-                   : 0;
+    if (geteuid() != 0 || needs->uid == 0) {
+        /* A new user namespace gave capabilities in it, which have done their work. */
+        int rc = drop_capabilities();
+        return rc < 0 ? error_set_errno(err, -rc, "jail: dropping capabilities") : 0;
     }
     /* glibc does it on all threads; leaving uid 0 clears the capabilities of each: capabilities(7). */
-    if (setgroups(0, NULL) < 0 || setresgid(NOBODY, NOBODY, NOBODY) < 0 ||
-        setresuid(NOBODY, NOBODY, NOBODY) < 0) {
+    if (setgroups(0, NULL) < 0 || setresgid(needs->gid, needs->gid, needs->gid) < 0 ||
+        setresuid(needs->uid, needs->uid, needs->uid) < 0) {
         return error_set_errno(err, errno, "jail: leaving the root user");
     }
     return 0;
@@ -117,7 +125,7 @@ int jail_enter_late(const struct jail_needs *needs, struct error *err)
             log_debug("jail: empty root folder: %s, ignoring", strerror(-rc));
         }
     }
-    int rc = drop_user(err);
+    int rc = drop_user(needs, err);
     if (rc < 0) {
         return rc;
     }

@@ -202,18 +202,22 @@ static bool has_block_device(const struct config *config)
     return false;
 }
 
-static int enter_jail(struct vmm *vmm, bool has_own_mounts, struct error *err)
+static void read_needs(const struct config *config, struct jail_needs *needs)
 {
-    struct jail_needs needs = {
-        .has_own_mounts = has_own_mounts,
-        .has_kvm = strcmp(machine_get_config(vmm->machine)->engine->name, "kvm") == 0,
-        .has_block_device = has_block_device(&vmm->config),
-        .has_unix_sockets = vmm->config.vsock_cid != 0,
+    struct stat folder;
+    *needs = (struct jail_needs){
+        .uid = JAIL_NOBODY,
+        .gid = JAIL_NOBODY,
+        .has_block_device = has_block_device(config),
+        .has_unix_sockets = config->vsock_cid != 0,
     };
-    for (size_t i = 0; i < vmm->config.net_count; i++) {
-        needs.has_tap = needs.has_tap || vmm->config.net[i].kind == CONFIG_NET_TAP;
+    if (config->vsock_cid != 0 && fstat(config->vsock_dir_fd, &folder) == 0) {
+        needs->uid = folder.st_uid;
+        needs->gid = folder.st_gid;
     }
-    return jail_enter_late(&needs, err);
+    for (size_t i = 0; i < config->net_count; i++) {
+        needs->has_tap = needs->has_tap || config->net[i].kind == CONFIG_NET_TAP;
+    }
 }
 
 /* Sanitizers make system calls of their own, and a debugger wants its process unconfined. */
@@ -232,7 +236,9 @@ static int start(struct vmm *vmm, struct error *err)
 {
     const struct config *config = &vmm->config;
     bool is_jailed = is_jail_wanted();
-    bool has_own_mounts = is_jailed && jail_enter_early();
+    struct jail_needs needs;
+    read_needs(config, &needs);
+    needs.has_own_mounts = is_jailed && jail_enter_early(needs.uid == 0);
     int rc = event_loop_create(&vmm->loop, err);
     if (rc == 0) {
         rc = console_create(config->console, config->console_fd, config->is_console_virtio,
@@ -249,7 +255,8 @@ static int start(struct vmm *vmm, struct error *err)
                             vmm, &vmm->control, err);
     }
     if (rc == 0 && is_jailed) {
-        rc = enter_jail(vmm, has_own_mounts, err);
+        needs.has_kvm = strcmp(machine_get_config(vmm->machine)->engine->name, "kvm") == 0;
+        rc = jail_enter_late(&needs, err);
     }
     return rc;
 }

@@ -343,6 +343,18 @@ def test_the_jail(running):
         assert os.listdir(f"/proc/{vm.status()['pid']}/root/") == []
 
 
+def test_vsock_leaves_its_folder_clean(running, tmp_path):
+    folder = tmp_path / "ports"
+    folder.mkdir()
+    vm = running("--vsock", f"cid=5,dir={folder}")
+    assert [p.name for p in folder.iterdir()] == ["connect"]
+    assert int(next(line for line in pathlib.Path(f"/proc/{vm.status()['pid']}/status").read_text().splitlines()
+                    if line.startswith("CapEff")).split()[1], 16) == 0 or os.environ.get("HULL_NO_JAIL")
+    assert hull("ctl", vm.control, "quit").returncode == 0
+    assert vm.process.wait(10) == 0
+    assert not list(folder.iterdir())
+
+
 def test_only_needed_descriptors(running):
     with open("/etc/passwd", "rb") as stray:
         os.set_inheritable(stray.fileno(), True)
@@ -350,6 +362,78 @@ def test_only_needed_descriptors(running):
         pid = vm.status()["pid"]
         links = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
     assert "/etc/passwd" not in links
+
+
+@pytest.fixture(scope="module")
+def engine():
+    """An engine that runs at least toy guests."""
+    names = [e["name"] for e in json.loads(hull("host", "--json").stdout)["engines"] if e["status"] != "unusable"]
+    if not names:
+        pytest.skip("no engine runs guest code here")
+    return "soft" if "soft" in names else names[0]
+
+
+@pytest.fixture(scope="module")
+def echo_kernel(tmp_path_factory):
+    """A guest that says H on its serial port, echoes what it reads there, and on q writes 5 to the debug-exit port."""
+    code = bytes.fromhex("66baf803b048ee"        # mov dx, 0x3f8; mov al, 'H'; out dx, al
+                         "66bafd03eca80174f7"    # again: mov dx, 0x3fd; in al, dx; test al, 1; jz again
+                         "66baf803ec3c717403ee"  # mov dx, 0x3f8; in al, dx; cmp al, 'q'; je off; out dx, al
+                         "ebeb"                  # jmp again
+                         "b005e6f4f4")           # off: mov al, 5; out 0xf4, al; hlt
+    magic, flags, address = 0x1BADB002, 0x10000, 0x100000
+    header = struct.pack("<8I", magic, flags, -(magic + flags) & 0xFFFFFFFF, address, address, 0, 0, address + 32)
+    path = tmp_path_factory.mktemp("echo") / "kernel"
+    path.write_bytes(header + code + bytes(4096))
+    return path
+
+
+def echo_arguments(engine, kernel, *more):
+    return [str(w) for w in (HULL, "boot", "--engine", engine, "--kernel", kernel, "--net", "none", "--debug-exit",
+                             "--timeout", "60", *more)]
+
+
+def test_console_on_pipes_and_debug_exit(engine, echo_kernel):
+    result = subprocess.run(echo_arguments(engine, echo_kernel), input="some text\nq", capture_output=True, text=True)
+    assert result.stdout == "Hsome text\n"
+    assert result.stderr == ""
+    assert result.returncode == 5 << 1 | 1
+
+
+def test_console_on_a_pty(engine, echo_kernel):
+    with subprocess.Popen(echo_arguments(engine, echo_kernel, "--console", "pty"), stderr=subprocess.PIPE, text=True) as vm:
+        path = vm.stderr.readline().strip().rsplit(" ", 1)[1]
+        with open(path, "r+b", buffering=0) as console:
+            assert console.read(1) == b"H"
+            console.write(b"x")
+            assert console.read(1) == b"x"
+            console.write(b"q")
+            assert vm.wait(30) == 11
+
+
+def test_console_on_a_socket(engine, echo_kernel, tmp_path):
+    path = tmp_path / "console"
+    with subprocess.Popen(echo_arguments(engine, echo_kernel, "--console", f"unix:{path}")) as vm:
+        while not path.exists():
+            time.sleep(0.01)
+        for _ in range(2):  # one client after the other
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(path))
+                client.sendall(b"x")
+                while client.recv(1) != b"x":
+                    pass
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            client.sendall(b"q")
+            assert vm.wait(30) == 11
+
+
+def test_console_in_a_file(engine, echo_kernel, tmp_path):
+    path = tmp_path / "out"
+    result = subprocess.run(echo_arguments(engine, echo_kernel, "--console", f"file:{path}", "--timeout", "2"),
+                            capture_output=True)
+    assert result.returncode == 124
+    assert path.read_bytes() == b"H"
 
 
 class Terminal:

@@ -179,7 +179,8 @@ static void the_jail_takes_everything(void **state)
     pid_t pid = fork();
     if (pid == 0) {
         struct error err = {0};
-        struct jail_needs needs = {.has_own_mounts = jail_enter_early()};
+        struct jail_needs needs = {
+            .uid = JAIL_NOBODY, .gid = JAIL_NOBODY, .has_own_mounts = jail_enter_early(false)};
         bool was_root = geteuid() == 0;
         if (jail_enter_late(&needs, &err) < 0) {
             (void)fprintf(stderr, "%s\n", err.text);
