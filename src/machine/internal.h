@@ -99,6 +99,8 @@ int must_check vcpus_set_state(struct machine *machine, uint32_t index,
 /* micro.c */
 int must_check micro_layout(const struct machine_config *config, struct machine_layout *out_layout,
                             struct error *err);
+/* For engines without; before there are vCPUs: an engine asks for the task priority when it makes one. */
+int must_check micro_create_irqchip(struct machine *machine, struct error *err);
 int must_check micro_create(struct machine *machine, struct error *err);
 void micro_destroy(struct machine *machine);
 /* ACPI tables and kernel into memory, the first vCPU's entry into 'state'. */

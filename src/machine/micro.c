@@ -182,7 +182,7 @@ static void ioapic_deliver(void *ctx, const struct apic_message *message)
     lapic_deliver(((struct machine *)ctx)->lapics, message);
 }
 
-static int create_irqchip(struct machine *machine, struct error *err)
+int micro_create_irqchip(struct machine *machine, struct error *err)
 {
     const struct lapic_host host = {
         .ctx = machine,
@@ -477,10 +477,7 @@ int micro_create(struct machine *machine, struct error *err)
         .memory = machine->memory,
         .stop_vm = stop_vm,
     };
-    int rc = machine->has_irqchip ? 0 : create_irqchip(machine, err);
-    if (rc == 0) {
-        rc = create_platform(machine, err);
-    }
+    int rc = create_platform(machine, err);
     if (rc == 0) {
         rc = create_disks_and_nets(machine, err);
     }
