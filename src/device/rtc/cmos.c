@@ -6,28 +6,28 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
-#define SIZE          128
-#define REG_SECONDS   0x00
-#define REG_MINUTES   0x02
-#define REG_HOURS     0x04
-#define REG_WEEKDAY   0x06
-#define REG_DAY       0x07
-#define REG_MONTH     0x08
-#define REG_YEAR      0x09
-#define REG_A         0x0a
-#define REG_B         0x0b
-#define REG_C         0x0c
-#define REG_D         0x0d
-#define REG_CENTURY   0x32
-#define A_UPDATING    0x80u
-#define B_SET         0x80u /* the clock stands still while it is being set */
-#define B_BINARY      0x04u
-#define B_24_HOURS    0x02u
-#define C_UPDATE      0x10u
-#define D_VALID       0x80u
-#define NS_PER_SECOND 1000000000ull
+#define SIZE            128
+#define REG_SECONDS     0x00
+#define REG_MINUTES     0x02
+#define REG_HOURS       0x04
+#define REG_WEEKDAY     0x06
+#define REG_DAY         0x07
+#define REG_MONTH       0x08
+#define REG_YEAR        0x09
+#define REG_A           0x0a
+#define REG_B           0x0b
+#define REG_C           0x0c
+#define REG_D           0x0d
+#define REG_CENTURY     0x32
+#define A_UPDATING      0x80u
+#define B_SET           0x80u /* the clock stands still while it is being set */
+#define B_BINARY        0x04u
+#define B_24_HOURS      0x02u
+#define C_UPDATE        0x10u
+#define D_VALID         0x80u
+#define NS_PER_SECOND   1000000000ull
+#define SECONDS_PER_DAY 86400
 /* The data sheet: 244 us before an update the flag goes up. */
 #define UPDATE_WARNING_NS 244000u
 
@@ -68,29 +68,64 @@ static int from_form(const struct cmos *cmos, uint8_t value)
     return (value >> 4) * 10 + (value & 0xf);
 }
 
+struct civil {
+    int64_t year;
+    int month, day; /* from 1 */
+};
+
+/* The calendar without the C library, whose functions read the time zone's file where a sandbox forbids it. Years begin in
+ * March here, so that the leap day is the last one: day d of such a year lies in month (5 d + 2) / 153. */
+static struct civil civil_from_days(int64_t days)
+{
+    days += 719468; /* from 1970-01-01 to 0000-03-01 */
+    int64_t era = (days >= 0 ? days : days - 146096) / 146097;
+    int64_t of_era = days - era * 146097;
+    int64_t year = (of_era - of_era / 1460 + of_era / 36524 - of_era / 146096) / 365;
+    int64_t of_year = of_era - (365 * year + year / 4 - year / 100);
+    int64_t month = (5 * of_year + 2) / 153;
+    struct civil civil = {
+        .year = year + era * 400 + (month >= 10 ? 1 : 0),
+        .month = (int)(month < 10 ? month + 3 : month - 9),
+        .day = (int)(of_year - (153 * month + 2) / 5 + 1),
+    };
+    return civil;
+}
+
+/* Takes any numbers: a guest may write nonsense. */
+static int64_t days_from_civil(const struct civil *civil)
+{
+    int64_t year = civil->year - (civil->month <= 2 ? 1 : 0);
+    int64_t month = civil->month > 2 ? civil->month - 3 : civil->month + 9;
+    int64_t era = (year >= 0 ? year : year - 399) / 400;
+    int64_t of_era_year = year - era * 400;
+    int64_t of_year = (153 * month + 2) / 5 + civil->day - 1;
+    int64_t of_era = of_era_year * 365 + of_era_year / 4 - of_era_year / 100 + of_year;
+    return era * 146097 + of_era - 719468;
+}
+
 /* The clock's registers from the time. */
 static void clock_load(struct cmos *cmos)
 {
-    time_t now = (time_t)(cmos->options.now_ns() / NS_PER_SECOND) + (time_t)cmos->offset_s;
-    struct tm tm;
+    int64_t now = (int64_t)(cmos->options.now_ns() / NS_PER_SECOND) + cmos->offset_s;
+    int64_t days = (now >= 0 ? now : now - (SECONDS_PER_DAY - 1)) / SECONDS_PER_DAY;
+    int second = (int)(now - days * SECONDS_PER_DAY);
+    struct civil civil = civil_from_days(days);
+    int hour = second / 3600;
+    int weekday = (int)(((days + 4) % 7 + 7) % 7); /* 1970 began on a Thursday */
 
-    if (gmtime_r(&now, &tm) == NULL) {
-        return;
-    }
-    uint8_t hours = to_form(cmos, tm.tm_hour);
+    uint8_t hours = to_form(cmos, hour);
     if ((cmos->memory[REG_B] & B_24_HOURS) == 0) {
-        hours = to_form(cmos, tm.tm_hour % 12 == 0 ? 12 : tm.tm_hour % 12);
-        hours |= tm.tm_hour >= 12 ? 0x80 : 0;
+        hours = to_form(cmos, hour % 12 == 0 ? 12 : hour % 12);
+        hours |= hour >= 12 ? 0x80 : 0;
     }
-    int year = tm.tm_year + 1900;
-    cmos->memory[REG_SECONDS] = to_form(cmos, tm.tm_sec);
-    cmos->memory[REG_MINUTES] = to_form(cmos, tm.tm_min);
+    cmos->memory[REG_SECONDS] = to_form(cmos, second % 60);
+    cmos->memory[REG_MINUTES] = to_form(cmos, second / 60 % 60);
     cmos->memory[REG_HOURS] = hours;
-    cmos->memory[REG_WEEKDAY] = to_form(cmos, tm.tm_wday + 1);
-    cmos->memory[REG_DAY] = to_form(cmos, tm.tm_mday);
-    cmos->memory[REG_MONTH] = to_form(cmos, tm.tm_mon + 1);
-    cmos->memory[REG_YEAR] = to_form(cmos, year % 100);
-    cmos->memory[REG_CENTURY] = to_form(cmos, year / 100);
+    cmos->memory[REG_WEEKDAY] = to_form(cmos, weekday + 1);
+    cmos->memory[REG_DAY] = to_form(cmos, civil.day);
+    cmos->memory[REG_MONTH] = to_form(cmos, civil.month);
+    cmos->memory[REG_YEAR] = to_form(cmos, (int)(civil.year % 100));
+    cmos->memory[REG_CENTURY] = to_form(cmos, (int)(civil.year / 100 % 100));
 }
 
 /* The offset from the clock's registers. */
@@ -100,16 +135,16 @@ static void clock_store(struct cmos *cmos)
     if ((cmos->memory[REG_B] & B_24_HOURS) == 0) {
         hours = hours % 12 + ((cmos->memory[REG_HOURS] & 0x80) != 0 ? 12 : 0);
     }
-    struct tm tm = {
-        .tm_sec = from_form(cmos, cmos->memory[REG_SECONDS]),
-        .tm_min = from_form(cmos, cmos->memory[REG_MINUTES]),
-        .tm_hour = hours,
-        .tm_mday = from_form(cmos, cmos->memory[REG_DAY]),
-        .tm_mon = from_form(cmos, cmos->memory[REG_MONTH]) - 1,
-        .tm_year = from_form(cmos, cmos->memory[REG_CENTURY]) * 100 +
-                   from_form(cmos, cmos->memory[REG_YEAR]) - 1900,
+    const struct civil civil = {
+        .year = (int64_t)from_form(cmos, cmos->memory[REG_CENTURY]) * 100 +
+                from_form(cmos, cmos->memory[REG_YEAR]),
+        .month = from_form(cmos, cmos->memory[REG_MONTH]),
+        .day = from_form(cmos, cmos->memory[REG_DAY]),
     };
-    cmos->offset_s = (int64_t)timegm(&tm) - (int64_t)(cmos->options.now_ns() / NS_PER_SECOND);
+    int64_t now = days_from_civil(&civil) * SECONDS_PER_DAY + (int64_t)hours * 3600 +
+                  (int64_t)from_form(cmos, cmos->memory[REG_MINUTES]) * 60 +
+                  from_form(cmos, cmos->memory[REG_SECONDS]);
+    cmos->offset_s = now - (int64_t)(cmos->options.now_ns() / NS_PER_SECOND);
 }
 
 static uint8_t register_read(struct cmos *cmos, uint8_t index)
@@ -237,7 +272,7 @@ static int cmos_restore(struct device *device, struct archive_reader *reader, ui
     cmos->index = archive_get_u8(reader) & 0x7f;
     archive_get(reader, cmos->memory, SIZE);
     cmos->offset_s = (int64_t)archive_get_u64(reader);
-    /* The range of what gmtime can express without thinking about overflow: a million years. */
+    /* A million years: far from any overflow. */
     if (cmos->offset_s > 31556952000000 || cmos->offset_s < -31556952000000) {
         return error_set(err, EINVAL, "%s: the clock is out of range", device->name);
     }
