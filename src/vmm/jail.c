@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <linux/capability.h>
+#include <malloc.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -11,6 +12,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <time.h>
 
 #include "base/host/file.h"
 #include "base/host/log.h"
@@ -21,6 +23,9 @@ static int drop_capabilities(void)
     struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = {0};
     return syscall(SYS_capset, &header, none) < 0 ? -errno : 0;
 }
+
+/* Heaps that threads share. */
+#define HEAP_COUNT 4
 
 /* The user has no namespace privileges of its own: one more namespace, in which it is itself, gives them. */
 static bool enter_user_namespace(void)
@@ -132,6 +137,12 @@ int jail_enter_late(const struct jail_needs *needs, struct error *err)
     /* Both are cleared or set anew by a change of user: prctl(2). */
     if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || prctl(PR_SET_DUMPABLE, 0) < 0) {
         return error_set_errno(err, errno, "jail: process attributes");
+    }
+    /* The C library reads the time zone's file on the first conversion of a date, even of UTC. */
+    tzset();
+    /* Without a limit the C library counts the CPUs in a file of /sys when threads come to need more heaps. */
+    if (mallopt(M_ARENA_MAX, HEAP_COUNT) == 0) {
+        return error_set(err, EINVAL, "jail: limiting the heaps to %d", HEAP_COUNT);
     }
     return jail_filter_install(needs, err);
 }
