@@ -61,14 +61,6 @@ static void client_watch(struct control_client *client)
 
 static void client_free(struct control_client *client)
 {
-    struct control *control = client->control;
-    for (struct control_client **at = &control->clients; *at != NULL; at = &(*at)->next) {
-        if (*at == client) {
-            *at = client->next;
-            control->client_count--;
-            break;
-        }
-    }
     event_source_remove(client->source);
     close(client->fd);
     if (client->passed_fd >= 0) {
@@ -77,6 +69,19 @@ static void client_free(struct control_client *client)
     free(client->line);
     free(client->output);
     free(client);
+}
+
+static void client_remove(struct control_client *client)
+{
+    struct control *control = client->control;
+    for (struct control_client **at = &control->clients; *at != NULL; at = &(*at)->next) {
+        if (*at == client) {
+            *at = client->next;
+            control->client_count--;
+            break;
+        }
+    }
+    client_free(client);
 }
 
 /* Freed when its callback is done, or by the one that the shutdown causes. */
@@ -121,8 +126,9 @@ static void send_line(struct control_client *client, const json_t *object)
     AUTO_FREE char *text = json_dumps(object, JSON_COMPACT);
     size_t length = text != NULL ? strlen(text) : 0;
     size_t needed = client->output_used + length + 1;
-    char *output = needed <= CONTROL_MAX_OUTPUT ? realloc(client->output, needed) : NULL;
-    if (text == NULL || output == NULL) {
+    char *output =
+        text != NULL && needed <= CONTROL_MAX_OUTPUT ? realloc(client->output, needed) : NULL;
+    if (output == NULL) {
         client_drop(client); /* reads too slowly, or there is no memory to be kind */
         return;
     }
@@ -297,7 +303,7 @@ static void client_ready(void *ctx, int fd, uint32_t events)
         client_read(client);
     }
     if (client->is_dead) {
-        client_free(client);
+        client_remove(client);
     }
 }
 
@@ -372,7 +378,9 @@ void control_destroy(struct control *control)
         return;
     }
     while (control->clients != NULL) {
-        client_free(control->clients);
+        struct control_client *client = control->clients;
+        control->clients = client->next;
+        client_free(client);
     }
     event_source_remove(control->listen_source);
     if (control->listen_fd >= 0) {
