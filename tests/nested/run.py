@@ -14,7 +14,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 MODULES = ["kvm-amd"]
 BEGIN, END = "==== nested begin ====", "==== nested status "
-BED_FAILED = 125
+BED_FAILED, SKIPPED = 125, 77
 
 
 class BedError(Exception):
@@ -184,6 +184,7 @@ def main():
     parser.add_argument("--memory", default="2G")
     parser.add_argument("--append", default="", help="more words for the kernel's command line")
     parser.add_argument("--timeout", type=int, default=600, help="seconds for all of it")
+    parser.add_argument("--skip", action="store_true", help="exit 77 where the bed cannot be made")
     parser.add_argument("--verbose", action="store_true", help="show the kernel's messages, too")
     parser.add_argument("command", nargs="+", help="after --; one word is taken as a shell script")
     options = parser.parse_args()
@@ -199,7 +200,7 @@ def main():
             initramfs.unlink()
     except (BedError, OSError) as problem:
         print(f"nested: {problem}", file=sys.stderr)
-        return BED_FAILED
+        return SKIPPED if options.skip else BED_FAILED
     if status is None:
         print(f"nested: the bed ended before the command (limit {options.timeout} s); "
               "--verbose shows its console", file=sys.stderr)
