@@ -36,6 +36,14 @@ int program_find(const char *name, bool is_foreign, char *out_path, size_t size,
         if (slash != NULL && is_program(own, (size_t)(slash - own), name, out_path, size)) {
             return 0;
         }
+        /* An installation that was moved as a whole. */
+        char moved[PATH_MAX + 32];
+        int folder = slash != NULL ? (int)(slash - own) : 0;
+        int moved_length = snprintf(moved, sizeof(moved), "%.*s/../libexec/hull", folder, own);
+        if (moved_length > 0 && (size_t)moved_length < sizeof(moved) &&
+            is_program(moved, (size_t)moved_length, name, out_path, size)) {
+            return 0;
+        }
     }
     if (is_program(HULL_LIBEXEC_DIR, strlen(HULL_LIBEXEC_DIR), name, out_path, size)) {
         return 0;
