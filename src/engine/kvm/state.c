@@ -278,14 +278,16 @@ static int set_xsave(struct kvm_processor *processor, const struct x86_state *st
 
 /* --- MSRs --- */
 
+/* A struct kvm_msrs with one entry. */
 struct one_msr {
-    struct kvm_msrs header;
+    uint32_t count, pad;
     struct kvm_msr_entry entry;
 };
+_Static_assert(offsetof(struct one_msr, entry) == sizeof(struct kvm_msrs), "the kernel's layout");
 
 static bool get_msr(struct kvm_processor *processor, uint32_t index, uint64_t *out_value)
 {
-    struct one_msr msr = {.header.nmsrs = 1, .entry.index = index};
+    struct one_msr msr = {.count = 1, .entry.index = index};
     if (kvm_ioctl(processor->fd, KVM_GET_MSRS, &msr) != 1) {
         return false;
     }
@@ -295,7 +297,7 @@ static bool get_msr(struct kvm_processor *processor, uint32_t index, uint64_t *o
 
 static bool set_msr(struct kvm_processor *processor, uint32_t index, uint64_t value)
 {
-    struct one_msr msr = {.header.nmsrs = 1, .entry = {.index = index, .data = value}};
+    struct one_msr msr = {.count = 1, .entry = {.index = index, .data = value}};
     return kvm_ioctl(processor->fd, KVM_SET_MSRS, &msr) == 1;
 }
 
