@@ -180,7 +180,11 @@ static int net_key(struct boot_net *net, const char *key, const char *value, str
         net->hostfwd[net->hostfwd_count++] = value;
         return 0;
     }
-    return unknown_key(key, net->kind == BOOT_NET_USER ? "hostfwd|mac" : "mac", err);
+    if (strcmp(key, "restrict") == 0 && value == NULL && net->kind == BOOT_NET_USER) {
+        net->is_restricted = true;
+        return 0;
+    }
+    return unknown_key(key, net->kind == BOOT_NET_USER ? "hostfwd|restrict|mac" : "mac", err);
 }
 
 /* An interface's name as the kernel takes it (IFNAMSIZ is 16). */

@@ -258,7 +258,7 @@ const struct option_spec boot_option_table[] = {
     {"cdrom", 0, "FILE", "not in this version: a CD image", "FILE", parse_cdrom},
     {"boot", 0, "ORDER", "not in this version: order of boot devices", NULL, parse_boot_order},
     {"net", 0, "KIND[,KEY=VALUE]...",
-     "a network card: user[,hostfwd=tcp:ADDR:PORT-:PORT]..., passt, tap=IFNAME or none; "
+     "a network card: user[,restrict][,hostfwd=tcp:ADDR:PORT-:PORT]..., passt, tap=IFNAME or none; "
      "also mac=ADDRESS (default: user)",
      "user|passt|tap=|none", boot_parse_net},
     {"share", 0, "DIR:TAG", "not in this version: share a folder with the guest", "DIR",

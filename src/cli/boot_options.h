@@ -31,6 +31,7 @@ struct boot_net {
     const char *tap;
     const char *hostfwd[BOOT_MAX_HOSTFWDS];
     unsigned hostfwd_count;
+    bool is_restricted; /* user: nothing but forwarded ports */
     uint8_t mac[6];
     bool has_mac;
 };

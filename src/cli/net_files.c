@@ -54,17 +54,20 @@ static int helper_sockets(struct helper *helper, struct error *err)
     return 0;
 }
 
-/* hull-net-user --fd N --ready-fd M [--hostfwd RULE]... */
+/* hull-net-user --fd N --ready-fd M [--restrict] [--hostfwd RULE]... */
 static int start_user(const struct boot_net *net, const struct helper *helper, pid_t *out_pid,
                       struct error *err)
 {
     char fd_text[16];
     char ready_text[16];
-    const char *argv[6 + 2 * BOOT_MAX_HOSTFWDS] = {"hull-net-user", "--fd", fd_text, "--ready-fd",
+    const char *argv[7 + 2 * BOOT_MAX_HOSTFWDS] = {"hull-net-user", "--fd", fd_text, "--ready-fd",
                                                    ready_text};
     (void)snprintf(fd_text, sizeof(fd_text), "%d", helper->helper_fd);
     (void)snprintf(ready_text, sizeof(ready_text), "%d", helper->ready_vm_fd);
     size_t count = 5;
+    if (net->is_restricted) {
+        argv[count++] = "--restrict";
+    }
     for (unsigned i = 0; i < net->hostfwd_count; i++) {
         argv[count++] = "--hostfwd";
         argv[count++] = net->hostfwd[i];

@@ -48,7 +48,7 @@ static void everything_at_once(void **state)
         "--memory=2G",
         "-c4",
         "--disk=a.img,readonly,serial=S1,aio=threads,format=raw,bus=virtio",
-        "--net=user,hostfwd=tcp:127.0.0.1:2222-:22,hostfwd=udp::53-10.0.2.15:53,mac=52:54:00:aa:bb:cc",
+        "--net=user,restrict,hostfwd=tcp:127.0.0.1:2222-:22,hostfwd=udp::53-10.0.2.15:53,hostfwd=tcp:[::1]:80-[fec0::5]:80,mac=52:54:00:aa:bb:cc",
         "--net=tap=tap0",
         "--console=unix:/x",
         "--vsock=cid=3,dir=/d",
@@ -60,8 +60,9 @@ static void everything_at_once(void **state)
     assert_string_equal(options.disk[0].serial, "S1");
     assert_true(options.disk[0].is_readonly);
     assert_int_equal(options.net_count, 2);
-    assert_int_equal(options.net[0].hostfwd_count, 2);
+    assert_int_equal(options.net[0].hostfwd_count, 3);
     assert_string_equal(options.net[0].hostfwd[1], "udp::53-10.0.2.15:53");
+    assert_true(options.net[0].is_restricted && !options.net[1].is_restricted);
     assert_int_equal(options.net[0].mac[5], 0xcc);
     assert_string_equal(options.net[1].tap, "tap0");
     assert_string_equal(options.console_path, "/x");
