@@ -59,7 +59,10 @@ static void op_masked_store(struct soft_vcpu *v, const struct soft_op *op)
     const uint8_t *mask = v->vector[m->mask];
     for (unsigned i = 0; i < m->count; i++) {
         if (is_selected(mask, i, m->element_size)) {
-            soft_check_write(v, op, element_linear(v, op, m, i, true), m->element_size);
+            /* In two parts, as these stores know no #AC. */
+            uint64_t gva = element_linear(v, op, m, i, true);
+            soft_check_write(v, op, gva, m->element_size - 1u);
+            soft_check_write(v, op, gva + m->element_size - 1, 1);
         }
     }
     store_selected(v, op, m, v->vector[m->data], v->vector[m->mask]);

@@ -398,9 +398,9 @@ bool soft_xsave_set(struct soft_vcpu *v, const uint8_t area[X86_XSAVE_SIZE])
 {
     uint64_t present = le64_get(area + X86_XSAVE_HEADER);
     uint32_t mxcsr = le32_get(area + LEGACY_MXCSR);
-    /* MXCSR holds for the standard format whether or not the header names SSE; an area of zeros has none. */
-    if ((present & (X86_XCR0_SSE | X86_XCR0_AVX)) == 0 && mxcsr == 0) {
-        mxcsr = SIMD_HOST_MXCSR;
+    if (present == 0) {
+        present =
+            X86_XCR0_X87 | X86_XCR0_SSE; /* a legacy image, without header: from reset or FXSAVE */
     }
     if ((present & ~(uint64_t)COMPONENTS) != 0 || (mxcsr & ~v->simd->mxcsr_mask) != 0) {
         return false;
