@@ -7,9 +7,11 @@
 #include "engine/choose.h"
 #include "engine/kvm/kvm.h"
 #include "engine/null/null.h"
+#include "engine/soft/soft.h"
 
 const struct engine_ops *const engines[] = {
     &kvm_engine_ops,
+    &soft_engine_ops,
     &null_engine_ops,
     NULL,
 };

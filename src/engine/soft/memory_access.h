@@ -10,6 +10,12 @@
 
 #include "engine/soft/vcpu.h"
 
+/* Guest memory has no alignment; one host access each, so aligned ones are atomic. */
+typedef uint8_t soft_u8 __attribute__((may_alias));
+typedef uint16_t soft_u16 __attribute__((aligned(1), may_alias));
+typedef uint32_t soft_u32 __attribute__((aligned(1), may_alias));
+typedef uint64_t soft_u64 __attribute__((aligned(1), may_alias));
+
 /* Out-of-line halves (mmu.c, segment.c). */
 uint64_t soft_segment_check(struct soft_vcpu *v, const struct soft_op *op, uint8_t segment,
                             uint64_t offset, uint32_t size, bool is_write);
@@ -117,6 +123,8 @@ void soft_store_unchecked(struct soft_vcpu *v, const struct soft_op *op, uint64_
 /* Raises what a write of [gva, gva + size) would raise (any size), and changes nothing: before the first byte of a
  * result that is written in pieces. */
 void soft_check_write(struct soft_vcpu *v, const struct soft_op *op, uint64_t gva, uint32_t size);
+/* The same with #AC, for 1 to 8 bytes. */
+void soft_check_change(struct soft_vcpu *v, const struct soft_op *op, uint64_t gva, uint32_t size);
 void soft_check_read(struct soft_vcpu *v, const struct soft_op *op, uint64_t gva, uint32_t size);
 
 #define SOFT_DEFINE_ACCESS(bits)                                                                   \
@@ -125,7 +133,7 @@ void soft_check_read(struct soft_vcpu *v, const struct soft_op *op, uint64_t gva
     {                                                                                              \
         const void *hva = soft_fast_read(v, gva, bits / 8);                                        \
         if (likely(hva)) {                                                                         \
-            return __atomic_load_n((const uint##bits##_t *)hva, __ATOMIC_RELAXED);                 \
+            return *(const volatile soft_u##bits *)hva;                                            \
         }                                                                                          \
         uint##bits##_t value;                                                                      \
         soft_load_slow(v, op, gva, &value, bits / 8);                                              \
@@ -136,7 +144,7 @@ void soft_check_read(struct soft_vcpu *v, const struct soft_op *op, uint64_t gva
     {                                                                                              \
         void *hva = soft_fast_write(v, gva, bits / 8);                                             \
         if (likely(hva)) {                                                                         \
-            __atomic_store_n((uint##bits##_t *)hva, value, __ATOMIC_RELAXED);                      \
+            *(volatile soft_u##bits *)hva = value;                                                 \
         } else {                                                                                   \
             soft_store_slow(v, op, gva, &value, bits / 8);                                         \
         }                                                                                          \

@@ -29,7 +29,8 @@ struct soft_vm;
     0x0020u /* drop the write entries of the TLBs, then clear the bit */
 #define SOFT_REQUEST_STEP                                                                          \
     0x0040u /* own: TF, an interrupt shadow or a breakpoint: one instruction at a time */
-#define SOFT_REQUEST_DEBUG_TRAP 0x0080u /* own: #DB after this instruction, bits in 'pending_dr6' */
+
+#define SOFT_REQUEST_CLOCK 0x0100u /* write the kvmclock structure again */
 
 /* The soft TLB: direct mapped, one array for each kind of access rights. A tag is the page's address plus the epoch of its
  * half of the address space (low 12 bits, never 0); tags of permissions that the entry lacks are 0. */
@@ -52,8 +53,14 @@ struct soft_tlb {
     struct soft_tlb_entry entry[SOFT_TLB_SIZE];
 };
 
+/* Addresses that large pages in the TLB span: INVLPG there flushes all. Empty: first > last. */
+struct soft_large_range {
+    uint64_t first, last;
+};
+
+/* Written by the vCPU's thread, read by any: whole words, no order. */
 struct soft_stats {
-    _Atomic uint64_t instructions, blocks_decoded, tlb_misses, tlb_flushes, exits_mmio, exits_pio,
+    uint64_t instructions, blocks_decoded, tlb_misses, tlb_flushes, exits_mmio, exits_pio,
         interrupts, exceptions, halts;
 };
 
@@ -134,6 +141,11 @@ struct soft_vcpu {
 
     /* The vector under delivery (-1: none): how a second exception becomes a double or triple fault. */
     int delivering;
+    bool interrupt_waiting; /* the APIC has one, but IF or a shadow is against it */
+    bool nmi_waiting;
+    bool is_stepping;
+    bool has_delivered; /* an event, since the step began: no single-step trap for INT n */
+    atomic_bool is_sleeping;
 
     struct vcpu vcpu;
     struct soft_vm *vm;
@@ -151,11 +163,13 @@ struct soft_vcpu {
     pthread_cond_t wait_changed;
 
     struct soft_tlb tlbs[SOFT_TLB_MODES];
+    struct soft_large_range large[2];
     bool high_half_has_local; /* the TLB's upper half holds entries that are not global */
     struct soft_jump_entry jump_cache[1u << SOFT_JUMP_CACHE_BITS];
     struct soft_block *block_hash[1u << SOFT_BLOCK_HASH_BITS];
     uint8_t *arena; /* blocks, one after the other; all go when it is full */
     size_t arena_used;
+    struct soft_block *scratch; /* under construction */
     uint64_t block_epoch; /* part of the jump cache's key: raised when blocks or mappings go */
 
     struct soft_stats stats;
@@ -163,14 +177,16 @@ struct soft_vcpu {
 
 struct soft_vm {
     struct vm vm;
-    struct soft_vcpu *vcpu[ENGINE_MAX_VCPUS];
+    struct soft_vcpu *_Atomic vcpu[ENGINE_MAX_VCPUS];
     pthread_mutex_t lock;       /* the vcpu array, the dirty log */
     pthread_mutex_t code_lock;  /* block.c: a page is being marked as code */
     pthread_mutex_t split_lock; /* locked accesses that no host instruction can do in one piece */
     _Atomic(_Atomic uint64_t *) dirty[GUEST_MEMORY_MAX_SLOTS];
+    _Atomic uint64_t *dirty_storage[GUEST_MEMORY_MAX_SLOTS];
+    uint64_t initial_tsc_offset; /* so that the guest's counter starts near 0 */
+    bool is_intel; /* the host's vendor, thus the guest's: a few instructions differ */
     uint64_t tsc_hz;
-    int64_t clock_offset_ns; /* kvmclock minus CLOCK_MONOTONIC_RAW-like TSC time */
-    uint64_t clock_base_tsc;
+    _Atomic int64_t clock_offset_ns; /* kvmclock minus the host's TSC in ns */
 };
 
 static inline struct soft_vcpu *soft_from_vcpu(struct vcpu *vcpu)

@@ -1,0 +1,160 @@
+/* Time: the guest's TSC is the host's plus an offset; kvmclock structures tell the guest how to make nanoseconds of it
+ * (layouts: Linux arch/x86/include/asm/pvclock-abi.h). */
+#include <cpuid.h>
+#include <pthread.h>
+#include <string.h>
+#include <time.h>
+#include <x86intrin.h>
+
+#include "engine/soft/mmu.h"
+#include "engine/soft/system.h"
+
+#define NS_PER_SECOND 1000000000ull
+
+struct pvclock_time_info {
+    uint32_t version, padding;
+    uint64_t tsc_timestamp, system_time;
+    uint32_t tsc_to_system_mul;
+    int8_t tsc_shift;
+    uint8_t flags;
+    uint8_t padding2[2];
+} __attribute__((packed));
+
+struct pvclock_wall_clock {
+    uint32_t version, seconds, nanoseconds;
+} __attribute__((packed));
+
+#define PVCLOCK_TSC_STABLE 1u
+
+static uint64_t tsc_hz;
+static pthread_once_t tsc_hz_once = PTHREAD_ONCE_INIT;
+
+static uint64_t raw_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC_RAW, &now);
+    return (uint64_t)now.tv_sec * NS_PER_SECOND + (uint64_t)now.tv_nsec;
+}
+
+/* 20 ms against the kernel's own calibrated clock: some parts in 100000. */
+static uint64_t calibrate(void)
+{
+    const struct timespec pause = {.tv_nsec = 20000000};
+    uint64_t ns = raw_ns(), tsc = __rdtsc();
+    nanosleep(&pause, NULL);
+    uint64_t ns_passed = raw_ns() - ns, tsc_passed = __rdtsc() - tsc;
+    return (uint64_t)((unsigned __int128)tsc_passed * NS_PER_SECOND / ns_passed);
+}
+
+static void find_tsc_hz(void)
+{
+    uint32_t eax, ebx, ecx, edx;
+    if (__get_cpuid_max(0, NULL) >= 0x15) {
+        __cpuid(0x15, eax, ebx, ecx, edx);
+        if (eax && ebx && ecx) {
+            tsc_hz = (uint64_t)ecx * ebx / eax;
+            return;
+        }
+    }
+    tsc_hz = calibrate();
+}
+
+uint64_t soft_host_tsc_hz(void)
+{
+    pthread_once(&tsc_hz_once, find_tsc_hz);
+    return tsc_hz;
+}
+
+uint64_t soft_tsc(const struct soft_vcpu *v)
+{
+    return __rdtsc() + atomic_load_explicit(&v->tsc_offset, memory_order_relaxed);
+}
+
+/* ns = (ticks << shift, or >> -shift) * mul >> 32, with the largest mul that fits. */
+static void scale_of(uint64_t hz, uint32_t *out_mul, int8_t *out_shift)
+{
+    int8_t shift = 0;
+    uint64_t scaled = hz;
+    while (scaled > NS_PER_SECOND * 2) {
+        scaled >>= 1;
+        shift--;
+    }
+    while (scaled <= NS_PER_SECOND) {
+        scaled <<= 1;
+        shift++;
+    }
+    *out_mul = (uint32_t)(((unsigned __int128)NS_PER_SECOND << 32) / scaled);
+    *out_shift = shift;
+}
+
+static uint64_t ticks_to_ns(uint64_t ticks)
+{
+    return (uint64_t)((unsigned __int128)ticks * NS_PER_SECOND / soft_host_tsc_hz());
+}
+
+void soft_clock_init(struct soft_vm *vm)
+{
+    uint64_t now = __rdtsc();
+    vm->tsc_hz = soft_host_tsc_hz();
+    vm->initial_tsc_offset = 0 - now;
+    atomic_store(&vm->clock_offset_ns, -(int64_t)ticks_to_ns(now));
+}
+
+uint64_t soft_clock_now_ns(struct soft_vm *vm)
+{
+    return ticks_to_ns(__rdtsc()) + (uint64_t)atomic_load(&vm->clock_offset_ns);
+}
+
+/* Every vCPU writes its structure again when it runs next. */
+void soft_clock_set_ns(struct soft_vm *vm, uint64_t ns)
+{
+    atomic_store(&vm->clock_offset_ns, (int64_t)(ns - ticks_to_ns(__rdtsc())));
+    for (size_t i = 0; i < ENGINE_MAX_VCPUS; i++) {
+        struct soft_vcpu *v = atomic_load(&vm->vcpu[i]);
+        if (v) {
+            soft_request(v, SOFT_REQUEST_CLOCK);
+        }
+    }
+}
+
+void soft_clock_set_system_time(struct soft_vcpu *v, uint64_t msr_value)
+{
+    struct pvclock_time_info info = {.flags = PVCLOCK_TSC_STABLE};
+    if (!(msr_value & 1)) {
+        return;
+    }
+    uint64_t gpa = msr_value & ~1ull;
+    uint64_t host = __rdtsc();
+    if ((gpa & 4095) + sizeof(info) > 4096 || !soft_page_find(v->vm, gpa).slot) {
+        return;
+    }
+    v->clock_version += 2;
+    info.version = v->clock_version;
+    info.tsc_timestamp = host + atomic_load(&v->tsc_offset);
+    info.system_time = ticks_to_ns(host) + (uint64_t)atomic_load(&v->vm->clock_offset_ns);
+    uint32_t mul;
+    int8_t shift;
+    scale_of(v->vm->tsc_hz, &mul, &shift);
+    info.tsc_to_system_mul = mul;
+    info.tsc_shift = shift;
+    uint32_t odd = info.version - 1;
+    soft_physical_store(v, gpa, &odd, sizeof(odd));
+    soft_physical_store(v, gpa + 4, (uint8_t *)&info + 4, sizeof(info) - 4);
+    soft_physical_store(v, gpa, &info.version, sizeof(info.version));
+}
+
+/* The wall clock at the guest's boot. */
+void soft_clock_write_wall_clock(struct soft_vcpu *v, uint64_t gpa)
+{
+    struct timespec now;
+    struct pvclock_wall_clock wall = {.version = 2};
+    if ((gpa & 4095) + sizeof(wall) > 4096 || !soft_page_find(v->vm, gpa).slot) {
+        return;
+    }
+    clock_gettime(CLOCK_REALTIME, &now);
+    uint64_t boot =
+        (uint64_t)now.tv_sec * NS_PER_SECOND + (uint64_t)now.tv_nsec - soft_clock_now_ns(v->vm);
+    wall.seconds = (uint32_t)(boot / NS_PER_SECOND);
+    wall.nanoseconds = (uint32_t)(boot % NS_PER_SECOND);
+    soft_physical_store(v, gpa, &wall, sizeof(wall));
+}

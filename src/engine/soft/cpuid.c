@@ -1,0 +1,196 @@
+/* What this engine can run, as CPUID: instruction sets that the host has and this engine passes through, system features that it
+ * models itself. */
+#include <cpuid.h>
+#include <string.h>
+
+#include "base/core/bits.h"
+#include "engine/soft/system.h"
+
+#define LEAF_1_ECX                                                                                 \
+    (BIT(0) | BIT(1) | BIT(9) | BIT(12) | BIT(13) | BIT(19) | BIT(20) | BIT(22) | BIT(23) |        \
+     BIT(25) | BIT(26) | BIT(28) | BIT(29) | BIT(30))
+/* FPU VME DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2 */
+#define LEAF_1_EDX 0x0783fbffu
+/* FSGSBASE TSC_ADJUST BMI1 AVX2 SMEP BMI2 ERMS INVPCID RDSEED ADX SMAP CLFLUSHOPT CLWB */
+#define LEAF_7_EBX                                                                                 \
+    (BIT(0) | BIT(1) | BIT(3) | BIT(5) | BIT(7) | BIT(8) | BIT(9) | BIT(10) | BIT(18) | BIT(19) |  \
+     BIT(20) | BIT(23) | BIT(24))
+/* What the host must have, as its own units execute it. */
+#define LEAF_7_EBX_FROM_HOST                                                                       \
+    (BIT(3) | BIT(5) | BIT(8) | BIT(9) | BIT(18) | BIT(19) | BIT(23) | BIT(24))
+#define LEAF_7_ECX_UMIP  BIT(2)
+#define LEAF_7_ECX_RDPID BIT(22)
+#define LEAF_7_EDX_FSRM  BIT(4)
+/* LAHF LZCNT PREFETCHW; SYSCALL NX 1-GiB pages RDTSCP LM */
+#define LEAF_81_ECX (BIT(0) | BIT(5) | BIT(8))
+#define LEAF_81_EDX (BIT(11) | BIT(20) | BIT(26) | BIT(27) | BIT(29))
+
+#define PHYSICAL_BITS 40u
+
+struct registers {
+    uint32_t eax, ebx, ecx, edx;
+};
+
+static struct registers host_cpuid(uint32_t leaf, uint32_t subleaf)
+{
+    struct registers r = {0};
+    if (__get_cpuid_max(leaf & 0x80000000u, NULL) >= leaf) {
+        __cpuid_count(leaf, subleaf, r.eax, r.ebx, r.ecx, r.edx);
+    }
+    return r;
+}
+
+bool soft_host_is_intel(void)
+{
+    return host_cpuid(0, 0).ebx == 0x756e6547; /* "Genu" */
+}
+
+static void add(struct x86_cpuid *cpuid, uint32_t leaf, uint32_t subleaf, bool has_subleaf,
+                struct registers r)
+{
+    if (cpuid->count < X86_CPUID_MAX_ENTRIES) {
+        cpuid->entry[cpuid->count++] = (struct x86_cpuid_entry){
+            .leaf = leaf,
+            .subleaf = subleaf,
+            .has_subleaf = has_subleaf,
+            .eax = r.eax,
+            .ebx = r.ebx,
+            .ecx = r.ecx,
+            .edx = r.edx,
+        };
+    }
+}
+
+static void add_basic(struct x86_cpuid *cpuid)
+{
+    struct registers r = host_cpuid(0, 0);
+    r.eax = 0x16;
+    add(cpuid, 0, 0, false, r);
+    r = host_cpuid(1, 0);
+    uint32_t own = (uint32_t)(BIT(21) | BIT(24)); /* x2APIC, TSC deadline */
+    r.ecx = (r.ecx & (uint32_t)LEAF_1_ECX) | own;
+    /* XSAVE comes from us, AVX from the host. */
+    r.ecx |= (uint32_t)BIT(26);
+    r.edx = LEAF_1_EDX;
+    r.ebx &= 0xff00;
+    add(cpuid, 1, 0, false, r);
+    /* ARAT: the APIC's timer never stops. */
+    add(cpuid, 6, 0, false, (struct registers){.eax = 4});
+    struct registers host = host_cpuid(7, 0);
+    uint32_t wanted = (uint32_t)LEAF_7_EBX;
+    uint32_t from_host = (uint32_t)LEAF_7_EBX_FROM_HOST;
+    r = (struct registers){
+        .ebx = wanted & (host.ebx | ~from_host),
+        .ecx = (uint32_t)(LEAF_7_ECX_UMIP | LEAF_7_ECX_RDPID),
+        .edx = (uint32_t)LEAF_7_EDX_FSRM | (soft_host_is_intel() ? (uint32_t)BIT(29) : 0),
+    };
+    add(cpuid, 7, 0, true, r);
+}
+
+static void add_xsave(struct x86_cpuid *cpuid)
+{
+    add(cpuid, 0xd, 0, true, (struct registers){.eax = 7, .ebx = 832, .ecx = 832});
+    add(cpuid, 0xd, 1, true, (struct registers){.eax = 7}); /* XSAVEOPT XSAVEC XGETBV1 */
+    add(cpuid, 0xd, 2, true, (struct registers){.eax = 256, .ebx = 576});
+}
+
+static void add_clocks(struct x86_cpuid *cpuid)
+{
+    uint32_t mhz = (uint32_t)(soft_host_tsc_hz() / 1000000);
+    uint64_t crystal = 25000000;
+    struct registers r = {.eax = 25000,
+                          .ebx = (uint32_t)(soft_host_tsc_hz() * 25000 / crystal),
+                          .ecx = (uint32_t)crystal};
+    if (soft_host_is_intel()) {
+        add(cpuid, 0x15, 0, false, r);
+    }
+    add(cpuid, 0x16, 0, false, (struct registers){.eax = mhz, .ebx = mhz, .ecx = 100});
+}
+
+static void add_extended(struct x86_cpuid *cpuid)
+{
+    struct registers r = host_cpuid(0x80000000u, 0);
+    r.eax = 0x80000021u;
+    add(cpuid, 0x80000000u, 0, false, r);
+    struct registers host = host_cpuid(0x80000001u, 0);
+    r = (struct registers){
+        .eax = host.eax,
+        .ecx = host.ecx & (uint32_t)LEAF_81_ECX,
+        .edx = (uint32_t)LEAF_81_EDX | (soft_host_is_intel() ? 0 : LEAF_1_EDX & 0x0183f3ffu),
+    };
+    add(cpuid, 0x80000001u, 0, false, r);
+    for (uint32_t leaf = 0x80000002u; leaf <= 0x80000006u; leaf++) {
+        add(cpuid, leaf, 0, false, host_cpuid(leaf, 0));
+    }
+    /* An invariant TSC, as the host's own. */
+    add(cpuid, 0x80000007u, 0, false, (struct registers){.edx = BIT(8)});
+    r = (struct registers){.eax = PHYSICAL_BITS | 48u << 8};
+    add(cpuid, 0x80000008u, 0, false, r);
+    if (!soft_host_is_intel()) {
+        /* LFENCE serialises (bit 2); no need for what the guest cannot suffer from here: automatic IBRS (bit 8), not
+         * vulnerable to SRSO (bit 29: SRSO_NO). */
+        uint32_t bits = (uint32_t)(BIT(2) | BIT(29));
+        add(cpuid, 0x80000021u, 0, false, (struct registers){.eax = bits});
+    }
+}
+
+int soft_supported_cpuid(struct x86_cpuid *out_cpuid, struct error *err)
+{
+    memset(out_cpuid, 0, sizeof(*out_cpuid));
+    add_basic(out_cpuid);
+    add_xsave(out_cpuid);
+    add_clocks(out_cpuid);
+    add_extended(out_cpuid);
+    return 0;
+}
+
+/* The leaves that Linux knows as KVM's: clocks by shared memory (Documentation/virt/kvm/x86/cpuid.rst). */
+void soft_hypervisor_cpuid(struct x86_cpuid *out_cpuid)
+{
+    struct registers signature = {.eax = 0x40000010u};
+    memcpy(&signature.ebx, "KVMK", 4);
+    memcpy(&signature.ecx, "VMKV", 4);
+    memcpy(&signature.edx, "M\0\0\0", 4);
+    uint32_t features = (uint32_t)(BIT(3) | BIT(24)); /* CLOCKSOURCE2, CLOCKSOURCE_STABLE_BIT */
+    memset(out_cpuid, 0, sizeof(*out_cpuid));
+    add(out_cpuid, 0x40000000u, 0, false, signature);
+    add(out_cpuid, 0x40000001u, 0, false, (struct registers){.eax = features});
+    uint32_t khz = (uint32_t)(soft_host_tsc_hz() / 1000);
+    add(out_cpuid, 0x40000010u, 0, false, (struct registers){.eax = khz, .ebx = 1000000});
+}
+
+static struct x86_cpuid_entry find(const struct soft_vcpu *v, uint32_t leaf, uint32_t subleaf)
+{
+    const struct x86_cpuid_entry *entry = x86_cpuid_find(&v->cpuid, leaf, subleaf);
+    return entry ? *entry : (struct x86_cpuid_entry){0};
+}
+
+void soft_features_set(struct soft_vcpu *v)
+{
+    struct x86_cpuid_entry leaf1 = find(v, 1, 0), leaf7 = find(v, 7, 0);
+    struct x86_cpuid_entry leaf81 = find(v, 0x80000001u, 0), leaf88 = find(v, 0x80000008u, 0);
+    v->features = (struct soft_features){
+        .vme = leaf1.edx & BIT(1),
+        .pge = leaf1.edx & BIT(13),
+        .pcid = leaf1.ecx & BIT(17),
+        .x2apic = leaf1.ecx & BIT(21),
+        .tsc_deadline = leaf1.ecx & BIT(24),
+        .xsave = leaf1.ecx & BIT(26),
+        .avx = leaf1.ecx & BIT(28),
+        .fsgsbase = leaf7.ebx & BIT(0),
+        .smep = leaf7.ebx & BIT(7),
+        .invpcid = leaf7.ebx & BIT(10),
+        .smap = leaf7.ebx & BIT(20),
+        .umip = leaf7.ecx & BIT(2),
+        .rdpid = leaf7.ecx & BIT(22),
+        .arch_capabilities = leaf7.edx & BIT(29),
+        .spec_ctrl = leaf7.edx & BIT(26),
+        .nx = leaf81.edx & BIT(20),
+        .gbpages = leaf81.edx & BIT(26),
+        .rdtscp = leaf81.edx & BIT(27),
+    };
+    v->physical_bits = leaf88.eax & 0xff ? (uint8_t)(leaf88.eax & 0xff) : 36;
+    if (v->physical_bits > 52) {
+        v->physical_bits = 52;
+    }
+}

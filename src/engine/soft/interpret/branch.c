@@ -1,0 +1,200 @@
+/* Near branches: they set the RIP and end the block. In these operations address_mask is the mask of the target by
+ * operand size, and imm counts from the block's first instruction. */
+#include "engine/soft/block.h"
+#include "engine/soft/interpret/alu.h"
+#include "engine/soft/interpret/stack.h"
+
+/* The branch itself faults, before it changes anything, if its target is outside of the code segment. */
+static always_inline void check_target(struct soft_vcpu *v, const struct soft_op *op,
+                                       uint64_t target)
+{
+    if (likely(!(op->flags & SOFT_OP_LEGACY))) {
+        if (unlikely(!x86_is_canonical(target))) {
+            soft_raise_error(v, op, X86_GP, 0);
+        }
+    } else if (unlikely(target > v->segment[X86_CS].limit)) {
+        soft_raise_error(v, op, X86_GP, 0);
+    }
+}
+
+static always_inline uint64_t relative_target(const struct soft_vcpu *v, const struct soft_op *op)
+{
+    return (v->gpr[SOFT_REG_RIP] + op->imm) & op->address_mask;
+}
+
+static always_inline void branch_if(struct soft_vcpu *v, const struct soft_op *op, bool is_taken)
+{
+    if (is_taken) {
+        uint64_t target = relative_target(v, op);
+        check_target(v, op, target);
+        v->rip = target;
+    } else {
+        v->rip = soft_op_next_rip(v, op);
+    }
+}
+
+#define JCC(code)                                                                                  \
+    static void jcc_##code(struct soft_vcpu *v, const struct soft_op *op)                          \
+    {                                                                                              \
+        branch_if(v, op, alu_condition(v->status, code));                                          \
+    }
+
+JCC(0)
+JCC(1)
+JCC(2)
+JCC(3)
+JCC(4)
+JCC(5)
+JCC(6)
+JCC(7)
+JCC(8)
+JCC(9)
+JCC(10)
+JCC(11)
+JCC(12)
+JCC(13)
+JCC(14)
+JCC(15)
+
+static const soft_op_fn jcc_handlers[16] = {
+    jcc_0, jcc_1, jcc_2,  jcc_3,  jcc_4,  jcc_5,  jcc_6,  jcc_7,
+    jcc_8, jcc_9, jcc_10, jcc_11, jcc_12, jcc_13, jcc_14, jcc_15,
+};
+
+static void jmp_relative(struct soft_vcpu *v, const struct soft_op *op)
+{
+    branch_if(v, op, true);
+}
+
+/* The target in a register or memory. */
+static always_inline uint64_t indirect_target(struct soft_vcpu *v, const struct soft_op *op)
+{
+    uint64_t target = op->flags & SOFT_OP_HAS_MEMORY
+                          ? soft_load_sized(v, op, soft_linear(v, op, op->size, false), op->size)
+                          : soft_get_sized(v, op->dst, op->size);
+    check_target(v, op, target);
+    return target;
+}
+
+static void jmp_indirect(struct soft_vcpu *v, const struct soft_op *op)
+{
+    v->rip = indirect_target(v, op);
+}
+
+static void call_relative(struct soft_vcpu *v, const struct soft_op *op)
+{
+    uint64_t target = relative_target(v, op);
+    check_target(v, op, target);
+    soft_push(v, op, op->size, soft_op_next_rip(v, op));
+    v->rip = target;
+}
+
+static void call_indirect(struct soft_vcpu *v, const struct soft_op *op)
+{
+    uint64_t target = indirect_target(v, op);
+    soft_push(v, op, op->size, soft_op_next_rip(v, op));
+    v->rip = target;
+}
+
+/* imm: bytes to release. */
+static void ret(struct soft_vcpu *v, const struct soft_op *op)
+{
+    uint64_t sp = v->gpr[X86_RSP];
+    uint64_t target = soft_pop_at(v, op, &sp, op->size);
+    check_target(v, op, target);
+    soft_set_sp(v, sp + op->imm);
+    v->rip = target;
+}
+
+static void ret64(struct soft_vcpu *v, const struct soft_op *op)
+{
+    uint64_t sp = v->gpr[X86_RSP];
+    uint64_t target = soft_load64(v, op, soft_stack_linear(v, op, sp, 8, false));
+    check_target(v, op, target);
+    v->gpr[X86_RSP] = sp + 8 + op->imm;
+    v->rip = target;
+}
+
+/* Counts down in CX, ECX or RCX (src: its size); 'data' is the value of ZF that goes on, or 2: any. */
+static void loop(struct soft_vcpu *v, const struct soft_op *op)
+{
+    uint64_t count = (soft_get_sized(v, X86_RCX * 8, op->src) - 1) & soft_size_mask(op->src);
+    uintptr_t wanted = (uintptr_t)op->data;
+    bool is_zero = v->status & SOFT_STATUS_ZF;
+    bool is_taken = count != 0 && (wanted == 2 || wanted == (uintptr_t)is_zero);
+    if (is_taken) {
+        check_target(v, op, relative_target(v, op));
+    }
+    soft_put_sized(v, X86_RCX * 8, op->src, count);
+    branch_if(v, op, is_taken);
+}
+
+static void jcxz(struct soft_vcpu *v, const struct soft_op *op)
+{
+    branch_if(v, op, soft_get_sized(v, X86_RCX * 8, op->src) == 0);
+}
+
+static void prepare_relative(const struct x86_insn *insn, struct soft_op *op, soft_op_fn fn)
+{
+    op->imm = insn->imm + op->offset + op->length;
+    op->address_mask = soft_size_mask(op->size);
+    op->fn = fn;
+}
+
+static void prepare_loop(const struct x86_insn *insn, struct soft_op *op, soft_op_fn fn,
+                         uintptr_t data)
+{
+    prepare_relative(insn, op, fn);
+    op->src = insn->address_bytes;
+    op->data = (void *)data;
+}
+
+bool soft_branch_prepare(struct soft_vcpu *v, const struct x86_insn *insn, struct soft_op *out_op)
+{
+    bool is_relative = insn->operand_count && insn->operand[0].kind == X86_OPERAND_REL;
+    if (insn->operand_count && soft_is_gpr(&insn->operand[0])) {
+        out_op->dst = soft_reg_offset(&insn->operand[0]);
+    }
+    switch (insn->id) {
+    case X86_ID_JMP:
+        if (is_relative) {
+            prepare_relative(insn, out_op, jmp_relative);
+        } else {
+            out_op->fn = jmp_indirect;
+        }
+        return true;
+    case X86_ID_CALL:
+        if (is_relative) {
+            prepare_relative(insn, out_op, call_relative);
+        } else {
+            out_op->fn = call_indirect;
+        }
+        return true;
+    case X86_ID_RET:
+        out_op->fn = out_op->size == 8 ? ret64 : ret;
+        return true;
+    case X86_ID_LOOP:
+        prepare_loop(insn, out_op, loop, 2);
+        return true;
+    case X86_ID_LOOPE:
+        prepare_loop(insn, out_op, loop, 1);
+        return true;
+    case X86_ID_LOOPNE:
+        prepare_loop(insn, out_op, loop, 0);
+        return true;
+    case X86_ID_JCXZ:
+        prepare_loop(insn, out_op, jcxz, 0);
+        return true;
+    default:
+        break;
+    }
+    bool is_jcc =
+        !(insn->prefixes & X86_PREFIX_VEX) && ((insn->map == 0 && (insn->opcode & 0xf0) == 0x70) ||
+                                               (insn->map == 1 && (insn->opcode & 0xf0) == 0x80));
+    if (is_jcc) {
+        prepare_relative(insn, out_op, jcc_handlers[insn->opcode & 15]);
+        return true;
+    }
+    out_op->dst = 0;
+    return false;
+}

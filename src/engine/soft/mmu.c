@@ -1,0 +1,615 @@
+/* The soft MMU: TLB misses, page walks, device memory, and writes to pages that hold decoded code.
+ *
+ * Writers and decoders. Blocks hold the code_generation of their pages and are entered only while it matches. A write
+ * entry of a TLB lets its vCPU write without looking, so no page may at the same time be in a write entry and be trusted by
+ * a block. All of a page's flags are in one atomic byte:
+ *
+ *   to install a write entry:  set WRITABLE; install only if CODE was not set in the byte seen.
+ *   to decode (block.c):       under code_lock: set CODE; if WRITABLE was set, clear it and make all vCPUs drop their write
+ *                              entries (request flag, acknowledged between two blocks or outside of guest code); set READY.
+ *                              Then read the generation, see that READY is still set, and only then read the bytes.
+ *   to write without entry:    store; full fence; if CODE is set: raise the generation, clear CODE and READY (the page may
+ *                              be written fast again), raise the generation again.
+ *
+ * A decoder that saw READY after it read the generation has read it before the clearing, thus before the second raise: its
+ * block dies with it. A writer that finds CODE clear after its store either precedes the marking, whose reader then sees
+ * the bytes, or follows another writer's first raise, so that its own vCPU enters no old block either.
+ *
+ * The writer's own block may be hit: its remaining operations are replaced by one that leaves (soft_block_cut). */
+#include "engine/soft/mmu.h"
+
+#include <sched.h>
+#include <string.h>
+
+#include "base/core/bits.h"
+#include "engine/soft/block.h"
+#include "engine/soft/memory_access.h"
+
+struct soft_page soft_page_find(struct soft_vm *vm, uint64_t gpa)
+{
+    const struct guest_slot *slot = guest_memory_slot(vm->vm.config.memory, gpa);
+    if (!slot) {
+        return (struct soft_page){0};
+    }
+    uint64_t offset = gpa - slot->gpa;
+    return (struct soft_page){
+        .slot = slot,
+        .index = offset >> GUEST_PAGE_SHIFT,
+        .hva = slot->hva + offset,
+    };
+}
+
+/* Dirty bit of a page that is about to be, or has just been, written. */
+static void mark_dirty(struct soft_vm *vm, const struct soft_page *page)
+{
+    size_t number = (size_t)(page->slot - vm->vm.config.memory->slot);
+    _Atomic uint64_t *dirty = atomic_load_explicit(&vm->dirty[number], memory_order_acquire);
+    if (dirty) {
+        atomic_fetch_or(&dirty[page->index / 64], BIT(page->index % 64));
+    }
+}
+
+void soft_written(struct soft_vcpu *v, const struct soft_page *page)
+{
+    mark_dirty(v->vm, page);
+    atomic_thread_fence(memory_order_seq_cst);
+    _Atomic uint8_t *flags = &page->slot->page_flags[page->index];
+    if (unlikely(atomic_load(flags) & GUEST_PAGE_CODE)) {
+        _Atomic uint32_t *generation = &page->slot->code_generation[page->index];
+        atomic_fetch_add(generation, 1);
+        atomic_fetch_and(flags, (uint8_t) ~(GUEST_PAGE_CODE | SOFT_PAGE_CODE_READY));
+        atomic_fetch_add(generation, 1);
+        soft_block_cut(v);
+    }
+}
+
+static uint64_t paging_read(void *ctx, uint64_t gpa, unsigned size)
+{
+    struct soft_vcpu *v = ctx;
+    struct soft_page page = soft_page_find(v->vm, gpa);
+    if (!page.slot) {
+        return size == 8 ? UINT64_MAX : UINT32_MAX;
+    }
+    return size == 8 ? *(volatile soft_u64 *)page.hva : *(volatile soft_u32 *)page.hva;
+}
+
+static bool paging_compare_exchange(void *ctx, uint64_t gpa, unsigned size, uint64_t expected,
+                                    uint64_t desired)
+{
+    struct soft_vcpu *v = ctx;
+    struct soft_page page = soft_page_find(v->vm, gpa);
+    if (!page.slot || page.slot->is_readonly) {
+        return true;
+    }
+    bool done;
+    if (size == 8) {
+        done = __sync_bool_compare_and_swap((uint64_t *)page.hva, expected, desired);
+    } else {
+        done = __sync_bool_compare_and_swap((uint32_t *)page.hva, (uint32_t)expected,
+                                            (uint32_t)desired);
+    }
+    soft_written(v, &page);
+    return done;
+}
+
+struct x86_paging_memory soft_paging_memory(struct soft_vcpu *v)
+{
+    return (struct x86_paging_memory){
+        .ctx = v,
+        .read = paging_read,
+        .compare_exchange = paging_compare_exchange,
+    };
+}
+
+struct x86_paging soft_paging(const struct soft_vcpu *v)
+{
+    struct x86_paging paging = {
+        .cr0 = v->cr0,
+        .cr3 = v->cr3,
+        .cr4 = v->cr4,
+        .efer = v->efer,
+        .flag_ac = v->flags & X86_FLAG_AC,
+        .physical_bits = v->physical_bits,
+    };
+    memcpy(paging.pdpte, v->pdpte, sizeof(paging.pdpte));
+    return paging;
+}
+
+static bool walk(struct soft_vcpu *v, uint64_t gva, enum x86_access access, bool is_user,
+                 bool is_implicit, struct x86_translation *out, uint32_t *out_error)
+{
+    if (!(v->cr0 & X86_CR0_PG)) {
+        *out = (struct x86_translation){
+            .gpa = (uint32_t)gva,
+            .page_size = GUEST_PAGE_SIZE,
+            .is_writable = true,
+            .is_user = true,
+            .is_executable = true,
+            .is_dirty = true,
+        };
+        return true;
+    }
+    struct x86_paging paging = soft_paging(v);
+    struct x86_paging_memory memory = soft_paging_memory(v);
+    return x86_paging_walk(&paging, &memory, gva, access, is_user, is_implicit, out, out_error);
+}
+
+bool soft_probe_translate(struct soft_vcpu *v, uint64_t gva, enum x86_access access, bool is_user,
+                          bool is_implicit, uint64_t *out_gpa, uint32_t *out_error)
+{
+    struct x86_translation translation;
+    if (!walk(v, gva, access, is_user, is_implicit, &translation, out_error)) {
+        return false;
+    }
+    *out_gpa = translation.gpa;
+    return true;
+}
+
+/* May the TLB hold a write entry for the page? See the head of this file. */
+static bool claim_writable(struct soft_vcpu *v, const struct soft_page *page)
+{
+    if (page->slot->is_readonly) {
+        return false;
+    }
+    _Atomic uint8_t *flags = &page->slot->page_flags[page->index];
+    uint8_t seen = atomic_load(flags);
+    if (!(seen & SOFT_PAGE_WRITABLE)) {
+        seen = atomic_fetch_or(flags, SOFT_PAGE_WRITABLE);
+    }
+    if (seen & GUEST_PAGE_CODE) {
+        return false;
+    }
+    mark_dirty(v->vm, page);
+    return true;
+}
+
+static void note_large_page(struct soft_vcpu *v, uint64_t gva, uint64_t page_size)
+{
+    uint64_t first = align_down(gva, page_size);
+    struct soft_large_range *range = &v->large[gva >> 63];
+    if (range->first > range->last) {
+        range->first = first;
+        range->last = first + page_size - 1;
+        return;
+    }
+    range->first = MIN(range->first, first);
+    range->last = MAX(range->last, first + page_size - 1);
+}
+
+/* Takes a translation into the TLB; a write only where 'is_write'. */
+static void tlb_fill(struct soft_vcpu *v, uint64_t gva, enum x86_access access,
+                     const struct x86_translation *translation)
+{
+    struct soft_page page = soft_page_find(v->vm, align_down(translation->gpa, GUEST_PAGE_SIZE));
+    if (!page.slot) {
+        return;
+    }
+    struct soft_tlb_entry *entry = soft_tlb_slot(v, gva);
+    uint64_t tag = soft_tlb_tag(v, gva);
+    uintptr_t addend = (uintptr_t)page.hva - align_down(gva, GUEST_PAGE_SIZE);
+    bool is_same = entry->addend == addend &&
+                   (entry->read_tag == tag || entry->write_tag == tag || entry->fetch_tag == tag);
+    if (!is_same) {
+        *entry = (struct soft_tlb_entry){.addend = addend};
+    }
+    if (access == X86_ACCESS_FETCH) {
+        entry->fetch_tag = tag;
+    } else {
+        entry->read_tag = tag;
+        entry->write_tag = 0;
+        if (access == X86_ACCESS_WRITE && claim_writable(v, &page)) {
+            entry->write_tag = tag;
+        }
+    }
+    if ((gva >> 63) && !(translation->is_global && (v->cr4 & X86_CR4_PGE))) {
+        v->high_half_has_local = true;
+    }
+    if (translation->page_size > GUEST_PAGE_SIZE) {
+        note_large_page(v, gva, translation->page_size);
+    }
+}
+
+static noreturn_fn void raise_not_canonical(struct soft_vcpu *v, const struct soft_op *op)
+{
+    bool is_stack = op && (op->flags & SOFT_OP_HAS_MEMORY) && op->segment == X86_SS;
+    soft_raise_error(v, op, is_stack ? X86_SS_FAULT : X86_GP, 0);
+}
+
+/* Guest physical address for an access of the current privilege, through a walk; fills the TLB. */
+static uint64_t translate(struct soft_vcpu *v, const struct soft_op *op, uint64_t gva,
+                          enum x86_access access)
+{
+    if (soft_is_long(v) && unlikely(!x86_is_canonical(gva))) {
+        raise_not_canonical(v, op);
+    }
+    struct x86_translation translation;
+    uint32_t error;
+    v->stats.tlb_misses++;
+    v->op = op;
+    if (!walk(v, gva, access, v->cpl == 3, false, &translation, &error)) {
+        soft_raise_page_fault(v, gva, error);
+    }
+    tlb_fill(v, gva, access, &translation);
+    return translation.gpa;
+}
+
+uint64_t soft_fetch_translate(struct soft_vcpu *v, uint64_t gva)
+{
+    return translate(v, NULL, gva, X86_ACCESS_FETCH);
+}
+
+void soft_leave_guest(struct soft_vcpu *v)
+{
+    atomic_store(&v->is_in_guest, false);
+}
+
+void soft_enter_guest(struct soft_vcpu *v)
+{
+    atomic_store(&v->is_in_guest, true);
+    if (unlikely(atomic_load(&v->requests) & SOFT_REQUEST_FLUSH_WRITES)) {
+        soft_tlb_flush_writes(v);
+    }
+}
+
+static void mmio_load(struct soft_vcpu *v, uint64_t gpa, void *out_data, uint32_t size)
+{
+    const struct vm_callbacks *callbacks = &v->vm->vm.config.callbacks;
+    uint8_t *bytes = out_data;
+    v->stats.exits_mmio++;
+    soft_leave_guest(v);
+    while (size) {
+        uint32_t part = size >= 8 ? 8 : size >= 4 ? 4 : size >= 2 ? 2 : 1;
+        uint64_t value = callbacks->mmio_read
+                             ? callbacks->mmio_read(callbacks->ctx, v->vcpu.index, gpa, part)
+                             : UINT64_MAX;
+        memcpy(bytes, &value, part);
+        bytes += part;
+        gpa += part;
+        size -= part;
+    }
+    soft_enter_guest(v);
+}
+
+static void mmio_store(struct soft_vcpu *v, uint64_t gpa, const void *data, uint32_t size)
+{
+    const struct vm_callbacks *callbacks = &v->vm->vm.config.callbacks;
+    const uint8_t *bytes = data;
+    v->stats.exits_mmio++;
+    soft_leave_guest(v);
+    while (size) {
+        uint32_t part = size >= 8 ? 8 : size >= 4 ? 4 : size >= 2 ? 2 : 1;
+        uint64_t value = 0;
+        memcpy(&value, bytes, part);
+        if (callbacks->mmio_write) {
+            callbacks->mmio_write(callbacks->ctx, v->vcpu.index, gpa, part, value);
+        }
+        bytes += part;
+        gpa += part;
+        size -= part;
+    }
+    soft_enter_guest(v);
+}
+
+/* memcpy in one piece for the sizes that must be atomic. */
+static void copy_piece(void *to, const void *from, uint32_t size)
+{
+    switch (size) {
+    case 1:
+        *(volatile uint8_t *)to = *(const volatile uint8_t *)from;
+        break;
+    case 2:
+        *(volatile soft_u16 *)to = *(const volatile soft_u16 *)from;
+        break;
+    case 4:
+        *(volatile soft_u32 *)to = *(const volatile soft_u32 *)from;
+        break;
+    case 8:
+        *(volatile soft_u64 *)to = *(const volatile soft_u64 *)from;
+        break;
+    default:
+        memcpy(to, from, size);
+        break;
+    }
+}
+
+/* Within one page. */
+void soft_physical_load(struct soft_vcpu *v, uint64_t gpa, void *out_data, uint32_t size)
+{
+    struct soft_page page = soft_page_find(v->vm, gpa);
+    if (page.slot) {
+        copy_piece(out_data, page.hva, size);
+    } else {
+        mmio_load(v, gpa, out_data, size);
+    }
+}
+
+void soft_physical_store(struct soft_vcpu *v, uint64_t gpa, const void *data, uint32_t size)
+{
+    struct soft_page page = soft_page_find(v->vm, gpa);
+    if (!page.slot) {
+        mmio_store(v, gpa, data, size);
+    } else if (!page.slot->is_readonly) {
+        copy_piece(page.hva, data, size);
+        soft_written(v, &page);
+    }
+}
+
+/* How much of [gva, gva + size) lies in the first page. */
+static uint32_t first_part(uint64_t gva, uint32_t size)
+{
+    uint32_t left = GUEST_PAGE_SIZE - (uint32_t)(gva & (GUEST_PAGE_SIZE - 1));
+    return MIN(left, size);
+}
+
+/* The next byte's linear address: outside of long mode they are 32 bits wide. */
+static uint64_t linear_add(const struct soft_vcpu *v, uint64_t gva, uint32_t count)
+{
+    return soft_is_long(v) ? gva + count : (uint32_t)(gva + count);
+}
+
+void soft_load_unchecked(struct soft_vcpu *v, const struct soft_op *op, uint64_t gva,
+                         void *out_data, uint32_t size)
+{
+    uint32_t part = first_part(gva, size);
+    uint64_t gpa = translate(v, op, gva, X86_ACCESS_READ);
+    if (likely(part == size)) {
+        soft_physical_load(v, gpa, out_data, size);
+        return;
+    }
+    uint64_t second = translate(v, op, linear_add(v, gva, part), X86_ACCESS_READ);
+    soft_physical_load(v, gpa, out_data, part);
+    soft_physical_load(v, second, (uint8_t *)out_data + part, size - part);
+}
+
+void soft_store_unchecked(struct soft_vcpu *v, const struct soft_op *op, uint64_t gva,
+                          const void *data, uint32_t size)
+{
+    uint32_t part = first_part(gva, size);
+    uint64_t gpa = translate(v, op, gva, X86_ACCESS_WRITE);
+    if (likely(part == size)) {
+        soft_physical_store(v, gpa, data, size);
+        return;
+    }
+    uint64_t second = translate(v, op, linear_add(v, gva, part), X86_ACCESS_WRITE);
+    soft_physical_store(v, gpa, data, part);
+    soft_physical_store(v, second, (const uint8_t *)data + part, size - part);
+}
+
+static void check_alignment(struct soft_vcpu *v, const struct soft_op *op, uint64_t gva,
+                            uint32_t size)
+{
+    if (unlikely(v->align_check && (gva & (size - 1)))) {
+        if (soft_is_long(v) && !x86_is_canonical(gva)) {
+            raise_not_canonical(v, op);
+        }
+        soft_raise_error(v, op, X86_AC, 0);
+    }
+}
+
+void soft_load_slow(struct soft_vcpu *v, const struct soft_op *op, uint64_t gva, void *out_data,
+                    uint32_t size)
+{
+    check_alignment(v, op, gva, size);
+    soft_load_unchecked(v, op, gva, out_data, size);
+}
+
+void soft_store_slow(struct soft_vcpu *v, const struct soft_op *op, uint64_t gva, const void *data,
+                     uint32_t size)
+{
+    check_alignment(v, op, gva, size);
+    soft_store_unchecked(v, op, gva, data, size);
+}
+
+static void check_access(struct soft_vcpu *v, const struct soft_op *op, uint64_t gva, uint32_t size,
+                         enum x86_access access)
+{
+    while (size) {
+        uint32_t part = first_part(gva, size);
+        struct soft_tlb_entry *entry = soft_tlb_slot(v, gva);
+        uint64_t tag = access == X86_ACCESS_WRITE ? entry->write_tag : entry->read_tag;
+        if (tag != soft_tlb_tag(v, gva)) {
+            (void)translate(v, op, gva, access);
+        }
+        gva = linear_add(v, gva, part);
+        size -= part;
+    }
+}
+
+void soft_check_write(struct soft_vcpu *v, const struct soft_op *op, uint64_t gva, uint32_t size)
+{
+    check_access(v, op, gva, size, X86_ACCESS_WRITE);
+}
+
+void soft_check_change(struct soft_vcpu *v, const struct soft_op *op, uint64_t gva, uint32_t size)
+{
+    check_alignment(v, op, gva, size);
+    soft_check_write(v, op, gva, size);
+}
+
+void soft_check_read(struct soft_vcpu *v, const struct soft_op *op, uint64_t gva, uint32_t size)
+{
+    check_access(v, op, gva, size, X86_ACCESS_READ);
+}
+
+uint8_t *soft_map_write(struct soft_vcpu *v, const struct soft_op *op, uint64_t gva, uint32_t size,
+                        struct soft_page *out_page)
+{
+    if (size <= 8) {
+        check_alignment(v, op, gva, size);
+    }
+    uint64_t gpa = translate(v, op, gva, X86_ACCESS_WRITE);
+    if (first_part(gva, size) != size) {
+        soft_check_write(v, op, linear_add(v, gva, first_part(gva, size)),
+                         size - first_part(gva, size));
+        return NULL;
+    }
+    *out_page = soft_page_find(v->vm, gpa);
+    return out_page->slot && !out_page->slot->is_readonly ? out_page->hva : NULL;
+}
+
+static uint64_t system_translate(struct soft_vcpu *v, uint64_t gva, enum x86_access access)
+{
+    struct x86_translation translation;
+    uint32_t error;
+    if (soft_is_long(v) && !x86_is_canonical(gva)) {
+        soft_raise_error(v, v->op, X86_GP, 0);
+    }
+    if (!walk(v, gva, access, false, true, &translation, &error)) {
+        soft_raise_page_fault(v, gva, error);
+    }
+    return translation.gpa;
+}
+
+void soft_system_load(struct soft_vcpu *v, uint64_t gva, void *out_data, uint32_t size)
+{
+    uint8_t *bytes = out_data;
+    while (size) {
+        uint32_t part = first_part(gva, size);
+        soft_physical_load(v, system_translate(v, gva, X86_ACCESS_READ), bytes, part);
+        bytes += part;
+        gva = linear_add(v, gva, part);
+        size -= part;
+    }
+}
+
+void soft_system_check_write(struct soft_vcpu *v, uint64_t gva, uint32_t size)
+{
+    while (size) {
+        uint32_t part = first_part(gva, size);
+        (void)system_translate(v, gva, X86_ACCESS_WRITE);
+        gva = linear_add(v, gva, part);
+        size -= part;
+    }
+}
+
+void soft_system_store(struct soft_vcpu *v, uint64_t gva, const void *data, uint32_t size)
+{
+    const uint8_t *bytes = data;
+    if (first_part(gva, size) != size) {
+        soft_system_check_write(v, gva, size);
+    }
+    while (size) {
+        uint32_t part = first_part(gva, size);
+        soft_physical_store(v, system_translate(v, gva, X86_ACCESS_WRITE), bytes, part);
+        bytes += part;
+        gva = linear_add(v, gva, part);
+        size -= part;
+    }
+}
+
+static void next_epoch(struct soft_vcpu *v, int half)
+{
+    v->large[half] = (struct soft_large_range){.first = UINT64_MAX};
+    if (++v->tlb_epoch[half] == GUEST_PAGE_SIZE) {
+        memset(v->tlbs, 0, sizeof(v->tlbs));
+        v->tlb_epoch[half] = 1;
+    }
+}
+
+void soft_tlb_flush(struct soft_vcpu *v, bool with_global)
+{
+    v->stats.tlb_flushes++;
+    next_epoch(v, 0);
+    if (with_global || v->high_half_has_local) {
+        v->high_half_has_local = false;
+        next_epoch(v, 1);
+    }
+    v->block_epoch++;
+}
+
+void soft_tlb_flush_page(struct soft_vcpu *v, uint64_t gva)
+{
+    const struct soft_large_range *range = &v->large[gva >> 63];
+    if (gva >= range->first && gva <= range->last) {
+        soft_tlb_flush(v, true);
+        return;
+    }
+    for (int i = 0; i < SOFT_TLB_MODES; i++) {
+        struct soft_tlb_entry *entry =
+            &v->tlbs[i].entry[(gva >> GUEST_PAGE_SHIFT) & (SOFT_TLB_SIZE - 1)];
+        *entry = (struct soft_tlb_entry){0};
+    }
+    v->block_epoch++;
+}
+
+void soft_tlb_flush_writes(struct soft_vcpu *v)
+{
+    for (int i = 0; i < SOFT_TLB_MODES; i++) {
+        for (size_t n = 0; n < SOFT_TLB_SIZE; n++) {
+            v->tlbs[i].entry[n].write_tag = 0;
+        }
+    }
+    atomic_fetch_and(&v->requests, ~SOFT_REQUEST_FLUSH_WRITES);
+}
+
+void soft_vm_flush_writes(struct soft_vm *vm, struct soft_vcpu *self)
+{
+    for (size_t i = 0; i < ENGINE_MAX_VCPUS; i++) {
+        struct soft_vcpu *other = atomic_load(&vm->vcpu[i]);
+        if (other && other != self) {
+            soft_request(other, SOFT_REQUEST_FLUSH_WRITES);
+        }
+    }
+    for (size_t i = 0; i < ENGINE_MAX_VCPUS; i++) {
+        struct soft_vcpu *other = atomic_load(&vm->vcpu[i]);
+        while (other && other != self && atomic_load(&other->is_in_guest) &&
+               (atomic_load(&other->requests) & SOFT_REQUEST_FLUSH_WRITES)) {
+            if (self && (atomic_load(&self->requests) & SOFT_REQUEST_FLUSH_WRITES)) {
+                soft_tlb_flush_writes(self);
+            }
+            sched_yield();
+        }
+    }
+    if (self) {
+        soft_tlb_flush_writes(self);
+    }
+}
+
+/* Flat segments need no check but the address's own 32 bits. */
+static void update_segments(struct soft_vcpu *v)
+{
+    v->flat_read = 0;
+    v->flat_write = 0;
+    for (int i = 0; i < X86_SEGMENT_COUNT; i++) {
+        const struct x86_segment *segment = &v->segment[i];
+        bool is_based = v->code_size != X86_CODE_64 || i == X86_FS || i == X86_GS;
+        v->segment_base[i] = is_based ? segment->base : 0;
+        if (segment->base != 0 || segment->limit != UINT32_MAX ||
+            (segment->attributes & X86_SEGMENT_UNUSABLE)) {
+            continue;
+        }
+        bool is_code = segment->attributes & X86_SEGMENT_CODE;
+        if (!is_code && (segment->attributes & X86_SEGMENT_DOWN)) {
+            continue;
+        }
+        if (!is_code || (segment->attributes & X86_SEGMENT_READABLE)) {
+            v->flat_read |= (uint8_t)(1u << i);
+        }
+        if (!is_code && (segment->attributes & X86_SEGMENT_WRITABLE)) {
+            v->flat_write |= (uint8_t)(1u << i);
+        }
+    }
+}
+
+void soft_update_mode(struct soft_vcpu *v)
+{
+    const struct x86_segment *cs = &v->segment[X86_CS];
+    if (!(v->cr0 & X86_CR0_PE)) {
+        v->cpl = 0;
+    } else if (v->flags & X86_FLAG_VM) {
+        v->cpl = 3;
+    }
+    if (soft_is_long(v) && (cs->attributes & X86_SEGMENT_L)) {
+        v->code_size = X86_CODE_64;
+        v->stack_bytes = 8;
+    } else {
+        v->code_size = cs->attributes & X86_SEGMENT_DB ? X86_CODE_32 : X86_CODE_16;
+        v->stack_bytes = v->segment[X86_SS].attributes & X86_SEGMENT_DB ? 4 : 2;
+    }
+    bool has_smap = (v->cr4 & X86_CR4_SMAP) && !(v->flags & X86_FLAG_AC);
+    v->tlb = &v->tlbs[v->cpl == 3 ? SOFT_TLB_USER
+                      : has_smap  ? SOFT_TLB_SUPERVISOR
+                                  : SOFT_TLB_SUPERVISOR_AC];
+    v->align_check = v->cpl == 3 && (v->cr0 & X86_CR0_AM) && (v->flags & X86_FLAG_AC);
+    update_segments(v);
+}

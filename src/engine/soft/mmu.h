@@ -1,0 +1,64 @@
+/* The soft TLB's filling and flushing, accesses by the system itself, and the protocol between writers of guest memory and
+ * those who decode it (described in mmu.c). */
+#ifndef ENGINE_SOFT_MMU_H
+#define ENGINE_SOFT_MMU_H
+
+#include "engine/soft/vcpu.h"
+
+/* page_flags bits beside GUEST_PAGE_CODE: some TLB may hold a write entry; the marking as code is complete. */
+#define SOFT_PAGE_WRITABLE   0x02u
+#define SOFT_PAGE_CODE_READY 0x04u
+
+/* Where a guest physical page lies; 'slot' NULL: no memory there. */
+struct soft_page {
+    const struct guest_slot *slot;
+    size_t index; /* within the slot */
+    uint8_t *hva;
+};
+
+struct soft_page soft_page_find(struct soft_vm *vm, uint64_t gpa);
+
+/* Guest physical address of an instruction fetch at 'gva' by the current mode; raises #PF and #GP. */
+uint64_t soft_fetch_translate(struct soft_vcpu *v, uint64_t gva);
+/* The same without faults, for debugging and traps: false if it would fault. */
+bool soft_probe_translate(struct soft_vcpu *v, uint64_t gva, enum x86_access access, bool is_user,
+                          bool is_implicit, uint64_t *out_gpa, uint32_t *out_error);
+
+/* Accesses of the system (descriptor tables, TSS, stacks of other levels): supervisor rights whatever the CPL. Raise #PF. */
+void soft_system_load(struct soft_vcpu *v, uint64_t gva, void *out_data, uint32_t size);
+void soft_system_store(struct soft_vcpu *v, uint64_t gva, const void *data, uint32_t size);
+void soft_system_check_write(struct soft_vcpu *v, uint64_t gva, uint32_t size);
+static inline uint64_t soft_system_load_value(struct soft_vcpu *v, uint64_t gva, uint32_t size)
+{
+    uint64_t value = 0;
+    soft_system_load(v, gva, &value, size);
+    return value;
+}
+
+/* By guest physical address, with everything that a guest write entails. Unbacked: MMIO. */
+void soft_physical_load(struct soft_vcpu *v, uint64_t gpa, void *out_data, uint32_t size);
+void soft_physical_store(struct soft_vcpu *v, uint64_t gpa, const void *data, uint32_t size);
+
+/* Host address of 'size' bytes within one page for a locked access or a run of a string instruction, or NULL (MMIO, ROM,
+ * page crossing); faults are raised. After writing through it without a TLB entry: soft_written. */
+uint8_t *soft_map_write(struct soft_vcpu *v, const struct soft_op *op, uint64_t gva, uint32_t size,
+                        struct soft_page *out_page);
+void soft_written(struct soft_vcpu *v, const struct soft_page *page);
+
+void soft_tlb_flush(struct soft_vcpu *v, bool with_global);
+void soft_tlb_flush_page(struct soft_vcpu *v, uint64_t gva);
+void soft_tlb_flush_writes(struct soft_vcpu *v);
+/* After a change of CR0, CR4, EFER, CPL, AC, CS or SS: what depends on them. */
+void soft_update_mode(struct soft_vcpu *v);
+
+/* All other vCPUs have dropped their write entries when this returns. 'self': the caller's vCPU or NULL. */
+void soft_vm_flush_writes(struct soft_vm *vm, struct soft_vcpu *self);
+
+/* Around everything that is not guest code: waiting, callbacks. No host address of guest memory may be kept across. */
+void soft_leave_guest(struct soft_vcpu *v);
+void soft_enter_guest(struct soft_vcpu *v);
+
+struct x86_paging soft_paging(const struct soft_vcpu *v);
+struct x86_paging_memory soft_paging_memory(struct soft_vcpu *v);
+
+#endif

@@ -1,0 +1,285 @@
+/* The engine "soft": VMs and vCPUs, and the table of its operations. */
+#include "engine/soft/soft.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/soft/block.h"
+#include "engine/soft/mmu.h"
+#include "engine/soft/system.h"
+
+static void soft_probe(struct engine_probe *out_probe)
+{
+    *out_probe = (struct engine_probe){.quality = ENGINE_USABLE};
+    strcpy(out_probe->reason, "the software CPU runs on every x86-64 host");
+}
+
+static int soft_vm_create(const struct vm_config *config, struct vm **out_vm, struct error *err)
+{
+    if (config->vcpu_count < 1 || config->vcpu_count > ENGINE_MAX_VCPUS) {
+        return error_set(err, EINVAL, "creating a VM with %u vCPUs: 1 to %d are possible",
+                         config->vcpu_count, ENGINE_MAX_VCPUS);
+    }
+    int rc = guest_memory_track_code(config->memory, err);
+    if (rc < 0) {
+        return rc;
+    }
+    struct soft_vm *vm = calloc(1, sizeof(*vm));
+    if (!vm) {
+        return error_set(err, ENOMEM, "creating a VM of the software CPU");
+    }
+    vm->vm.ops = &soft_engine_ops;
+    vm->vm.config = *config;
+    pthread_mutex_init(&vm->lock, NULL);
+    pthread_mutex_init(&vm->code_lock, NULL);
+    pthread_mutex_init(&vm->split_lock, NULL);
+    vm->is_intel = soft_host_is_intel();
+    soft_clock_init(vm);
+    *out_vm = &vm->vm;
+    return 0;
+}
+
+static void free_dirty(struct soft_vm *vm)
+{
+    for (size_t i = 0; i < GUEST_MEMORY_MAX_SLOTS; i++) {
+        free(vm->dirty_storage[i]);
+        vm->dirty_storage[i] = NULL;
+    }
+}
+
+static void soft_vm_destroy(struct vm *base)
+{
+    if (!base) {
+        return;
+    }
+    struct soft_vm *vm = soft_from_vm(base);
+    free_dirty(vm);
+    pthread_mutex_destroy(&vm->lock);
+    pthread_mutex_destroy(&vm->code_lock);
+    pthread_mutex_destroy(&vm->split_lock);
+    free(vm);
+}
+
+/* Interrupt controllers are not this engine's: nobody calls these without VM_HAS_IRQCHIP. */
+static int soft_vm_irq_line(struct vm *vm, uint32_t gsi, bool level)
+{
+    return -ENOTSUP;
+}
+
+static int soft_vm_msi(struct vm *vm, uint64_t address, uint32_t data)
+{
+    return -ENOTSUP;
+}
+
+static int soft_vm_get_ioapic(struct vm *vm, struct x86_ioapic_state *out_state, struct error *err)
+{
+    return error_set(err, ENOTSUP, "the software CPU has no I/O APIC of its own");
+}
+
+static int soft_vm_set_ioapic(struct vm *vm, const struct x86_ioapic_state *state,
+                              struct error *err)
+{
+    return error_set(err, ENOTSUP, "the software CPU has no I/O APIC of its own");
+}
+
+static uint64_t soft_vm_get_clock(struct vm *vm)
+{
+    return soft_clock_now_ns(soft_from_vm(vm));
+}
+
+static void soft_vm_set_clock(struct vm *vm, uint64_t ns)
+{
+    soft_clock_set_ns(soft_from_vm(vm), ns);
+}
+
+static size_t dirty_words(const struct guest_slot *slot)
+{
+    return (slot->size_bytes / GUEST_PAGE_SIZE + 63) / 64;
+}
+
+/* The bitmaps stay until the VM goes: a vCPU may hold a pointer for as long as it runs. */
+static int soft_vm_log_start(struct vm *base, struct error *err)
+{
+    struct soft_vm *vm = soft_from_vm(base);
+    const struct guest_memory *memory = base->config.memory;
+    pthread_mutex_lock(&vm->lock);
+    for (size_t i = 0; i < memory->slot_count; i++) {
+        size_t words = dirty_words(&memory->slot[i]);
+        if (!vm->dirty_storage[i]) {
+            vm->dirty_storage[i] = calloc(words, sizeof(uint64_t));
+        }
+        if (!vm->dirty_storage[i]) {
+            pthread_mutex_unlock(&vm->lock);
+            return error_set(err, ENOMEM, "starting the log of written pages");
+        }
+        for (size_t w = 0; w < words; w++) {
+            atomic_store(&vm->dirty_storage[i][w], 0);
+        }
+        atomic_store(&vm->dirty[i], vm->dirty_storage[i]);
+    }
+    soft_vm_flush_writes(vm, NULL);
+    pthread_mutex_unlock(&vm->lock);
+    return 0;
+}
+
+static void soft_vm_log_stop(struct vm *base)
+{
+    struct soft_vm *vm = soft_from_vm(base);
+    for (size_t i = 0; i < GUEST_MEMORY_MAX_SLOTS; i++) {
+        atomic_store(&vm->dirty[i], NULL);
+    }
+}
+
+/* Bits first, entries after: a write through an old entry between the two is of a page that is reported, and is done when
+ * this returns. */
+static int soft_vm_log_fetch(struct vm *base, size_t slot, uint64_t *out_bitmap, struct error *err)
+{
+    struct soft_vm *vm = soft_from_vm(base);
+    const struct guest_memory *memory = base->config.memory;
+    if (slot >= memory->slot_count || !vm->dirty_storage[slot]) {
+        return error_set(err, EINVAL, "reading the log of written pages: there is none");
+    }
+    pthread_mutex_lock(&vm->lock);
+    size_t words = dirty_words(&memory->slot[slot]);
+    for (size_t w = 0; w < words; w++) {
+        out_bitmap[w] |= atomic_exchange(&vm->dirty_storage[slot][w], 0);
+    }
+    soft_vm_flush_writes(vm, NULL);
+    pthread_mutex_unlock(&vm->lock);
+    return 0;
+}
+
+static void soft_vcpu_destroy(struct vcpu *vcpu)
+{
+    if (!vcpu) {
+        return;
+    }
+    struct soft_vcpu *v = soft_from_vcpu(vcpu);
+    atomic_store(&v->vm->vcpu[vcpu->index], NULL);
+    soft_simd_fini(v);
+    soft_block_fini(v);
+    pthread_cond_destroy(&v->wait_changed);
+    pthread_mutex_destroy(&v->wait_lock);
+    free(v);
+}
+
+static int soft_vcpu_create(struct vm *base, uint32_t index, const struct x86_cpuid *cpuid,
+                            struct vcpu **out_vcpu, struct error *err)
+{
+    struct soft_vm *vm = soft_from_vm(base);
+    if (index >= base->config.vcpu_count || atomic_load(&vm->vcpu[index])) {
+        return error_set(err, EINVAL, "creating vCPU %u: taken, or beyond the VM's %u", index,
+                         base->config.vcpu_count);
+    }
+    struct soft_vcpu *v = aligned_alloc(64, (sizeof(*v) + 63) & ~63ull);
+    if (!v) {
+        return error_set(err, ENOMEM, "creating vCPU %u", index);
+    }
+    memset(v, 0, sizeof(*v));
+    v->vcpu = (struct vcpu){.vm = base, .index = index};
+    v->vm = vm;
+    v->cpuid = *cpuid;
+    v->delivering = -1;
+    v->tlb_epoch[0] = v->tlb_epoch[1] = 1;
+    v->tlb = &v->tlbs[SOFT_TLB_SUPERVISOR];
+    v->large[0].first = v->large[1].first = UINT64_MAX;
+    pthread_mutex_init(&v->wait_lock, NULL);
+    pthread_cond_init(&v->wait_changed, NULL);
+    soft_features_set(v);
+    int rc = soft_block_init(v, err);
+    rc = rc < 0 ? rc : soft_simd_init(v, err);
+    if (rc < 0) {
+        soft_vcpu_destroy(&v->vcpu);
+        return rc;
+    }
+    struct x86_state state;
+    x86_state_reset(&state, index == 0, false);
+    rc = soft_state_set(v, &state, err);
+    if (rc < 0) {
+        soft_vcpu_destroy(&v->vcpu);
+        return rc;
+    }
+    atomic_store(&v->tsc_offset, vm->initial_tsc_offset);
+    atomic_store(&vm->vcpu[index], v);
+    *out_vcpu = &v->vcpu;
+    return 0;
+}
+
+static int soft_get_state(struct vcpu *vcpu, struct x86_state *out_state, struct error *err)
+{
+    soft_state_get(soft_from_vcpu(vcpu), out_state);
+    return 0;
+}
+
+static int soft_set_state(struct vcpu *vcpu, const struct x86_state *state, struct error *err)
+{
+    return soft_state_set(soft_from_vcpu(vcpu), state, err);
+}
+
+static void soft_vcpu_error(struct vcpu *vcpu, struct error *out_error)
+{
+    *out_error = soft_from_vcpu(vcpu)->error;
+}
+
+static uint64_t soft_vcpu_tsc_hz(struct vcpu *vcpu)
+{
+    return soft_from_vcpu(vcpu)->vm->tsc_hz;
+}
+
+static uint64_t soft_vcpu_tsc(struct vcpu *vcpu)
+{
+    return soft_tsc(soft_from_vcpu(vcpu));
+}
+
+static void soft_vcpu_stats(struct vcpu *vcpu,
+                            void (*emit)(void *ctx, const char *name, uint64_t value), void *ctx)
+{
+    const struct soft_stats *stats = &soft_from_vcpu(vcpu)->stats;
+    const struct {
+        const char *name;
+        const uint64_t *value;
+    } counters[] = {
+        {"instructions", &stats->instructions},
+        {"blocks_decoded", &stats->blocks_decoded},
+        {"tlb_misses", &stats->tlb_misses},
+        {"tlb_flushes", &stats->tlb_flushes},
+        {"exits_mmio", &stats->exits_mmio},
+        {"exits_pio", &stats->exits_pio},
+        {"interrupts", &stats->interrupts},
+        {"exceptions", &stats->exceptions},
+        {"halts", &stats->halts},
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(counters); i++) {
+        emit(ctx, counters[i].name, __atomic_load_n(counters[i].value, __ATOMIC_RELAXED));
+    }
+}
+
+const struct engine_ops soft_engine_ops = {
+    .name = "soft",
+    .probe = soft_probe,
+    .supported_cpuid = soft_supported_cpuid,
+    .hypervisor_cpuid = soft_hypervisor_cpuid,
+    .vm_create = soft_vm_create,
+    .vm_destroy = soft_vm_destroy,
+    .vm_irq_line = soft_vm_irq_line,
+    .vm_msi = soft_vm_msi,
+    .vm_get_ioapic = soft_vm_get_ioapic,
+    .vm_set_ioapic = soft_vm_set_ioapic,
+    .vm_get_clock = soft_vm_get_clock,
+    .vm_set_clock = soft_vm_set_clock,
+    .vm_log_start = soft_vm_log_start,
+    .vm_log_stop = soft_vm_log_stop,
+    .vm_log_fetch = soft_vm_log_fetch,
+    .vcpu_create = soft_vcpu_create,
+    .vcpu_destroy = soft_vcpu_destroy,
+    .vcpu_run = soft_run,
+    .vcpu_kick = soft_kick,
+    .vcpu_signal = soft_signal,
+    .vcpu_get_state = soft_get_state,
+    .vcpu_set_state = soft_set_state,
+    .vcpu_error = soft_vcpu_error,
+    .vcpu_tsc_hz = soft_vcpu_tsc_hz,
+    .vcpu_tsc = soft_vcpu_tsc,
+    .vcpu_stats = soft_vcpu_stats,
+};

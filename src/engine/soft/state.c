@@ -1,0 +1,255 @@
+/* Conversion from and to the canonical state, and the checks of a state that may come from a file. */
+#include <errno.h>
+#include <string.h>
+
+#include "base/core/endian.h"
+#include "engine/soft/mmu.h"
+#include "engine/soft/simd.h"
+#include "engine/soft/system.h"
+
+#define FX_FSW     2
+#define FX_FOP     6
+#define FX_FIP     8
+#define FX_FDP     16
+#define FX_MXCSR   24
+#define FX_XMM     160
+#define MXCSR_MASK 0xffffu
+
+/* RFLAGS bits that exist. */
+#define RFLAGS_VALID 0x3f7fd7u
+#define CR0_VALID                                                                                  \
+    (X86_CR0_PE | X86_CR0_MP | X86_CR0_EM | X86_CR0_TS | X86_CR0_ET | X86_CR0_NE | X86_CR0_WP |    \
+     X86_CR0_AM | X86_CR0_NW | X86_CR0_CD | X86_CR0_PG)
+
+static void get_extended(const struct soft_vcpu *v, uint8_t *area)
+{
+    memset(area, 0, X86_XSAVE_SIZE);
+    memcpy(area, v->fx, FX_XMM);
+    memcpy(area + FX_MXCSR, &v->mxcsr, sizeof(v->mxcsr));
+    uint32_t mask = MXCSR_MASK;
+    memcpy(area + FX_MXCSR + 4, &mask, sizeof(mask));
+    for (size_t i = 0; i < 16; i++) {
+        memcpy(area + FX_XMM + i * 16, v->vector[i], 16);
+        memcpy(area + X86_XSAVE_AVX_OFFSET + i * 16, v->vector[i] + 16, 16);
+    }
+    uint64_t components = X86_XCR0_X87 | X86_XCR0_SSE | X86_XCR0_AVX;
+    memcpy(area + X86_XSAVE_HEADER, &components, sizeof(components));
+}
+
+/* Components that XSTATE_BV leaves out are in their initial state. */
+static void set_extended(struct soft_vcpu *v, const uint8_t *area)
+{
+    uint64_t components;
+    memcpy(&components, area + X86_XSAVE_HEADER, sizeof(components));
+    /* A legacy image has no header: what x86_state_reset makes, and what FXSAVE made. */
+    if (components == 0) {
+        components = X86_XCR0_X87 | X86_XCR0_SSE;
+    }
+    memset(v->fx, 0, sizeof(v->fx));
+    if (components & X86_XCR0_X87) {
+        memcpy(v->fx, area, FX_XMM);
+    } else {
+        v->fx[0] = 0x7f;
+        v->fx[1] = 0x03;
+    }
+    /* As AMD's FXRSTOR: without a pending exception there are no pointers to restore. */
+    memset(&v->simd->last, 0, sizeof(v->simd->last));
+    if (v->vm->is_intel || (v->fx[FX_FSW] & 0x80)) {
+        v->simd->last.fop = le16_get(v->fx + FX_FOP);
+        v->simd->last.fip = le64_get(v->fx + FX_FIP);
+        v->simd->last.fdp = le64_get(v->fx + FX_FDP);
+    }
+    memcpy(&v->mxcsr, area + FX_MXCSR, sizeof(v->mxcsr));
+    v->mxcsr &= MXCSR_MASK;
+    for (size_t i = 0; i < 16; i++) {
+        memset(v->vector[i], 0, 32);
+        if (components & X86_XCR0_SSE) {
+            memcpy(v->vector[i], area + FX_XMM + i * 16, 16);
+        }
+        if (components & X86_XCR0_AVX) {
+            memcpy(v->vector[i] + 16, area + X86_XSAVE_AVX_OFFSET + i * 16, 16);
+        }
+    }
+}
+
+/* Registers that both directions copy alike. */
+#define COPY_REGISTERS(to, from)                                                                   \
+    do {                                                                                           \
+        memcpy((to)->segment, (from)->segment, sizeof((to)->segment));                             \
+        (to)->ldtr = (from)->ldtr;                                                                 \
+        (to)->tr = (from)->tr;                                                                     \
+        (to)->gdtr = (from)->gdtr;                                                                 \
+        (to)->idtr = (from)->idtr;                                                                 \
+        (to)->cr0 = (from)->cr0;                                                                   \
+        (to)->cr2 = (from)->cr2;                                                                   \
+        (to)->cr3 = (from)->cr3;                                                                   \
+        (to)->cr4 = (from)->cr4;                                                                   \
+        (to)->xcr0 = (from)->xcr0;                                                                 \
+        (to)->efer = (from)->efer;                                                                 \
+        memcpy((to)->dr, (from)->dr, sizeof((to)->dr));                                            \
+        (to)->dr6 = (from)->dr6;                                                                   \
+        (to)->dr7 = (from)->dr7;                                                                   \
+        memcpy((to)->pdpte, (from)->pdpte, sizeof((to)->pdpte));                                   \
+        (to)->star = (from)->star;                                                                 \
+        (to)->lstar = (from)->lstar;                                                               \
+        (to)->cstar = (from)->cstar;                                                               \
+        (to)->sfmask = (from)->sfmask;                                                             \
+        (to)->kernel_gs_base = (from)->kernel_gs_base;                                             \
+        (to)->sysenter_cs = (from)->sysenter_cs;                                                   \
+        (to)->sysenter_esp = (from)->sysenter_esp;                                                 \
+        (to)->sysenter_eip = (from)->sysenter_eip;                                                 \
+        (to)->pat = (from)->pat;                                                                   \
+        (to)->tsc_aux = (from)->tsc_aux;                                                           \
+        (to)->tsc_adjust = (from)->tsc_adjust;                                                     \
+        (to)->tsc_deadline = (from)->tsc_deadline;                                                 \
+        (to)->apic_base = (from)->apic_base;                                                       \
+        (to)->misc_enable = (from)->misc_enable;                                                   \
+        (to)->spec_ctrl = (from)->spec_ctrl;                                                       \
+        (to)->xss = (from)->xss;                                                                   \
+        (to)->mtrr_def_type = (from)->mtrr_def_type;                                               \
+        memcpy((to)->mtrr_fixed, (from)->mtrr_fixed, sizeof((to)->mtrr_fixed));                    \
+        memcpy((to)->mtrr_base, (from)->mtrr_base, sizeof((to)->mtrr_base));                       \
+        memcpy((to)->mtrr_mask, (from)->mtrr_mask, sizeof((to)->mtrr_mask));                       \
+        (to)->mcg_status = (from)->mcg_status;                                                     \
+        (to)->mcg_cap = (from)->mcg_cap;                                                           \
+        (to)->kvm_system_time = (from)->kvm_system_time;                                           \
+        (to)->kvm_wall_clock = (from)->kvm_wall_clock;                                             \
+        (to)->kvm_steal_time = (from)->kvm_steal_time;                                             \
+        (to)->kvm_async_pf = (from)->kvm_async_pf;                                                 \
+        (to)->kvm_async_pf_int = (from)->kvm_async_pf_int;                                         \
+        (to)->kvm_pv_eoi = (from)->kvm_pv_eoi;                                                     \
+        (to)->kvm_poll_control = (from)->kvm_poll_control;                                         \
+        (to)->exception_pending = (from)->exception_pending;                                       \
+        (to)->exception_has_error = (from)->exception_has_error;                                   \
+        (to)->exception_vector = (from)->exception_vector;                                         \
+        (to)->exception_error = (from)->exception_error;                                           \
+        (to)->interrupt_injected = (from)->interrupt_injected;                                     \
+        (to)->interrupt_is_soft = (from)->interrupt_is_soft;                                       \
+        (to)->interrupt_vector = (from)->interrupt_vector;                                         \
+        (to)->nmi_injected = (from)->nmi_injected;                                                 \
+        (to)->nmi_masked = (from)->nmi_masked;                                                     \
+        (to)->activity = (from)->activity;                                                         \
+    } while (0)
+
+void soft_state_get(struct soft_vcpu *v, struct x86_state *out)
+{
+    const struct vm_callbacks *callbacks = &v->vm->vm.config.callbacks;
+    uint32_t requests = atomic_load(&v->requests);
+    memset(out, 0, sizeof(*out));
+    memcpy(out->gpr, v->gpr, sizeof(out->gpr));
+    out->rip = v->rip;
+    out->rflags = soft_rflags(v);
+    COPY_REGISTERS(out, v);
+    get_extended(v, out->xsave);
+    out->tsc = soft_tsc(v);
+    out->nmi_pending = v->nmi_waiting || (requests & SOFT_REQUEST_NMI);
+    out->interrupt_shadow_sti = v->shadow_sti;
+    out->interrupt_shadow_mov_ss = v->shadow_mov_ss;
+    out->sipi_pending = requests & SOFT_REQUEST_SIPI;
+    out->sipi_vector = atomic_load(&v->sipi_vector);
+    if (callbacks->apic_get_cr8) {
+        out->cr8 = callbacks->apic_get_cr8(callbacks->ctx, v->vcpu.index);
+    }
+}
+
+static int check_control(const struct x86_state *s, struct error *err)
+{
+    bool pe = s->cr0 & X86_CR0_PE, pg = s->cr0 & X86_CR0_PG;
+    if ((s->cr0 & ~(uint64_t)CR0_VALID) || (pg && !pe) ||
+        ((s->cr0 & X86_CR0_NW) && !(s->cr0 & X86_CR0_CD))) {
+        return error_set(err, EINVAL, "state of a vCPU: cr0 0x%llx cannot be",
+                         (unsigned long long)s->cr0);
+    }
+    bool lma = s->efer & X86_EFER_LMA, lme = s->efer & X86_EFER_LME;
+    if (lma != (lme && pg) || (lma && !(s->cr4 & X86_CR4_PAE))) {
+        return error_set(err, EINVAL, "state of a vCPU: efer 0x%llx does not go with cr0 and cr4",
+                         (unsigned long long)s->efer);
+    }
+    if (s->cr4 & (X86_CR4_LA57 | X86_CR4_VMXE | X86_CR4_PKE)) {
+        return error_set(err, EINVAL, "state of a vCPU: cr4 0x%llx asks for what there is not",
+                         (unsigned long long)s->cr4);
+    }
+    if (s->cr8 > 15) {
+        return error_set(err, EINVAL, "state of a vCPU: cr8 is above 15");
+    }
+    if (!(s->xcr0 & X86_XCR0_X87) || (s->xcr0 & ~7ull) ||
+        ((s->xcr0 & X86_XCR0_AVX) && !(s->xcr0 & X86_XCR0_SSE))) {
+        return error_set(err, EINVAL, "state of a vCPU: xcr0 0x%llx cannot be",
+                         (unsigned long long)s->xcr0);
+    }
+    return 0;
+}
+
+static int check_rest(const struct x86_state *s, struct error *err)
+{
+    bool is_long = s->efer & X86_EFER_LMA;
+    if (s->rflags & ~(uint64_t)RFLAGS_VALID) {
+        return error_set(err, EINVAL, "state of a vCPU: rflags 0x%llx cannot be",
+                         (unsigned long long)s->rflags);
+    }
+    if ((s->rflags & X86_FLAG_VM) && (is_long || !(s->cr0 & X86_CR0_PE))) {
+        return error_set(err, EINVAL, "state of a vCPU: virtual-8086 mode within this mode");
+    }
+    if (is_long ? !x86_is_canonical(s->rip) : s->rip > UINT32_MAX) {
+        return error_set(err, EINVAL, "state of a vCPU: rip 0x%llx cannot be",
+                         (unsigned long long)s->rip);
+    }
+    for (int i = 0; i < X86_SEGMENT_COUNT; i++) {
+        uint64_t base = s->segment[i].base;
+        bool may_be_long = i == X86_FS || i == X86_GS;
+        if (may_be_long ? !x86_is_canonical(base) : base > UINT32_MAX) {
+            return error_set(err, EINVAL, "state of a vCPU: base of segment %d cannot be", i);
+        }
+    }
+    uint32_t mxcsr;
+    memcpy(&mxcsr, s->xsave + FX_MXCSR, sizeof(mxcsr));
+    if (mxcsr & ~MXCSR_MASK) {
+        return error_set(err, EINVAL, "state of a vCPU: mxcsr 0x%x cannot be", mxcsr);
+    }
+    if ((unsigned)s->activity > X86_ACTIVITY_SHUTDOWN || s->exception_vector > 31) {
+        return error_set(err, EINVAL, "state of a vCPU: activity or pending exception unknown");
+    }
+    return 0;
+}
+
+int soft_state_set(struct soft_vcpu *v, const struct x86_state *state, struct error *err)
+{
+    const struct vm_callbacks *callbacks = &v->vm->vm.config.callbacks;
+    int rc = check_control(state, err);
+    rc = rc < 0 ? rc : check_rest(state, err);
+    if (rc < 0) {
+        return rc;
+    }
+    memcpy(v->gpr, state->gpr, sizeof(state->gpr));
+    v->rip = state->rip;
+    v->flags = (uint32_t)(state->rflags & ~X86_FLAGS_STATUS) | X86_FLAG_ONE;
+    soft_set_status(v, (uint32_t)state->rflags);
+    COPY_REGISTERS(v, state);
+    set_extended(v, state->xsave);
+    v->cpl = !(v->cr0 & X86_CR0_PE)   ? 0
+             : v->flags & X86_FLAG_VM ? 3
+                                      : (v->segment[X86_SS].attributes & X86_SEGMENT_DPL) >> 5;
+    if (state->tsc) {
+        atomic_store(&v->tsc_offset, state->tsc - (soft_tsc(v) - atomic_load(&v->tsc_offset)));
+    }
+    v->nmi_waiting = state->nmi_pending;
+    v->shadow_sti = state->interrupt_shadow_sti;
+    v->shadow_mov_ss = state->interrupt_shadow_mov_ss;
+    v->interrupt_waiting = true;
+    v->delivering = -1;
+    atomic_fetch_and(&v->requests, ~(SOFT_REQUEST_SIPI | SOFT_REQUEST_INIT | SOFT_REQUEST_NMI));
+    if (state->sipi_pending) {
+        atomic_store(&v->sipi_vector, state->sipi_vector);
+        soft_request(v, SOFT_REQUEST_SIPI);
+    }
+    if (callbacks->apic_set_cr8) {
+        callbacks->apic_set_cr8(callbacks->ctx, v->vcpu.index, (uint8_t)state->cr8);
+    }
+    soft_request(v, SOFT_REQUEST_STEP);
+    soft_tlb_flush(v, true);
+    soft_update_mode(v);
+    if (v->kvm_system_time & 1) {
+        soft_clock_set_system_time(v, v->kvm_system_time);
+    }
+    return 0;
+}

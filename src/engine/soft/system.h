@@ -1,0 +1,119 @@
+/* What system instructions, event delivery and the run loop share. */
+#ifndef ENGINE_SOFT_SYSTEM_H
+#define ENGINE_SOFT_SYSTEM_H
+
+#include "engine/soft/vcpu.h"
+
+/* segment.c */
+struct soft_descriptor {
+    uint64_t low, high; /* as in memory; high only for 16-byte ones */
+    uint64_t address;   /* linear, of the descriptor */
+    struct x86_segment segment;
+};
+
+static inline unsigned soft_descriptor_type(const struct soft_descriptor *d)
+{
+    return d->segment.attributes & X86_SEGMENT_TYPE;
+}
+static inline unsigned soft_descriptor_dpl(const struct soft_descriptor *d)
+{
+    return (d->segment.attributes & X86_SEGMENT_DPL) >> 5;
+}
+static inline bool soft_descriptor_is_present(const struct soft_descriptor *d)
+{
+    return d->segment.attributes & X86_SEGMENT_P;
+}
+/* S set and the code bit. */
+static inline bool soft_descriptor_is_code(const struct soft_descriptor *d)
+{
+    return (d->segment.attributes & (X86_SEGMENT_S | X86_SEGMENT_CODE)) ==
+           (X86_SEGMENT_S | X86_SEGMENT_CODE);
+}
+
+/* Reads the descriptor that 'selector' names; false: outside of its table. Null selectors: false. */
+bool soft_descriptor_read(struct soft_vcpu *v, uint16_t selector, struct soft_descriptor *out);
+/* The upper half of a system descriptor in long mode, base included. False: outside of the table. */
+bool soft_descriptor_read_high(struct soft_vcpu *v, uint16_t selector, struct soft_descriptor *d);
+void soft_descriptor_set_accessed(struct soft_vcpu *v, struct soft_descriptor *d);
+/* MOV, POP and L?S to a data segment or SS, with all checks. */
+void soft_load_segment(struct soft_vcpu *v, const struct soft_op *op, enum x86_segment_id id,
+                       uint16_t selector);
+/* The descriptor of a new stack segment for privilege 'cpl': raises 'vector' (#TS, #GP) or #SS. */
+void soft_check_stack_segment(struct soft_vcpu *v, uint16_t selector, unsigned cpl, uint8_t vector,
+                              uint32_t ext, struct soft_descriptor *out);
+/* In real and virtual-8086 mode. */
+void soft_set_real_segment(struct soft_vcpu *v, enum x86_segment_id id, uint16_t selector);
+void soft_set_null_segment(struct x86_segment *segment, uint16_t selector, unsigned dpl);
+/* On a return to an outer level: data segments that it may not use become null. */
+void soft_drop_inner_segments(struct soft_vcpu *v);
+
+/* exception.c */
+#define SOFT_EVENT_HAS_ERROR 0x01u
+#define SOFT_EVENT_EXTERNAL  0x02u /* interrupt, NMI */
+#define SOFT_EVENT_SOFTWARE  0x04u /* INT n, INT3, INTO: the gate's DPL counts */
+#define SOFT_EVENT_INT1      0x08u /* as an exception, but not from a fault */
+
+/* Delivers 'vector' through the IDT: the state is the handler's afterwards. 'return_rip' is what the handler returns to.
+ * Faults on the way are raised. */
+void soft_deliver(struct soft_vcpu *v, uint8_t vector, unsigned event, uint32_t error,
+                  uint64_t return_rip);
+/* What soft_raise left: delivers it, turning it into a double fault where it belongs. False: triple fault. */
+bool soft_deliver_raised(struct soft_vcpu *v);
+
+/* task.c */
+enum soft_task_reason {
+    SOFT_TASK_JUMP,
+    SOFT_TASK_CALL, /* and events */
+    SOFT_TASK_IRET,
+};
+/* Switches to the TSS that 'selector' (with descriptor 'd') names; the old task goes on at 'return_rip'. */
+void soft_task_switch(struct soft_vcpu *v, uint16_t selector, struct soft_descriptor *d,
+                      enum soft_task_reason reason, uint64_t return_rip, bool has_error,
+                      uint32_t error);
+/* Stack for privilege 'cpl' from the 16- or 32-bit TSS. */
+void soft_task_stack(struct soft_vcpu *v, unsigned cpl, uint32_t ext, uint16_t *out_ss,
+                     uint32_t *out_esp);
+/* RSPn (0..2) or ISTn (3 + n) of the 64-bit TSS. */
+uint64_t soft_task_stack_long(struct soft_vcpu *v, unsigned index, uint32_t ext);
+/* May CPL > IOPL use these ports? */
+bool soft_task_allows_io(struct soft_vcpu *v, uint16_t port, uint32_t size);
+
+/* system.c */
+/* RFLAGS bits of 'mask' from 'value', and what follows from IF, TF, AC and VM. */
+void soft_set_flags(struct soft_vcpu *v, uint32_t value, uint32_t mask);
+bool soft_set_cr0(struct soft_vcpu *v, uint64_t value);
+bool soft_set_cr4(struct soft_vcpu *v, uint64_t value);
+bool soft_set_cr3(struct soft_vcpu *v, uint64_t value);
+void soft_check_io(struct soft_vcpu *v, const struct soft_op *op, uint16_t port, uint32_t size);
+uint32_t soft_port_read(struct soft_vcpu *v, uint16_t port, uint32_t size);
+void soft_port_write(struct soft_vcpu *v, uint16_t port, uint32_t size, uint32_t value);
+
+/* msr.c; false: #GP. */
+bool soft_msr_read(struct soft_vcpu *v, uint32_t msr, uint64_t *out_value);
+bool soft_msr_write(struct soft_vcpu *v, uint32_t msr, uint64_t value);
+
+/* clock.c */
+uint64_t soft_host_tsc_hz(void);
+uint64_t soft_tsc(const struct soft_vcpu *v);
+void soft_clock_set_system_time(struct soft_vcpu *v, uint64_t msr_value);
+void soft_clock_write_wall_clock(struct soft_vcpu *v, uint64_t msr_value);
+uint64_t soft_clock_now_ns(struct soft_vm *vm);
+void soft_clock_set_ns(struct soft_vm *vm, uint64_t ns);
+void soft_clock_init(struct soft_vm *vm);
+
+/* cpuid.c */
+int soft_supported_cpuid(struct x86_cpuid *out_cpuid, struct error *err);
+void soft_hypervisor_cpuid(struct x86_cpuid *out_cpuid);
+void soft_features_set(struct soft_vcpu *v);
+bool soft_host_is_intel(void);
+
+/* state.c */
+void soft_state_get(struct soft_vcpu *v, struct x86_state *out);
+int soft_state_set(struct soft_vcpu *v, const struct x86_state *state, struct error *err);
+
+/* run.c */
+enum vcpu_exit soft_run(struct vcpu *vcpu);
+void soft_kick(struct vcpu *vcpu);
+void soft_signal(struct vcpu *vcpu, enum vcpu_signal signal, uint8_t value);
+
+#endif

@@ -1,0 +1,236 @@
+/* The software engine in long mode: integer code, faults with their codes, stacks of the TSS, self-modifying code, strings. */
+#include "soft_guest.h"
+
+#include <pthread.h>
+
+GUEST_CODE_BLOCK(sum, ".code64",
+                 "xor %eax, %eax\n mov $1000, %ecx\n"
+                 "1: add %rcx, %rax\n dec %ecx\n jnz 1b\n"
+                 "push %rax\n pop %rbx\n call 2f\n out %al, $0xf4\n hlt\n"
+                 "2: lea 5(%rbx,%rbx,2), %rdx\n mov $-7, %rsi\n imul $3, %rsi, %rdi\n"
+                 "mov %rdx, 0x20000\n addl $1, 0x20000\n ret");
+
+static void test_integer(void **state)
+{
+    struct soft_guest g;
+    struct x86_state s, after;
+    guest_start(&g, 1);
+    guest_long_mode(&g, 0, sum, GUEST_CODE_SIZE(sum), &s);
+    assert_int_equal(guest_run(&g, 0, &s, &after), VCPU_EXIT_KICKED);
+    assert_int_equal(after.gpr[X86_RAX], 500500);
+    assert_int_equal(after.gpr[X86_RBX], 500500);
+    assert_int_equal(after.gpr[X86_RDX], 500500 * 3 + 5);
+    assert_int_equal(after.gpr[X86_RDI], (uint64_t)-21);
+    assert_int_equal(after.gpr[X86_RSP], GUEST_STACK);
+    assert_int_equal(guest_get64(&g, 0x20000), 500500 * 3 + 6);
+    guest_end(&g);
+}
+
+/* The handler keeps error code and RIP, CR2, and the stack that it runs on. */
+GUEST_CODE_BLOCK(fault_code, ".code64",
+                 "mov $0x300123, %esi\n"
+                 "1: movq $1, (%rsi)\n"
+                 ".org fault_code + 0x100\n"
+                 "pop %rax\n pop %rbx\n mov %cr2, %rcx\n mov %rsp, %rdx\n"
+                 "out %al, $0xf4\n hlt\n");
+
+static void check_fault(uint64_t pte, unsigned ist, uint64_t expected_error)
+{
+    struct soft_guest g;
+    struct x86_state s, after;
+    guest_start(&g, 1);
+    guest_long_mode(&g, 0, fault_code, GUEST_CODE_SIZE(fault_code), &s);
+    guest_put64(&g, GUEST_PML4 + 0x4000 + 0x100 * 8, pte);
+    guest_gate(&g, X86_PF, GUEST_CODE + 0x100, ist, 0);
+    assert_int_equal(guest_run(&g, 0, &s, &after), VCPU_EXIT_KICKED);
+    assert_int_equal(after.gpr[X86_RAX], expected_error);
+    assert_int_equal(after.gpr[X86_RBX], GUEST_CODE + 5);
+    assert_int_equal(after.gpr[X86_RCX], 0x300123);
+    assert_int_equal(after.gpr[X86_RDX], (ist ? GUEST_STACK - 0x4000 : GUEST_STACK) - 32);
+    guest_end(&g);
+}
+
+static void test_page_faults(void **state)
+{
+    check_fault(0, 0, X86_PF_WRITE);
+    check_fault(0, 1, X86_PF_WRITE);
+    check_fault(0x300000 | 5, 0, X86_PF_WRITE | X86_PF_PRESENT);
+    check_fault(0x300000 | 7 | 1ull << 51, 0, X86_PF_WRITE | X86_PF_PRESENT | X86_PF_RSVD);
+}
+
+/* A store across two pages, the second missing: nothing of the first is written. */
+GUEST_CODE_BLOCK(crossing, ".code64",
+                 "mov $0x300ffd, %esi\n movq $-1, (%rsi)\n"
+                 ".org crossing + 0x100\n"
+                 "mov %cr2, %rcx\n mov 0x300ff8, %rax\n out %al, $0xf4\n hlt\n");
+
+static void test_page_crossing(void **state)
+{
+    struct soft_guest g;
+    struct x86_state s, after;
+    guest_start(&g, 1);
+    guest_long_mode(&g, 0, crossing, GUEST_CODE_SIZE(crossing), &s);
+    guest_put64(&g, GUEST_PML4 + 0x4000 + 0x101 * 8, 0);
+    guest_gate(&g, X86_PF, GUEST_CODE + 0x100, 0, 0);
+    assert_int_equal(guest_run(&g, 0, &s, &after), VCPU_EXIT_KICKED);
+    assert_int_equal(after.gpr[X86_RCX], 0x301000);
+    assert_int_equal(after.gpr[X86_RAX], 0);
+    guest_end(&g);
+}
+
+/* Patches the immediate of the very next instruction, in the same block, and of a function called before and after. */
+GUEST_CODE_BLOCK(patching, ".code64",
+                 "call 3f\n mov %eax, %ebx\n"
+                 "movb $42, 1f+1(%rip)\n"
+                 "1: mov $1, %ecx\n"
+                 "movl $77, 3f+1(%rip)\n call 3f\n out %al, $0xf4\n hlt\n"
+                 "3: mov $5, %eax\n ret");
+
+static void test_self_modifying(void **state)
+{
+    struct soft_guest g;
+    struct x86_state s, after;
+    guest_start(&g, 1);
+    guest_long_mode(&g, 0, patching, GUEST_CODE_SIZE(patching), &s);
+    assert_int_equal(guest_run(&g, 0, &s, &after), VCPU_EXIT_KICKED);
+    assert_int_equal(after.gpr[X86_RBX], 5);
+    assert_int_equal(after.gpr[X86_RCX], 42);
+    assert_int_equal(after.gpr[X86_RAX], 77);
+    guest_end(&g);
+}
+
+/* REP MOVSB runs into a missing page: the registers say how far it came. */
+GUEST_CODE_BLOCK(rep_fault, ".code64",
+                 "cld\n mov $0x200000, %esi\n mov $0x300100, %edi\n mov $0x2000, %ecx\n rep movsb\n"
+                 ".org rep_fault + 0x100\n out %al, $0xf4\n hlt\n");
+
+static void test_rep_fault(void **state)
+{
+    struct soft_guest g;
+    struct x86_state s, after;
+    guest_start(&g, 1);
+    guest_long_mode(&g, 0, rep_fault, GUEST_CODE_SIZE(rep_fault), &s);
+    guest_put64(&g, 0x200ef8, 0x1122334455667788);
+    guest_put64(&g, GUEST_PML4 + 0x4000 + 0x101 * 8, 0);
+    guest_gate(&g, X86_PF, GUEST_CODE + 0x100, 0, 0);
+    assert_int_equal(guest_run(&g, 0, &s, &after), VCPU_EXIT_KICKED);
+    assert_int_equal(after.gpr[X86_RDI], 0x301000);
+    assert_int_equal(after.gpr[X86_RSI], 0x200f00);
+    assert_int_equal(after.gpr[X86_RCX], 0x2000 - 0xf00);
+    assert_int_equal(guest_get64(&g, 0x300ff8), 0x1122334455667788);
+    guest_end(&g);
+}
+
+GUEST_CODE_BLOCK(user, ".code64",
+                 "push $0x1b\n push $0x70000\n push $2\n push $0x23\n push $0x10080\n iretq\n"
+                 ".org user + 0x80\n cli\n"
+                 ".org user + 0x100\n pop %rax\n mov 8(%rsp), %rbx\n mov %rsp, %rdx\n"
+                 "out %al, $0xf4\n hlt\n");
+
+static void test_user_mode(void **state)
+{
+    struct soft_guest g;
+    struct x86_state s, after;
+    guest_start(&g, 1);
+    guest_long_mode(&g, 0, user, GUEST_CODE_SIZE(user), &s);
+    guest_gate(&g, X86_GP, GUEST_CODE + 0x100, 0, 0);
+    assert_int_equal(guest_run(&g, 0, &s, &after), VCPU_EXIT_KICKED);
+    assert_int_equal(after.gpr[X86_RAX], 0);
+    assert_int_equal(after.gpr[X86_RBX], GUEST_CS_USER);
+    assert_int_equal(after.gpr[X86_RDX], GUEST_STACK - 0x8000 - 40);
+    guest_end(&g);
+}
+
+GUEST_CODE_BLOCK(triple, ".code64", "ud2\n");
+
+static void test_triple_fault(void **state)
+{
+    struct soft_guest g;
+    struct x86_state s, after;
+    guest_start(&g, 1);
+    guest_long_mode(&g, 0, triple, GUEST_CODE_SIZE(triple), &s);
+    assert_int_equal(guest_run(&g, 0, &s, &after), VCPU_EXIT_SHUTDOWN);
+    assert_int_equal(after.activity, X86_ACTIVITY_SHUTDOWN);
+    guest_end(&g);
+}
+
+GUEST_CODE_BLOCK(counting, ".code64",
+                 "mov $100000, %ecx\n 1: lock incq 0x20000\n mov $1, %eax\n"
+                 "lock xadd %rax, 0x20008\n"
+                 "2: mov 0x20010, %rax\n lea 1(%rax), %rbx\n lock cmpxchg %rbx, 0x20010\n jnz 2b\n"
+                 "dec %ecx\n jnz 1b\n out %al, $0xf4\n hlt\n");
+
+struct runner {
+    struct soft_guest *guest;
+    uint32_t index;
+    struct x86_state state;
+};
+
+static void *run_vcpu(void *argument)
+{
+    struct runner *runner = argument;
+    soft_engine_ops.vcpu_run(runner->guest->vcpu[runner->index]);
+    return NULL;
+}
+
+static void test_atomics(void **state)
+{
+    struct soft_guest g;
+    struct runner runner[2];
+    pthread_t thread[2];
+    struct error err;
+    guest_start(&g, 2);
+    for (uint32_t i = 0; i < 2; i++) {
+        runner[i] = (struct runner){.guest = &g, .index = i};
+        guest_long_mode(&g, i, counting, GUEST_CODE_SIZE(counting), &runner[i].state);
+        assert_int_equal(soft_engine_ops.vcpu_set_state(g.vcpu[i], &runner[i].state, &err), 0);
+    }
+    for (uint32_t i = 0; i < 2; i++) {
+        assert_int_equal(pthread_create(&thread[i], NULL, run_vcpu, &runner[i]), 0);
+    }
+    for (uint32_t i = 0; i < 2; i++) {
+        pthread_join(thread[i], NULL);
+    }
+    assert_int_equal(guest_get64(&g, 0x20000), 200000);
+    assert_int_equal(guest_get64(&g, 0x20008), 200000);
+    assert_int_equal(guest_get64(&g, 0x20010), 200000);
+    guest_end(&g);
+}
+
+GUEST_CODE_BLOCK(halting, ".code64",
+                 "sti\n hlt\n mov $1, %ebx\n out %al, $0xf4\n hlt\n"
+                 ".org halting + 0x100\n mov $7, %eax\n iretq\n");
+
+static void test_halt(void **state)
+{
+    struct soft_guest g;
+    struct runner runner = {.guest = &g};
+    struct x86_state after;
+    pthread_t thread;
+    struct error err;
+    guest_start(&g, 1);
+    guest_long_mode(&g, 0, halting, GUEST_CODE_SIZE(halting), &runner.state);
+    guest_gate(&g, 0x40, GUEST_CODE + 0x100, 0, 0);
+    assert_int_equal(soft_engine_ops.vcpu_set_state(g.vcpu[0], &runner.state, &err), 0);
+    assert_int_equal(pthread_create(&thread, NULL, run_vcpu, &runner), 0);
+    g.interrupt = 0x40;
+    soft_engine_ops.vcpu_signal(g.vcpu[0], VCPU_SIGNAL_INTERRUPT, 0);
+    pthread_join(thread, NULL);
+    assert_int_equal(soft_engine_ops.vcpu_get_state(g.vcpu[0], &after, &err), 0);
+    assert_int_equal(after.gpr[X86_RAX], 7);
+    assert_int_equal(after.gpr[X86_RBX], 1);
+    assert_int_equal(after.gpr[X86_RSP], GUEST_STACK);
+    guest_end(&g);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_integer),       cmocka_unit_test(test_page_faults),
+        cmocka_unit_test(test_page_crossing), cmocka_unit_test(test_self_modifying),
+        cmocka_unit_test(test_rep_fault),     cmocka_unit_test(test_user_mode),
+        cmocka_unit_test(test_triple_fault),  cmocka_unit_test(test_atomics),
+        cmocka_unit_test(test_halt),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
