@@ -231,6 +231,18 @@ static bool is_jail_wanted(void)
 #endif
 }
 
+/* What has been read; the machine keeps its own hold of the boot files, for resets. */
+static void close_inputs(struct config *config)
+{
+    int *const fds[] = {&config->kernel_fd, &config->initrd_fd, &config->restore_fd};
+    for (size_t i = 0; i < ARRAY_COUNT(fds); i++) {
+        if (*fds[i] >= 0) {
+            close(*fds[i]);
+            *fds[i] = -1;
+        }
+    }
+}
+
 /* Everything up to the first guest instruction. */
 static int start(struct vmm *vmm, struct error *err)
 {
@@ -250,6 +262,7 @@ static int start(struct vmm *vmm, struct error *err)
     if (rc == 0) {
         rc = restore(vmm, err);
     }
+    close_inputs(&vmm->config);
     if (rc == 0) {
         rc = control_create(vmm->loop, config->control_fd, config->owner_fd, vmm_handle_request,
                             vmm, &vmm->control, err);
