@@ -347,10 +347,21 @@ static uint64_t linear_add(const struct soft_vcpu *v, uint64_t gva, uint32_t cou
     return soft_is_long(v) ? gva + count : (uint32_t)(gva + count);
 }
 
+/* An access that leaves the canonical addresses faults for that, whatever the page before them is. */
+static void check_second_page(struct soft_vcpu *v, const struct soft_op *op, uint64_t gva)
+{
+    if (soft_is_long(v) && !x86_is_canonical(gva)) {
+        raise_not_canonical(v, op);
+    }
+}
+
 void soft_load_unchecked(struct soft_vcpu *v, const struct soft_op *op, uint64_t gva,
                          void *out_data, uint32_t size)
 {
     uint32_t part = first_part(gva, size);
+    if (unlikely(part != size)) {
+        check_second_page(v, op, linear_add(v, gva, part));
+    }
     uint64_t gpa = translate(v, op, gva, X86_ACCESS_READ);
     if (likely(part == size)) {
         soft_physical_load(v, gpa, out_data, size);
@@ -365,6 +376,9 @@ void soft_store_unchecked(struct soft_vcpu *v, const struct soft_op *op, uint64_
                           const void *data, uint32_t size)
 {
     uint32_t part = first_part(gva, size);
+    if (unlikely(part != size)) {
+        check_second_page(v, op, linear_add(v, gva, part));
+    }
     uint64_t gpa = translate(v, op, gva, X86_ACCESS_WRITE);
     if (likely(part == size)) {
         soft_physical_store(v, gpa, data, size);
@@ -378,7 +392,8 @@ void soft_store_unchecked(struct soft_vcpu *v, const struct soft_op *op, uint64_
 static void check_alignment(struct soft_vcpu *v, const struct soft_op *op, uint64_t gva,
                             uint32_t size)
 {
-    if (unlikely(v->align_check && (gva & (size - 1)))) {
+    /* What is wrong with the address itself comes first. */
+    if (unlikely(v->align_check && (gva & (size - 1)) && x86_is_canonical(gva))) {
         if (soft_is_long(v) && !x86_is_canonical(gva)) {
             raise_not_canonical(v, op);
         }

@@ -6,71 +6,18 @@
 #include "engine/soft/mmu.h"
 #include "engine/soft/simd.h"
 #include "engine/soft/system.h"
+#include "engine/soft/xsave.h"
 
-#define FX_FSW     2
-#define FX_FOP     6
-#define FX_FIP     8
-#define FX_FDP     16
-#define FX_MXCSR   24
-#define FX_XMM     160
-#define MXCSR_MASK 0xffffu
+#define FX_FSW 2
+#define FX_FOP 6
+#define FX_FIP 8
+#define FX_FDP 16
 
 /* RFLAGS bits that exist. */
 #define RFLAGS_VALID 0x3f7fd7u
 #define CR0_VALID                                                                                  \
     (X86_CR0_PE | X86_CR0_MP | X86_CR0_EM | X86_CR0_TS | X86_CR0_ET | X86_CR0_NE | X86_CR0_WP |    \
      X86_CR0_AM | X86_CR0_NW | X86_CR0_CD | X86_CR0_PG)
-
-static void get_extended(const struct soft_vcpu *v, uint8_t *area)
-{
-    memset(area, 0, X86_XSAVE_SIZE);
-    memcpy(area, v->fx, FX_XMM);
-    memcpy(area + FX_MXCSR, &v->mxcsr, sizeof(v->mxcsr));
-    uint32_t mask = MXCSR_MASK;
-    memcpy(area + FX_MXCSR + 4, &mask, sizeof(mask));
-    for (size_t i = 0; i < 16; i++) {
-        memcpy(area + FX_XMM + i * 16, v->vector[i], 16);
-        memcpy(area + X86_XSAVE_AVX_OFFSET + i * 16, v->vector[i] + 16, 16);
-    }
-    uint64_t components = X86_XCR0_X87 | X86_XCR0_SSE | X86_XCR0_AVX;
-    memcpy(area + X86_XSAVE_HEADER, &components, sizeof(components));
-}
-
-/* Components that XSTATE_BV leaves out are in their initial state. */
-static void set_extended(struct soft_vcpu *v, const uint8_t *area)
-{
-    uint64_t components;
-    memcpy(&components, area + X86_XSAVE_HEADER, sizeof(components));
-    /* A legacy image has no header: what x86_state_reset makes, and what FXSAVE made. */
-    if (components == 0) {
-        components = X86_XCR0_X87 | X86_XCR0_SSE;
-    }
-    memset(v->fx, 0, sizeof(v->fx));
-    if (components & X86_XCR0_X87) {
-        memcpy(v->fx, area, FX_XMM);
-    } else {
-        v->fx[0] = 0x7f;
-        v->fx[1] = 0x03;
-    }
-    /* As AMD's FXRSTOR: without a pending exception there are no pointers to restore. */
-    memset(&v->simd->last, 0, sizeof(v->simd->last));
-    if (v->vm->is_intel || (v->fx[FX_FSW] & 0x80)) {
-        v->simd->last.fop = le16_get(v->fx + FX_FOP);
-        v->simd->last.fip = le64_get(v->fx + FX_FIP);
-        v->simd->last.fdp = le64_get(v->fx + FX_FDP);
-    }
-    memcpy(&v->mxcsr, area + FX_MXCSR, sizeof(v->mxcsr));
-    v->mxcsr &= MXCSR_MASK;
-    for (size_t i = 0; i < 16; i++) {
-        memset(v->vector[i], 0, 32);
-        if (components & X86_XCR0_SSE) {
-            memcpy(v->vector[i], area + FX_XMM + i * 16, 16);
-        }
-        if (components & X86_XCR0_AVX) {
-            memcpy(v->vector[i] + 16, area + X86_XSAVE_AVX_OFFSET + i * 16, 16);
-        }
-    }
-}
 
 /* Registers that both directions copy alike. */
 #define COPY_REGISTERS(to, from)                                                                   \
@@ -140,7 +87,7 @@ void soft_state_get(struct soft_vcpu *v, struct x86_state *out)
     out->rip = v->rip;
     out->rflags = soft_rflags(v);
     COPY_REGISTERS(out, v);
-    get_extended(v, out->xsave);
+    soft_xsave_get(v, out->xsave);
     out->tsc = soft_tsc(v);
     out->nmi_pending = v->nmi_waiting || (requests & SOFT_REQUEST_NMI);
     out->interrupt_shadow_sti = v->shadow_sti;
@@ -201,11 +148,6 @@ static int check_rest(const struct x86_state *s, struct error *err)
             return error_set(err, EINVAL, "state of a vCPU: base of segment %d cannot be", i);
         }
     }
-    uint32_t mxcsr;
-    memcpy(&mxcsr, s->xsave + FX_MXCSR, sizeof(mxcsr));
-    if (mxcsr & ~MXCSR_MASK) {
-        return error_set(err, EINVAL, "state of a vCPU: mxcsr 0x%x cannot be", mxcsr);
-    }
     if ((unsigned)s->activity > X86_ACTIVITY_SHUTDOWN || s->exception_vector > 31) {
         return error_set(err, EINVAL, "state of a vCPU: activity or pending exception unknown");
     }
@@ -220,12 +162,15 @@ int soft_state_set(struct soft_vcpu *v, const struct x86_state *state, struct er
     if (rc < 0) {
         return rc;
     }
+    if (!soft_xsave_set(v, state->xsave)) {
+        return error_set(err, EINVAL,
+                         "state of a vCPU: mxcsr or components of the xsave area cannot be");
+    }
     memcpy(v->gpr, state->gpr, sizeof(state->gpr));
     v->rip = state->rip;
     v->flags = (uint32_t)(state->rflags & ~X86_FLAGS_STATUS) | X86_FLAG_ONE;
     soft_set_status(v, (uint32_t)state->rflags);
     COPY_REGISTERS(v, state);
-    set_extended(v, state->xsave);
     v->cpl = !(v->cr0 & X86_CR0_PE)   ? 0
              : v->flags & X86_FLAG_VM ? 3
                                       : (v->segment[X86_SS].attributes & X86_SEGMENT_DPL) >> 5;

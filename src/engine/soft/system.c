@@ -797,6 +797,7 @@ static bool prepare_base(const struct x86_insn *insn, struct soft_op *op, unsign
                          bool writes)
 {
     op->dst = soft_reg_offset(&insn->operand[0]);
+    op->size = (uint8_t)insn->operand[0].size_bytes; /* 66 does not make it 2 */
     op->data = (void *)(uintptr_t)segment;
     op->imm = writes;
     op->fn = fsgsbase;

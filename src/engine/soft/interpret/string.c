@@ -199,7 +199,7 @@ typedef uint64_t (*run_fn)(struct soft_vcpu *v, const struct soft_op *op, uint64
 
 /* Repeats 'step'; 'has_condition': CMPS and SCAS, which also end by ZF. */
 static always_inline void repeat(struct soft_vcpu *v, const struct soft_op *op, step_fn step,
-                                 run_fn run, bool has_condition)
+                                 run_fn run, bool has_condition, bool is_port)
 {
     uintptr_t kind = (uintptr_t)op->data;
     v->op = op;
@@ -212,6 +212,10 @@ static always_inline void repeat(struct soft_vcpu *v, const struct soft_op *op, 
     }
     uint64_t count = v->gpr[X86_RCX] & op->address_mask;
     bool is_over = count == 0;
+    if (is_over && is_port) {
+        /* The right to the port is asked for even so. */
+        soft_check_io(v, op, (uint16_t)v->gpr[X86_RDX], element_size(op));
+    }
     for (uint32_t i = 0; !is_over; i++) {
         uint64_t done = run ? run(v, op, count) : 0;
         if (!done) {
@@ -234,19 +238,19 @@ static always_inline void repeat(struct soft_vcpu *v, const struct soft_op *op, 
     SOFT_NEXT(v, op);
 }
 
-#define STRING(name, run, has_condition)                                                           \
+#define STRING(name, run, has_condition, is_port)                                                  \
     static void name(struct soft_vcpu *v, const struct soft_op *op)                                \
     {                                                                                              \
-        repeat(v, op, step_##name, run, has_condition);                                            \
+        repeat(v, op, step_##name, run, has_condition, is_port);                                   \
     }
 
-STRING(movs, run_movs, false)
-STRING(stos, run_stos, false)
-STRING(lods, NULL, false)
-STRING(cmps, NULL, true)
-STRING(scas, NULL, true)
-STRING(ins, NULL, false)
-STRING(outs, NULL, false)
+STRING(movs, run_movs, false, false)
+STRING(stos, run_stos, false, false)
+STRING(lods, NULL, false, false)
+STRING(cmps, NULL, true, false)
+STRING(scas, NULL, true, false)
+STRING(ins, NULL, false, true)
+STRING(outs, NULL, false, true)
 
 bool soft_string_prepare(struct soft_vcpu *v, const struct x86_insn *insn, struct soft_op *out_op)
 {
