@@ -297,12 +297,17 @@ static void build_bytes(struct random *random, const struct template *t, bool is
     (void)put_random_tail(random, bytes, n);
 }
 
+struct branch {
+    uint8_t offset, size; /* of the displacement within the instruction; size 0: no branch */
+};
+
 struct builder {
     struct random *random;
     struct case_input *out;
     uint32_t used;     /* registers that an earlier instruction wrote or addressed with */
     uint32_t pointers; /* registers set to form an address */
     uint64_t next_rip;
+    struct branch branch[CASE_MAX_INSNS];
     uint32_t undefined; /* flags that nobody may read now */
 };
 
@@ -406,16 +411,28 @@ static void aim_implicit(struct builder *b, const struct x86_insn *insn)
     }
 }
 
-/* Relative branches go forward within the case, or a little beyond: nothing loops. */
-static void aim_branch(struct builder *b, const struct x86_insn *insn, uint8_t *bytes)
+/* Where the displacement of a relative branch stands, for when the others are known. */
+static void note_branch(struct builder *b, const struct x86_insn *insn)
 {
     for (unsigned i = 0; i < insn->operand_count; i++) {
-        if (insn->operand[i].kind != X86_OPERAND_REL || insn->imm_bytes == 0) {
+        if (insn->operand[i].kind == X86_OPERAND_REL && insn->imm_bytes != 0) {
+            b->branch[b->out->insn_count] = (struct branch){insn->imm_offset, insn->imm_bytes};
+        }
+    }
+}
+
+/* Relative branches go forward to another instruction of the case, or its end: nothing loops. */
+static void aim_branches(struct builder *b)
+{
+    struct case_input *out = b->out;
+    for (unsigned i = 0; i < out->insn_count; i++) {
+        if (b->branch[i].size == 0) {
             continue;
         }
-        uint32_t distance = random_percent(b->random, 70) ? 0 : random_below(b->random, 40);
-        memset(bytes + insn->imm_offset, 0, insn->imm_bytes);
-        bytes[insn->imm_offset] = (uint8_t)distance;
+        unsigned to = i + 1 + random_below(b->random, out->insn_count - i);
+        uint8_t *imm = out->code + out->insn_offset[i] + b->branch[i].offset;
+        memset(imm, 0, b->branch[i].size);
+        imm[0] = (uint8_t)(out->insn_offset[to] - out->insn_offset[i + 1]);
     }
 }
 
@@ -433,11 +450,16 @@ static uint32_t written_registers(const struct x86_insn *insn)
 }
 
 /* Single forms that CPUs of different vendors run differently. */
-static bool differs_by_vendor(const struct x86_insn *insn, enum x86_code_size code_size)
+static bool differs_by_vendor(const struct x86_insn *insn, enum x86_code_size code_size,
+                              bool has_alignment_check)
 {
     /* LOOPE and LOOPNE with a repeat prefix: it may replace their own condition */
     if ((insn->id == X86_ID_LOOPE || insn->id == X86_ID_LOOPNE) &&
         (insn->prefixes & (X86_PREFIX_REP | X86_PREFIX_REPNE)) != 0) {
+        return true;
+    }
+    /* ENTER with #AC in force: which of its accesses are checked */
+    if (insn->id == X86_ID_ENTER && has_alignment_check) {
         return true;
     }
     /* SHA with unaligned memory: #GP or not */
@@ -469,7 +491,7 @@ static bool add_insn(const struct generator *generator, struct builder *b)
         return false; /* null selectors */
     }
     const struct x86_row *entry = &x86_rows[insn.row];
-    if (differs_by_vendor(&insn, code_size)) {
+    if (differs_by_vendor(&insn, code_size, (out->state.rflags & X86_FLAG_AC) != 0)) {
         return false;
     }
     if ((entry->flags_read & b->undefined) != 0) {
@@ -483,7 +505,7 @@ static bool add_insn(const struct generator *generator, struct builder *b)
         aim_memory(b, &insn, bytes);
     }
     aim_implicit(b, &insn);
-    aim_branch(b, &insn, bytes);
+    note_branch(b, &insn);
     b->used |= written;
     b->undefined |= entry->flags_undefined & X86_FLAGS_STATUS;
     out->insn_offset[out->insn_count++] = (uint8_t)out->code_size;
@@ -514,6 +536,7 @@ void generator_make(const struct generator *generator, uint64_t seed, uint64_t i
         (void)add_insn(generator, &b);
     }
     out_case->insn_offset[out_case->insn_count] = (uint8_t)out_case->code_size;
+    aim_branches(&b);
     out_case->code[out_case->code_size++] = 0x0f; /* ud2: the end marker */
     out_case->code[out_case->code_size++] = 0x0b;
     if (random_percent(&random, 2)) {

@@ -66,19 +66,20 @@ static void jmp_relative(struct soft_vcpu *v, const struct soft_op *op)
     branch_if(v, op, true);
 }
 
-/* The target in a register or memory. */
+/* The target in a register or memory, not checked yet. */
 static always_inline uint64_t indirect_target(struct soft_vcpu *v, const struct soft_op *op)
 {
     uint64_t target = op->flags & SOFT_OP_HAS_MEMORY
                           ? soft_load_sized(v, op, soft_linear(v, op, op->size, false), op->size)
                           : soft_get_sized(v, op->dst, op->size);
-    check_target(v, op, target);
     return target;
 }
 
 static void jmp_indirect(struct soft_vcpu *v, const struct soft_op *op)
 {
-    v->rip = indirect_target(v, op);
+    uint64_t target = indirect_target(v, op);
+    check_target(v, op, target);
+    v->rip = target;
 }
 
 static void call_relative(struct soft_vcpu *v, const struct soft_op *op)
@@ -92,6 +93,10 @@ static void call_relative(struct soft_vcpu *v, const struct soft_op *op)
 static void call_indirect(struct soft_vcpu *v, const struct soft_op *op)
 {
     uint64_t target = indirect_target(v, op);
+    /* CPUs find a bad stack before a bad target. */
+    uint64_t sp = (v->gpr[X86_RSP] - op->size) & soft_stack_mask(v);
+    soft_check_write(v, op, soft_stack_linear(v, op, sp, op->size, true), op->size);
+    check_target(v, op, target);
     soft_push(v, op, op->size, soft_op_next_rip(v, op));
     v->rip = target;
 }
