@@ -125,6 +125,9 @@ void soft_store_unchecked(struct soft_vcpu *v, const struct soft_op *op, uint64_
 void soft_check_write(struct soft_vcpu *v, const struct soft_op *op, uint64_t gva, uint32_t size);
 /* The same with #AC, for 1 to 8 bytes. */
 void soft_check_change(struct soft_vcpu *v, const struct soft_op *op, uint64_t gva, uint32_t size);
+/* #AC if it is in force and 'gva' is no multiple of 'size'. */
+void soft_check_alignment(struct soft_vcpu *v, const struct soft_op *op, uint64_t gva,
+                          uint32_t size);
 void soft_check_read(struct soft_vcpu *v, const struct soft_op *op, uint64_t gva, uint32_t size);
 
 #define SOFT_DEFINE_ACCESS(bits)                                                                   \

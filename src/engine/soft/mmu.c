@@ -389,8 +389,8 @@ void soft_store_unchecked(struct soft_vcpu *v, const struct soft_op *op, uint64_
     soft_physical_store(v, second, (const uint8_t *)data + part, size - part);
 }
 
-static void check_alignment(struct soft_vcpu *v, const struct soft_op *op, uint64_t gva,
-                            uint32_t size)
+void soft_check_alignment(struct soft_vcpu *v, const struct soft_op *op, uint64_t gva,
+                          uint32_t size)
 {
     /* What is wrong with the address itself comes first. */
     if (unlikely(v->align_check && (gva & (size - 1)) && x86_is_canonical(gva))) {
@@ -404,14 +404,14 @@ static void check_alignment(struct soft_vcpu *v, const struct soft_op *op, uint6
 void soft_load_slow(struct soft_vcpu *v, const struct soft_op *op, uint64_t gva, void *out_data,
                     uint32_t size)
 {
-    check_alignment(v, op, gva, size);
+    soft_check_alignment(v, op, gva, size);
     soft_load_unchecked(v, op, gva, out_data, size);
 }
 
 void soft_store_slow(struct soft_vcpu *v, const struct soft_op *op, uint64_t gva, const void *data,
                      uint32_t size)
 {
-    check_alignment(v, op, gva, size);
+    soft_check_alignment(v, op, gva, size);
     soft_store_unchecked(v, op, gva, data, size);
 }
 
@@ -437,7 +437,7 @@ void soft_check_write(struct soft_vcpu *v, const struct soft_op *op, uint64_t gv
 
 void soft_check_change(struct soft_vcpu *v, const struct soft_op *op, uint64_t gva, uint32_t size)
 {
-    check_alignment(v, op, gva, size);
+    soft_check_alignment(v, op, gva, size);
     soft_check_write(v, op, gva, size);
 }
 
@@ -450,7 +450,7 @@ uint8_t *soft_map_write(struct soft_vcpu *v, const struct soft_op *op, uint64_t 
                         struct soft_page *out_page)
 {
     if (size <= 8) {
-        check_alignment(v, op, gva, size);
+        soft_check_alignment(v, op, gva, size);
     }
     uint64_t gpa = translate(v, op, gva, X86_ACCESS_WRITE);
     if (first_part(gva, size) != size) {

@@ -104,11 +104,14 @@ static always_inline void simd_check_pending(struct soft_vcpu *v, const struct s
 static always_inline uint64_t simd_linear(struct soft_vcpu *v, const struct soft_op *op,
                                           uint32_t size, bool is_aligned, bool is_write)
 {
-    uint64_t gva = soft_linear(v, op, size, is_write);
-    if (unlikely(is_aligned && (gva & (size - 1)) != 0)) {
-        soft_raise_error(v, op, X86_GP, 0);
+    /* Alignment comes before limits and canonical form: #GP, even in the stack segment. */
+    if (is_aligned) {
+        uint64_t raw = soft_offset(v, op) + v->segment_base[op->segment];
+        if (unlikely((raw & (size - 1)) != 0)) {
+            soft_raise_error(v, op, X86_GP, 0);
+        }
     }
-    return gva;
+    return soft_linear(v, op, size, is_write);
 }
 
 /* #AC, where the accessors do not check by themselves. It comes before page faults, but after what is wrong with the

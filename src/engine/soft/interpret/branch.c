@@ -95,7 +95,9 @@ static void call_indirect(struct soft_vcpu *v, const struct soft_op *op)
     uint64_t target = indirect_target(v, op);
     /* CPUs find a bad stack before a bad target. */
     uint64_t sp = (v->gpr[X86_RSP] - op->size) & soft_stack_mask(v);
-    soft_check_write(v, op, soft_stack_linear(v, op, sp, op->size, true), op->size);
+    uint64_t gva = soft_stack_linear(v, op, sp, op->size, true);
+    soft_check_alignment(v, op, gva, op->size);
+    soft_check_write(v, op, gva, op->size);
     check_target(v, op, target);
     soft_push(v, op, op->size, soft_op_next_rip(v, op));
     v->rip = target;

@@ -119,6 +119,7 @@ static void bit_locked(struct soft_vcpu *v, const struct soft_op *op)
         offset += (uint64_t)((index >> (3 + __builtin_ctz(size))) * size);
     }
     uint64_t gva = soft_linear_at(v, op, op->segment, offset & op->address_mask, size, true);
+    soft_check_alignment(v, op, gva, size);
     soft_check_write(v, op, gva, size);
     if (!soft_fast_write(v, gva, size)) {
         soft_check_write(v, op, gva, size);
