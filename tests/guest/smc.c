@@ -1,0 +1,164 @@
+/* Self-modifying code: stores become visible to the very next instructions (SDM 3A 11.6: on this processor without any
+ * serializing instruction when the same linear address is used, else with one). */
+#include "guest.h"
+
+#define CODE ((uint8_t *)USER_CODE)
+
+SNIPPET(next_instruction, ".code64", /* changes the immediate behind it */
+        "movb $0x22, 1f+1(%rip)\n1: movb $0x11, %al\n int $0x80");
+SNIPPET(next_opcode, ".code64", "movb $0x48, 1f(%rip); movb $0xff, 1f+1(%rip); movb $0xc0, 1f+2(%rip)\n1: nop; nop; nop\n int $0x80");
+SNIPPET(immediate_loop, ".code64",
+        "xorl %edx, %edx; movl $100, %ecx\n"
+        "1: incl 2f+2(%rip)\n"
+        "2: addl $0x10000000, %edx\n"
+        "subl $0x10000000, %edx; loop 1b; int $0x80");
+SNIPPET(return_one, ".code64", "movl $1, %eax; ret");
+SNIPPET(push_over, ".code64", /* PUSH writes the instruction behind itself */
+        "movq $0xf480cd90909090, %rax; leaq 1f+8(%rip), %rsp; pushq %rax\n1: ud2; ud2; ud2; ud2; ud2");
+
+static uint64_t (*volatile function)(void);
+
+static void test_same_block(void)
+{
+    struct trap_frame start = frame_kernel();
+    LOAD_SNIPPET(next_instruction, CODE);
+    trap_run(&start);
+    check_equal("the next instruction's immediate", 0x22, trap.rax & 0xff);
+    trap_run(&start);
+    check_equal("again", 0x22, trap.rax & 0xff);
+    LOAD_SNIPPET(next_opcode, CODE);
+    trap_run(&start);
+    check_trap("the next instruction's opcode", CALL_VECTOR, 0);
+    check_equal("the next instruction's opcode: result", 1, trap.rax);
+    LOAD_SNIPPET(immediate_loop, CODE);
+    trap_run(&start);
+    check_trap("a loop that changes itself", CALL_VECTOR, 0);
+    check_equal("a loop that changes itself: sum", 100 * 101 / 2, trap.rdx);
+    LOAD_SNIPPET(push_over, CODE);
+    trap_run(&start);
+    check_trap("PUSH over the next instruction", CALL_VECTOR, 0);
+}
+
+static uint64_t call(uint64_t gva)
+{
+    function = (uint64_t(*)(void))(uintptr_t)gva;
+    return function();
+}
+
+static void test_functions(void)
+{
+    LOAD_SNIPPET(return_one, CODE);
+    check_equal("a function", 1, call(USER_CODE));
+    uint64_t sum = 0;
+    for (uint8_t i = 0; i < 200; i++) {
+        CODE[1] = i;
+        sum += call(USER_CODE);
+    }
+    check_equal("a function changed 200 times", 199 * 200 / 2, sum);
+    /* Through another address of the same page: needs a serializing instruction. */
+    uint64_t alias = TEST_GVA;
+    page_map(alias, USER_CODE | PTE_P | PTE_W, 1);
+    write32(alias + 1, 1234);
+    (void)cpuid(0, 0);
+    check_equal("changed through an alias", 1234, call(USER_CODE));
+    check_equal("run through the alias", 1234, call(alias));
+    CODE[1] = 7;
+    CODE[2] = 0;
+    (void)cpuid(0, 0);
+    check_equal("the alias sees the change", 7, call(alias));
+    /* The same linear address, another page. */
+    uint64_t other = page_alloc(), second = page_alloc();
+    uint64_t gva = TEST_GVA + PAGE;
+    LOAD_SNIPPET(return_one, other);
+    LOAD_SNIPPET(return_one, second);
+    write32(second + 1, 2);
+    page_map(gva, other | PTE_P | PTE_W, 1);
+    check_equal("first page", 1, call(gva));
+    page_map(gva, second | PTE_P | PTE_W, 1);
+    check_equal("another page at the address", 2, call(gva));
+    page_map(gva, other | PTE_P | PTE_W, 1);
+    check_equal("and back", 1, call(gva));
+    page_map(gva, 0, 1);
+    struct trap_frame start = frame_kernel();
+    start.rip = gva;
+    trap_run(&start);
+    check_trap("and gone", PF, PF_I);
+    page_map(gva, second | PTE_P | PTE_W | PTE_NX, 1);
+    trap_run(&start);
+    check_trap("and not executable", PF, PF_I | PF_P);
+    page_map(gva, second | PTE_P | PTE_W, 1);
+    check_equal("and executable", 2, call(gva));
+}
+
+static void test_page_crossing(void)
+{
+    uint64_t gva = TEST_GVA + 16 * PAGE, first = page_alloc(), second = page_alloc(), third = page_alloc();
+    page_map(gva, first | PTE_P | PTE_W, 1);
+    page_map(gva + PAGE, second | PTE_P | PTE_W, 1);
+    uint64_t entry = gva + PAGE - 3; /* the immediate's upper half is on the second page */
+    LOAD_SNIPPET(return_one, entry);
+    check_equal("an instruction on two pages", 1, call(entry));
+    write64(third, read64(second));
+    *(volatile uint8_t *)(gva + PAGE + 1) = 1;
+    check_equal("its second page changed", 0x1000001, call(entry));
+    *(volatile uint8_t *)(gva + PAGE - 2) = 5;
+    check_equal("its first page changed", 0x1000005, call(entry));
+    page_map(gva + PAGE, third | PTE_P | PTE_W, 1);
+    check_equal("its second page mapped elsewhere", 5, call(entry));
+    *(volatile uint8_t *)(third + 1) = 2;
+    (void)cpuid(0, 0);
+    check_equal("its second page changed through an alias", 0x2000005, call(entry));
+    page_map(gva + PAGE, 0, 1);
+    struct trap_frame start = frame_kernel();
+    start.rip = entry;
+    trap_run(&start);
+    check_trap("its second page is gone", PF, PF_I);
+    check_equal("its second page is gone: CR2", gva + PAGE, trap_cr2);
+    check_equal("its second page is gone: RIP", entry, trap.rip);
+    page_map(gva + PAGE, third | PTE_P | PTE_W, 1);
+    check_equal("its second page is back", 0x2000005, call(entry));
+    page_map(gva, 0, 1);
+    trap_run(&start);
+    check_equal("its first page is gone: CR2", entry, trap_cr2);
+}
+
+/* Code and data that is written all the time in one page: must be right, however slow. */
+SNIPPET(data_beside, ".code64",
+        "xorl %eax, %eax; movl $10000, %ecx\n"
+        "1: incl 3f(%rip); addl 3f(%rip), %eax; loop 1b; int $0x80\n.align 64\n3: .long 0");
+
+static void test_data_beside(void)
+{
+    struct trap_frame start = frame_kernel();
+    LOAD_SNIPPET(data_beside, CODE);
+    trap_run(&start);
+    check_trap("data beside code", CALL_VECTOR, 0);
+    check_equal("data beside code: sum", 10000 * 10001 / 2, trap.rax);
+}
+
+/* Many functions generated, run, overwritten: whatever keeps translations must come to its limits. */
+static void test_many(void)
+{
+    uint64_t base = SCRATCH_GPA, sum = 0, expected = 0;
+    for (unsigned round = 0; round < 4; round++) {
+        for (uint32_t i = 0; i < 20000; i++) {
+            uint64_t at = base + i * 16;
+            LOAD_SNIPPET(return_one, at);
+            write32(at + 1, i + round);
+        }
+        for (uint32_t i = 0; i < 20000; i++) {
+            sum += call(base + i * 16);
+            expected += i + round;
+        }
+    }
+    check_equal("80000 functions", expected, sum);
+}
+
+void guest_main(void)
+{
+    test_same_block();
+    test_functions();
+    test_page_crossing();
+    test_data_beside();
+    test_many();
+}
