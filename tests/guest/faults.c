@@ -127,9 +127,9 @@ static void test_length(void)
 static void test_canonical(void)
 {
     const uint64_t bad = 0x800000000000;
-    TRY("movq (%0), %%rax", ::"r"(bad) : "rax");
+    TRY("movq (%0), %%rax", ::"b"(bad) : "rax");
     check_fault("#GP of a non-canonical read", GP, 0);
-    TRY("movq %%rax, (%0)", ::"r"(bad) : "rax");
+    TRY("movq %%rax, (%0)", ::"b"(bad) : "rax");
     check_fault("#GP of a non-canonical write", GP, 0);
 }
 
@@ -188,13 +188,13 @@ static void test_canonical_control(void)
 
 static void test_selectors(void)
 {
-    gdt[SEL(0) / 8] = DESCRIPTOR(0, 0xfffff, 0x13, 0xc);      /* data, absent */
-    gdt[SEL(1) / 8] = DESCRIPTOR(0, 0xfffff, 0x99, 0xa);      /* code, execute only, 64 bits */
-    gdt[SEL(2) / 8] = DESCRIPTOR(0, 0xfffff, 0x91, 0xc);      /* data, read only */
-    gdt[SEL(3) / 8] = DESCRIPTOR(0, 0xfffff, 0x1b, 0xa);      /* code, absent */
-    gdt[SEL(4) / 8] = DESCRIPTOR(0, 0xfffff, 0x9b, 0xe);      /* code with L and D */
-    gdt[SEL(5) / 8] = DESCRIPTOR(0, 0xfffff, 0xf3, 0xc);      /* data, DPL 3 */
-    gdt[SEL(6) / 8] = DESCRIPTOR(0, 0xfffff, 0x90, 0xc);      /* data, not accessed */
+    gdt[SEL(0) / 8] = DESCRIPTOR(0, 0xfffff, 0x13, 0xc); /* data, absent */
+    gdt[SEL(1) / 8] = DESCRIPTOR(0, 0xfffff, 0x99, 0xa); /* code, execute only, 64 bits */
+    gdt[SEL(2) / 8] = DESCRIPTOR(0, 0xfffff, 0x91, 0xc); /* data, read only */
+    gdt[SEL(3) / 8] = DESCRIPTOR(0, 0xfffff, 0x1b, 0xa); /* code, absent */
+    gdt[SEL(4) / 8] = DESCRIPTOR(0, 0xfffff, 0x9b, 0xe); /* code with L and D */
+    gdt[SEL(5) / 8] = DESCRIPTOR(0, 0xfffff, 0xf3, 0xc); /* data, DPL 3 */
+    gdt[SEL(6) / 8] = DESCRIPTOR(0, 0xfffff, 0x90, 0xc); /* data, not accessed */
     static const struct {
         const char *name;
         uint16_t selector;
@@ -266,7 +266,9 @@ static void test_selectors(void)
     check_trap("LLDT: null", NO_TRAP, 0);
     uint32_t rights = 0, limit = 0;
     bool is_valid;
-    asm volatile("larl %3, %0; setz %2; lsll %3, %1" : "=r"(rights), "=r"(limit), "=q"(is_valid) : "r"(KERNEL_CS));
+    asm volatile("larl %3, %0; setz %2; lsll %3, %1"
+                 : "=r"(rights), "=r"(limit), "=q"(is_valid)
+                 : "r"(KERNEL_CS));
     /* The place of the limit is undefined. */
     check_equal("LAR", 0xa09b00, is_valid ? rights & 0xf0ff00 : 0);
     check_equal("LSL", 0xffffffff, limit);
@@ -278,31 +280,31 @@ static void test_gates(void)
 {
     struct gate pf = idt[PF], de = idt[DE], ud = idt[UD];
     idt[0x90].low &= ~BIT(47);
-    TRY("int $0x90", :::"memory");
+    TRY("int $0x90", ::: "memory");
     check_fault("INT through an absent gate", NP, 0x90 * 8 + 2);
     idt[0x91].low &= ~(0x1full << 40);
-    TRY("int $0x91", :::"memory");
+    TRY("int $0x91", ::: "memory");
     check_fault("INT through no gate", GP, 0x91 * 8 + 2);
     idt[0x92] = gate_make(0, KERNEL_DS, 0, 0x8e);
-    TRY("int $0x92", :::"memory");
+    TRY("int $0x92", ::: "memory");
     check_fault("INT to data", GP, KERNEL_DS);
     idt[0x93] = gate_make(0x800000000000, KERNEL_CS, 0, 0x8e);
-    TRY("int $0x93", :::"memory");
+    TRY("int $0x93", ::: "memory");
     check_fault("INT to a non-canonical handler", GP, 0);
     idt[0x94] = gate_make(0, KERNEL_CS32, 0, 0x8e);
-    TRY("int $0x94", :::"memory");
+    TRY("int $0x94", ::: "memory");
     check_fault("INT to 32-bit code", GP, KERNEL_CS32);
     idt[0x95] = gate_make(0, 0, 0, 0x8e);
-    TRY("int $0x95", :::"memory");
+    TRY("int $0x95", ::: "memory");
     check_fault("INT to null", GP, 0);
     struct table_pointer small = {.limit = 0xa0 * 16 - 1, .base = idt_pointer.base};
     asm volatile("lidt %0" ::"m"(small));
-    TRY("int $0xa0", :::"memory");
+    TRY("int $0xa0", ::: "memory");
     check_fault("INT beyond the table", GP, 0xa0 * 8 + 2);
     asm volatile("lidt %0" ::"m"(idt_pointer));
 
     idt[UD].low &= ~BIT(47);
-    TRY("ud2", :::"memory");
+    TRY("ud2", ::: "memory");
     check_fault("#UD through an absent gate", NP, UD * 8 + 3);
     idt[PF].low &= ~BIT(47);
     TRY("movq (%0), %%rax", ::"r"(TEST_GVA + PAGE) : "rax");
@@ -351,6 +353,10 @@ static void test_compat(void)
     RUN(&start, 0xcd, 0x04);
     check_trap("INT 4", OF, 0);
     memcpy((void *)USER_DATA, (const int32_t[]){-5, 10}, 8);
+    start.rbx = USER_DATA;
+    RUN(&start, 0x8b, 0x03, 0xcd, 0x80);
+    check_trap("#GP of a null DS (IRET has cleared that of CPL 0)", GP, 0);
+    asm volatile("movl %0, %%ds" ::"r"(USER_DS));
     start.rbx = USER_DATA;
     start.rax = 10;
     RUN(&start, 0x62, 0x03, 0xcd, 0x80);
@@ -421,7 +427,8 @@ static void test_crossing(void)
     page_map(second, (frame + PAGE) | PTE_P, 1);
     TRY("movq %1, (%0)", ::"r"(second - 4), "r"(-1ull) : "memory");
     check_fault("a write across pages: the second is read-only", PF, PF_W | PF_P);
-    check_equal("a write across pages: still nothing written", 0x1122334455667788, read64(second - 8));
+    check_equal("a write across pages: still nothing written", 0x1122334455667788,
+                read64(second - 8));
     page_map(first, 0, 1);
     TRY("movq (%0), %%rax", ::"r"(second - 4) : "rax");
     check_equal("the first page is absent: CR2", second - 4, trap_cr2);

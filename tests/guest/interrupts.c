@@ -1,7 +1,7 @@
 /* When interrupts and NMIs come, in which order, on which stack (SDM 3A chapters 6 and 10). */
 #include "guest.h"
 
-#define FLAG_IF BIT(9)
+#define FLAG_IF  BIT(9)
 #define ICR_SELF 0x40000u
 #define ICR_NMI  0x400u
 #define EOI      0xb0
@@ -63,7 +63,8 @@ static void test_flag(void)
     send_self(0x40);
     asm volatile("sti; cli" ::: "memory");
     check_equal("STI then CLI: nothing comes", 0, count);
-    asm volatile("pushfq; orl $0x200, (%%rsp); leaq 1f(%%rip), %0; popfq; 1: nop; cli" : "=r"(expected)::"memory");
+    asm volatile("pushfq; orl $0x200, (%%rsp); leaq 1f(%%rip), %0; popfq; 1: nop; cli"
+                 : "=r"(expected)::"memory");
     check_equal("POPF: it comes", 1, count);
     check_equal("POPF: at once", expected, last_rip);
     check_equal("an interrupt gate clears IF", 0, last_flags_inside & FLAG_IF);
@@ -73,7 +74,10 @@ static void test_flag(void)
     check_equal("STI, HLT: it comes", 1, count);
     check_equal("STI, HLT: behind HLT", expected, last_rip);
     count = 0;
-    asm volatile("leaq 1f(%%rip), %0; sti; hlt; 1: cli" : "=r"(expected) : "0"((apic_send(ICR_SELF | 0x40, 0), 0)) : "memory");
+    asm volatile("leaq 1f(%%rip), %0; sti; hlt; 1: cli"
+                 : "=r"(expected)
+                 : "0"((apic_send(ICR_SELF | 0x40, 0), 0))
+                 : "memory");
     check_equal("HLT again", 1, count);
 
     struct gate gate = idt[0x41];
@@ -103,7 +107,8 @@ static void test_software(void)
     asm volatile("leaq 1f(%%rip), %0; int $0x42; 1:" : "=r"(expected)::"memory");
     check_equal("INT ignores IF", 1, count);
     check_equal("INT: RIP behind it", expected, last_rip);
-    check_equal("the frame is aligned to 16 bytes", 0, (last_frame + sizeof(struct trap_frame)) % 16);
+    check_equal("the frame is aligned to 16 bytes", 0,
+                (last_frame + sizeof(struct trap_frame)) % 16);
     asm volatile("subq $8, %%rsp; int $0x42; addq $8, %%rsp" ::: "memory");
     check_equal("also with another RSP", 0, (last_frame + sizeof(struct trap_frame)) % 16);
     check_equal("INT sets no ISR bit", 0, apic_read(ISR + 2 * 16));
@@ -118,7 +123,8 @@ static void test_software(void)
     check_equal("before the first instruction", USER_CODE, last_rip);
     check_equal("from user mode: CS", USER_CS, last_cs);
     check_equal("from user mode: RSP", USER_STACK, last_rsp);
-    check_equal("from user mode: on the stack of the TSS", tss.rsp[0], last_frame + sizeof(struct trap_frame));
+    check_equal("from user mode: on the stack of the TSS", tss.rsp[0],
+                last_frame + sizeof(struct trap_frame));
     check_equal("user mode goes on", CALL_VECTOR, trap.vector);
     check_equal("with IF as it was", FLAG_IF, trap.rax & FLAG_IF);
     LOAD_SNIPPET(user_popf, USER_CODE);
@@ -136,7 +142,8 @@ static void test_software(void)
 
 static void test_priority(void)
 {
-    static const uint8_t sent[] = {0x45, 0x63, 0x51, 0xf0, 0x44}, expected[] = {0xf0, 0x63, 0x51, 0x45, 0x44};
+    static const uint8_t sent[] = {0x45, 0x63, 0x51, 0xf0, 0x44},
+                         expected[] = {0xf0, 0x63, 0x51, 0x45, 0x44};
     order_count = 0;
     for (unsigned i = 0; i < sizeof(sent); i++) {
         trap_hook[sent[i]] = on_interrupt;
@@ -282,12 +289,13 @@ static void test_ist(void)
     count = 0;
     send_self(0x40);
     asm volatile("sti; nop; nop; cli" ::: "memory");
-    check_equal("an interrupt on IST 7, aligned", (uintptr_t)stack + sizeof(stack) - 16, last_frame + sizeof(struct trap_frame));
+    check_equal("an interrupt on IST 7, aligned", (uintptr_t)stack + sizeof(stack) - 16,
+                last_frame + sizeof(struct trap_frame));
     tss.ist[6] = 0x800000000000;
     TRY("int $0x40", ::: "memory");
     /* All pushes are below the border, only the stack's top is not: #PF or #SS, both are seen. */
-    check_either("INT: an IST stack at the canonical border", (uint64_t)PF << 32 | PF_W, (uint64_t)SS << 32,
-                 trap.vector << 32 | trap.error);
+    check_either("INT: an IST stack at the canonical border", (uint64_t)PF << 32 | PF_W,
+                 (uint64_t)SS << 32, trap.vector << 32 | trap.error);
     tss.ist[6] = TEST_GVA;
     TRY("int $0x40", ::: "memory");
     check_trap("INT: an IST stack that is not mapped", PF, PF_W);

@@ -85,10 +85,13 @@ static void test_rights(void)
             check_skipped(cases[i].name, "all physical address bits are in use");
             continue;
         }
-        const int expected[] = {cases[i].read, cases[i].write, cases[i].fetch,
+        const int expected[] = {cases[i].read,      cases[i].write,      cases[i].fetch,
                                 cases[i].user_read, cases[i].user_write, cases[i].user_fetch};
         for (unsigned kind = 0; kind < 6; kind++) {
-            page_map(gva, (cases[i].flags & BIT(51) && !(cases[i].flags & 1) ? 0 : frame_a) | cases[i].flags, 1);
+            page_map(gva,
+                     (cases[i].flags & BIT(51) && !(cases[i].flags & 1) ? 0 : frame_a) |
+                         cases[i].flags,
+                     1);
             memset((void *)frame_a, 0xcc, 16);
             if (kind < 3) {
                 access("rwx"[kind], gva);
@@ -97,7 +100,8 @@ static void test_rights(void)
             }
             int got = trap.vector == PF ? (int)trap.error : -1;
             char name[64] = "";
-            const char *const kinds[] = {": read", ": write", ": fetch", ": user read", ": user write", ": user fetch"};
+            const char *const kinds[] = {": read",      ": write",      ": fetch",
+                                         ": user read", ": user write", ": user fetch"};
             char *to = name;
             for (const char *from = cases[i].name; *from; from++) {
                 *to++ = *from;
@@ -240,7 +244,8 @@ static void test_supervisor_protection(void)
     check_trap("SMAP: with AC", NO_TRAP, 0);
     TRY("stac; clac; movb (%0), %%al", ::"r"(gva) : "rax", "memory");
     check_trap("SMAP: AC cleared", PF, PF_P);
-    TRY("pushfq; orl $0x40000, (%%rsp); popfq; movb (%0), %%al; clac", ::"r"(gva) : "rax", "memory");
+    TRY("pushfq; orl $0x40000, (%%rsp); popfq; movb (%0), %%al; clac", ::"r"(gva)
+        : "rax", "memory");
     check_trap("SMAP: AC by POPF", NO_TRAP, 0);
     user_access('r', gva);
     check_trap("SMAP: user read", CALL_VECTOR, 0);
@@ -295,7 +300,8 @@ static void test_flush(void)
     check_equal("2 MiB before", 4, read64(large + 0x5000) + read64(large + 0x1f0000));
     *page_entry(large, 2) = (SCRATCH_GPA + 0x200000) | MAP | PTE_PS;
     invlpg(large + 0x100000);
-    check_equal("INVLPG flushes all of a 2 MiB page", 6, read64(large + 0x5000) + read64(large + 0x1f0000));
+    check_equal("INVLPG flushes all of a 2 MiB page", 6,
+                read64(large + 0x5000) + read64(large + 0x1f0000));
     /* Absent entries are not kept. */
     page_map(gva, 0, 1);
     access('r', gva);
@@ -375,10 +381,16 @@ SNIPPET(write32_code, ".code32", "movl %eax, (%ebx); int $0x80");
 
 static struct legacy_mode mode32;
 
-static void legacy_access(const char *name, char kind, uint32_t gva, bool is_user, unsigned vector, uint32_t error)
+static void legacy_access(const char *name, char kind, uint32_t gva, bool is_user, unsigned vector,
+                          uint32_t error)
 {
-    struct legacy_start start = {.eip = USER_CODE, .ebx = gva, .eflags = 2, .cs = is_user ? USER_CS32 : KERNEL_CS32,
-                                 .esp = USER_STACK, .ss = USER_DS, .eax = 0x77777777};
+    struct legacy_start start = {.eip = USER_CODE,
+                                 .ebx = gva,
+                                 .eflags = 2,
+                                 .cs = is_user ? USER_CS32 : KERNEL_CS32,
+                                 .esp = USER_STACK,
+                                 .ss = USER_DS,
+                                 .eax = 0x77777777};
     if (kind == 'r') {
         LOAD_SNIPPET(read32_code, USER_CODE);
     } else {
@@ -403,7 +415,8 @@ static void test_32_bit(void)
     }
     uint32_t gva = 0x40000000;
     directory[gva >> 22] = (uint32_t)(uintptr_t)table | 7;
-    mode32 = (struct legacy_mode){.cr0 = 0x80010031, .cr3 = (uint32_t)(uintptr_t)directory, .cr4 = CR4_PSE};
+    mode32 = (struct legacy_mode){
+        .cr0 = 0x80010031, .cr3 = (uint32_t)(uintptr_t)directory, .cr4 = CR4_PSE};
     write32(frame_a, 0x55aa);
     table[0] = (uint32_t)frame_a | 3;
     table[1] = (uint32_t)frame_a | 1;
@@ -430,8 +443,8 @@ static void test_32_bit(void)
     /* Without PSE the bit is ignored and the entry names a table. */
     check_equal("4 MiB page: A", 0x20, directory[(gva >> 22) + 1] & 0x60);
 
-    uint64_t *pdpt = (uint64_t *)page_alloc(), *pd = (uint64_t *)page_alloc(), *pt = (uint64_t *)page_alloc(),
-             *pd1 = (uint64_t *)page_alloc();
+    uint64_t *pdpt = (uint64_t *)page_alloc(), *pd = (uint64_t *)page_alloc(),
+             *pt = (uint64_t *)page_alloc(), *pd1 = (uint64_t *)page_alloc();
     pdpt[0] = (uintptr_t)pd | PTE_P;
     pdpt[1] = (uintptr_t)pd1 | PTE_P;
     for (uint64_t i = 0; i < 32; i++) {
@@ -442,7 +455,8 @@ static void test_32_bit(void)
     pt[1] = frame_a | 1;
     pt[2] = frame_a | 7 | PTE_NX;
     pt[4] = frame_a | 7 | BIT(62);
-    mode32 = (struct legacy_mode){.cr0 = 0x80010031, .cr3 = (uint32_t)(uintptr_t)pdpt, .cr4 = CR4_PAE, .efer = 0x800};
+    mode32 = (struct legacy_mode){
+        .cr0 = 0x80010031, .cr3 = (uint32_t)(uintptr_t)pdpt, .cr4 = CR4_PAE, .efer = 0x800};
     write32(frame_a, 0x66bb);
     legacy_access("PAE: read", 'r', gva, false, CALL_VECTOR, 0);
     check_equal("PAE: value", 0x66bb, trap.rax);

@@ -6,15 +6,18 @@
 
 SNIPPET(next_instruction, ".code64", /* changes the immediate behind it */
         "movb $0x22, 1f+1(%rip)\n1: movb $0x11, %al\n int $0x80");
-SNIPPET(next_opcode, ".code64", "movb $0x48, 1f(%rip); movb $0xff, 1f+1(%rip); movb $0xc0, 1f+2(%rip)\n1: nop; nop; nop\n int $0x80");
+SNIPPET(
+    next_opcode, ".code64",
+    "movb $0x48, 1f(%rip); movb $0xff, 1f+1(%rip); movb $0xc0, 1f+2(%rip)\n1: nop; nop; nop\n int $0x80");
 SNIPPET(immediate_loop, ".code64",
         "xorl %edx, %edx; movl $100, %ecx\n"
         "1: incl 2f+2(%rip)\n"
         "2: addl $0x10000000, %edx\n"
         "subl $0x10000000, %edx; loop 1b; int $0x80");
 SNIPPET(return_one, ".code64", "movl $1, %eax; ret");
-SNIPPET(push_over, ".code64", /* PUSH writes the instruction behind itself */
-        "movq $0xf480cd90909090, %rax; leaq 1f+8(%rip), %rsp; pushq %rax\n1: ud2; ud2; ud2; ud2; ud2");
+SNIPPET(
+    push_over, ".code64", /* PUSH writes the instruction behind itself */
+    "movq $0xf480cd90909090, %rax; leaq 1f+8(%rip), %rsp; pushq %rax\n1: ud2; ud2; ud2; ud2; ud2");
 
 static uint64_t (*volatile function)(void);
 
@@ -92,7 +95,8 @@ static void test_functions(void)
 
 static void test_page_crossing(void)
 {
-    uint64_t gva = TEST_GVA + 16 * PAGE, first = page_alloc(), second = page_alloc(), third = page_alloc();
+    uint64_t gva = TEST_GVA + 16 * PAGE, first = page_alloc(), second = page_alloc(),
+             third = page_alloc();
     page_map(gva, first | PTE_P | PTE_W, 1);
     page_map(gva + PAGE, second | PTE_P | PTE_W, 1);
     uint64_t entry = gva + PAGE - 3; /* the immediate's upper half is on the second page */

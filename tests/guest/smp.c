@@ -53,7 +53,8 @@ static void count_up(void *arg)
         uint32_t taken = 1;
         do {
             taken = 1;
-            asm volatile("xchgl %0, %1" : "+r"(taken), "+m"(*(volatile uint32_t *)&shared.xchg_lock)::"memory");
+            asm volatile("xchgl %0, %1"
+                         : "+r"(taken), "+m"(*(volatile uint32_t *)&shared.xchg_lock)::"memory");
         } while (taken && (pause(), true));
         shared.guarded++;
         asm volatile("movl $0, %0" : "=m"(*(volatile uint32_t *)&shared.xchg_lock)::"memory");
@@ -68,7 +69,8 @@ static void count_up(void *arg)
             } while (!is_done);
         }
         /* Across two cache lines: still one step. */
-        asm volatile("lock addq $3, %0" : "+m"(*(volatile uint64_t *)(split_buffer + 60))::"memory", "cc");
+        asm volatile("lock addq $3, %0"
+                     : "+m"(*(volatile uint64_t *)(split_buffer + 60))::"memory", "cc");
     }
 }
 
@@ -139,7 +141,10 @@ static void store_buffering_fenced(unsigned own)
 {
     volatile uint32_t *mine = own ? &litmus.y : &litmus.x, *other = own ? &litmus.x : &litmus.y;
     uint32_t value;
-    asm volatile("movl $1, %1; mfence; movl %2, %0" : "=&r"(value), "=m"(*mine) : "m"(*other) : "memory");
+    asm volatile("movl $1, %1; mfence; movl %2, %0"
+                 : "=&r"(value), "=m"(*mine)
+                 : "m"(*other)
+                 : "memory");
     litmus.seen[own] = value;
 }
 
@@ -147,7 +152,10 @@ static void store_buffering_exchange(unsigned own)
 {
     volatile uint32_t *mine = own ? &litmus.y : &litmus.x, *other = own ? &litmus.x : &litmus.y;
     uint32_t value = 1, got;
-    asm volatile("xchgl %0, %1; movl %3, %2" : "+r"(value), "+m"(*mine), "=&r"(got) : "m"(*other) : "memory");
+    asm volatile("xchgl %0, %1; movl %3, %2"
+                 : "+r"(value), "+m"(*mine), "=&r"(got)
+                 : "m"(*other)
+                 : "memory");
     litmus.seen[own] = got;
 }
 
@@ -158,7 +166,10 @@ static void message_passing(unsigned own)
         return;
     }
     uint32_t first, second;
-    asm volatile("movl %2, %0; movl %3, %1" : "=&r"(first), "=&r"(second) : "m"(litmus.y), "m"(litmus.x) : "memory");
+    asm volatile("movl %2, %0; movl %3, %1"
+                 : "=&r"(first), "=&r"(second)
+                 : "m"(litmus.y), "m"(litmus.x)
+                 : "memory");
     litmus.seen[0] = first;
     litmus.seen[1] = second;
 }
@@ -300,7 +311,8 @@ static void test_shoot_down(void)
         shoot_acknowledged = 0;
         apic_send(0xc0000 | SHOOT_VECTOR, 0);
         uint64_t end = rdtsc() + 5 * tsc_hz();
-        while (__atomic_load_n(&shoot_acknowledged, __ATOMIC_SEQ_CST) != cpu_count - 1 && rdtsc() < end) {
+        while (__atomic_load_n(&shoot_acknowledged, __ATOMIC_SEQ_CST) != cpu_count - 1 &&
+               rdtsc() < end) {
             pause();
         }
         is_complete &= shoot_acknowledged == cpu_count - 1;

@@ -11,7 +11,7 @@
 
 #include "layout.h"
 
-#define BIT(n) (1ull << (n))
+#define BIT(n)             (1ull << (n))
 #define ARRAY_COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
 /* --- print.c --- */
@@ -38,8 +38,24 @@ int memcmp(const void *a, const void *b, size_t size);
 /* --- trap.c: exceptions and interrupts --- */
 
 enum vector {
-    DE = 0, DB = 1, NMI = 2, BP = 3, OF = 4, BR = 5, UD = 6, NM = 7, DF = 8, TS = 10, NP = 11, SS = 12, GP = 13, PF = 14,
-    MF = 16, AC = 17, MC = 18, XM = 19,
+    DE = 0,
+    DB = 1,
+    NMI = 2,
+    BP = 3,
+    OF = 4,
+    BR = 5,
+    UD = 6,
+    NM = 7,
+    DF = 8,
+    TS = 10,
+    NP = 11,
+    SS = 12,
+    GP = 13,
+    PF = 14,
+    MF = 16,
+    AC = 17,
+    MC = 18,
+    XM = 19,
     CALL_VECTOR = 0x80, /* INT from user mode is allowed: how test code ends on purpose */
     NO_TRAP = 0x100,
 };
@@ -91,7 +107,8 @@ struct trap_frame frame_compat(bool is_user);
     extern const uint8_t name[], name##_end[];                                                     \
     asm(".pushsection .snippets, \"ax\"\n" mode "\n" #name ":\n" code "\n" #name                   \
         "_end:\n.code64\n.popsection")
-#define LOAD_SNIPPET(name, address) (void)memcpy((void *)(uintptr_t)(address), name, (size_t)(name##_end - name))
+#define LOAD_SNIPPET(name, address)                                                                \
+    (void)memcpy((void *)(uintptr_t)(address), name, (size_t)(name##_end - name))
 
 /* Descriptors. */
 extern uint64_t gdt[GDT_SIZE / 8];
@@ -116,8 +133,8 @@ struct tss {
 } __attribute__((packed));
 extern struct tss tss;
 struct tss32 {
-    uint32_t link, esp0, ss0, esp1, ss1, esp2, ss2, cr3, eip, eflags, eax, ecx, edx, ebx, esp, ebp, esi, edi, es, cs, ss, ds,
-        fs, gs, ldt;
+    uint32_t link, esp0, ss0, esp1, ss1, esp2, ss2, cr3, eip, eflags, eax, ecx, edx, ebx, esp, ebp,
+        esi, edi, es, cs, ss, ds, fs, gs, ldt;
     uint16_t trap, io_map_offset;
 };
 extern struct tss32 tss32;
@@ -147,19 +164,22 @@ extern uint32_t legacy_es, legacy_ds;
 extern struct gate32 {
     uint32_t low, high;
 } legacy_idt[256];
-#define LEGACY_PLAIN {.cr0 = 0x31}
+#define LEGACY_PLAIN                                                                               \
+    {                                                                                              \
+        .cr0 = 0x31                                                                                \
+    }
 
 /* --- paging.c --- */
 
-#define PTE_P  BIT(0)
-#define PTE_W  BIT(1)
-#define PTE_U  BIT(2)
-#define PTE_A  BIT(5)
-#define PTE_D  BIT(6)
-#define PTE_PS BIT(7)
-#define PTE_G  BIT(8)
-#define PTE_NX BIT(63)
-#define PAGE   4096ull
+#define PTE_P    BIT(0)
+#define PTE_W    BIT(1)
+#define PTE_U    BIT(2)
+#define PTE_A    BIT(5)
+#define PTE_D    BIT(6)
+#define PTE_PS   BIT(7)
+#define PTE_G    BIT(8)
+#define PTE_NX   BIT(63)
+#define PAGE     4096ull
 #define TEST_GVA 0x8000000000ull /* nothing is mapped from here on */
 
 /* Error code bits of #PF. */
@@ -179,8 +199,8 @@ void page_map(uint64_t gva, uint64_t gpa_and_flags, unsigned level);
 /* --- platform.c: ACPI, APICs, clocks, processors --- */
 
 extern unsigned cpu_count;
-extern uint16_t pm_timer_port;  /* 0: none */
-extern uint64_t ecam_gpa;       /* 0: none */
+extern uint16_t pm_timer_port; /* 0: none */
+extern uint64_t ecam_gpa;      /* 0: none */
 extern uint64_t ioapic_gpa;
 extern uint32_t cpu_apic_id[CPU_MAX];
 void platform_init(void);
@@ -258,7 +278,10 @@ struct cpuid {
 static inline struct cpuid cpuid(uint32_t leaf, uint32_t subleaf)
 {
     struct cpuid r;
-    asm volatile("cpuid" : "=a"(r.eax), "=b"(r.ebx), "=c"(r.ecx), "=d"(r.edx) : "a"(leaf), "c"(subleaf) : "memory");
+    asm volatile("cpuid"
+                 : "=a"(r.eax), "=b"(r.ebx), "=c"(r.ecx), "=d"(r.edx)
+                 : "a"(leaf), "c"(subleaf)
+                 : "memory");
     return r;
 }
 #define READ_CR(n)                                                                                 \

@@ -22,6 +22,8 @@ legacy_enter:
     .code32
 1:  movl $KERNEL_DS, %eax
     movl %eax, %ss
+    movl %eax, %ds /* null after a return to user mode */
+    movl %eax, %es
     movl $legacy_stack_top, %esp
     movl %cr0, %eax
     andl $0x7fffffff, %eax

@@ -25,8 +25,9 @@ static void fill_idt(void)
         bool is_open = vector == BP || vector == OF || vector == CALL_VECTOR;
         /* A gate that a test has made stays. */
         if (legacy_idt[vector].high == 0) {
-            legacy_idt[vector] = (struct gate32){.low = (offset & 0xffff) | KERNEL_CS32 << 16,
-                                                 .high = (offset & 0xffff0000) | (is_open ? 0xee00u : 0x8e00u)};
+            legacy_idt[vector] =
+                (struct gate32){.low = (offset & 0xffff) | KERNEL_CS32 << 16,
+                                .high = (offset & 0xffff0000) | (is_open ? 0xee00u : 0x8e00u)};
         }
     }
     legacy_idt_pointer.base = (uintptr_t)legacy_idt;
@@ -51,7 +52,8 @@ void legacy_run(const struct legacy_mode *mode, const struct legacy_start *start
     asm volatile("ltr %w0" ::"r"(TSS_SELECTOR));
     WRITE_CR(4, cr4);
     WRITE_CR(0, cr0);
-    const struct legacy_trap_frame *frame = (const struct legacy_trap_frame *)(uintptr_t)legacy_frame;
+    const struct legacy_trap_frame *frame =
+        (const struct legacy_trap_frame *)(uintptr_t)legacy_frame;
     bool has_stack = (frame->cs & 3) != 0 || (frame->eflags & BIT(17));
     trap = (struct trap_frame){
         .rax = frame->eax,

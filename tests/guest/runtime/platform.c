@@ -61,7 +61,8 @@ void platform_init(void)
             continue;
         }
         bool is_wide = rsdp[15] >= 2 && get64(rsdp + 24) != 0;
-        const uint8_t *root = (const uint8_t *)(uintptr_t)(is_wide ? get64(rsdp + 24) : get32(rsdp + 16));
+        const uint8_t *root =
+            (const uint8_t *)(uintptr_t)(is_wide ? get64(rsdp + 24) : get32(rsdp + 16));
         unsigned step = is_wide ? 8 : 4;
         for (const uint8_t *at = root + 36; at < root + get32(root + 4); at += step) {
             read_table((const uint8_t *)(uintptr_t)(is_wide ? get64(at) : get32(at)));
@@ -160,6 +161,8 @@ extern char ap_trampoline[], ap_trampoline_end[];
 void ap_main(unsigned index);
 uint32_t ap_stack, ap_index;
 static uint8_t ap_stacks[CPU_MAX][AP_STACK_SIZE] __attribute__((aligned(16)));
+static uint8_t ap_trap_stacks[CPU_MAX][2][AP_STACK_SIZE] __attribute__((aligned(16)));
+static struct tss ap_tss[CPU_MAX];
 
 static struct {
     void (*volatile fn)(void *arg);
@@ -167,8 +170,22 @@ static struct {
     volatile bool is_ready;
 } work[CPU_MAX] __attribute__((aligned(64)));
 
+/* A task state segment for the stacks of traps; NMIs have one of their own. */
+static void load_tss(unsigned index)
+{
+    struct tss *own = &ap_tss[index];
+    unsigned selector = AP_TSS_SELECTOR + 16 * index;
+    for (unsigned i = 0; i < 3; i++) {
+        own->ist[i] = (uintptr_t)(ap_trap_stacks[index][i == 1] + AP_STACK_SIZE);
+    }
+    gdt[selector / 8] = DESCRIPTOR((uintptr_t)own, 103, 0x89, 0);
+    gdt[selector / 8 + 1] = (uintptr_t)own >> 32;
+    asm volatile("ltr %w0" ::"r"(selector));
+}
+
 void ap_main(unsigned index)
 {
+    load_tss(index);
     apic_enable();
     work[index].is_ready = true;
     for (;;) {

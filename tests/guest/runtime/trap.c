@@ -1,11 +1,11 @@
 /* The interrupt table of 64-bit mode and what happens to each trap: a hook, the end of tried code, or the end of the program. */
 #include "guest.h"
 
-#define STUB_SIZE   16
-#define STACK_SIZE  8192
-#define IST_TRAP    1 /* exceptions have a stack of their own, so that tests may break RSP */
-#define IST_NMI     2
-#define IST_DF      3
+#define STUB_SIZE  16
+#define STACK_SIZE 8192
+#define IST_TRAP   1 /* exceptions have a stack of their own, so that tests may break RSP */
+#define IST_NMI    2
+#define IST_DF     3
 
 extern char trap_stubs[];
 void trap_init(void);
@@ -24,8 +24,8 @@ static uint8_t stack32[STACK_SIZE] __attribute__((aligned(16)));
 struct gate gate_make(uint64_t offset, uint16_t selector, uint8_t ist, uint8_t type)
 {
     return (struct gate){
-        .low = (offset & 0xffff) | (uint64_t)selector << 16 | (uint64_t)ist << 32 | (uint64_t)type << 40 |
-               ((offset >> 16) & 0xffff) << 48,
+        .low = (offset & 0xffff) | (uint64_t)selector << 16 | (uint64_t)ist << 32 |
+               (uint64_t)type << 40 | ((offset >> 16) & 0xffff) << 48,
         .high = offset >> 32,
     };
 }
@@ -33,9 +33,13 @@ struct gate gate_make(uint64_t offset, uint16_t selector, uint8_t ist, uint8_t t
 void trap_init(void)
 {
     for (unsigned vector = 0; vector < 256; vector++) {
-        unsigned ist = vector >= 32 ? 0 : vector == NMI ? IST_NMI : vector == DF ? IST_DF : IST_TRAP;
+        unsigned ist = vector >= 32    ? 0
+                       : vector == NMI ? IST_NMI
+                       : vector == DF  ? IST_DF
+                                       : IST_TRAP;
         bool is_open = vector == BP || vector == OF || vector == CALL_VECTOR;
-        idt[vector] = gate_make((uintptr_t)trap_stubs + vector * STUB_SIZE, KERNEL_CS, (uint8_t)ist, is_open ? 0xee : 0x8e);
+        idt[vector] = gate_make((uintptr_t)trap_stubs + vector * STUB_SIZE, KERNEL_CS, (uint8_t)ist,
+                                is_open ? 0xee : 0x8e);
     }
     idt_pointer.base = (uintptr_t)idt;
     asm volatile("lidt %0" ::"m"(idt_pointer));
@@ -116,7 +120,8 @@ struct trap_frame frame_kernel(void)
 
 struct trap_frame frame_user(void)
 {
-    return (struct trap_frame){.rip = USER_CODE, .cs = USER_CS, .rflags = 2, .rsp = USER_STACK, .ss = USER_DS};
+    return (struct trap_frame){
+        .rip = USER_CODE, .cs = USER_CS, .rflags = 2, .rsp = USER_STACK, .ss = USER_DS};
 }
 
 struct trap_frame frame_compat(bool is_user)
