@@ -48,11 +48,11 @@ class Console:
 
     def shell(self, command, timeout=-1):
         """Runs a command in the guest's shell; returns its output. Fails unless its status is 0."""
-        self.send_line(f"{command}; echo status''=$?=")
-        match = self.expect(r"(?s)(.*?)status=(\d+)=", timeout)
+        # The quotes keep the words that are waited for out of the terminal's echo.
+        self.send_line(f"echo begin''=; {command}; echo status''=$?=")
+        match = self.expect(r"(?s)begin=\r*\n(.*?)status=(\d+)=", timeout)
         assert match[2] == "0", f"{command!r} ended with status {match[2]}: {match[1]}"
-        # The terminal echoes the command first.
-        return match[1].split("\n", 1)[-1].replace("\r", "")
+        return match[1].replace("\r", "")
 
     def wait(self, timeout=60):
         """Exit status, once the VM has ended by itself."""

@@ -44,7 +44,6 @@ def test_systemd_guest(boot, debian, web_server, cpus):
     vm.expect("login: ")
     vm.send_line("root")
     vm.expect("# ")
-    vm.shell("bind 'set enable-bracketed-paste off'; stty -echo; PS1='# '")
     assert int(vm.shell("nproc")) == cpus
     vm.shell("dd if=/dev/urandom of=/var/tmp/data bs=1M count=256 conv=fsync 2>/dev/null")
     before = vm.shell("cksum </var/tmp/data").split()[0]

@@ -93,7 +93,10 @@ static int bzimage_load(struct loader *loader, struct error *err)
         is_power_of_two(alignment) && alignment <= loader->config->ram_below_4g) {
         gpa = align_up(BOOT_HIGH_GPA, alignment);
     }
-    int rc = loader_read_kernel(loader, setup_size, size, gpa, room - size, err);
+    int rc = loader_reserve(loader, gpa, room, err);
+    if (rc == 0) {
+        rc = loader_read_kernel(loader, setup_size, size, gpa, 0, err);
+    }
     if (rc < 0) {
         return rc;
     }

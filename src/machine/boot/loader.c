@@ -40,6 +40,22 @@ void loader_write(const struct loader *loader, uint64_t gpa, const void *data, s
     invariant(is_written);
 }
 
+int loader_reserve(struct loader *loader, uint64_t gpa, uint64_t size, struct error *err)
+{
+    const struct boot_config *config = loader->config;
+    if (gpa < BOOT_HIGH_GPA || !range_fits(gpa, size, config->ram_below_4g)) {
+        return error_set(err, E2BIG,
+                         "%s: needs memory at 0x%" PRIx64
+                         " and on: give the guest more memory (now %" PRIu64 " MiB)",
+                         loader->kernel_what, gpa, config->memory->size_bytes >> 20);
+    }
+    if (loader->kernel_end_gpa == 0 || gpa < loader->kernel_gpa) {
+        loader->kernel_gpa = gpa;
+    }
+    loader->kernel_end_gpa = MAX(loader->kernel_end_gpa, gpa + size);
+    return 0;
+}
+
 int loader_read_kernel(struct loader *loader, uint64_t offset, uint64_t size, uint64_t gpa,
                        uint64_t clear_size, struct error *err)
 {
@@ -49,27 +65,23 @@ int loader_read_kernel(struct loader *loader, uint64_t offset, uint64_t size, ui
         return error_set(err, EINVAL, "%s: broken: its headers speak of bytes beyond its end",
                          loader->kernel_what);
     }
-    if (gpa < BOOT_HIGH_GPA || !checked_add(size, clear_size, &total) ||
-        !range_fits(gpa, total, loader->config->ram_below_4g)) {
-        return error_set(err, E2BIG,
-                         "%s: needs memory at 0x%" PRIx64
-                         " and on: give the guest more memory (now %" PRIu64 " MiB)",
-                         loader->kernel_what, gpa, memory->size_bytes >> 20);
+    if (!checked_add(size, clear_size, &total)) {
+        total = UINT64_MAX;
+    }
+    int rc = loader_reserve(loader, gpa, total, err);
+    if (rc < 0) {
+        return rc;
     }
     uint8_t *to = guest_memory_map(memory, gpa, total, true);
     if (to == NULL) {
         return error_set(err, E2BIG, "%s: no guest memory at 0x%" PRIx64, loader->kernel_what, gpa);
     }
-    int rc = file_read_at(loader->config->kernel_fd, to, size, offset, loader->kernel_what, err);
+    rc = file_read_at(loader->config->kernel_fd, to, size, offset, loader->kernel_what, err);
     if (rc < 0) {
         return rc;
     }
     memset(to + size, 0, clear_size);
     guest_memory_written(memory, gpa, total);
-    if (loader->kernel_end_gpa == 0 || gpa < loader->kernel_gpa) {
-        loader->kernel_gpa = gpa;
-    }
-    loader->kernel_end_gpa = MAX(loader->kernel_end_gpa, gpa + total);
     return 0;
 }
 

@@ -45,8 +45,10 @@ struct loader_format {
 };
 extern const struct loader_format loader_bzimage, loader_pvh, loader_multiboot;
 
-/* Reads [offset, offset + size) of the kernel to 'gpa' and clears 'clear_size' bytes behind it; widens
- * kernel_gpa..kernel_end_gpa. -E2BIG if it does not lie in memory above 1 MiB. */
+/* [gpa, gpa + size) is the kernel's: widens kernel_gpa..kernel_end_gpa. -E2BIG if it does not lie in memory above 1 MiB. */
+int must_check loader_reserve(struct loader *loader, uint64_t gpa, uint64_t size,
+                              struct error *err);
+/* Reads [offset, offset + size) of the kernel to 'gpa', clears 'clear_size' bytes behind it, and reserves both. */
 int must_check loader_read_kernel(struct loader *loader, uint64_t offset, uint64_t size,
                                   uint64_t gpa, uint64_t clear_size, struct error *err);
 /* Reads the initrd, if there is one, to the highest place whose last byte is at most 'max_gpa', behind the kernel. */
