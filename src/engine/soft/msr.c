@@ -11,20 +11,19 @@
     (BIT(0) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(8) | BIT(13) | BIT(14) | BIT(15) | BIT(20) | \
      BIT(24) | BIT(26) | BIT(27))
 
-#define MSR_PLATFORM_ID     0x17u
-#define MSR_SMI_COUNT       0x34u
-#define MSR_PLATFORM_INFO   0xceu
-#define MSR_MCG_CTL         0x17bu
-#define MSR_MC0_CTL         0x400u
-#define MSR_MC_END          0x480u
-#define MSR_K8_SYSCFG       0xc0010010u
-#define MSR_K7_HWCR         0xc0010015u
-#define MSR_K8_INT_PENDING  0xc0010055u
-#define MSR_AMD_PATCH_LEVEL 0x8bu
-#define MSR_AMD_DE_CFG      0xc0011029u
-#define MSR_AMD_TSC_RATIO   0xc0000104u
-#define MSR_K7_EVNTSEL0     0xc0010000u
-#define MSR_K7_PERFCTR3     0xc0010007u
+#define MSR_PLATFORM_ID    0x17u
+#define MSR_SMI_COUNT      0x34u
+#define MSR_PLATFORM_INFO  0xceu
+#define MSR_MCG_CTL        0x17bu
+#define MSR_MC0_CTL        0x400u
+#define MSR_MC_END         0x480u
+#define MSR_K8_SYSCFG      0xc0010010u
+#define MSR_K7_HWCR        0xc0010015u
+#define MSR_K8_INT_PENDING 0xc0010055u
+#define MSR_AMD_NB_CFG     0xc001001fu
+#define MSR_AMD_DE_CFG     0xc0011029u
+#define MSR_K7_EVNTSEL0    0xc0010000u
+#define MSR_K7_PERFCTR3    0xc0010007u
 
 /* Fixed MTRRs in the order of struct x86_state, or -1. */
 static int fixed_index(uint32_t msr)
@@ -118,7 +117,8 @@ static bool is_ignored(const struct soft_vcpu *v, uint32_t msr)
     }
     return !v->vm->is_intel &&
            (msr == MSR_K8_SYSCFG || msr == MSR_K7_HWCR || msr == MSR_K8_INT_PENDING ||
-            msr == MSR_AMD_DE_CFG || (msr >= MSR_K7_EVNTSEL0 && msr <= MSR_K7_PERFCTR3));
+            msr == MSR_AMD_NB_CFG || msr == MSR_AMD_DE_CFG ||
+            (msr >= MSR_K7_EVNTSEL0 && msr <= MSR_K7_PERFCTR3));
 }
 
 static bool is_apic_msr(uint32_t msr)
