@@ -13,7 +13,10 @@
 #include "engine/soft/memory_access.h"
 #include "engine/soft/mmu.h"
 
-#define ARENA_SIZE ((size_t)64 << 20)
+/* Blocks lie in a ring of segments, one after the other; when all are full, those of the oldest go. What the guest uses
+ * still is soon decoded again; what it ran once, as most of its start, does not keep memory. */
+#define SEGMENT_SIZE ((size_t)1 << 20)
+#define ARENA_SIZE   (SOFT_ARENA_SEGMENTS * SEGMENT_SIZE)
 /* The most that one block takes: its ops and what their handlers keep. */
 #define BLOCK_RESERVE ((size_t)64 << 10)
 
@@ -49,17 +52,45 @@ void soft_block_fini(struct soft_vcpu *v)
     free(v->scratch);
 }
 
-void soft_block_flush(struct soft_vcpu *v)
+static size_t hash_of(uint64_t gpa, uint32_t key)
 {
-    memset(v->block_hash, 0, sizeof(v->block_hash));
+    uint64_t mixed = (gpa ^ ((uint64_t)key << 40)) * 0x9e3779b97f4a7c15ull;
+    return mixed >> (64 - SOFT_BLOCK_HASH_BITS);
+}
+
+/* Out of the hash; it may have left before, when its code changed. */
+static void unlink_block(struct soft_vcpu *v, const struct soft_block *block)
+{
+    struct soft_block **link = &v->block_hash[hash_of(block->gpa, block->key)];
+    while (*link && *link != block) {
+        link = &(*link)->hash_next;
+    }
+    if (*link) {
+        *link = block->hash_next;
+    }
+}
+
+/* Goes on in the next segment and forgets the blocks there. */
+static void begin_segment(struct soft_vcpu *v)
+{
+    v->arena_segment = (v->arena_segment + 1) % SOFT_ARENA_SEGMENTS;
     v->arena_used = 0;
-    v->block_epoch++;
+    struct soft_block *block = v->segment_blocks[v->arena_segment];
+    if (!block) {
+        return;
+    }
+    while (block) {
+        unlink_block(v, block);
+        block = block->segment_next;
+    }
+    v->segment_blocks[v->arena_segment] = NULL;
+    v->block_epoch++; /* the jump cache may know them */
 }
 
 void *soft_block_alloc(struct soft_vcpu *v, uint32_t size)
 {
-    invariant(v->arena_used + size <= ARENA_SIZE);
-    void *memory = v->arena + v->arena_used;
+    invariant(v->arena_used + size <= SEGMENT_SIZE);
+    void *memory = v->arena + v->arena_segment * SEGMENT_SIZE + v->arena_used;
     v->arena_used += align_up(size, 64);
     memset(memory, 0, size);
     return memory;
@@ -232,8 +263,8 @@ static void decode_crossing(struct soft_vcpu *v, struct soft_block *block,
 static struct soft_block *decode_block(struct soft_vcpu *v, uint64_t gpa, uint64_t linear,
                                        uint32_t key)
 {
-    if (v->arena_used + BLOCK_RESERVE > ARENA_SIZE) {
-        soft_block_flush(v);
+    if (v->arena_used + BLOCK_RESERVE > SEGMENT_SIZE) {
+        begin_segment(v);
     }
     struct soft_block *block = v->scratch;
     memset(block, 0, SCRATCH_SIZE);
@@ -273,13 +304,9 @@ static struct soft_block *decode_block(struct soft_vcpu *v, uint64_t gpa, uint64
     add_leave_op(block);
     v->stats.blocks_decoded++;
     size_t size = sizeof(*block) + (block->count + 1u) * sizeof(struct soft_op);
-    return memcpy(soft_block_alloc(v, (uint32_t)size), block, size);
-}
-
-static size_t hash_of(uint64_t gpa, uint32_t key)
-{
-    uint64_t mixed = (gpa ^ ((uint64_t)key << 40)) * 0x9e3779b97f4a7c15ull;
-    return mixed >> (64 - SOFT_BLOCK_HASH_BITS);
+    block->segment_next = v->segment_blocks[v->arena_segment];
+    v->segment_blocks[v->arena_segment] = memcpy(soft_block_alloc(v, (uint32_t)size), block, size);
+    return v->segment_blocks[v->arena_segment];
 }
 
 /* Does the block's second page still stand behind the first? */

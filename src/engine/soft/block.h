@@ -11,7 +11,8 @@
 
 struct soft_block {
     struct soft_block *hash_next;
-    uint64_t gpa;        /* of the first byte */
+    struct soft_block *segment_next; /* all that were made in the same segment of the arena */
+    uint64_t gpa;                    /* of the first byte */
     uint64_t second_gpa; /* of the second page, if the one instruction crosses into it */
     /* Of the pages; entry only while they match. */
     const _Atomic uint32_t *generation[2];
@@ -38,8 +39,6 @@ struct soft_block *soft_block_find(struct soft_vcpu *v, bool is_single);
 /* The block under way was written to: it ends after the current instruction. */
 void soft_block_cut(struct soft_vcpu *v);
 
-/* Forgets all blocks. */
-void soft_block_flush(struct soft_vcpu *v);
 int must_check soft_block_init(struct soft_vcpu *v, struct error *err);
 void soft_block_fini(struct soft_vcpu *v);
 

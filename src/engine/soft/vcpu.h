@@ -66,6 +66,7 @@ struct soft_stats {
 
 #define SOFT_JUMP_CACHE_BITS 12
 #define SOFT_BLOCK_HASH_BITS 15
+#define SOFT_ARENA_SEGMENTS  8
 
 struct soft_jump_entry {
     uint64_t linear;
@@ -167,7 +168,9 @@ struct soft_vcpu {
     bool high_half_has_local; /* the TLB's upper half holds entries that are not global */
     struct soft_jump_entry jump_cache[1u << SOFT_JUMP_CACHE_BITS];
     struct soft_block *block_hash[1u << SOFT_BLOCK_HASH_BITS];
-    uint8_t *arena; /* blocks, one after the other; all go when it is full */
+    uint8_t *arena; /* blocks, in a ring of segments; see block.c */
+    struct soft_block *segment_blocks[SOFT_ARENA_SEGMENTS];
+    uint32_t arena_segment; /* the one that fills, and how far */
     size_t arena_used;
     struct soft_block *scratch; /* under construction */
     uint64_t block_epoch; /* part of the jump cache's key: raised when blocks or mappings go */
