@@ -66,6 +66,7 @@ bool soft_deliver_raised(struct soft_vcpu *v)
     v->op = NULL;
     v->block = NULL;
     v->stats.exceptions++;
+    v->pending_dr6 = 0; /* data breakpoints hit again when the instruction starts again */
     int first = v->delivering;
     uint8_t vector = v->raised.vector;
     uint32_t error = v->raised.error;

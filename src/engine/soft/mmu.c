@@ -23,6 +23,7 @@
 
 #include "base/core/bits.h"
 #include "engine/soft/block.h"
+#include "engine/soft/breakpoint.h"
 #include "engine/soft/memory_access.h"
 
 struct soft_page soft_page_find(struct soft_vm *vm, uint64_t gpa)
@@ -182,6 +183,9 @@ static void tlb_fill(struct soft_vcpu *v, uint64_t gva, enum x86_access access,
 {
     struct soft_page page = soft_page_find(v->vm, align_down(translation->gpa, GUEST_PAGE_SIZE));
     if (!page.slot) {
+        return;
+    }
+    if (access != X86_ACCESS_FETCH && soft_page_is_watched(v, gva)) {
         return;
     }
     struct soft_tlb_entry *entry = soft_tlb_slot(v, gva);
@@ -364,10 +368,12 @@ void soft_load_unchecked(struct soft_vcpu *v, const struct soft_op *op, uint64_t
     }
     uint64_t gpa = translate(v, op, gva, X86_ACCESS_READ);
     if (likely(part == size)) {
+        soft_breakpoint_access(v, gva, size, false);
         soft_physical_load(v, gpa, out_data, size);
         return;
     }
     uint64_t second = translate(v, op, linear_add(v, gva, part), X86_ACCESS_READ);
+    soft_breakpoint_access(v, gva, size, false);
     soft_physical_load(v, gpa, out_data, part);
     soft_physical_load(v, second, (uint8_t *)out_data + part, size - part);
 }
@@ -381,10 +387,12 @@ void soft_store_unchecked(struct soft_vcpu *v, const struct soft_op *op, uint64_
     }
     uint64_t gpa = translate(v, op, gva, X86_ACCESS_WRITE);
     if (likely(part == size)) {
+        soft_breakpoint_access(v, gva, size, true);
         soft_physical_store(v, gpa, data, size);
         return;
     }
     uint64_t second = translate(v, op, linear_add(v, gva, part), X86_ACCESS_WRITE);
+    soft_breakpoint_access(v, gva, size, true);
     soft_physical_store(v, gpa, data, part);
     soft_physical_store(v, second, (const uint8_t *)data + part, size - part);
 }
@@ -458,6 +466,7 @@ uint8_t *soft_map_write(struct soft_vcpu *v, const struct soft_op *op, uint64_t 
                          size - first_part(gva, size));
         return NULL;
     }
+    soft_breakpoint_access(v, gva, size, true);
     *out_page = soft_page_find(v->vm, gpa);
     return out_page->slot && !out_page->slot->is_readonly ? out_page->hva : NULL;
 }

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "engine/soft/block.h"
+#include "engine/soft/breakpoint.h"
 #include "engine/soft/mmu.h"
 #include "engine/soft/system.h"
 
@@ -11,8 +12,7 @@
     (SOFT_REQUEST_KICK | SOFT_REQUEST_INTERRUPT | SOFT_REQUEST_NMI | SOFT_REQUEST_INIT |           \
      SOFT_REQUEST_SIPI)
 
-#define DR6_BS      (1u << 14)
-#define DR7_ENABLED 0xffu
+#define DR6_BS (1u << 14)
 
 static void wake(struct soft_vcpu *v)
 {
@@ -160,7 +160,7 @@ static void deliver_interrupts(struct soft_vcpu *v)
 static bool needs_steps(const struct soft_vcpu *v)
 {
     return (v->flags & X86_FLAG_TF) || v->shadow_sti || v->shadow_mov_ss ||
-           (v->dr7 & DR7_ENABLED) || v->pending_dr6;
+           (v->dr7 & SOFT_DR7_ENABLED) || v->pending_dr6;
 }
 
 static void deliver_debug_trap(struct soft_vcpu *v)
@@ -175,17 +175,10 @@ static void deliver_debug_trap(struct soft_vcpu *v)
 
 static void check_breakpoints(struct soft_vcpu *v)
 {
-    uint64_t linear = v->rip + v->segment_base[X86_CS];
-    uint64_t hit = 0;
-    if ((v->flags & X86_FLAG_RF) || !(v->dr7 & DR7_ENABLED)) {
+    if ((v->flags & X86_FLAG_RF) || !(v->dr7 & SOFT_DR7_ENABLED)) {
         return;
     }
-    for (unsigned i = 0; i < 4; i++) {
-        bool is_execute = !((v->dr7 >> (16 + i * 4)) & 3);
-        if (((v->dr7 >> (i * 2)) & 3) && is_execute && v->dr[i] == linear) {
-            hit |= 1u << i;
-        }
-    }
+    uint64_t hit = soft_breakpoint_fetch(v, v->rip + v->segment_base[X86_CS]);
     if (hit) {
         v->dr6 |= hit;
         v->op = NULL;

@@ -1,11 +1,13 @@
 /* System instructions: control, debug and model-specific registers, descriptor tables, ports, CPUID, time, HLT. */
 #include "engine/soft/system.h"
+#include "engine/soft/breakpoint.h"
 
 #include <string.h>
 #include <x86intrin.h>
 
 #include "base/core/bits.h"
 #include "engine/soft/block.h"
+#include "engine/soft/breakpoint.h"
 #include "engine/soft/interpret/alu.h"
 #include "engine/soft/interpret/stack.h"
 #include "engine/soft/mmu.h"
@@ -234,8 +236,10 @@ static void mov_to_dr(struct soft_vcpu *v, const struct soft_op *op)
     }
     if (op->dst < 4) {
         v->dr[op->dst] = value;
+        soft_tlb_flush(v, true); /* entries of pages that are watched now */
     } else if (op->dst & 1) {
         v->dr7 = (value & 0xffff2fff) | 0x400;
+        soft_tlb_flush(v, true);
         soft_request(v, SOFT_REQUEST_STEP);
     } else {
         v->dr6 = (value & 0xe00f) | 0xffff0ff0;
@@ -658,6 +662,7 @@ uint32_t soft_port_read(struct soft_vcpu *v, uint16_t port, uint32_t size)
 {
     const struct vm_callbacks *callbacks = &v->vm->vm.config.callbacks;
     v->stats.exits_pio++;
+    soft_breakpoint_port(v, port, size);
     soft_leave_guest(v);
     uint32_t value = callbacks->pio_read
                          ? (uint32_t)callbacks->pio_read(callbacks->ctx, v->vcpu.index, port, size)
@@ -670,6 +675,7 @@ void soft_port_write(struct soft_vcpu *v, uint16_t port, uint32_t size, uint32_t
 {
     const struct vm_callbacks *callbacks = &v->vm->vm.config.callbacks;
     v->stats.exits_pio++;
+    soft_breakpoint_port(v, port, size);
     soft_leave_guest(v);
     if (callbacks->pio_write) {
         callbacks->pio_write(callbacks->ctx, v->vcpu.index, port, size, value);

@@ -217,7 +217,8 @@ static always_inline void repeat(struct soft_vcpu *v, const struct soft_op *op, 
         soft_check_io(v, op, (uint16_t)v->gpr[X86_RDX], element_size(op));
     }
     for (uint32_t i = 0; !is_over; i++) {
-        uint64_t done = run ? run(v, op, count) : 0;
+        /* Somebody who looks at each step sees each element. */
+        uint64_t done = run && !v->is_stepping ? run(v, op, count) : 0;
         if (!done) {
             step(v, op);
             done = 1;
