@@ -17,6 +17,7 @@ enum feature_level {
     V2,
     V3,
     SYSTEM,
+    HOST,
 };
 
 struct feature {
@@ -80,6 +81,9 @@ static const uint32_t host_leaves[] = {
 #define LEAF_TOPOLOGY  0xbu
 #define LEAF_EXTENDED  0x80000000u
 #define LEAF_BRAND     0x80000002u
+
+/* The clock (CLOCKSOURCE2) and its stable bit: what of KVM's paravirtual features every engine has. */
+#define PORTABLE_KVM_FEATURES (BIT(3) | BIT(24))
 
 /* Family 15, model 107, stepping 1: in no list of CPU errata that today's kernels work around. */
 #define MODEL_SIGNATURE 0x00060fb1u
@@ -418,7 +422,8 @@ int x86_cpuid_build(const char *name, const struct x86_cpuid *supported,
     struct x86_cpuid cpuid;
     cpuid.count = 0;
     uint32_t components = ~0u;
-    if (text_equal(name, "host")) {
+    bool is_host = text_equal(name, "host");
+    if (is_host) {
         build_host(supported, &cpuid);
     } else {
         bool is_v2 = text_equal(name, "x86-64-v2");
@@ -448,7 +453,11 @@ int x86_cpuid_build(const char *name, const struct x86_cpuid *supported,
             if (cpuid.count == X86_CPUID_MAX_ENTRIES) {
                 break;
             }
-            cpuid.entry[cpuid.count++] = hypervisor->entry[i];
+            struct x86_cpuid_entry *entry = &cpuid.entry[cpuid.count++];
+            *entry = hypervisor->entry[i];
+            if (entry->leaf == X86_CPUID_KVM_FEATURES && !is_host) {
+                entry->eax &= (uint32_t)PORTABLE_KVM_FEATURES;
+            }
         }
     }
     if (cpuid.count == X86_CPUID_MAX_ENTRIES) {

@@ -10,6 +10,9 @@
 
 #define X86_CPUID_MAX_ENTRIES 128
 
+/* Paravirtual features (Linux Documentation/virt/kvm/x86/cpuid.rst). */
+#define X86_CPUID_KVM_FEATURES 0x40000001u
+
 struct x86_cpuid_entry {
     uint32_t leaf, subleaf;
     bool has_subleaf; /* 'subleaf' matters */
@@ -29,12 +32,18 @@ struct x86_cpuid_topology {
 
 /* Builds the table of vCPU 'topology->vcpu_index': model 'name' ("host", "x86-64-v2", "x86-64-v3"), each feature only
  * if 'supported' (what the engine can run, leaf by leaf) has it; with APIC ID, topology leaves, XSAVE sizes, and the
- * hypervisor leaves of 'hypervisor' (0x40000000.., may be NULL).
+ * hypervisor leaves of 'hypervisor' (0x40000000.., may be NULL). A named model has nothing that only some engines have, so
+ * that its guests can go on under another one.
  * Errors: -EINVAL for a name that is none, or for a model whose required features 'supported' lacks (named). */
 int must_check x86_cpuid_build(const char *name, const struct x86_cpuid *supported,
                                const struct x86_cpuid *hypervisor,
                                const struct x86_cpuid_topology *topology,
                                struct x86_cpuid *out_cpuid, struct error *err);
+
+/* Can a guest that saw the table 'seen' go on with what 'offered' stands for, which was built for it here?
+ * Errors: -EINVAL, naming the features that it would miss. */
+int must_check x86_cpuid_check(const struct x86_cpuid *seen, const struct x86_cpuid *offered,
+                               struct error *err);
 
 /* The names that x86_cpuid_build takes, NULL at the end. */
 extern const char *const x86_cpuid_models[];

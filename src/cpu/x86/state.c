@@ -39,6 +39,7 @@ static void reset_extended(struct x86_state *state)
     state->xcr0 = X86_XCR0_X87;
     state->pat = PAT_RESET;
     state->misc_enable = MISC_ENABLE_FAST_STRING;
+    state->kvm_poll_control = 1; /* the host may poll while the guest halts */
     state->cr0 = X86_CR0_CD | X86_CR0_NW;
 }
 

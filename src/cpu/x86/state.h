@@ -221,7 +221,7 @@ struct x86_state {
     uint64_t mtrr_def_type, mtrr_fixed[11], mtrr_base[8],
         mtrr_mask[8]; /* 11: 64K, 2 x 16K, 8 x 4K */
     uint64_t mcg_status, mcg_cap;
-    /* Paravirtual MSRs, 0 when the guest has not set them. */
+    /* Paravirtual MSRs, 0 when the guest has not set them (poll control: 1). */
     uint64_t kvm_system_time, kvm_wall_clock, kvm_steal_time, kvm_async_pf, kvm_async_pf_int,
         kvm_pv_eoi, kvm_poll_control;
 

@@ -1,4 +1,5 @@
-/* Covers cpu/x86/cpuid.c: what each model holds and requires, topology, XSAVE sizes, the dynamic bits. */
+/* Covers cpu/x86/cpuid.c and cpuid_check.c: what each model holds and requires, topology, XSAVE sizes, the dynamic bits,
+ * which tables a guest can go on with. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -139,10 +140,76 @@ static void host_passes_on_what_can_be_saved(void **state)
     assert_int_equal(query(&host, 0x40000000, 0).v[1], 0x4b4d564b);
 }
 
+static struct x86_cpuid_entry *entry_of(struct x86_cpuid *cpuid, uint32_t leaf, uint32_t subleaf)
+{
+    struct x86_cpuid_entry *entry =
+        (struct x86_cpuid_entry *)(uintptr_t)x86_cpuid_find(cpuid, leaf, subleaf);
+    assert_non_null(entry);
+    return entry;
+}
+
+static void check_refuses(const struct x86_cpuid *seen, const struct x86_cpuid *offered,
+                          const char *words)
+{
+    struct error err = {0};
+    assert_int_equal(x86_cpuid_check(seen, offered, &err), -EINVAL);
+    if (strstr(err.text, words) == NULL) {
+        fail_msg("'%s' is not in: %s", words, err.text);
+    }
+}
+
+static void guest_keeps_its_features(void **state)
+{
+    struct x86_cpuid supported = generous(AMD);
+    const struct x86_cpuid rich = must_build("host", &supported, 2, 0);
+    struct x86_cpuid poor = rich;
+    assert_int_equal(x86_cpuid_check(&rich, &rich, NULL), 0);
+    entry_of(&poor, 7, 0)->ebx &= ~(1u << 5 | 1u << 8 | 1u << 16);
+    assert_int_equal(x86_cpuid_check(&poor, &rich, NULL), 0);
+    check_refuses(&rich, &poor, "not here: avx2, bmi2, CPUID 0x7.0 ebx bit 16");
+    poor = rich;
+    entry_of(&poor, 0, 0)->ebx = 0x756e6547;
+    check_refuses(&rich, &poor, "vendor");
+    poor = rich;
+    entry_of(&poor, 0x80000008, 0)->eax -= 1;
+    check_refuses(&rich, &poor, "physical addresses of 57 bits, here are 56");
+    poor = rich;
+    entry_of(&poor, 0xd, 2)->ebx += 64;
+    check_refuses(&rich, &poor, "extended state");
+    /* No leaves at all: every feature is missing, and the message ends in time. */
+    poor.count = 0;
+    check_refuses(&rich, &poor, "sse3");
+}
+
+/* What only some engines have is not in a named model: neither CPU features nor paravirtual ones. */
+static void named_models_are_portable(void **state)
+{
+    struct x86_cpuid supported = generous(AMD);
+    struct x86_cpuid cpuid = must_build("x86-64-v2", &supported, 2, 0);
+    assert_int_equal(query(&cpuid, 1, 0).v[2] & (1 << 17), 0);         /* PCID */
+    assert_int_equal(query(&cpuid, 7, 0).v[1] & (1 << 10), 0);         /* INVPCID */
+    assert_int_equal(query(&cpuid, 0x80000007, 0).v[3] & (1 << 8), 0); /* invariant TSC */
+    struct x86_cpuid hypervisor = {
+        .entry = {{.leaf = X86_CPUID_KVM_FEATURES, .eax = ~0u}},
+        .count = 1,
+    };
+    const struct x86_cpuid_topology topology = {1, 0};
+    struct error err;
+    const struct {
+        const char *model;
+        uint32_t features;
+    } cases[] = {{"x86-64-v2", 0x01000008}, {"x86-64-v3", 0x01000008}, {"host", ~0u}};
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        assert_int_equal(
+            x86_cpuid_build(cases[i].model, &supported, &hypervisor, &topology, &cpuid, &err), 0);
+        assert_int_equal(x86_cpuid_find(&cpuid, X86_CPUID_KVM_FEATURES, 0)->eax, cases[i].features);
+    }
+}
+
 static void topology_of_amd(void **state)
 {
     struct x86_cpuid supported = generous(AMD);
-    struct x86_cpuid cpuid = must_build("x86-64-v3", &supported, 6, 5);
+    struct x86_cpuid cpuid = must_build("host", &supported, 6, 5);
     assert_int_equal(query(&cpuid, 1, 0).v[1], 5 << 24 | 8 << 16 | 8 << 8);
     assert_int_equal(query(&cpuid, 1, 0).v[3] & (1 << 28), 1 << 28);
     assert_int_equal(query(&cpuid, 0x80000001, 0).v[2] & 2, 2);
@@ -220,6 +287,8 @@ int main(void)
         cmocka_unit_test(levels_are_those_of_the_psabi),
         cmocka_unit_test(models_name_what_the_engine_lacks),
         cmocka_unit_test(host_passes_on_what_can_be_saved),
+        cmocka_unit_test(guest_keeps_its_features),
+        cmocka_unit_test(named_models_are_portable),
         cmocka_unit_test(topology_of_amd),
         cmocka_unit_test(topology_of_intel),
         cmocka_unit_test(queries_follow_control_registers),
