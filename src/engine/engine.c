@@ -83,6 +83,12 @@ int engine_choose_among(const struct engine_ops *const *list, const char *name,
     return 0;
 }
 
+bool engine_same_tsc_rate(uint64_t hz, uint64_t other_hz)
+{
+    uint64_t apart = hz > other_hz ? hz - other_hz : other_hz - hz;
+    return apart <= hz / 1000000 * ENGINE_TSC_TOLERANCE_PPM;
+}
+
 const struct engine_ops *engine_find(const char *name)
 {
     return engine_find_among(engines, name);

@@ -21,6 +21,9 @@
 
 #define ENGINE_MAX_VCPUS 64
 
+/* Rates of TSCs that differ by less are the same: no measurement is better, and a guest's clock discipline copes. */
+#define ENGINE_TSC_TOLERANCE_PPM 250
+
 /* Why vcpu_run returned. */
 enum vcpu_exit {
     VCPU_EXIT_KICKED,          /* vcpu_kick was called: look at your orders, run again */
@@ -143,6 +146,11 @@ struct engine_ops {
     int (*vcpu_create)(struct vm *vm, uint32_t index, const struct x86_cpuid *cpuid,
                        struct vcpu **out_vcpu, struct error *err);
     void (*vcpu_destroy)(struct vcpu *vcpu);
+    /* For a guest that goes on here, before its first run and before vcpu_set_state: the table that it saw so far
+     * (x86_cpuid_check found it to be possible), in place of that of vcpu_create. */
+    int (*vcpu_set_cpuid)(struct vcpu *vcpu, const struct x86_cpuid *cpuid, struct error *err);
+    /* The same for the rate of its TSC. -ENOTSUP, without text: this CPU cannot, the TSC keeps its own rate. */
+    int (*vcpu_set_tsc_hz)(struct vcpu *vcpu, uint64_t hz, struct error *err);
     /* Runs guest code, sleeps while the guest halts or waits for SIPI, until one of the exits. */
     enum vcpu_exit (*vcpu_run)(struct vcpu *vcpu);
     /* Makes a vcpu_run that is under way, or else the next one, return VCPU_EXIT_KICKED. Any thread. */
@@ -165,6 +173,8 @@ struct engine_ops {
 
 /* All engines of this build, best first, NULL at the end. */
 extern const struct engine_ops *const engines[];
+
+bool engine_same_tsc_rate(uint64_t hz, uint64_t other_hz);
 
 /* By name ("kvm", "soft", "null"), options after a comma ignored; NULL: there is none. */
 const struct engine_ops *engine_find(const char *name);

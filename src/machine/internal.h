@@ -34,6 +34,8 @@ struct machine_vcpu {
     bool has_thread;
     bool is_paused; /* with the machine's lock: it stands between two runs and waits */
     struct event_timer *timer;
+    struct x86_cpuid cpuid; /* as the guest sees it */
+    uint64_t guest_tsc_hz;  /* as the guest found its TSC: by CPUID, kvmclock or measurement */
 };
 
 struct machine {
@@ -90,6 +92,10 @@ void vcpus_kick(struct machine *machine);
 /* All vCPUs wait for what cannot come. Paused. */
 bool vcpus_are_halted_for_good(struct machine *machine);
 uint64_t vcpus_counter(struct machine *machine);
+/* A guest from elsewhere goes on: what it was told of its CPU, before its state. -EINVAL, naming the features that it would
+ * miss. */
+int must_check vcpus_adopt(struct machine *machine, uint32_t index, const struct x86_cpuid *cpuid,
+                           uint64_t tsc_hz, struct error *err);
 /* With the interrupt controller's part from whoever has it. Paused. */
 int must_check vcpus_get_state(struct machine *machine, uint32_t index, struct x86_state *out_state,
                                struct error *err);
@@ -108,9 +114,13 @@ int must_check micro_boot(struct machine *machine, struct x86_state *state, stru
 struct vm_callbacks micro_callbacks(struct machine *machine);
 
 /* vcpu_state.c: all fields but those that the archive's reader must not choose. */
+void vcpu_cpuid_save(const struct x86_cpuid *cpuid, struct archive_writer *writer);
+int must_check vcpu_cpuid_restore(struct x86_cpuid *cpuid, struct archive_reader *reader,
+                                  struct error *err);
 void vcpu_state_save(const struct x86_state *state, struct archive_writer *writer);
 int must_check vcpu_state_restore(struct x86_state *state, struct archive_reader *reader,
                                   struct error *err);
-#define VCPU_STATE_VERSION 1u
+/* Version 2: CPUID and the rate of the TSC behind the state. */
+#define VCPU_STATE_VERSION 2u
 
 #endif

@@ -121,6 +121,10 @@ int must_check machine_restore_section(struct machine *machine,
                                        const struct machine_section *section, uint32_t version,
                                        struct archive_reader *reader, struct error *err);
 
+/* After a restore: does the guest's TSC run at another rate than the guest takes it for? */
+bool machine_has_other_tsc_rate(const struct machine *machine, uint64_t *out_guest_hz,
+                                uint64_t *out_real_hz);
+
 struct guest_memory *machine_memory(struct machine *machine);
 const struct machine_config *machine_get_config(const struct machine *machine);
 /* Counters of vCPUs and devices: emit(ctx, "vcpu.0", "instructions", value). */

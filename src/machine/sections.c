@@ -6,8 +6,12 @@
 #include "machine/internal.h"
 
 #define IOAPIC_VERSION 1u
-#define CLOCK_VERSION  1u
+#define CLOCK_VERSION  2u /* 2: with vCPU 0's TSC at the same moment */
 #define PCI_VERSION    1u
+
+/* No CPU's TSC is slower or faster. */
+#define TSC_HZ_MIN 1000000u
+#define TSC_HZ_MAX 100000000000ull
 
 static struct x86_state *state_new(void)
 {
@@ -83,6 +87,8 @@ static void save_vcpu(struct machine *machine, uint32_t index, struct archive_wr
         fail(writer, rc);
     } else {
         vcpu_state_save(state, writer);
+        vcpu_cpuid_save(&machine->vcpu[index].cpuid, writer);
+        archive_put_u64(writer, machine->vcpu[index].guest_tsc_hz);
     }
     free(state);
 }
@@ -109,6 +115,16 @@ static void save_ioapic(struct machine *machine, struct archive_writer *writer)
     }
 }
 
+static void save_clock(struct machine *machine, struct archive_writer *writer)
+{
+    const struct engine_ops *ops = machine->config.engine;
+    uint64_t ns = ops->vm_get_clock(machine->vm);
+    uint64_t tsc = ops->vcpu_tsc(machine->vcpu[0].vcpu);
+
+    archive_put_u64(writer, ns);
+    archive_put_u64(writer, tsc);
+}
+
 void machine_save_section(struct machine *machine, const struct machine_section *section,
                           struct archive_writer *writer)
 {
@@ -119,7 +135,7 @@ void machine_save_section(struct machine *machine, const struct machine_section 
     } else if (section->object == &machine->ioapic) {
         save_ioapic(machine, writer);
     } else if (section->object == &machine->vm) {
-        archive_put_u64(writer, machine->config.engine->vm_get_clock(machine->vm));
+        save_clock(machine, writer);
     } else if (section->object == &machine->pci) {
         pci_bus_save(machine->pci, writer);
     } else {
@@ -128,14 +144,33 @@ void machine_save_section(struct machine *machine, const struct machine_section 
     }
 }
 
-static int restore_vcpu(struct machine *machine, uint32_t index, struct archive_reader *reader,
-                        struct error *err)
+/* What the guest was told of its CPU; version 1 did not save it. */
+static int restore_identity(struct machine *machine, uint32_t index, struct archive_reader *reader,
+                            struct error *err)
+{
+    struct x86_cpuid cpuid;
+    int rc = vcpu_cpuid_restore(&cpuid, reader, err);
+    uint64_t tsc_hz = archive_get_u64(reader);
+    if (rc < 0) {
+        return rc;
+    }
+    if (reader->status < 0 || tsc_hz < TSC_HZ_MIN || tsc_hz > TSC_HZ_MAX) {
+        return error_set(err, EBADMSG, "the rate of the vcpu's TSC cannot be");
+    }
+    return vcpus_adopt(machine, index, &cpuid, tsc_hz, err);
+}
+
+static int restore_vcpu(struct machine *machine, uint32_t index, uint32_t version,
+                        struct archive_reader *reader, struct error *err)
 {
     struct x86_state *state = state_new();
     if (state == NULL) {
         return error_set(err, ENOMEM, "allocating a vcpu's state");
     }
     int rc = vcpu_state_restore(state, reader, err);
+    if (rc == 0 && version >= 2) {
+        rc = restore_identity(machine, index, reader, err);
+    }
     if (rc == 0) {
         rc = vcpus_set_state(machine, index, state, err);
     }
@@ -166,6 +201,24 @@ static int restore_ioapic(struct machine *machine, struct archive_reader *reader
     return 0;
 }
 
+/* The two count the same time: as far as the TSC has come since it was restored, the clock has, too. Guests watch one
+ * with the other. */
+static void restore_clock(struct machine *machine, uint32_t version, struct archive_reader *reader)
+{
+    const struct engine_ops *ops = machine->config.engine;
+    uint64_t ns = archive_get_u64(reader);
+
+    if (version >= 2) {
+        uint64_t saved_tsc = archive_get_u64(reader);
+        uint64_t hz = ops->vcpu_tsc_hz(machine->vcpu[0].vcpu);
+        int64_t ticks = (int64_t)(ops->vcpu_tsc(machine->vcpu[0].vcpu) - saved_tsc);
+        ns += hz == 0 ? 0 : (uint64_t)((__int128)ticks * 1000000000 / (int64_t)hz);
+    }
+    if (reader->status == 0) {
+        ops->vm_set_clock(machine->vm, ns);
+    }
+}
+
 int machine_restore_section(struct machine *machine, const struct machine_section *section,
                             uint32_t version, struct archive_reader *reader, struct error *err)
 {
@@ -177,11 +230,11 @@ int machine_restore_section(struct machine *machine, const struct machine_sectio
                          section->name, version, section->version);
     }
     if (vcpu != NULL) {
-        rc = restore_vcpu(machine, vcpu->index, reader, err);
+        rc = restore_vcpu(machine, vcpu->index, version, reader, err);
     } else if (section->object == &machine->ioapic) {
         rc = restore_ioapic(machine, reader, err);
     } else if (section->object == &machine->vm) {
-        machine->config.engine->vm_set_clock(machine->vm, archive_get_u64(reader));
+        restore_clock(machine, version, reader);
     } else if (section->object == &machine->pci) {
         rc = pci_bus_restore(machine->pci, reader, err);
     } else {

@@ -1,4 +1,4 @@
-/* A vCPU's architectural state as a section: every field in the order of struct x86_state. */
+/* A vCPU as a section: every field of its architectural state in the order of struct x86_state, and its CPUID. */
 #include <string.h>
 
 #include "machine/internal.h"
@@ -183,4 +183,41 @@ int vcpu_state_restore(struct x86_state *state, struct archive_reader *reader, s
         return error_set(err, EINVAL, "the vcpu's activity is none that there is");
     }
     return 0;
+}
+
+void vcpu_cpuid_save(const struct x86_cpuid *cpuid, struct archive_writer *writer)
+{
+    archive_put_u32(writer, (uint32_t)cpuid->count);
+    for (size_t i = 0; i < cpuid->count; i++) {
+        const struct x86_cpuid_entry *entry = &cpuid->entry[i];
+        archive_put_u32(writer, entry->leaf);
+        archive_put_u32(writer, entry->subleaf);
+        archive_put_bool(writer, entry->has_subleaf);
+        archive_put_u32(writer, entry->eax);
+        archive_put_u32(writer, entry->ebx);
+        archive_put_u32(writer, entry->ecx);
+        archive_put_u32(writer, entry->edx);
+    }
+}
+
+int vcpu_cpuid_restore(struct x86_cpuid *cpuid, struct archive_reader *reader, struct error *err)
+{
+    uint32_t count = archive_get_u32(reader);
+
+    if (reader->status == 0 && count > X86_CPUID_MAX_ENTRIES) {
+        return error_set(err, EINVAL, "the vcpu's CPUID has %u leaves, expected at most %d", count,
+                         X86_CPUID_MAX_ENTRIES);
+    }
+    *cpuid = (struct x86_cpuid){.count = 0};
+    for (uint32_t i = 0; i < count && reader->status == 0; i++) {
+        struct x86_cpuid_entry *entry = &cpuid->entry[cpuid->count++];
+        entry->leaf = archive_get_u32(reader);
+        entry->subleaf = archive_get_u32(reader);
+        entry->has_subleaf = archive_get_bool(reader);
+        entry->eax = archive_get_u32(reader);
+        entry->ebx = archive_get_u32(reader);
+        entry->ecx = archive_get_u32(reader);
+        entry->edx = archive_get_u32(reader);
+    }
+    return reader->status < 0 ? error_set(err, EBADMSG, "the vcpu's CPUID is cut short") : 0;
 }

@@ -86,16 +86,18 @@ static int vcpu_create(struct machine *machine, uint32_t index, const struct x86
     struct machine_vcpu *vcpu = &machine->vcpu[index];
     const char *model = machine->config.cpu_model != NULL ? machine->config.cpu_model : "host";
     const struct x86_cpuid_topology topology = {machine->config.vcpu_count, index};
-    struct x86_cpuid cpuid;
 
     vcpu->machine = machine;
     vcpu->index = index;
-    int rc = x86_cpuid_build(model, supported, hypervisor, &topology, &cpuid, err);
+    int rc = x86_cpuid_build(model, supported, hypervisor, &topology, &vcpu->cpuid, err);
     if (rc == 0) {
         rc = event_timer_create(machine->config.loop, timer_expired, vcpu, &vcpu->timer, err);
     }
     if (rc == 0) {
-        rc = ops_of(machine)->vcpu_create(machine->vm, index, &cpuid, &vcpu->vcpu, err);
+        rc = ops_of(machine)->vcpu_create(machine->vm, index, &vcpu->cpuid, &vcpu->vcpu, err);
+    }
+    if (rc == 0) {
+        vcpu->guest_tsc_hz = ops_of(machine)->vcpu_tsc_hz(vcpu->vcpu);
     }
     return rc;
 }
@@ -226,6 +228,36 @@ int vcpus_reset(struct machine *machine, struct error *err)
     }
     free(state);
     return rc;
+}
+
+int vcpus_adopt(struct machine *machine, uint32_t index, const struct x86_cpuid *cpuid,
+                uint64_t tsc_hz, struct error *err)
+{
+    struct machine_vcpu *vcpu = &machine->vcpu[index];
+
+    int rc = x86_cpuid_check(cpuid, &vcpu->cpuid, err);
+    if (rc == 0) {
+        rc = ops_of(machine)->vcpu_set_cpuid(vcpu->vcpu, cpuid, err);
+    }
+    if (rc < 0) {
+        return rc;
+    }
+    vcpu->cpuid = *cpuid;
+    rc = ops_of(machine)->vcpu_set_tsc_hz(vcpu->vcpu, tsc_hz, err);
+    if (rc < 0 && rc != -ENOTSUP) {
+        return rc;
+    }
+    /* Where the rate cannot be had: the guest still counts on it, and may come to a host that has it. */
+    vcpu->guest_tsc_hz = tsc_hz;
+    return 0;
+}
+
+bool machine_has_other_tsc_rate(const struct machine *machine, uint64_t *out_guest_hz,
+                                uint64_t *out_real_hz)
+{
+    *out_guest_hz = machine->vcpu[0].guest_tsc_hz;
+    *out_real_hz = ops_of(machine)->vcpu_tsc_hz(machine->vcpu[0].vcpu);
+    return !engine_same_tsc_rate(*out_guest_hz, *out_real_hz);
 }
 
 int vcpus_get_state(struct machine *machine, uint32_t index, struct x86_state *out_state,

@@ -188,7 +188,16 @@ static int restore(struct vmm *vmm, struct error *err)
         return 0;
     }
     int rc = save_restore(vmm->machine, vmm->config.restore_fd, err);
-    return rc < 0 ? error_prefix(err, rc, "saved state %s", vmm->config.restore_name) : 0;
+    if (rc < 0) {
+        return error_prefix(err, rc, "saved state %s", vmm->config.restore_name);
+    }
+    uint64_t guest_hz, real_hz;
+    if (machine_has_other_tsc_rate(vmm->machine, &guest_hz, &real_hz)) {
+        log_warning("vm %s: the guest takes its TSC for one of %.3f MHz, here it has %.3f MHz and "
+                    "this CPU cannot scale: clocks that it drives go wrong",
+                    vmm->config.name, (double)guest_hz / 1e6, (double)real_hz / 1e6);
+    }
+    return 0;
 }
 
 static bool has_block_device(const struct config *config)

@@ -60,8 +60,8 @@ struct kvm_processor {
     bool has_io_to_complete;
     bool is_shut_down;
 
-    _Atomic uint64_t tsc_offset; /* guest TSC minus the host's */
-    uint64_t tsc_hz;
+    _Atomic uint64_t tsc_offset;  /* guest TSC minus the host's at the guest's rate */
+    uint64_t tsc_hz, host_tsc_hz; /* the same, but where the kernel scales */
     struct kvm_counters counters;
     struct error error;
 };
@@ -116,7 +116,9 @@ void kvm_vcpu_kick(struct vcpu *vcpu);
 /* state.c */
 int kvm_vcpu_get_state(struct vcpu *vcpu, struct x86_state *out_state, struct error *err);
 int kvm_vcpu_set_state(struct vcpu *vcpu, const struct x86_state *state, struct error *err);
-/* Measures how far the guest's TSC is from the host's. */
+/* The host's TSC at the guest's rate. */
+uint64_t kvm_scaled_tsc(const struct kvm_processor *processor);
+/* Measures how far the guest's TSC is from that. */
 void kvm_measure_tsc(struct kvm_processor *processor);
 
 #endif

@@ -314,7 +314,7 @@ static void get_msrs(struct kvm_processor *processor, struct x86_state *state)
     }
     state->tsc_deadline = 0;
     (void)get_msr(processor, X86_MSR_TSC_DEADLINE, &state->tsc_deadline); /* stays 0 */
-    atomic_store(&processor->tsc_offset, state->tsc - __builtin_ia32_rdtsc());
+    kvm_measure_tsc(processor);
 }
 
 static int set_msrs(struct kvm_processor *processor, const struct x86_state *state,
@@ -340,9 +340,10 @@ static int set_msrs(struct kvm_processor *processor, const struct x86_state *sta
 
 void kvm_measure_tsc(struct kvm_processor *processor)
 {
-    uint64_t tsc;
+    uint64_t tsc, before = kvm_scaled_tsc(processor);
     if (get_msr(processor, X86_MSR_TSC, &tsc)) {
-        atomic_store(&processor->tsc_offset, tsc - __builtin_ia32_rdtsc());
+        uint64_t took = kvm_scaled_tsc(processor) - before;
+        atomic_store(&processor->tsc_offset, tsc - (before + took / 2));
     }
 }
 

@@ -88,7 +88,7 @@ int kvm_vcpu_create(struct vm *vm, uint32_t index, const struct x86_cpuid *cpuid
         return rc;
     }
     int tsc_khz = kvm_ioctl(processor->fd, KVM_GET_TSC_KHZ, NULL);
-    processor->tsc_hz = tsc_khz > 0 ? (uint64_t)tsc_khz * 1000 : 0;
+    processor->tsc_hz = processor->host_tsc_hz = tsc_khz > 0 ? (uint64_t)tsc_khz * 1000 : 0;
     kvm_measure_tsc(processor);
     *out_vcpu = &processor->vcpu;
     return 0;
@@ -105,6 +105,33 @@ void kvm_vcpu_destroy(struct vcpu *vcpu)
     }
     (void)close(processor->fd); /* nothing to report */
     free(processor);
+}
+
+static int kvm_vcpu_set_cpuid(struct vcpu *vcpu, const struct x86_cpuid *cpuid, struct error *err)
+{
+    return set_cpuid(kvm_processor_from_vcpu(vcpu), cpuid, err);
+}
+
+/* Only where the CPU scales: the kernel's substitute, counters that it pushes on now and then, is worse than another rate. */
+static int kvm_vcpu_set_tsc_hz(struct vcpu *vcpu, uint64_t hz, struct error *err)
+{
+    struct kvm_processor *processor = kvm_processor_from_vcpu(vcpu);
+    struct kvm_guest *guest = kvm_guest_from_vm(vcpu->vm);
+    if (engine_same_tsc_rate(processor->tsc_hz, hz)) {
+        return 0;
+    }
+    if (processor->host_tsc_hz == 0 ||
+        kvm_ioctl(guest->kvm_fd, KVM_CHECK_EXTENSION, (void *)(long)KVM_CAP_TSC_CONTROL) <= 0) {
+        return -ENOTSUP;
+    }
+    int rc = kvm_ioctl(processor->fd, KVM_SET_TSC_KHZ, (void *)(uintptr_t)(hz / 1000));
+    if (rc < 0) {
+        return error_set_errno(err, -rc, "setting the TSC of vCPU %u to %llu Hz", vcpu->index,
+                               (unsigned long long)hz);
+    }
+    processor->tsc_hz = hz;
+    kvm_measure_tsc(processor);
+    return 0;
 }
 
 void kvm_vcpu_kick(struct vcpu *vcpu)
@@ -308,10 +335,18 @@ static uint64_t kvm_vcpu_tsc_hz(struct vcpu *vcpu)
     return kvm_processor_from_vcpu(vcpu)->tsc_hz;
 }
 
+uint64_t kvm_scaled_tsc(const struct kvm_processor *processor)
+{
+    uint64_t tsc = __builtin_ia32_rdtsc();
+    return processor->tsc_hz == processor->host_tsc_hz
+               ? tsc
+               : (uint64_t)((unsigned __int128)tsc * processor->tsc_hz / processor->host_tsc_hz);
+}
+
 static uint64_t kvm_vcpu_tsc(struct vcpu *vcpu)
 {
-    /* The guest's TSC runs at the host's rate: no scaling is asked for. */
-    return __builtin_ia32_rdtsc() + atomic_load(&kvm_processor_from_vcpu(vcpu)->tsc_offset);
+    const struct kvm_processor *processor = kvm_processor_from_vcpu(vcpu);
+    return kvm_scaled_tsc(processor) + atomic_load(&processor->tsc_offset);
 }
 
 static void kvm_vcpu_stats(struct vcpu *vcpu,
@@ -344,6 +379,8 @@ const struct engine_ops kvm_engine_ops = {
     .vm_log_fetch = kvm_vm_log_fetch,
     .vcpu_create = kvm_vcpu_create,
     .vcpu_destroy = kvm_vcpu_destroy,
+    .vcpu_set_cpuid = kvm_vcpu_set_cpuid,
+    .vcpu_set_tsc_hz = kvm_vcpu_set_tsc_hz,
     .vcpu_run = kvm_vcpu_run,
     .vcpu_kick = kvm_vcpu_kick,
     .vcpu_signal = kvm_vcpu_signal,

@@ -231,6 +231,16 @@ static void null_vcpu_destroy(struct vcpu *public)
     }
 }
 
+static int null_vcpu_set_cpuid(struct vcpu *vcpu, const struct x86_cpuid *cpuid, struct error *err)
+{
+    return 0; /* its vCPUs execute no CPUID */
+}
+
+static int null_vcpu_set_tsc_hz(struct vcpu *vcpu, uint64_t hz, struct error *err)
+{
+    return engine_same_tsc_rate(TSC_HZ, hz) ? 0 : -ENOTSUP;
+}
+
 static void make_access(struct null_vcpu *vcpu, struct null_access *access)
 {
     const struct vm_callbacks *call = &vcpu->vcpu.vm->config.callbacks;
@@ -394,6 +404,8 @@ const struct engine_ops null_engine_ops = {
     .vm_log_fetch = null_vm_log_fetch,
     .vcpu_create = null_vcpu_create,
     .vcpu_destroy = null_vcpu_destroy,
+    .vcpu_set_cpuid = null_vcpu_set_cpuid,
+    .vcpu_set_tsc_hz = null_vcpu_set_tsc_hz,
     .vcpu_run = null_vcpu_run,
     .vcpu_kick = null_vcpu_kick,
     .vcpu_signal = null_vcpu_signal,

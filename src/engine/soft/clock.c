@@ -90,9 +90,39 @@ uint64_t soft_host_tsc_hz(void)
     return tsc_hz;
 }
 
+/* The host's counter at the guest's rate. */
+static uint64_t scaled(const struct soft_vm *vm, uint64_t host_tsc)
+{
+    return vm->tsc_ratio == 0 ? host_tsc
+                              : (uint64_t)(((unsigned __int128)host_tsc * vm->tsc_ratio) >> 32);
+}
+
 uint64_t soft_tsc(const struct soft_vcpu *v)
 {
-    return __rdtsc() + atomic_load_explicit(&v->tsc_offset, memory_order_relaxed);
+    return scaled(v->vm, __rdtsc()) + atomic_load_explicit(&v->tsc_offset, memory_order_relaxed);
+}
+
+void soft_tsc_set_hz(struct soft_vm *vm, uint64_t hz)
+{
+    vm->tsc_hz = hz;
+    vm->tsc_ratio = (uint64_t)(((unsigned __int128)hz << 32) / soft_host_tsc_hz());
+}
+
+/* Counters in step were read one after the other when they were saved: what lies within a second of vCPU 0's, apart from
+ * what the guest itself adjusted, is in step again. */
+void soft_tsc_restore(struct soft_vcpu *v, uint64_t tsc)
+{
+    struct soft_vm *vm = v->vm;
+    uint64_t base = tsc - v->tsc_adjust - scaled(vm, __rdtsc());
+    if (v->vcpu.index == 0) {
+        atomic_store(&vm->tsc_base, base);
+    } else {
+        int64_t apart = (int64_t)(base - atomic_load(&vm->tsc_base));
+        if (apart < (int64_t)vm->tsc_hz && apart > -(int64_t)vm->tsc_hz) {
+            base = atomic_load(&vm->tsc_base);
+        }
+    }
+    atomic_store(&v->tsc_offset, base + v->tsc_adjust);
 }
 
 /* ns = (ticks << shift, or >> -shift) * mul >> 32, with the largest mul that fits. */
@@ -155,7 +185,7 @@ void soft_clock_set_system_time(struct soft_vcpu *v, uint64_t msr_value)
     }
     v->clock_version += 2;
     info.version = v->clock_version;
-    info.tsc_timestamp = host + atomic_load(&v->tsc_offset);
+    info.tsc_timestamp = scaled(v->vm, host) + atomic_load(&v->tsc_offset);
     info.system_time = ticks_to_ns(host) + (uint64_t)atomic_load(&v->vm->clock_offset_ns);
     uint32_t mul;
     int8_t shift;

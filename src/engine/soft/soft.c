@@ -206,6 +206,23 @@ static int soft_vcpu_create(struct vm *base, uint32_t index, const struct x86_cp
     return 0;
 }
 
+static int soft_vcpu_set_cpuid(struct vcpu *vcpu, const struct x86_cpuid *cpuid, struct error *err)
+{
+    struct soft_vcpu *v = soft_from_vcpu(vcpu);
+    v->cpuid = *cpuid;
+    soft_features_set(v);
+    return 0;
+}
+
+static int soft_vcpu_set_tsc_hz(struct vcpu *vcpu, uint64_t hz, struct error *err)
+{
+    struct soft_vm *vm = soft_from_vcpu(vcpu)->vm;
+    if (!engine_same_tsc_rate(vm->tsc_hz, hz)) {
+        soft_tsc_set_hz(vm, hz);
+    }
+    return 0;
+}
+
 static int soft_get_state(struct vcpu *vcpu, struct x86_state *out_state, struct error *err)
 {
     soft_state_get(soft_from_vcpu(vcpu), out_state);
@@ -273,6 +290,8 @@ const struct engine_ops soft_engine_ops = {
     .vm_log_fetch = soft_vm_log_fetch,
     .vcpu_create = soft_vcpu_create,
     .vcpu_destroy = soft_vcpu_destroy,
+    .vcpu_set_cpuid = soft_vcpu_set_cpuid,
+    .vcpu_set_tsc_hz = soft_vcpu_set_tsc_hz,
     .vcpu_run = soft_run,
     .vcpu_kick = soft_kick,
     .vcpu_signal = soft_signal,

@@ -175,7 +175,7 @@ int soft_state_set(struct soft_vcpu *v, const struct x86_state *state, struct er
              : v->flags & X86_FLAG_VM ? 3
                                       : (v->segment[X86_SS].attributes & X86_SEGMENT_DPL) >> 5;
     if (state->tsc) {
-        atomic_store(&v->tsc_offset, state->tsc - (soft_tsc(v) - atomic_load(&v->tsc_offset)));
+        soft_tsc_restore(v, state->tsc);
     }
     v->nmi_waiting = state->nmi_pending;
     v->shadow_sti = state->interrupt_shadow_sti;

@@ -95,6 +95,9 @@ bool soft_msr_write(struct soft_vcpu *v, uint32_t msr, uint64_t value);
 /* clock.c */
 uint64_t soft_host_tsc_hz(void);
 uint64_t soft_tsc(const struct soft_vcpu *v);
+/* The counter goes on from 'tsc', as a saved state has it. */
+void soft_tsc_restore(struct soft_vcpu *v, uint64_t tsc);
+void soft_tsc_set_hz(struct soft_vm *vm, uint64_t hz);
 void soft_clock_set_system_time(struct soft_vcpu *v, uint64_t msr_value);
 void soft_clock_write_wall_clock(struct soft_vcpu *v, uint64_t msr_value);
 uint64_t soft_clock_now_ns(struct soft_vm *vm);

@@ -114,7 +114,7 @@ struct soft_vcpu {
     uint64_t mcg_status, mcg_cap;
     uint64_t kvm_system_time, kvm_wall_clock, kvm_steal_time, kvm_async_pf, kvm_async_pf_int,
         kvm_pv_eoi, kvm_poll_control;
-    _Atomic uint64_t tsc_offset; /* guest TSC minus the host's */
+    _Atomic uint64_t tsc_offset; /* guest TSC minus the host's, at the guest's rate */
     uint32_t clock_version;      /* of the kvmclock structure */
 
     /* Events. */
@@ -187,8 +187,10 @@ struct soft_vm {
     _Atomic(_Atomic uint64_t *) dirty[GUEST_MEMORY_MAX_SLOTS];
     _Atomic uint64_t *dirty_storage[GUEST_MEMORY_MAX_SLOTS];
     uint64_t initial_tsc_offset; /* so that the guest's counter starts near 0 */
-    bool is_intel; /* the host's vendor, thus the guest's: a few instructions differ */
-    uint64_t tsc_hz;
+    bool is_intel;             /* the host's vendor, thus the guest's: a few instructions differ */
+    uint64_t tsc_hz;           /* the guest's */
+    uint64_t tsc_ratio;        /* guest ticks in a host tick, times 2^32; 0: they are the same */
+    _Atomic uint64_t tsc_base; /* of vCPU 0 as restored: its offset without TSC_ADJUST */
     _Atomic int64_t clock_offset_ns; /* kvmclock minus the host's TSC in ns */
 };
 

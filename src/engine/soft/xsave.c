@@ -391,7 +391,9 @@ void soft_xsave_get(const struct soft_vcpu *v, uint8_t out_area[X86_XSAVE_SIZE])
     mxcsr_get(v, out_area);
     sse_get(v, 16, out_area);
     avx_get(v, 16, out_area);
-    le64_put(out_area + X86_XSAVE_HEADER, COMPONENTS);
+    /* Another engine takes only what the guest's CPU model has. */
+    uint64_t absent = v->features.avx ? 0 : (uint64_t)X86_XCR0_AVX;
+    le64_put(out_area + X86_XSAVE_HEADER, COMPONENTS & ~absent);
 }
 
 bool soft_xsave_set(struct soft_vcpu *v, const uint8_t area[X86_XSAVE_SIZE])
