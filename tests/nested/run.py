@@ -13,6 +13,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 MODULES = ["kvm-amd"]
+SHARE_MODULES = ["virtio_pci", "9p", "9pnet_virtio"]
 BEGIN, END = "==== nested begin ====", "==== nested status "
 BED_FAILED, SKIPPED = 125, 77
 
@@ -96,7 +97,7 @@ def find_kernel(cache):
     raise BedError(f"{tree} holds no modules")
 
 
-def module_order(folder):
+def module_order(folder, wanted):
     """The modules wanted and those they need, in the order of loading."""
     paths = {}
     for path in folder.rglob("*.ko*"):
@@ -112,26 +113,28 @@ def module_order(folder):
                 visit(needed)
         order.append(path)
 
-    for name in MODULES:
+    for name in wanted:
         visit(name)
     return order
 
 
-def make_initramfs(folder, added, command):
+def make_initramfs(folder, options, command):
     archive = Archive()
-    for name in ("proc", "sys", "dev", "tmp", "test"):
+    for name in ("proc", "sys", "dev", "tmp", "test", "share"):
         archive.entry(name, stat.S_IFDIR | 0o755)
     archive.file("/bin/busybox", "bin/busybox")
     loads = []
-    for path in module_order(folder):
+    for path in module_order(folder, MODULES + (SHARE_MODULES if options.share else [])):
         archive.file(path, f"modules/{path.name}")
         loads.append(f"insmod /modules/{path.name}")
-    for item in added:
+    for item in options.add:
         source, _, name = item.partition(":")
         name = name or "/test/" + os.path.basename(source.rstrip("/"))
         if not os.path.exists(source):
             raise BedError(f"--add {source}: there is no such file")
         archive.tree(source, name) if os.path.isdir(source) else archive.program(source, name)
+    if options.share:
+        loads.append("mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000 share /share")
     script = "\n".join([
         "#!/bin/busybox sh",
         "/bin/busybox --install -s /bin",
@@ -159,6 +162,8 @@ def boot(kernel, initramfs, options):
         "-serial", "stdio", "-no-reboot", "-kernel", str(kernel), "-initrd", str(initramfs),
         "-append", "console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off " + options.append,
     ]
+    if options.share:
+        qemu += ["-virtfs", f"local,path={options.share},mount_tag=share,security_model=none"]
     status, inside = None, options.verbose
     with subprocess.Popen(["timeout", str(options.timeout), *qemu], stdin=subprocess.DEVNULL,
                           stdout=subprocess.PIPE) as process:
@@ -179,6 +184,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--add", action="append", default=[], metavar="FILE[:PATH]",
                         help="a file or folder for the bed, at /test/NAME or PATH, with its libraries")
+    parser.add_argument("--share", metavar="FOLDER", help="a folder of the host that the bed sees as /share, writable")
     parser.add_argument("--cache", type=pathlib.Path, default=ROOT / "build/nested")
     parser.add_argument("--cpus", type=int, default=2)
     parser.add_argument("--memory", default="2G")
@@ -193,7 +199,7 @@ def main():
         options.cache.mkdir(parents=True, exist_ok=True)
         kernel, folder = find_kernel(options.cache)
         initramfs = options.cache / f"initramfs.{os.getpid()}"
-        initramfs.write_bytes(make_initramfs(folder, options.add, command))
+        initramfs.write_bytes(make_initramfs(folder, options, command))
         try:
             status = boot(kernel, initramfs, options)
         finally:
