@@ -41,6 +41,7 @@ int soft_block_init(struct soft_vcpu *v, struct error *err)
         return error_set(err, ENOMEM, "reserving memory for decoded code");
     }
     v->block_epoch = 1;
+    v->chain_tag = SOFT_NO_CHAIN;
     return 0;
 }
 
@@ -84,7 +85,7 @@ static void begin_segment(struct soft_vcpu *v)
         block = block->segment_next;
     }
     v->segment_blocks[v->arena_segment] = NULL;
-    v->block_epoch++; /* the jump cache may know them */
+    soft_new_block_epoch(v); /* the jump cache may know them */
 }
 
 void *soft_block_alloc(struct soft_vcpu *v, uint32_t size)
@@ -160,6 +161,7 @@ static void op_too_long(struct soft_vcpu *v, const struct soft_op *op)
 static void op_leave(struct soft_vcpu *v, const struct soft_op *op)
 {
     v->rip = soft_op_rip(v, op);
+    soft_chain(v);
 }
 
 /* In place of instructions that have been overwritten. */
@@ -359,11 +361,9 @@ struct soft_block *soft_block_find(struct soft_vcpu *v, bool is_single)
     if (v->code_size != X86_CODE_64) {
         linear = (uint32_t)linear;
     }
-    uint64_t tag = v->block_epoch << 4 | (v->cpl == 3) << 3 | key;
-    struct soft_jump_entry *entry = &v->jump_cache[(linear ^ linear >> SOFT_JUMP_CACHE_BITS) &
-                                                   ((1u << SOFT_JUMP_CACHE_BITS) - 1)];
+    struct soft_jump_entry *entry = soft_jump_slot(v, linear);
     struct soft_block *block;
-    if (likely(entry->linear == linear && entry->key == tag &&
+    if (likely(entry->linear == linear && entry->tag == soft_block_tag(v, key) &&
                soft_block_is_current(entry->block))) {
         block = entry->block;
     } else {
@@ -374,7 +374,7 @@ struct soft_block *soft_block_find(struct soft_vcpu *v, bool is_single)
         block = find_by_gpa(v, linear, key);
         *entry = (struct soft_jump_entry){
             .linear = linear,
-            .key = v->block_epoch << 4 | (v->cpl == 3) << 3 | key,
+            .tag = soft_block_tag(v, key),
             .block = block,
         };
     }

@@ -33,6 +33,65 @@ static inline bool soft_block_is_current(const struct soft_block *block)
                 block->generation_seen[1]);
 }
 
+/* A chain_tag that no block has. */
+#define SOFT_NO_CHAIN UINT64_MAX
+
+static inline uint64_t soft_block_tag(const struct soft_vcpu *v, uint32_t key)
+{
+    return v->block_epoch << 4 | (v->cpl == 3) << 3 | key;
+}
+
+/* After every change of the mode or the epoch. Outside of 64-bit mode each block has to be held against CS's limit. */
+static inline void soft_update_chain_tag(struct soft_vcpu *v)
+{
+    v->chain_tag = v->code_size == X86_CODE_64 ? soft_block_tag(v, X86_CODE_64) : SOFT_NO_CHAIN;
+}
+
+static inline void soft_new_block_epoch(struct soft_vcpu *v)
+{
+    v->block_epoch++;
+    soft_update_chain_tag(v);
+}
+
+static always_inline struct soft_jump_entry *soft_jump_slot(struct soft_vcpu *v, uint64_t linear)
+{
+    return &v->jump_cache[(linear ^ linear >> SOFT_JUMP_CACHE_BITS) &
+                          ((1u << SOFT_JUMP_CACHE_BITS) - 1)];
+}
+
+static always_inline void soft_block_enter(struct soft_vcpu *v, struct soft_block *block)
+{
+    v->gpr[SOFT_REG_RIP] = v->rip;
+    v->block = block;
+    v->stats.instructions += block->count;
+    block->op[0].fn(v, block->op);
+}
+
+/* Stack that chained blocks may take in the one call of soft_run: nothing as long as all handlers end in jumps, but compilers
+ * do not promise that, and without optimization none does. */
+#define SOFT_CHAIN_STACK 65536u
+
+static always_inline uintptr_t soft_stack_pointer(void)
+{
+    uintptr_t sp;
+    __asm__ volatile("mov %%rsp, %0" : "=r"(sp));
+    return sp;
+}
+
+/* The end of a block whose successor is at RIP: goes on there, in tail position, if the jump cache knows the block and nobody
+ * wants anything of the vCPU; else leaves it to the run loop. */
+static always_inline void soft_chain(struct soft_vcpu *v)
+{
+    uint64_t rip = v->rip;
+    const struct soft_jump_entry *entry = soft_jump_slot(v, rip);
+    if (likely(entry->linear == rip && entry->tag == v->chain_tag &&
+               soft_block_is_current(entry->block) &&
+               !atomic_load_explicit(&v->requests, memory_order_relaxed) &&
+               soft_stack_pointer() > v->chain_floor)) {
+        soft_block_enter(v, entry->block);
+    }
+}
+
 /* The block at CS:RIP; 'is_single': of one instruction. Raises the faults of the fetch. */
 struct soft_block *soft_block_find(struct soft_vcpu *v, bool is_single);
 

@@ -239,6 +239,18 @@ static uint64_t translate(struct soft_vcpu *v, const struct soft_op *op, uint64_
 
 uint64_t soft_fetch_translate(struct soft_vcpu *v, uint64_t gva)
 {
+    const struct soft_tlb_entry *entry = soft_tlb_slot(v, gva);
+    if (likely(entry->fetch_tag == soft_tlb_tag(v, gva))) {
+        /* Entries hold host addresses only; slots are few. */
+        const struct guest_memory *memory = v->vm->vm.config.memory;
+        uintptr_t hva = gva + entry->addend;
+        for (size_t i = 0; i < memory->slot_count; i++) {
+            uint64_t offset = hva - (uintptr_t)memory->slot[i].hva;
+            if (offset < memory->slot[i].size_bytes) {
+                return memory->slot[i].gpa + offset;
+            }
+        }
+    }
     return translate(v, NULL, gva, X86_ACCESS_FETCH);
 }
 
@@ -538,7 +550,7 @@ void soft_tlb_flush(struct soft_vcpu *v, bool with_global)
         v->high_half_has_local = false;
         next_epoch(v, 1);
     }
-    v->block_epoch++;
+    soft_new_block_epoch(v);
 }
 
 void soft_tlb_flush_page(struct soft_vcpu *v, uint64_t gva)
@@ -553,7 +565,7 @@ void soft_tlb_flush_page(struct soft_vcpu *v, uint64_t gva)
             &v->tlbs[i].entry[(gva >> GUEST_PAGE_SHIFT) & (SOFT_TLB_SIZE - 1)];
         *entry = (struct soft_tlb_entry){0};
     }
-    v->block_epoch++;
+    soft_new_block_epoch(v);
 }
 
 void soft_tlb_flush_writes(struct soft_vcpu *v)
@@ -636,4 +648,5 @@ void soft_update_mode(struct soft_vcpu *v)
                                   : SOFT_TLB_SUPERVISOR_AC];
     v->align_check = v->cpl == 3 && (v->cr0 & X86_CR0_AM) && (v->flags & X86_FLAG_AC);
     update_segments(v);
+    soft_update_chain_tag(v);
 }

@@ -189,11 +189,7 @@ static void check_breakpoints(struct soft_vcpu *v)
 
 static inline void run_block(struct soft_vcpu *v, bool is_single)
 {
-    struct soft_block *block = soft_block_find(v, is_single);
-    v->gpr[SOFT_REG_RIP] = v->rip;
-    v->block = block;
-    v->stats.instructions += block->count;
-    block->op[0].fn(v, block->op);
+    soft_block_enter(v, soft_block_find(v, is_single));
 }
 
 /* One instruction, with what comes before and after it when somebody looks that closely. */
@@ -281,6 +277,7 @@ enum vcpu_exit soft_run(struct vcpu *vcpu)
     struct soft_vcpu *v = soft_from_vcpu(vcpu);
     enum vcpu_exit result = VCPU_EXIT_KICKED;
     soft_enter_guest(v);
+    v->chain_floor = soft_stack_pointer() - SOFT_CHAIN_STACK;
     /* So that the state is looked at once before the first block. */
     soft_request(v, SOFT_REQUEST_STEP);
     if (sigsetjmp(v->raise_to, 0) && !soft_deliver_raised(v)) {

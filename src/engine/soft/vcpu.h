@@ -70,7 +70,7 @@ struct soft_stats {
 
 struct soft_jump_entry {
     uint64_t linear;
-    uint64_t key; /* mode and epochs, see block.c */
+    uint64_t tag; /* mode and epoch, see soft_block_tag */
     struct soft_block *block;
 };
 
@@ -92,6 +92,9 @@ struct soft_vcpu {
     _Atomic uint32_t requests;
     const struct soft_op *op; /* the instruction under way, for the RIP of exceptions */
     struct soft_block *block;
+    uint64_t block_epoch;  /* part of the jump cache's tags: raised when blocks or mappings go */
+    uintptr_t chain_floor; /* the stack pointer's least value for a chain to go on */
+    uint64_t chain_tag;    /* the tag of blocks that may follow at once, see block.h */
 
     /* Vector registers: all 32 bytes, YMM in one piece. */
     uint8_t vector[16][32] __attribute__((aligned(64)));
@@ -173,7 +176,6 @@ struct soft_vcpu {
     uint32_t arena_segment; /* the one that fills, and how far */
     size_t arena_used;
     struct soft_block *scratch; /* under construction */
-    uint64_t block_epoch; /* part of the jump cache's key: raised when blocks or mappings go */
 
     struct soft_stats stats;
 };

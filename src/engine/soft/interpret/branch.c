@@ -31,6 +31,7 @@ static always_inline void branch_if(struct soft_vcpu *v, const struct soft_op *o
     } else {
         v->rip = soft_op_next_rip(v, op);
     }
+    soft_chain(v);
 }
 
 #define JCC(code)                                                                                  \
@@ -80,6 +81,7 @@ static void jmp_indirect(struct soft_vcpu *v, const struct soft_op *op)
     uint64_t target = indirect_target(v, op);
     check_target(v, op, target);
     v->rip = target;
+    soft_chain(v);
 }
 
 static void call_relative(struct soft_vcpu *v, const struct soft_op *op)
@@ -88,6 +90,7 @@ static void call_relative(struct soft_vcpu *v, const struct soft_op *op)
     check_target(v, op, target);
     soft_push(v, op, op->size, soft_op_next_rip(v, op));
     v->rip = target;
+    soft_chain(v);
 }
 
 static void call_indirect(struct soft_vcpu *v, const struct soft_op *op)
@@ -101,6 +104,7 @@ static void call_indirect(struct soft_vcpu *v, const struct soft_op *op)
     check_target(v, op, target);
     soft_push(v, op, op->size, soft_op_next_rip(v, op));
     v->rip = target;
+    soft_chain(v);
 }
 
 /* imm: bytes to release. */
@@ -111,6 +115,7 @@ static void ret(struct soft_vcpu *v, const struct soft_op *op)
     check_target(v, op, target);
     soft_set_sp(v, sp + op->imm);
     v->rip = target;
+    soft_chain(v);
 }
 
 static void ret64(struct soft_vcpu *v, const struct soft_op *op)
@@ -120,6 +125,7 @@ static void ret64(struct soft_vcpu *v, const struct soft_op *op)
     check_target(v, op, target);
     v->gpr[X86_RSP] = sp + 8 + op->imm;
     v->rip = target;
+    soft_chain(v);
 }
 
 /* Counts down in CX, ECX or RCX (src: its size); 'data' is the value of ZF that goes on, or 2: any. */
