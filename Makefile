@@ -26,16 +26,19 @@ run: build
 	tools/install_deps run
 	tools/demo $(BUILD)
 
-check: build
-	tools/install_deps run test
+check:
+	tools/install_deps build run test
+	tools/build $(BUILD) -Dtests=enabled
 	$(PYTHON) tools/run_checks.py $(BUILD)
 
-check-long: build
-	tools/install_deps run test
+check-long:
+	tools/install_deps build run test
+	tools/build $(BUILD) -Dtests=enabled
 	$(PYTHON) tools/run_checks.py --long $(BUILD)
 
-bench: build
-	tools/install_deps run bench
+bench:
+	tools/install_deps build run bench
+	tools/build $(BUILD)
 	$(PYTHON) tools/bench.py $(BUILD)
 
 install: build

@@ -28,6 +28,9 @@ class Tally:
         self.failed += failed
         self.skipped += skipped
 
+    def count(self):
+        return self.passed + self.failed + self.skipped
+
     def note(self, text):
         self.notes.append(text)
         print(f"  {text}", flush=True)
@@ -79,7 +82,7 @@ def pytest_step(tally, arguments):
 def sanitizer_step(tally, arguments):
     """ASan and UBSan: the unit tests, and a busybox guest."""
     build = arguments.build.with_name(arguments.build.name + "-asan")
-    subprocess.run(["tools/build", build, "-Db_sanitize=address,undefined"], cwd=ROOT, check=True)
+    subprocess.run(["tools/build", build, "-Dtests=enabled", "-Db_sanitize=address,undefined"], cwd=ROOT, check=True)
     meson_step(tally, build, "--suite", "unit", "--timeout-multiplier", "4")
     command = [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "sanitizer", "tests/integration"]
     environment = {**os.environ, "HULL_BUILD": str(build), "HULL_GUESTS": str(arguments.build / "guest")}
@@ -137,11 +140,15 @@ def main():
             continue
         print(f"== {name}", flush=True)
         start = time.monotonic()
+        before = tally.count()
         try:
             step(tally, arguments)
         except (OSError, subprocess.SubprocessError, xml.etree.ElementTree.ParseError, ValueError) as error:
             tally.add(failed=1)
             tally.note(f"FAILED {name}: {error}")
+        if tally.count() == before:
+            tally.add(failed=1)
+            tally.note(f"FAILED {name}: not one test ran")
         print(f"   {time.monotonic() - start:.0f} s", flush=True)
     for note in tally.notes:
         print(note)

@@ -174,7 +174,7 @@ static void message_passing(unsigned own)
     litmus.seen[1] = second;
 }
 
-static volatile uint32_t litmus_forbidden, litmus_weak;
+static volatile uint32_t litmus_forbidden;
 static bool (*litmus_is_bad)(uint32_t a, uint32_t b);
 
 static bool both_zero(uint32_t a, uint32_t b)

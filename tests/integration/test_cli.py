@@ -204,8 +204,13 @@ def test_a_live_control_socket_is_refused_and_a_dead_one_replaced(kernel, runnin
     check_refused(boot(kernel, "--control", vm.control),
                   f"control socket {vm.control}: in use by a running program: a path that is free")
     assert vm.status()["state"] == "running"
+    machine = vm.status()["pid"]
     vm.process.kill()
     vm.process.wait(10)
+    for _ in range(500):  # hull-vmm ends with its parent, soon after
+        if not os.path.exists(f"/proc/{machine}"):
+            break
+        time.sleep(0.01)
     assert vm.control.exists()
     again = running()
     assert again.status()["state"] == "running"

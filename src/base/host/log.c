@@ -19,7 +19,7 @@ void log_init(int fd, enum log_level level, const char *program)
     log_program = program;
 }
 
-static void write_line(enum log_level level, const char *format, va_list args)
+printf_like(2, 0) static void write_line(enum log_level level, const char *format, va_list args)
 {
     static const char *const names[] = {"", "warning: ", "info: ", "debug: "};
     char line[1024];

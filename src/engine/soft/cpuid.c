@@ -34,7 +34,7 @@ struct registers {
 static struct registers host_cpuid(uint32_t leaf, uint32_t subleaf)
 {
     struct registers r = {0};
-    if (__get_cpuid_max(leaf & 0x80000000u, NULL) >= leaf) {
+    if ((uint32_t)__get_cpuid_max(leaf & 0x80000000u, NULL) >= leaf) {
         __cpuid_count(leaf, subleaf, r.eax, r.ebx, r.ecx, r.edx);
     }
     return r;

@@ -1,7 +1,6 @@
 /* Linux's bzImage by the 64-bit boot protocol (Linux Documentation/x86/boot.rst). */
 #include <asm/bootparam.h>
 #include <inttypes.h>
-#include <stddef.h>
 #include <string.h>
 #include <sys/random.h>
 
@@ -31,15 +30,13 @@ static bool bzimage_matches(const struct loader *loader)
 /* Random bytes for the guest's generator: a list of one struct setup_data. */
 static int put_rng_seed(const struct loader *loader, struct error *err)
 {
-    struct {
-        struct setup_data head;
-        uint8_t seed[RNG_SEED_SIZE];
-    } data = {.head = {.next = 0, .type = SETUP_RNG_SEED, .len = RNG_SEED_SIZE}};
-    if (getrandom(data.seed, sizeof(data.seed), 0) != (ssize_t)sizeof(data.seed)) {
+    uint8_t data[sizeof(struct setup_data) + RNG_SEED_SIZE];
+    const struct setup_data head = {.next = 0, .type = SETUP_RNG_SEED, .len = RNG_SEED_SIZE};
+    memcpy(data, &head, sizeof(head));
+    if (getrandom(data + sizeof(head), RNG_SEED_SIZE, 0) != (ssize_t)RNG_SEED_SIZE) {
         return error_set_errno(err, errno, "getting random bytes for the guest");
     }
-    loader_write(loader, BOOT_RNG_SEED_GPA, &data,
-                 offsetof(struct setup_data, data) + RNG_SEED_SIZE);
+    loader_write(loader, BOOT_RNG_SEED_GPA, data, sizeof(data));
     return 0;
 }
 
