@@ -248,6 +248,11 @@ static void test_selectors(void)
         {"far RET to code", KERNEL_CS, NO_TRAP, 0},
     };
     for (unsigned i = 0; i < ARRAY_COUNT(returns); i++) {
+        if (returns[i].selector == SEL(4) && cpu_is_qemus()) {
+            check_skipped(returns[i].name,
+                          "QEMU loads such a segment, and KVM cannot run the state");
+            continue;
+        }
         TRY("pushq %0; pushq $772f; lretq; 772:", ::"r"((uint64_t)returns[i].selector));
         check_trap(returns[i].name, returns[i].vector, returns[i].error);
     }

@@ -74,6 +74,22 @@ void platform_init(void)
 
 /* --- clocks --- */
 
+/* Both clocks at one moment: of several tries the one that took least, for the VM may be held up at any time. */
+static void read_clocks(uint64_t *out_tsc, uint32_t *out_ticks)
+{
+    uint64_t least = UINT64_MAX;
+    for (unsigned i = 0; i < 32; i++) {
+        uint64_t before = rdtsc();
+        uint32_t ticks = inl(pm_timer_port);
+        uint64_t took = rdtsc() - before;
+        if (took < least) {
+            least = took;
+            *out_tsc = before + took / 2;
+            *out_ticks = ticks;
+        }
+    }
+}
+
 uint64_t tsc_hz(void)
 {
     static uint64_t hz;
@@ -84,13 +100,14 @@ uint64_t tsc_hz(void)
         guest_fail("no PM timer");
     }
     const uint32_t ticks = 3579545 / 20; /* 50 ms */
-    uint32_t begin = inl(pm_timer_port);
-    uint64_t tsc = rdtsc();
-    uint32_t passed;
+    uint64_t begin_tsc, end_tsc;
+    uint32_t begin, end;
+    read_clocks(&begin_tsc, &begin);
     do {
-        passed = (inl(pm_timer_port) - begin) & 0xffffff;
-    } while (passed < ticks);
-    hz = (rdtsc() - tsc) * 3579545 / passed;
+        end = inl(pm_timer_port);
+    } while (((end - begin) & 0xffffff) < ticks);
+    read_clocks(&end_tsc, &end);
+    hz = (end_tsc - begin_tsc) * 3579545 / ((end - begin) & 0xffffff);
     return hz;
 }
 
@@ -195,6 +212,12 @@ void ap_main(unsigned index)
         work[index].fn(work[index].arg);
         __atomic_store_n(&work[index].fn, NULL, __ATOMIC_RELEASE);
     }
+}
+
+bool cpu_is_qemus(void)
+{
+    struct cpuid brand = cpuid(0x80000002, 0);
+    return brand.eax == 0x554d4551 && (brand.ebx & 0xffffff) == 0x435420; /* "QEMU TC" */
 }
 
 bool smp_start(void)
