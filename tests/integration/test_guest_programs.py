@@ -28,3 +28,12 @@ def test_guest_program(program, cpus):
     assert failures(result.stdout) == set(known), result.stdout[-3000:] + result.stderr[-1000:]
     assert known or result.returncode == PASSED, result.stdout[-3000:] + result.stderr[-1000:]
     assert "ok " in result.stdout
+
+
+def test_hostile_guest_stops_its_vm():
+    """A guest that breaks a virtio device again and again: the device asks for resets, then stops the VM."""
+    result = hull("boot", "--engine", "soft", "--memory", "64M", "--net", "none", "--debug-exit",
+                  "--kernel", PROGRAM_DIR / "hostile_virtio", timeout=TIMEOUT, errors="replace")
+    assert result.returncode == 4, result.stdout[-3000:] + result.stderr[-1000:]
+    assert result.stdout.count("broken") >= 2
+    assert any("virtio-rng" in line for line in result.stderr.splitlines()), result.stderr
