@@ -9,6 +9,7 @@
 #define noreturn_fn       __attribute__((noreturn))
 #define always_inline     inline __attribute__((always_inline))
 #define never_inline      __attribute__((noinline))
+#define cold_fn           __attribute__((noinline, cold))
 #define ARRAY_COUNT(a)    (sizeof(a) / sizeof((a)[0]))
 
 /* The struct of which 'member' is a part. */

@@ -63,31 +63,50 @@ static always_inline uint64_t soft_tlb_tag(const struct soft_vcpu *v, uint64_t g
     return (gva & ~(uint64_t)(GUEST_PAGE_SIZE - 1)) | v->tlb_epoch[gva >> 63];
 }
 
-static always_inline bool soft_crosses_page(uint64_t gva, uint32_t size)
-{
-    return (gva & (GUEST_PAGE_SIZE - 1)) > GUEST_PAGE_SIZE - size;
-}
-
 /* Host address of [gva, gva + size) if the TLB knows it as readable (writable) and it lies in one page; else NULL: take the
- * slow path. Writing through it is a plain guest write. #AC is not checked: NULL if it is in force and gva is unaligned. */
-static always_inline void *soft_fast_read(struct soft_vcpu *v, uint64_t gva, uint32_t size)
+ * slow path. Writing through it is a plain guest write. #AC is not checked: NULL if it is in force and gva is unaligned.
+ * The tag compared is that of the last byte's page, the entry that of the first: they differ if a page ends between. */
+static always_inline void *soft_fast_access(struct soft_vcpu *v, uint64_t gva, uint32_t size,
+                                            bool is_write)
 {
     struct soft_tlb_entry *entry = soft_tlb_slot(v, gva);
-    if (unlikely(entry->read_tag != soft_tlb_tag(v, gva) || soft_crosses_page(gva, size) ||
+    uint64_t tag = is_write ? entry->write_tag : entry->read_tag;
+    if (unlikely(tag != soft_tlb_tag(v, gva + size - 1) ||
                  (v->align_check && (gva & (size - 1))))) {
         return NULL;
     }
-    return (void *)(gva + entry->addend);
+    void *hva = (void *)(gva + entry->addend);
+    if (!hva) {
+        __builtin_unreachable();
+    }
+    return hva;
+}
+
+static always_inline void *soft_fast_read(struct soft_vcpu *v, uint64_t gva, uint32_t size)
+{
+    return soft_fast_access(v, gva, size, false);
 }
 
 static always_inline void *soft_fast_write(struct soft_vcpu *v, uint64_t gva, uint32_t size)
 {
-    struct soft_tlb_entry *entry = soft_tlb_slot(v, gva);
-    if (unlikely(entry->write_tag != soft_tlb_tag(v, gva) || soft_crosses_page(gva, size) ||
-                 (v->align_check && (gva & (size - 1))))) {
-        return NULL;
+    return soft_fast_access(v, gva, size, true);
+}
+
+/* The same for the op's memory operand, or NULL if a segment needs a closer look, too. Handlers that begin so and leave the
+ * rest to a function of its own, in tail position, need no stack. */
+static always_inline void *soft_fast_operand(struct soft_vcpu *v, const struct soft_op *op,
+                                             uint32_t size, bool is_write)
+{
+    uint64_t gva = soft_offset(v, op);
+    if (unlikely(op->flags & SOFT_OP_LEGACY)) {
+        uint8_t flat = is_write ? v->flat_write : v->flat_read;
+        if (!((flat >> op->segment) & 1) || gva + size > 0x100000000ull) {
+            return NULL;
+        }
+    } else {
+        gva += v->segment_base[op->segment];
     }
-    return (void *)(gva + entry->addend);
+    return soft_fast_access(v, gva, size, is_write);
 }
 
 /* Any size from 1 to 64. Accesses of 1, 2, 4, 8 bytes that are aligned are single-copy atomic. */

@@ -84,11 +84,26 @@ static void jmp_indirect(struct soft_vcpu *v, const struct soft_op *op)
     soft_chain(v);
 }
 
-static void call_relative(struct soft_vcpu *v, const struct soft_op *op)
+cold_fn static void call_relative_slow(struct soft_vcpu *v, const struct soft_op *op)
 {
     uint64_t target = relative_target(v, op);
     check_target(v, op, target);
     soft_push(v, op, op->size, soft_op_next_rip(v, op));
+    v->rip = target;
+    soft_chain(v);
+}
+
+static void call_relative(struct soft_vcpu *v, const struct soft_op *op)
+{
+    uint64_t target = relative_target(v, op);
+    uint64_t sp = v->gpr[X86_RSP] - 8;
+    volatile soft_u64 *at = op->size == 8 ? soft_fast_stack64(v, sp, true) : NULL;
+    if (unlikely(!at || !x86_is_canonical(target))) {
+        call_relative_slow(v, op);
+        return;
+    }
+    *at = v->gpr[SOFT_REG_RIP] + op->offset + op->length;
+    v->gpr[X86_RSP] = sp;
     v->rip = target;
     soft_chain(v);
 }
@@ -118,11 +133,25 @@ static void ret(struct soft_vcpu *v, const struct soft_op *op)
     soft_chain(v);
 }
 
-static void ret64(struct soft_vcpu *v, const struct soft_op *op)
+cold_fn static void ret64_slow(struct soft_vcpu *v, const struct soft_op *op)
 {
     uint64_t sp = v->gpr[X86_RSP];
     uint64_t target = soft_load64(v, op, soft_stack_linear(v, op, sp, 8, false));
     check_target(v, op, target);
+    v->gpr[X86_RSP] = sp + 8 + op->imm;
+    v->rip = target;
+    soft_chain(v);
+}
+
+static void ret64(struct soft_vcpu *v, const struct soft_op *op)
+{
+    uint64_t sp = v->gpr[X86_RSP];
+    const volatile soft_u64 *at = soft_fast_stack64(v, sp, false);
+    uint64_t target = likely(at) ? *at : 0;
+    if (unlikely(!at || !x86_is_canonical(target))) {
+        ret64_slow(v, op);
+        return;
+    }
     v->gpr[X86_RSP] = sp + 8 + op->imm;
     v->rip = target;
     soft_chain(v);

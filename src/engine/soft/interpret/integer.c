@@ -27,12 +27,9 @@ enum form {
             alu_##name##bits(SOFT_GET(bits, op->dst), (uint##bits##_t)op->imm, &v->status));       \
         SOFT_NEXT(v, op);                                                                          \
     }                                                                                              \
-    static void name##bits##_rm(struct soft_vcpu *v, const struct soft_op *op)                     \
-    {                                                                                              \
-        uint##bits##_t b = soft_load##bits(v, op, soft_linear(v, op, bits / 8, false));            \
-        soft_put##bits(v, op->dst, alu_##name##bits(SOFT_GET(bits, op->dst), b, &v->status));      \
-        SOFT_NEXT(v, op);                                                                          \
-    }                                                                                              \
+    SOFT_LOAD_HANDLER(                                                                             \
+        name##bits##_rm, bits,                                                                     \
+        soft_put##bits(v, op->dst, alu_##name##bits(SOFT_GET(bits, op->dst), value, &v->status)))  \
     static void name##bits##_mr(struct soft_vcpu *v, const struct soft_op *op)                     \
     {                                                                                              \
         CHANGE_MEMORY(bits, alu_##name##bits(old, SOFT_GET(bits, op->src), &v->status))            \
@@ -55,24 +52,12 @@ enum form {
         alu_##name##bits(SOFT_GET(bits, op->dst), (uint##bits##_t)op->imm, &v->status);            \
         SOFT_NEXT(v, op);                                                                          \
     }                                                                                              \
-    static void name##bits##_rm(struct soft_vcpu *v, const struct soft_op *op)                     \
-    {                                                                                              \
-        uint##bits##_t b = soft_load##bits(v, op, soft_linear(v, op, bits / 8, false));            \
-        alu_##name##bits(SOFT_GET(bits, op->dst), b, &v->status);                                  \
-        SOFT_NEXT(v, op);                                                                          \
-    }                                                                                              \
-    static void name##bits##_mr(struct soft_vcpu *v, const struct soft_op *op)                     \
-    {                                                                                              \
-        uint##bits##_t a = soft_load##bits(v, op, soft_linear(v, op, bits / 8, false));            \
-        alu_##name##bits(a, SOFT_GET(bits, op->src), &v->status);                                  \
-        SOFT_NEXT(v, op);                                                                          \
-    }                                                                                              \
-    static void name##bits##_mi(struct soft_vcpu *v, const struct soft_op *op)                     \
-    {                                                                                              \
-        uint##bits##_t a = soft_load##bits(v, op, soft_linear(v, op, bits / 8, false));            \
-        alu_##name##bits(a, (uint##bits##_t)op->imm, &v->status);                                  \
-        SOFT_NEXT(v, op);                                                                          \
-    }
+    SOFT_LOAD_HANDLER(name##bits##_rm, bits,                                                       \
+                      alu_##name##bits(SOFT_GET(bits, op->dst), value, &v->status))                \
+    SOFT_LOAD_HANDLER(name##bits##_mr, bits,                                                       \
+                      alu_##name##bits(value, SOFT_GET(bits, op->src), &v->status))                \
+    SOFT_LOAD_HANDLER(name##bits##_mi, bits,                                                       \
+                      alu_##name##bits(value, (uint##bits##_t)op->imm, &v->status))
 
 #define UNARY_SIZE(name, bits)                                                                     \
     static void name##bits##_r(struct soft_vcpu *v, const struct soft_op *op)                      \

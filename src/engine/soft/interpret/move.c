@@ -15,21 +15,9 @@
         soft_put##bits(v, op->dst, (uint##bits##_t)op->imm);                                       \
         SOFT_NEXT(v, op);                                                                          \
     }                                                                                              \
-    static void mov##bits##_rm(struct soft_vcpu *v, const struct soft_op *op)                      \
-    {                                                                                              \
-        soft_put##bits(v, op->dst, soft_load##bits(v, op, soft_linear(v, op, bits / 8, false)));   \
-        SOFT_NEXT(v, op);                                                                          \
-    }                                                                                              \
-    static void mov##bits##_mr(struct soft_vcpu *v, const struct soft_op *op)                      \
-    {                                                                                              \
-        soft_store##bits(v, op, soft_linear(v, op, bits / 8, true), SOFT_GET(bits, op->src));      \
-        SOFT_NEXT(v, op);                                                                          \
-    }                                                                                              \
-    static void mov##bits##_mi(struct soft_vcpu *v, const struct soft_op *op)                      \
-    {                                                                                              \
-        soft_store##bits(v, op, soft_linear(v, op, bits / 8, true), (uint##bits##_t)op->imm);      \
-        SOFT_NEXT(v, op);                                                                          \
-    }                                                                                              \
+    SOFT_LOAD_HANDLER(mov##bits##_rm, bits, soft_put##bits(v, op->dst, value))                     \
+    SOFT_STORE_HANDLER(mov##bits##_mr, bits, SOFT_GET(bits, op->src))                              \
+    SOFT_STORE_HANDLER(mov##bits##_mi, bits, (uint##bits##_t)op->imm)                              \
     static void xchg##bits##_rr(struct soft_vcpu *v, const struct soft_op *op)                     \
     {                                                                                              \
         uint##bits##_t a = SOFT_GET(bits, op->dst);                                                \
@@ -51,12 +39,7 @@ MOVE_SIZE(64)
         soft_put##to(v, op->dst, (uint##to##_t)(type)SOFT_GET(from, op->src));                     \
         SOFT_NEXT(v, op);                                                                          \
     }                                                                                              \
-    static void name##from##to##_m(struct soft_vcpu *v, const struct soft_op *op)                  \
-    {                                                                                              \
-        uint##from##_t value = soft_load##from(v, op, soft_linear(v, op, from / 8, false));        \
-        soft_put##to(v, op->dst, (uint##to##_t)(type)value);                                       \
-        SOFT_NEXT(v, op);                                                                          \
-    }
+    SOFT_LOAD_HANDLER(name##from##to##_m, from, soft_put##to(v, op->dst, (uint##to##_t)(type)value))
 
 EXTEND(movzx, 16, 8, uint8_t)
 EXTEND(movzx, 32, 8, uint8_t)

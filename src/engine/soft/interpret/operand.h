@@ -27,6 +27,44 @@ static always_inline void soft_put64(struct soft_vcpu *v, uint8_t offset, uint64
     SOFT_GET(64, offset) = value;
 }
 
+/* Two functions: handler 'name' of an op that reads 'value' from its memory operand and does 'then', and its slow half. */
+#define SOFT_LOAD_HANDLER(name, bits, then)                                                        \
+    cold_fn static void name##_slow(struct soft_vcpu *v, const struct soft_op *op)                 \
+    {                                                                                              \
+        uint##bits##_t value = soft_load##bits(v, op, soft_linear(v, op, bits / 8, false));        \
+        then;                                                                                      \
+        SOFT_NEXT(v, op);                                                                          \
+    }                                                                                              \
+    static void name(struct soft_vcpu *v, const struct soft_op *op)                                \
+    {                                                                                              \
+        const volatile soft_u##bits *at = soft_fast_operand(v, op, bits / 8, false);               \
+        if (unlikely(!at)) {                                                                       \
+            name##_slow(v, op);                                                                    \
+            return;                                                                                \
+        }                                                                                          \
+        uint##bits##_t value = *at;                                                                \
+        then;                                                                                      \
+        SOFT_NEXT(v, op);                                                                          \
+    }
+
+/* The same for an op that writes 'value' there and does nothing else. */
+#define SOFT_STORE_HANDLER(name, bits, value)                                                      \
+    cold_fn static void name##_slow(struct soft_vcpu *v, const struct soft_op *op)                 \
+    {                                                                                              \
+        soft_store##bits(v, op, soft_linear(v, op, bits / 8, true), value);                        \
+        SOFT_NEXT(v, op);                                                                          \
+    }                                                                                              \
+    static void name(struct soft_vcpu *v, const struct soft_op *op)                                \
+    {                                                                                              \
+        volatile soft_u##bits *at = soft_fast_operand(v, op, bits / 8, true);                      \
+        if (unlikely(!at)) {                                                                       \
+            name##_slow(v, op);                                                                    \
+            return;                                                                                \
+        }                                                                                          \
+        *at = value;                                                                               \
+        SOFT_NEXT(v, op);                                                                          \
+    }
+
 static inline uint8_t soft_reg_offset(const struct x86_operand *operand)
 {
     return (uint8_t)(operand->reg * 8 + operand->is_high);

@@ -9,10 +9,23 @@ static void push_reg(struct soft_vcpu *v, const struct soft_op *op)
     SOFT_NEXT(v, op);
 }
 
-static void push_reg64(struct soft_vcpu *v, const struct soft_op *op)
+cold_fn static void push_reg64_slow(struct soft_vcpu *v, const struct soft_op *op)
 {
     uint64_t sp = v->gpr[X86_RSP] - 8;
     soft_store64(v, op, soft_stack_linear(v, op, sp, 8, true), v->gpr[op->dst / 8]);
+    v->gpr[X86_RSP] = sp;
+    SOFT_NEXT(v, op);
+}
+
+static void push_reg64(struct soft_vcpu *v, const struct soft_op *op)
+{
+    uint64_t sp = v->gpr[X86_RSP] - 8;
+    volatile soft_u64 *at = soft_fast_stack64(v, sp, true);
+    if (unlikely(!at)) {
+        push_reg64_slow(v, op);
+        return;
+    }
+    *at = v->gpr[op->dst / 8];
     v->gpr[X86_RSP] = sp;
     SOFT_NEXT(v, op);
 }
@@ -39,10 +52,24 @@ static void pop_reg(struct soft_vcpu *v, const struct soft_op *op)
     SOFT_NEXT(v, op);
 }
 
-static void pop_reg64(struct soft_vcpu *v, const struct soft_op *op)
+cold_fn static void pop_reg64_slow(struct soft_vcpu *v, const struct soft_op *op)
 {
     uint64_t sp = v->gpr[X86_RSP];
     uint64_t value = soft_load64(v, op, soft_stack_linear(v, op, sp, 8, false));
+    v->gpr[X86_RSP] = sp + 8;
+    v->gpr[op->dst / 8] = value;
+    SOFT_NEXT(v, op);
+}
+
+static void pop_reg64(struct soft_vcpu *v, const struct soft_op *op)
+{
+    uint64_t sp = v->gpr[X86_RSP];
+    const volatile soft_u64 *at = soft_fast_stack64(v, sp, false);
+    if (unlikely(!at)) {
+        pop_reg64_slow(v, op);
+        return;
+    }
+    uint64_t value = *at;
     v->gpr[X86_RSP] = sp + 8;
     v->gpr[op->dst / 8] = value;
     SOFT_NEXT(v, op);

@@ -31,6 +31,13 @@ static always_inline uint64_t soft_stack_linear(struct soft_vcpu *v, const struc
     return soft_segment_check(v, op, X86_SS, sp, size, is_write);
 }
 
+/* Host address of the 8 bytes at 'sp' in 64-bit mode, or NULL: the slow path is to look. The TLB holds canonical addresses
+ * only. */
+static always_inline void *soft_fast_stack64(struct soft_vcpu *v, uint64_t sp, bool is_write)
+{
+    return likely(v->code_size == X86_CODE_64) ? soft_fast_access(v, sp, 8, is_write) : NULL;
+}
+
 /* Stores 'value' below 'sp', which is then the new stack pointer; the register is the caller's to set. */
 static always_inline uint64_t soft_push_at(struct soft_vcpu *v, const struct soft_op *op,
                                            uint64_t sp, uint32_t size, uint64_t value)
