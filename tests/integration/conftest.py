@@ -2,6 +2,7 @@
 import fcntl
 import functools
 import http.server
+import io
 import os
 import pathlib
 import re
@@ -35,6 +36,11 @@ class Console:
         self.child = pexpect.spawn(str(HULL), ["boot", *map(str, arguments)], timeout=timeout, encoding="utf-8",
                                    codec_errors="replace", dimensions=(50, 200))
         self.child.delaybeforesend = None
+        self.child.logfile_read = io.StringIO()
+
+    def transcript(self):
+        """All that it wrote so far."""
+        return self.child.logfile_read.getvalue()
 
     def expect(self, pattern, timeout=-1):
         try:

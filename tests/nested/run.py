@@ -146,7 +146,8 @@ def make_initramfs(folder, options, command):
         "cd /test",
         f"echo '{BEGIN}'",
         f"( {command} )",
-        f"echo; echo \"{END}$? ====\"",
+        "status=$?",
+        f"echo; echo \"{END}$status ====\"",
         "poweroff -f",
         "",
     ])
@@ -185,6 +186,8 @@ def main():
     parser.add_argument("--add", action="append", default=[], metavar="FILE[:PATH]",
                         help="a file or folder for the bed, at /test/NAME or PATH, with its libraries")
     parser.add_argument("--share", metavar="FOLDER", help="a folder of the host that the bed sees as /share, writable")
+    parser.add_argument("--kernel", type=pathlib.Path, help="of the bed; default: Debian's, downloaded into the cache")
+    parser.add_argument("--modules", type=pathlib.Path, help="the kernel's folder of modules")
     parser.add_argument("--cache", type=pathlib.Path, default=ROOT / "build/nested")
     parser.add_argument("--cpus", type=int, default=2)
     parser.add_argument("--memory", default="2G")
@@ -197,7 +200,7 @@ def main():
     command = options.command[0] if len(options.command) == 1 else shlex.join(options.command)
     try:
         options.cache.mkdir(parents=True, exist_ok=True)
-        kernel, folder = find_kernel(options.cache)
+        kernel, folder = (options.kernel, options.modules) if options.kernel else find_kernel(options.cache)
         initramfs = options.cache / f"initramfs.{os.getpid()}"
         initramfs.write_bytes(make_initramfs(folder, options, command))
         try:

@@ -23,6 +23,8 @@ static const struct named_feature names[] = {
 #define FEATURE(leaf, subleaf, reg, bit, level, name) {leaf, subleaf, reg, bit, name},
 #include "cpu/x86/features.def"
 #undef FEATURE
+    {X86_CPUID_KVM_FEATURES, 0, EAX, 0, "kvm clock (old)"},
+    {X86_CPUID_KVM_FEATURES, 0, EAX, 1, "kvm no I/O delay"},
     {X86_CPUID_KVM_FEATURES, 0, EAX, 3, "kvm clock"},
     {X86_CPUID_KVM_FEATURES, 0, EAX, 4, "kvm async page faults"},
     {X86_CPUID_KVM_FEATURES, 0, EAX, 5, "kvm steal time"},
@@ -34,12 +36,13 @@ static const struct named_feature names[] = {
     {X86_CPUID_KVM_FEATURES, 0, EAX, 24, "kvm stable clock"},
 };
 
-/* Registers that consist of feature bits, and which bits of them. */
+/* Registers that consist of feature bits, and which bits of them; in the order in which they are named. */
 static const struct {
     uint32_t leaf, subleaf;
     enum cpuid_register reg;
     uint32_t mask;
 } feature_registers[] = {
+    {X86_CPUID_KVM_FEATURES, 0, EAX, ~0u},
     {1, 0, ECX, ~(uint32_t)BIT(27)}, /* OSXSAVE follows CR4 */
     {1, 0, EDX, ~(uint32_t)BIT(28)}, /* a matter of topology */
     {6, 0, EAX, ~0u},
@@ -50,7 +53,6 @@ static const struct {
     {0xd, 0, EAX, ~0u},
     {0xd, 0, EDX, ~0u},
     {0xd, 1, EAX, ~0u},
-    {X86_CPUID_KVM_FEATURES, 0, EAX, ~0u},
     {0x80000001, 0, ECX, ~(uint32_t)BIT(1)}, /* topology */
     {0x80000001, 0, EDX, ~0u},
     {0x80000007, 0, EDX, ~0u},
@@ -58,17 +60,19 @@ static const struct {
     {0x80000021, 0, EAX, ~0u},
 };
 
-/* A list of words for a message: it is cut where the message would be. */
+/* A list of words for a message; those that no longer fit are counted. */
 struct list {
-    char text[ERROR_TEXT_SIZE - 60];
+    char text[ERROR_TEXT_SIZE - 120];
     size_t used;
+    unsigned more;
 };
 
 static void list_add(struct list *list, const char *word)
 {
     size_t length = strlen(word);
     size_t room = sizeof(list->text) - list->used;
-    if (length + 3 > room) {
+    if (length + 3 > room || list->more != 0) {
+        list->more++;
         return;
     }
     list->used += (size_t)snprintf(list->text + list->used, room, "%s%s",
@@ -132,6 +136,10 @@ int x86_cpuid_check(const struct x86_cpuid *seen, const struct x86_cpuid *offere
                 list_feature(&missing, leaf, subleaf, reg, bit);
             }
         }
+    }
+    if (missing.more != 0) {
+        return error_set(err, EINVAL, "its guest uses CPU features that are not here: %s, %u more",
+                         missing.text, missing.more);
     }
     if (missing.used != 0) {
         return error_set(err, EINVAL, "its guest uses CPU features that are not here: %s",
