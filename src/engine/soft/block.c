@@ -15,7 +15,7 @@
 
 /* Blocks lie in a ring of segments, one after the other; when all are full, those of the oldest go. What the guest uses
  * still is soon decoded again; what it ran once, as most of its start, does not keep memory. */
-#define SEGMENT_SIZE ((size_t)1 << 20)
+#define SEGMENT_SIZE ((size_t)768 << 10)
 #define ARENA_SIZE   (SOFT_ARENA_SEGMENTS * SEGMENT_SIZE)
 /* The most that one block takes: its ops and what their handlers keep. */
 #define BLOCK_RESERVE ((size_t)64 << 10)
@@ -42,6 +42,7 @@ int soft_block_init(struct soft_vcpu *v, struct error *err)
     }
     v->block_epoch = 1;
     v->chain_tag = SOFT_NO_CHAIN;
+    v->gpr[SOFT_REG_FAR] = SOFT_FAR;
     return 0;
 }
 
@@ -167,7 +168,7 @@ static void op_leave(struct soft_vcpu *v, const struct soft_op *op)
 /* In place of instructions that have been overwritten. */
 static void op_cut(struct soft_vcpu *v, const struct soft_op *op)
 {
-    v->stats.instructions -= v->block->count - op->index_in_block;
+    v->stats.instructions -= v->block->count - (uint64_t)(op - v->block->op);
     v->rip = soft_op_rip(v, op);
 }
 
@@ -177,7 +178,7 @@ void soft_block_cut(struct soft_vcpu *v)
     if (!block || !v->op || soft_block_is_current(block)) {
         return;
     }
-    for (unsigned i = v->op->index_in_block + 1u; i <= block->count; i++) {
+    for (size_t i = (size_t)(v->op - block->op) + 1; i <= block->count; i++) {
         block->op[i].fn = op_cut;
     }
 }
@@ -185,25 +186,31 @@ void soft_block_cut(struct soft_vcpu *v)
 /* What every handler's operation has in common. */
 static void prepare_common(const struct x86_insn *insn, struct soft_op *op, uint32_t offset)
 {
-    static const uint64_t masks[] = {[2] = 0xffff, [4] = 0xffffffff, [8] = UINT64_MAX};
     op->offset = (uint16_t)offset;
     op->length = insn->length;
     op->size = insn->operand_bytes;
     op->imm = insn->imm;
     op->segment = insn->segment;
-    op->disp = insn->disp;
+    op->disp = (int32_t)insn->disp; /* wider ones: RIP below; absolute addresses, move.c */
     op->base = insn->base == X86_BASE_NONE  ? SOFT_REG_ZERO
                : insn->base == X86_BASE_RIP ? SOFT_REG_RIP
                                             : insn->base;
     op->index = insn->index == X86_BASE_NONE || insn->is_vsib ? SOFT_REG_ZERO : insn->index;
     op->shift = (uint8_t)__builtin_ctz(insn->scale | 16u);
     if (insn->base == X86_BASE_RIP) {
-        op->disp += (int64_t)offset + insn->length;
+        int64_t disp = insn->disp + (int64_t)offset + insn->length;
+        if (disp > INT32_MAX) {
+            disp -= SOFT_FAR;
+            op->index = SOFT_REG_FAR;
+            op->shift = 0;
+        }
+        op->disp = (int32_t)disp;
     }
-    op->address_mask = masks[insn->address_bytes];
     op->flags = (insn->has_memory ? SOFT_OP_HAS_MEMORY : 0) |
                 (insn->code_size != X86_CODE_64 ? SOFT_OP_LEGACY : 0) |
-                (insn->prefixes & X86_PREFIX_LOCK ? SOFT_OP_LOCK : 0);
+                (insn->prefixes & X86_PREFIX_LOCK ? SOFT_OP_LOCK : 0) |
+                (insn->address_bytes == 2 ? SOFT_OP_ADDRESS_16 : 0) |
+                (insn->address_bytes == 4 ? SOFT_OP_ADDRESS_32 : 0);
 }
 
 static void prepare(struct soft_vcpu *v, const struct x86_insn *insn, struct soft_op *op)
@@ -238,7 +245,6 @@ static void add_leave_op(struct soft_block *block)
     block->op[block->count] = (struct soft_op){
         .fn = op_leave,
         .offset = block->size_bytes,
-        .index_in_block = block->count,
     };
 }
 
@@ -289,7 +295,6 @@ static struct soft_block *decode_block(struct soft_vcpu *v, uint64_t gpa, uint64
             decode_crossing(v, block, &page, linear, &insn, &status);
         }
         struct soft_op *op = &block->op[block->count];
-        op->index_in_block = block->count;
         prepare_common(&insn, op, offset);
         if (status == X86_DECODE_OK) {
             prepare(v, &insn, op);

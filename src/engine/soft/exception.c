@@ -61,7 +61,7 @@ bool soft_deliver_raised(struct soft_vcpu *v)
 {
     if (v->op && v->block) {
         v->rip = soft_op_rip(v, v->op);
-        v->stats.instructions -= v->block->count - v->op->index_in_block;
+        v->stats.instructions -= v->block->count - (uint64_t)(v->op - v->block->op);
     }
     v->op = NULL;
     v->block = NULL;

@@ -285,7 +285,7 @@ static void far_memory(struct soft_vcpu *v, const struct soft_op *op)
 
 static void far_immediate(struct soft_vcpu *v, const struct soft_op *op)
 {
-    far_transfer(v, op, (uint16_t)(uintptr_t)op->data, op->imm & soft_size_mask(op->size), op->dst);
+    far_transfer(v, op, (uint16_t)(op->imm >> 32), op->imm & soft_size_mask(op->size), op->dst);
 }
 
 /* The code segment that RET or IRET returns to. */
@@ -696,7 +696,7 @@ static bool prepare_far(const struct x86_insn *insn, struct soft_op *op, bool is
     if (insn->has_memory) {
         op->fn = far_memory;
     } else {
-        op->data = (void *)(uintptr_t)(uint16_t)insn->imm2;
+        op->imm = (uint32_t)insn->imm | (uint64_t)(uint16_t)insn->imm2 << 32;
         op->fn = far_immediate;
     }
     return true;

@@ -24,11 +24,27 @@ void soft_load_slow(struct soft_vcpu *v, const struct soft_op *op, uint64_t gva,
 void soft_store_slow(struct soft_vcpu *v, const struct soft_op *op, uint64_t gva, const void *data,
                      uint32_t size);
 
+/* The largest offset that the op's address size gives. */
+static always_inline uint64_t soft_address_mask(const struct soft_op *op)
+{
+    return op->flags & SOFT_OP_ADDRESS_16   ? 0xffff
+           : op->flags & SOFT_OP_ADDRESS_32 ? UINT32_MAX
+                                            : UINT64_MAX;
+}
+
+static always_inline uint64_t soft_mask_offset(const struct soft_op *op, uint64_t offset)
+{
+    if (unlikely(op->flags & (SOFT_OP_ADDRESS_16 | SOFT_OP_ADDRESS_32))) {
+        offset &= soft_address_mask(op);
+    }
+    return offset;
+}
+
 /* Offset of the memory operand within its segment. */
 static always_inline uint64_t soft_offset(const struct soft_vcpu *v, const struct soft_op *op)
 {
-    return (v->gpr[op->base] + (v->gpr[op->index] << op->shift) + (uint64_t)op->disp) &
-           op->address_mask;
+    uint64_t offset = v->gpr[op->base] + (v->gpr[op->index] << op->shift) + (uint64_t)op->disp;
+    return soft_mask_offset(op, offset);
 }
 
 /* Linear address of 'offset' in 'segment' for an access of 'size' bytes. */

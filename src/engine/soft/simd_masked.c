@@ -124,7 +124,7 @@ static void op_gather(struct soft_vcpu *v, const struct soft_op *op)
         }
         int64_t step = m->index_size == 8 ? (int64_t)le64_get(index + i * 8)
                                           : (int32_t)le32_get(index + i * 4);
-        uint64_t offset = (base + ((uint64_t)step << op->shift)) & op->address_mask;
+        uint64_t offset = (base + ((uint64_t)step << op->shift)) & soft_address_mask(op);
         uint64_t gva = soft_linear_at(v, op, op->segment, offset, size, false);
         uint8_t value[8];
         soft_load_unchecked(v, op, gva, value, size);

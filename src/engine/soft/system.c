@@ -295,7 +295,7 @@ static void clts(struct soft_vcpu *v, const struct soft_op *op)
 
 static void store_table(struct soft_vcpu *v, const struct soft_op *op)
 {
-    const struct x86_table *table = op->data ? &v->idtr : &v->gdtr;
+    const struct x86_table *table = op->variant ? &v->idtr : &v->gdtr;
     uint8_t bytes[10];
     uint32_t size = soft_is_64(v) ? 10 : 6;
     check_umip(v, op);
@@ -320,7 +320,7 @@ static void load_table(struct soft_vcpu *v, const struct soft_op *op)
     if (soft_is_64(v) && !x86_is_canonical(table.base)) {
         general_protection(v, op);
     }
-    *(op->data ? &v->idtr : &v->gdtr) = table;
+    *(op->variant ? &v->idtr : &v->gdtr) = table;
     SOFT_NEXT(v, op);
 }
 
@@ -328,7 +328,7 @@ static void sldt_str(struct soft_vcpu *v, const struct soft_op *op)
 {
     require_protected(v, op);
     check_umip(v, op);
-    store16(v, op, op->data ? v->tr.selector : v->ldtr.selector);
+    store16(v, op, op->variant ? v->tr.selector : v->ldtr.selector);
     SOFT_NEXT(v, op);
 }
 
@@ -403,7 +403,7 @@ static bool is_visible(const struct soft_vcpu *v, uint16_t selector,
 static void verify(struct soft_vcpu *v, const struct soft_op *op)
 {
     struct soft_descriptor d;
-    bool for_write = op->data;
+    bool for_write = op->variant;
     require_protected(v, op);
     uint16_t selector = source16(v, op);
     bool is_valid = soft_descriptor_read(v, selector, &d) &&
@@ -417,11 +417,11 @@ static void verify(struct soft_vcpu *v, const struct soft_op *op)
     SOFT_NEXT(v, op);
 }
 
-/* LAR (data 0) and LSL (1). */
+/* LAR (variant 0) and LSL (1). */
 static void lar_lsl(struct soft_vcpu *v, const struct soft_op *op)
 {
     struct soft_descriptor d;
-    bool wants_limit = op->data;
+    bool wants_limit = op->variant;
     require_protected(v, op);
     uint16_t selector = op->flags & SOFT_OP_HAS_MEMORY
                             ? soft_load16(v, op, soft_linear(v, op, 2, false))
@@ -534,17 +534,17 @@ static uint64_t get_edx_eax(const struct soft_vcpu *v)
     return v->gpr[X86_RDX] << 32 | (uint32_t)v->gpr[X86_RAX];
 }
 
-/* data: RDTSCP */
+/* variant: RDTSCP */
 static void rdtsc(struct soft_vcpu *v, const struct soft_op *op)
 {
-    if (op->data && !v->features.rdtscp) {
+    if (op->variant && !v->features.rdtscp) {
         soft_raise(v, op, X86_UD);
     }
     if (v->cpl != 0 && (v->cr4 & X86_CR4_TSD)) {
         general_protection(v, op);
     }
     put_edx_eax(v, soft_tsc(v));
-    if (op->data) {
+    if (op->variant) {
         soft_put32(v, X86_RCX * 8, (uint32_t)v->tsc_aux);
     }
     SOFT_NEXT(v, op);
@@ -628,10 +628,10 @@ static void swapgs(struct soft_vcpu *v, const struct soft_op *op)
     SOFT_NEXT(v, op);
 }
 
-/* RDFSBASE, WRFSBASE and those of GS: data is the segment, imm whether it writes. */
+/* RDFSBASE, WRFSBASE and those of GS: variant is the segment, imm whether it writes. */
 static void fsgsbase(struct soft_vcpu *v, const struct soft_op *op)
 {
-    unsigned id = (unsigned)(uintptr_t)op->data;
+    unsigned id = op->variant;
     if (!(v->cr4 & X86_CR4_FSGSBASE)) {
         soft_raise(v, op, X86_UD);
     }
@@ -723,7 +723,7 @@ static void rdrand(struct soft_vcpu *v, const struct soft_op *op)
 {
     unsigned long long value = 0;
     uint8_t ok;
-    if (op->data) {
+    if (op->variant) {
         __asm__ volatile("rdseed %0; setc %1" : "=r"(value), "=q"(ok)::"cc");
     } else {
         __asm__ volatile("rdrand %0; setc %1" : "=r"(value), "=q"(ok)::"cc");
@@ -735,7 +735,7 @@ static void rdrand(struct soft_vcpu *v, const struct soft_op *op)
 
 static const struct {
     uint16_t id;
-    bool has_data; /* 'data' for the handler */
+    bool variant; /* for the handler */
     soft_op_fn fn;
 } system_handlers[] = {
     {X86_ID_SMSW, 0, smsw},
@@ -804,7 +804,7 @@ static bool prepare_base(const struct x86_insn *insn, struct soft_op *op, unsign
 {
     op->dst = soft_reg_offset(&insn->operand[0]);
     op->size = (uint8_t)insn->operand[0].size_bytes; /* 66 does not make it 2 */
-    op->data = (void *)(uintptr_t)segment;
+    op->variant = (uint8_t)segment;
     op->imm = writes;
     op->fn = fsgsbase;
     return true;
@@ -835,7 +835,7 @@ bool soft_system_prepare(struct soft_vcpu *v, const struct x86_insn *insn, struc
     for (size_t i = 0; i < ARRAY_COUNT(system_handlers); i++) {
         if (system_handlers[i].id == insn->id) {
             soft_set_registers(out_op, insn);
-            out_op->data = (void *)(uintptr_t)system_handlers[i].has_data;
+            out_op->variant = system_handlers[i].variant;
             out_op->fn = system_handlers[i].fn;
             return true;
         }

@@ -76,7 +76,7 @@ struct soft_jump_entry {
 
 struct soft_vcpu {
     /* The hot part. */
-    uint64_t gpr[X86_GPR_COUNT + 2]; /* and the pseudo registers SOFT_REG_* */
+    uint64_t gpr[X86_GPR_COUNT + 3]; /* and the pseudo registers SOFT_REG_* */
     uint64_t rip;                    /* between blocks */
     /* Status flags as LAHF and SETO give them: AH in bits 15:8 (SF ZF 0 AF 0 PF 1 CF), OF in bit 0. */
     uint16_t status;

@@ -58,6 +58,42 @@ static void test_page_faults(void **state)
     check_fault(0x300000 | 7 | 1ull << 51, 0, X86_PF_WRITE | X86_PF_PRESENT | X86_PF_RSVD);
 }
 
+/* Addresses that do not fit the 32 bits of a decoded instruction's displacement: they fault where they point. */
+GUEST_CODE_BLOCK(absolute_load, ".code64",
+                 "movabs 0x123456789a, %rax\n"
+                 ".org absolute_load + 0x100\n mov %cr2, %rcx\n out %al, $0xf4\n hlt\n");
+GUEST_CODE_BLOCK(absolute_store, ".code64",
+                 "nop\n movabs %al, 0x7fff12345678\n"
+                 ".org absolute_store + 0x100\n mov %cr2, %rcx\n out %al, $0xf4\n hlt\n");
+GUEST_CODE_BLOCK(far_relative, ".code64",
+                 "nop\n 1: mov 0x7fffffff(%rip), %rax\n"
+                 ".org far_relative + 0x100\n mov %cr2, %rcx\n out %al, $0xf4\n hlt\n");
+GUEST_CODE_BLOCK(near_relative, ".code64",
+                 "nop\n mov -0x8000(%rip), %rax\n mov -0x80000000(%rip), %rax\n"
+                 ".org near_relative + 0x100\n mov %cr2, %rcx\n out %al, $0xf4\n hlt\n");
+
+static void check_fault_address(const uint8_t *code, size_t size, uint64_t expected)
+{
+    struct soft_guest g;
+    struct x86_state s, after;
+    guest_start(&g, 1);
+    guest_long_mode(&g, 0, code, size, &s);
+    guest_gate(&g, X86_PF, GUEST_CODE + 0x100, 0, 0);
+    assert_int_equal(guest_run(&g, 0, &s, &after), VCPU_EXIT_KICKED);
+    assert_int_equal(after.gpr[X86_RCX], expected);
+    guest_end(&g);
+}
+
+static void test_wide_displacements(void **state)
+{
+    check_fault_address(absolute_load, GUEST_CODE_SIZE(absolute_load), 0x123456789a);
+    check_fault_address(absolute_store, GUEST_CODE_SIZE(absolute_store), 0x7fff12345678);
+    check_fault_address(far_relative, GUEST_CODE_SIZE(far_relative),
+                        GUEST_CODE + 8 + 0x7fffffffull);
+    check_fault_address(near_relative, GUEST_CODE_SIZE(near_relative),
+                        GUEST_CODE + 15 - 0x80000000ull);
+}
+
 /* A store across two pages, the second missing: nothing of the first is written. */
 GUEST_CODE_BLOCK(crossing, ".code64",
                  "mov $0x300ffd, %esi\n movq $-1, (%rsi)\n"
@@ -226,10 +262,15 @@ static void test_halt(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_integer),       cmocka_unit_test(test_page_faults),
-        cmocka_unit_test(test_page_crossing), cmocka_unit_test(test_self_modifying),
-        cmocka_unit_test(test_rep_fault),     cmocka_unit_test(test_user_mode),
-        cmocka_unit_test(test_triple_fault),  cmocka_unit_test(test_atomics),
+        cmocka_unit_test(test_wide_displacements),
+        cmocka_unit_test(test_integer),
+        cmocka_unit_test(test_page_faults),
+        cmocka_unit_test(test_page_crossing),
+        cmocka_unit_test(test_self_modifying),
+        cmocka_unit_test(test_rep_fault),
+        cmocka_unit_test(test_user_mode),
+        cmocka_unit_test(test_triple_fault),
+        cmocka_unit_test(test_atomics),
         cmocka_unit_test(test_halt),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -25,12 +25,12 @@ static inline uint64_t element(struct soft_vcpu *v, const struct soft_op *op, in
 {
     uint32_t size = op->size;
     int64_t skip = (offset >> (3 + __builtin_ctz(size))) * size;
-    uint64_t at = (soft_offset(v, op) + (uint64_t)skip) & op->address_mask;
+    uint64_t at = (soft_offset(v, op) + (uint64_t)skip) & soft_address_mask(op);
     return soft_linear_at(v, op, op->segment, at, size, is_write);
 }
 
 /* The bit number: an immediate within the operand, or a register, which for memory reaches beyond. */
-#define BIT_INDEX(bits) (op->data ? (uint##bits##_t)op->imm : SOFT_GET(bits, op->src))
+#define BIT_INDEX(bits) (op->variant ? (uint##bits##_t)op->imm : SOFT_GET(bits, op->src))
 
 #define BIT_SIZE(name, bits, text, writes)                                                         \
     BIT_HOST(name, bits, text)                                                                     \
@@ -46,7 +46,7 @@ static inline uint64_t element(struct soft_vcpu *v, const struct soft_op *op, in
     static void name##bits##_m(struct soft_vcpu *v, const struct soft_op *op)                      \
     {                                                                                              \
         uint##bits##_t index = BIT_INDEX(bits);                                                    \
-        int64_t offset = op->data ? 0 : (int##bits##_t)index;                                      \
+        int64_t offset = op->variant ? 0 : (int##bits##_t)index;                                   \
         uint64_t gva = element(v, op, offset, writes);                                             \
         if (writes) {                                                                              \
             soft_check_change(v, op, gva, bits / 8);                                               \
@@ -129,7 +129,7 @@ static bool prepare_scan(const struct x86_insn *insn, struct soft_op *op, int in
 static bool prepare_bit(const struct x86_insn *insn, struct soft_op *op, int index)
 {
     soft_set_registers(op, insn);
-    op->data = (void *)(uintptr_t)(insn->operand[1].kind == X86_OPERAND_IMM);
+    op->variant = (uint8_t)(insn->operand[1].kind == X86_OPERAND_IMM);
     op->imm &= insn->operand[0].size_bytes * 8u - 1;
     op->fn = bit_handlers[index][insn->has_memory][soft_size_index(insn->operand[0].size_bytes)];
     return true;

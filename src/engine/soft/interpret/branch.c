@@ -1,5 +1,4 @@
-/* Near branches: they set the RIP and end the block. In these operations address_mask is the mask of the target by
- * operand size, and imm counts from the block's first instruction. */
+/* Near branches: they set the RIP and end the block. In these operations imm counts from the block's first instruction. */
 #include "engine/soft/block.h"
 #include "engine/soft/interpret/alu.h"
 #include "engine/soft/interpret/stack.h"
@@ -19,7 +18,8 @@ static always_inline void check_target(struct soft_vcpu *v, const struct soft_op
 
 static always_inline uint64_t relative_target(const struct soft_vcpu *v, const struct soft_op *op)
 {
-    return (v->gpr[SOFT_REG_RIP] + op->imm) & op->address_mask;
+    uint64_t target = v->gpr[SOFT_REG_RIP] + op->imm;
+    return likely(op->size == 8) ? target : target & soft_size_mask(op->size);
 }
 
 static always_inline void branch_if(struct soft_vcpu *v, const struct soft_op *op, bool is_taken)
@@ -157,13 +157,13 @@ static void ret64(struct soft_vcpu *v, const struct soft_op *op)
     soft_chain(v);
 }
 
-/* Counts down in CX, ECX or RCX (src: its size); 'data' is the value of ZF that goes on, or 2: any. */
+/* Counts down in CX, ECX or RCX (src: its size); 'variant' is the value of ZF that goes on, or 2: any. */
 static void loop(struct soft_vcpu *v, const struct soft_op *op)
 {
     uint64_t count = (soft_get_sized(v, X86_RCX * 8, op->src) - 1) & soft_size_mask(op->src);
-    uintptr_t wanted = (uintptr_t)op->data;
+    uint8_t wanted = op->variant;
     bool is_zero = v->status & SOFT_STATUS_ZF;
-    bool is_taken = count != 0 && (wanted == 2 || wanted == (uintptr_t)is_zero);
+    bool is_taken = count != 0 && (wanted == 2 || wanted == is_zero);
     if (is_taken) {
         check_target(v, op, relative_target(v, op));
     }
@@ -179,16 +179,15 @@ static void jcxz(struct soft_vcpu *v, const struct soft_op *op)
 static void prepare_relative(const struct x86_insn *insn, struct soft_op *op, soft_op_fn fn)
 {
     op->imm = insn->imm + op->offset + op->length;
-    op->address_mask = soft_size_mask(op->size);
     op->fn = fn;
 }
 
 static void prepare_loop(const struct x86_insn *insn, struct soft_op *op, soft_op_fn fn,
-                         uintptr_t data)
+                         uint8_t variant)
 {
     prepare_relative(insn, op, fn);
     op->src = insn->address_bytes;
-    op->data = (void *)data;
+    op->variant = variant;
 }
 
 bool soft_branch_prepare(struct soft_vcpu *v, const struct x86_insn *insn, struct soft_op *out_op)

@@ -8,7 +8,7 @@
 #include "engine/soft/mmu.h"
 
 /* The operation proper: its result from the old value of memory. */
-#define SOURCE(bits) (op->data ? (uint##bits##_t)op->imm : SOFT_GET(bits, op->src))
+#define SOURCE(bits) (op->variant ? (uint##bits##_t)op->imm : SOFT_GET(bits, op->src))
 
 #define LOCKED(name, bits, result_of_old, and_then)                                                \
     static void name##bits##_locked(struct soft_vcpu *v, const struct soft_op *op)                 \
@@ -118,7 +118,7 @@ static void bit_locked(struct soft_vcpu *v, const struct soft_op *op)
     if (!is_immediate) {
         offset += (uint64_t)((index >> (3 + __builtin_ctz(size))) * size);
     }
-    uint64_t gva = soft_linear_at(v, op, op->segment, offset & op->address_mask, size, true);
+    uint64_t gva = soft_linear_at(v, op, op->segment, offset & soft_address_mask(op), size, true);
     soft_check_alignment(v, op, gva, size);
     soft_check_write(v, op, gva, size);
     if (!soft_fast_write(v, gva, size)) {
@@ -134,7 +134,7 @@ static void bit_locked(struct soft_vcpu *v, const struct soft_op *op)
         at = soft_map_write(v, op, gva, 1, &page);
     }
     uint8_t old = 0;
-    enum bit_operation operation = (enum bit_operation)(uintptr_t)op->data;
+    enum bit_operation operation = (enum bit_operation)op->variant;
     if (at) {
         old = operation == BIT_SET     ? __atomic_fetch_or(at, mask, __ATOMIC_SEQ_CST)
               : operation == BIT_RESET ? __atomic_fetch_and(at, (uint8_t)~mask, __ATOMIC_SEQ_CST)
@@ -253,7 +253,7 @@ static bool prepare_bit(const struct x86_insn *insn, struct soft_op *op,
 {
     soft_set_registers(op, insn);
     op->dst = insn->operand[1].kind == X86_OPERAND_IMM;
-    op->data = (void *)(uintptr_t)operation;
+    op->variant = (uint8_t)operation;
     op->fn = bit_locked;
     return true;
 }
@@ -299,8 +299,8 @@ bool soft_locked_prepare(struct soft_vcpu *v, const struct x86_insn *insn, struc
     for (size_t i = 0; i < ARRAY_COUNT(locked_handlers); i++) {
         if (locked_handlers[i].id == insn->id) {
             soft_set_registers(out_op, insn);
-            out_op->data = (void *)(uintptr_t)(insn->operand_count > 1 &&
-                                               insn->operand[1].kind == X86_OPERAND_IMM);
+            out_op->variant =
+                (uint8_t)(insn->operand_count > 1 && insn->operand[1].kind == X86_OPERAND_IMM);
             out_op->fn = locked_handlers[i].fn[size];
             return true;
         }

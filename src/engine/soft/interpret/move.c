@@ -186,7 +186,7 @@ static void widen_to_rdx(struct soft_vcpu *v, const struct soft_op *op)
 
 static void xlat(struct soft_vcpu *v, const struct soft_op *op)
 {
-    uint64_t offset = (v->gpr[op->base] + (uint8_t)v->gpr[X86_RAX]) & op->address_mask;
+    uint64_t offset = (v->gpr[op->base] + (uint8_t)v->gpr[X86_RAX]) & soft_address_mask(op);
     uint8_t value = soft_load8(v, op, soft_linear_at(v, op, op->segment, offset, 1, false));
     soft_put8(v, X86_RAX * 8, value);
     SOFT_NEXT(v, op);
@@ -210,6 +210,18 @@ static void flush_line(struct soft_vcpu *v, const struct soft_op *op)
     SOFT_NEXT(v, op);
 }
 
+/* The accumulator and an absolute address of 64 bits (imm); 'variant': to memory. */
+static void mov_absolute(struct soft_vcpu *v, const struct soft_op *op)
+{
+    uint64_t gva = soft_linear_at(v, op, op->segment, op->imm, op->src, op->variant);
+    if (op->variant) {
+        soft_store_sized(v, op, gva, op->src, soft_get_sized(v, X86_RAX * 8, op->src));
+    } else {
+        soft_put_sized(v, X86_RAX * 8, op->src, soft_load_sized(v, op, gva, op->src));
+    }
+    SOFT_NEXT(v, op);
+}
+
 static bool prepare_mov(const struct x86_insn *insn, struct soft_op *op)
 {
     static const soft_op_fn handlers[5][4] = {
@@ -221,6 +233,13 @@ static bool prepare_mov(const struct x86_insn *insn, struct soft_op *op)
     unsigned form = insn->operand[1].kind == X86_OPERAND_IMM   ? 1
                     : insn->operand[1].kind == X86_OPERAND_MEM ? 2
                                                                : 0;
+    if (insn->has_memory && insn->address_bytes == 8 && insn->disp != (int32_t)insn->disp) {
+        op->imm = (uint64_t)insn->disp;
+        op->src = (uint8_t)insn->operand[0].size_bytes;
+        op->variant = to_memory;
+        op->fn = mov_absolute;
+        return true;
+    }
     soft_set_registers(op, insn);
     op->fn = handlers[form + (to_memory ? 3 : 0)][soft_size_index(insn->operand[0].size_bytes)];
     if (to_memory && form == 1) {

@@ -48,12 +48,12 @@ MULTIPLY(imul, 16, "w")
 MULTIPLY(imul, 32, "l")
 MULTIPLY(imul, 64, "q")
 
-/* dst = dst * source, or with 'data': dst = source * imm. */
+/* dst = dst * source, or with 'variant': dst = source * imm. */
 #define MULTIPLY_SIGNED(bits, suffix)                                                              \
     static void imul2_##bits(struct soft_vcpu *v, const struct soft_op *op)                        \
     {                                                                                              \
         uint##bits##_t b = (uint##bits##_t)source(v, op);                                          \
-        uint##bits##_t a = op->data ? (uint##bits##_t)op->imm : SOFT_GET(bits, op->dst);           \
+        uint##bits##_t a = op->variant ? (uint##bits##_t)op->imm : SOFT_GET(bits, op->dst);        \
         uint16_t status;                                                                           \
         __asm__("imul" suffix " %[b], %[a]" ALU_TAKE                                               \
                 : "=&a"(status), [a] "+r"(a)                                                       \
@@ -162,7 +162,7 @@ bool soft_muldiv_prepare(struct soft_vcpu *v, const struct x86_insn *insn, struc
     const struct x86_operand *first = &insn->operand[0];
     if (index == 1 && insn->operand_count > 1 && !insn->operand[1].is_implicit) {
         soft_set_registers(out_op, insn);
-        out_op->data = (void *)(uintptr_t)(insn->operand_count > 2);
+        out_op->variant = (uint8_t)(insn->operand_count > 2);
         out_op->fn = imul2_handlers[soft_size_index(first->size_bytes)];
         return true;
     }

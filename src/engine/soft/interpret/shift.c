@@ -65,7 +65,7 @@ ALU_SIZES(SHIFT, sar)
     }                                                                                              \
     static void name##bits##_r(struct soft_vcpu *v, const struct soft_op *op)                      \
     {                                                                                              \
-        uint8_t count = op->data ? (uint8_t)v->gpr[X86_RCX] : (uint8_t)op->imm;                    \
+        uint8_t count = op->variant ? (uint8_t)v->gpr[X86_RCX] : (uint8_t)op->imm;                 \
         soft_put##bits(v, op->dst,                                                                 \
                        alu_##name##bits(SOFT_GET(bits, op->dst), SOFT_GET(bits, op->src), count,   \
                                         &v->status));                                              \
@@ -73,7 +73,7 @@ ALU_SIZES(SHIFT, sar)
     }                                                                                              \
     static void name##bits##_m(struct soft_vcpu *v, const struct soft_op *op)                      \
     {                                                                                              \
-        uint8_t count = op->data ? (uint8_t)v->gpr[X86_RCX] : (uint8_t)op->imm;                    \
+        uint8_t count = op->variant ? (uint8_t)v->gpr[X86_RCX] : (uint8_t)op->imm;                 \
         CHANGE_MEMORY(bits, alu_##name##bits(old, SOFT_GET(bits, op->src), count, &v->status))     \
         SOFT_NEXT(v, op);                                                                          \
     }
@@ -132,7 +132,7 @@ bool soft_shift_prepare(struct soft_vcpu *v, const struct x86_insn *insn, struct
     case X86_ID_SHLD:
     case X86_ID_SHRD:
         soft_set_registers(out_op, insn);
-        out_op->data = (void *)(uintptr_t)(insn->operand[2].kind == X86_OPERAND_REG);
+        out_op->variant = (uint8_t)(insn->operand[2].kind == X86_OPERAND_REG);
         out_op->fn = double_handlers[insn->id == X86_ID_SHRD][insn->has_memory]
                                     [soft_size_index(insn->operand[0].size_bytes)];
         return true;

@@ -128,10 +128,10 @@ static void leave(struct soft_vcpu *v, const struct soft_op *op)
     SOFT_NEXT(v, op);
 }
 
-/* Immediates: the frame's size in imm, the nesting level in data's low bits. */
+/* Immediates: the frame's size in imm, the nesting level in variant. */
 static void enter(struct soft_vcpu *v, const struct soft_op *op)
 {
-    unsigned level = (unsigned)(uintptr_t)op->data & 31;
+    unsigned level = op->variant & 31;
     uint64_t frame = v->gpr[X86_RBP];
     uint64_t sp = soft_push_at(v, op, v->gpr[X86_RSP], op->size, frame);
     uint64_t new_frame = sp;
@@ -186,7 +186,7 @@ bool soft_stack_prepare(struct soft_vcpu *v, const struct x86_insn *insn, struct
         out_op->fn = leave;
         return true;
     case X86_ID_ENTER:
-        out_op->data = (void *)(uintptr_t)(insn->imm2 & 31);
+        out_op->variant = (uint8_t)(insn->imm2 & 31);
         out_op->fn = enter;
         return true;
     default:

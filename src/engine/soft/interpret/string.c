@@ -10,7 +10,7 @@
 /* Elements between two looks at the requests. */
 #define ELEMENTS_AT_ONCE 4096u
 
-/* op->src: element size; op->dst: address size; op->data: STRING_REP_* */
+/* op->src: element size; op->dst: address size; op->variant: STRING_REP_* */
 #define STRING_REP   1u
 #define STRING_REPNE 2u
 
@@ -32,13 +32,15 @@ static always_inline void advance(struct soft_vcpu *v, const struct soft_op *op,
 
 static always_inline uint64_t source(struct soft_vcpu *v, const struct soft_op *op)
 {
-    return soft_linear_at(v, op, op->segment, v->gpr[X86_RSI] & op->address_mask, op->src, false);
+    return soft_linear_at(v, op, op->segment, v->gpr[X86_RSI] & soft_address_mask(op), op->src,
+                          false);
 }
 
 static always_inline uint64_t destination(struct soft_vcpu *v, const struct soft_op *op,
                                           bool is_write)
 {
-    return soft_linear_at(v, op, X86_ES, v->gpr[X86_RDI] & op->address_mask, op->src, is_write);
+    return soft_linear_at(v, op, X86_ES, v->gpr[X86_RDI] & soft_address_mask(op), op->src,
+                          is_write);
 }
 
 static void step_movs(struct soft_vcpu *v, const struct soft_op *op)
@@ -127,8 +129,8 @@ static uint64_t page_rest(uint64_t gva)
 static bool is_plain_run(const struct soft_vcpu *v, const struct soft_op *op, unsigned reg,
                          uint8_t segment, bool is_write, uint64_t bytes)
 {
-    uint64_t offset = v->gpr[reg] & op->address_mask;
-    if (bytes - 1 > op->address_mask - offset) {
+    uint64_t offset = v->gpr[reg] & soft_address_mask(op);
+    if (bytes - 1 > soft_address_mask(op) - offset) {
         return false;
     }
     uint8_t flat = is_write ? v->flat_write : v->flat_read;
@@ -201,7 +203,7 @@ typedef uint64_t (*run_fn)(struct soft_vcpu *v, const struct soft_op *op, uint64
 static always_inline void repeat(struct soft_vcpu *v, const struct soft_op *op, step_fn step,
                                  run_fn run, bool has_condition, bool is_port)
 {
-    uintptr_t kind = (uintptr_t)op->data;
+    uint8_t kind = op->variant;
     v->op = op;
     if (step == step_ins || step == step_outs) {
         soft_check_io(v, op, (uint16_t)v->gpr[X86_RDX], element_size(op)); /* even for none */
@@ -210,7 +212,7 @@ static always_inline void repeat(struct soft_vcpu *v, const struct soft_op *op, 
         step(v, op);
         SOFT_NEXT(v, op);
     }
-    uint64_t count = v->gpr[X86_RCX] & op->address_mask;
+    uint64_t count = v->gpr[X86_RCX] & soft_address_mask(op);
     bool is_over = count == 0;
     if (is_over && is_port) {
         /* The right to the port is asked for even so. */
@@ -272,9 +274,9 @@ bool soft_string_prepare(struct soft_vcpu *v, const struct x86_insn *insn, struc
             }
         }
         out_op->dst = insn->address_bytes;
-        out_op->data = (void *)(uintptr_t)(insn->prefixes & X86_PREFIX_REPNE ? STRING_REPNE
-                                           : insn->prefixes & X86_PREFIX_REP ? STRING_REP
-                                                                             : 0);
+        out_op->variant = (uint8_t)(insn->prefixes & X86_PREFIX_REPNE ? STRING_REPNE
+                                    : insn->prefixes & X86_PREFIX_REP ? STRING_REP
+                                                                      : 0);
         out_op->fn = handlers[i].fn;
         return true;
     }
