@@ -69,14 +69,21 @@ static void op_masked_store(struct soft_vcpu *v, const struct soft_op *op)
     SOFT_NEXT(v, op);
 }
 
-/* MASKMOVDQU and VMASKMOVDQU: bytes; all of the operand must be writable, as the manuals allow. */
+/* Whether the 8 bytes from 'part' on of a byte-wise masked store can be written, selected or not, as the manuals allow. */
+static void check_masked_bytes(struct soft_vcpu *v, const struct soft_op *op, unsigned part)
+{
+    uint64_t gva = soft_linear_at(v, op, op->segment, soft_offset(v, op) + part, 8, true);
+    simd_check_ac(v, op, gva, 8);
+    soft_check_write(v, op, gva, 8);
+}
+
+/* MASKMOVDQU and VMASKMOVDQU: two halves, each with its own limit. */
 static void op_masked_bytes(struct soft_vcpu *v, const struct soft_op *op)
 {
     const struct masked_op *m = op->data;
     simd_check(v, op, m->check);
-    uint64_t gva = soft_linear(v, op, 16, true);
-    simd_check_ac(v, op, gva, 8);
-    soft_check_write(v, op, gva, 16);
+    check_masked_bytes(v, op, 0);
+    check_masked_bytes(v, op, 8);
     store_selected(v, op, m, v->vector[m->data], v->vector[m->mask]);
     SOFT_NEXT(v, op);
 }
@@ -101,9 +108,7 @@ static void op_maskmovq(struct soft_vcpu *v, const struct soft_op *op)
     simd_check(v, op, SIMD_CHECK_MMX);
     simd_check_pending(v, op);
     simd_enter_mmx(v);
-    uint64_t gva = soft_linear(v, op, 8, true);
-    simd_check_ac(v, op, gva, 8);
-    soft_check_write(v, op, gva, 8);
+    check_masked_bytes(v, op, 0);
     store_selected(v, op, m, v->fx + 32 + m->data * 16, v->fx + 32 + m->mask * 16);
     SOFT_NEXT(v, op);
 }

@@ -700,17 +700,21 @@ static void out(struct soft_vcpu *v, const struct soft_op *op)
     SOFT_NEXT(v, op);
 }
 
+/* Two accesses, one after the other: the first bound can fault for its page while the second is beyond the limit. */
 static void bound(struct soft_vcpu *v, const struct soft_op *op)
 {
-    uint64_t gva = soft_linear(v, op, op->size * 2u, false);
+    uint64_t offset = soft_offset(v, op);
+    uint64_t first = soft_linear_at(v, op, op->segment, offset, op->size, false);
     int64_t low, high, index;
     if (op->size == 2) {
-        low = (int16_t)soft_load16(v, op, gva);
-        high = (int16_t)soft_load16(v, op, gva + 2);
+        low = (int16_t)soft_load16(v, op, first);
+        uint64_t second = soft_linear_at(v, op, op->segment, offset + 2, 2, false);
+        high = (int16_t)soft_load16(v, op, second);
         index = (int16_t)SOFT_GET(16, op->dst);
     } else {
-        low = (int32_t)soft_load32(v, op, gva);
-        high = (int32_t)soft_load32(v, op, gva + 4);
+        low = (int32_t)soft_load32(v, op, first);
+        uint64_t second = soft_linear_at(v, op, op->segment, offset + 4, 4, false);
+        high = (int32_t)soft_load32(v, op, second);
         index = (int32_t)SOFT_GET(32, op->dst);
     }
     if (index < low || index > high) {
