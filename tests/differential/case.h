@@ -22,6 +22,29 @@
 #define CASE_SELECTOR_DATA   0x2bu
 #define CASE_SELECTOR_CODE64 0x33u
 
+/* Segments of the local descriptor table: the same in both, so that code of 16 bits and limits can be tested. Bases are
+ * relative to pages of the case; 'attributes' as in struct x86_segment, without the accessed bit. */
+enum case_ldt_entry {
+    CASE_LDT_CODE16,
+    CASE_LDT_CODE32,
+    CASE_LDT_DATA16,  /* the page before the data pages, them, the read-only page and beyond */
+    CASE_LDT_DATA32,  /* ends with the read-only page */
+    CASE_LDT_SHORT16, /* ends within the second data page */
+    CASE_LDT_DOWN16,  /* begins within the first data page */
+    CASE_LDT_DOWN32,
+    CASE_LDT_READ16, /* read only */
+    CASE_LDT_COUNT,
+};
+
+struct case_ldt {
+    uint32_t base, limit;
+    bool is_code, is_32bit, is_down, is_readonly;
+};
+
+extern const struct case_ldt case_ldt[CASE_LDT_COUNT];
+
+#define CASE_LDT_SELECTOR(entry) ((uint16_t)((entry) << 3 | 7))
+
 #define CASE_MAX_INSNS 8
 #define CASE_MAX_CODE  (CASE_MAX_INSNS * 15 + 2)
 
@@ -37,12 +60,20 @@ struct case_state {
 
 struct case_input {
     struct case_state state; /* rip: of the first instruction */
-    bool is_32bit;
+    uint8_t code_size;       /* enum x86_code_size */
+    uint16_t cs, ss, ds, es; /* selectors: Linux's own or of the LDT */
+    uint16_t code_offset;    /* of the first instruction in the code page */
     uint8_t insn_count;
     uint8_t insn_offset[CASE_MAX_INSNS + 1]; /* in 'code'; the last one is that of the end marker */
-    uint16_t code_size;                      /* with the end marker; cut off at the page's end */
+    uint16_t code_bytes;                     /* with the end marker; cut off at the page's end */
     uint8_t code[CASE_MAX_CODE];
 };
+
+/* The base that the hardware adds outside of 64-bit code: 0 for Linux's own selectors. */
+static inline uint32_t case_segment_base(uint16_t selector)
+{
+    return (selector & 4) != 0 ? case_ldt[selector >> 3].base : 0;
+}
 
 /* Vectors beside the architecture's. */
 #define CASE_VECTOR_TIMEOUT 0xfe

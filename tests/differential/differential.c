@@ -104,10 +104,9 @@ static double seconds_now(void)
 
 static void mark_rows(struct run *run, const struct case_input *in)
 {
-    enum x86_code_size code_size = in->is_32bit ? X86_CODE_32 : X86_CODE_64;
     struct x86_insn insn;
     if (in->insn_count != 0 &&
-        x86_decode(in->code, X86_INSN_MAX_LENGTH, code_size, &insn) == X86_DECODE_OK) {
+        x86_decode(in->code, X86_INSN_MAX_LENGTH, in->code_size, &insn) == X86_DECODE_OK) {
         run->row_seen[insn.row] = 1;
     }
 }

@@ -23,9 +23,7 @@ void generator_make(const struct generator *generator, uint64_t seed, uint64_t i
 /* The data pages of a batch, and the read-only page. */
 void generator_fill(uint64_t seed, uint64_t index, uint8_t *out_data, size_t size);
 
-/* How many rows of the table cases are drawn from in 64-bit and in 32-bit mode, and why a row is not. */
-size_t generator_row_count(const struct generator *generator, bool is_32bit);
-/* NULL: 'row' is drawn from. */
+/* Why no case is drawn from 'row'; NULL: there are. */
 const char *generator_why_not(const struct generator *generator, size_t row);
 
 #endif

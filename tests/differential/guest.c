@@ -27,6 +27,7 @@
 #define GPA_TSS       0xb000u
 #define GPA_HANDLERS  0xc000u
 #define GPA_STACK     0xd000u
+#define GPA_LDT       0xe000u
 #define GPA_CODE      0x10000u
 #define GPA_DATA      0x20000u
 #define MEMORY_SIZE   0x100000u
@@ -44,6 +45,7 @@
 #define SELECTOR_KERNEL_CODE 0x10u
 #define SELECTOR_KERNEL_DATA 0x18u
 #define SELECTOR_TSS         0x40u
+#define SELECTOR_LDT         0x50u
 #define STACK_TOP            (KERNEL_GVA + GPA_STACK + 0x1000)
 
 #define WATCHDOG_MS 500
@@ -150,6 +152,49 @@ static void write_page_tables(struct guest *guest)
     }
 }
 
+static struct x86_segment user_segment(uint16_t selector, uint16_t attributes)
+{
+    return (struct x86_segment){.limit = 0xffffffff,
+                                .selector = selector,
+                                .attributes = (uint16_t)(attributes | X86_SEGMENT_P |
+                                                         X86_SEGMENT_S | X86_SEGMENT_DPL |
+                                                         X86_SEGMENT_G | X86_SEGMENT_ACCESSED)};
+}
+
+static struct x86_segment ldt_segment(unsigned i)
+{
+    const struct case_ldt *entry = &case_ldt[i];
+    uint16_t attributes = X86_SEGMENT_P | X86_SEGMENT_S | X86_SEGMENT_DPL | X86_SEGMENT_ACCESSED;
+    if (entry->is_code) {
+        attributes |= X86_SEGMENT_CODE | X86_SEGMENT_READABLE;
+    } else {
+        attributes |= entry->is_readonly ? 0 : X86_SEGMENT_WRITABLE;
+        attributes |= entry->is_down ? X86_SEGMENT_DOWN : 0;
+    }
+    return (struct x86_segment){
+        .base = entry->base,
+        .limit = entry->limit,
+        .selector = CASE_LDT_SELECTOR(i),
+        .attributes = (uint16_t)(attributes | (entry->is_32bit ? X86_SEGMENT_DB : 0)),
+    };
+}
+
+/* What loading 'selector' gives. */
+static struct x86_segment case_segment(uint16_t selector)
+{
+    uint16_t code = X86_SEGMENT_CODE | X86_SEGMENT_READABLE;
+    switch (selector) {
+    case CASE_SELECTOR_CODE64:
+        return user_segment(selector, code | X86_SEGMENT_L);
+    case CASE_SELECTOR_CODE32:
+        return user_segment(selector, code | X86_SEGMENT_DB);
+    case CASE_SELECTOR_DATA:
+        return user_segment(selector, X86_SEGMENT_WRITABLE | X86_SEGMENT_DB);
+    default:
+        return ldt_segment(selector >> 3);
+    }
+}
+
 static bool vector_is_user(unsigned vector)
 {
     return vector == X86_BP || vector == X86_OF;
@@ -165,6 +210,13 @@ static void write_descriptors(struct guest *guest)
         [CASE_SELECTOR_CODE64 / 8] = 0x00affb000000ffff,
     };
     memcpy(guest->ram + GPA_GDT, gdt, sizeof(gdt));
+    for (unsigned i = 0; i < CASE_LDT_COUNT; i++) {
+        struct x86_segment segment = ldt_segment(i);
+        entry_put(guest, GPA_LDT, i,
+                  (segment.limit & 0xffff) | (segment.base & 0xffffff) << 16 |
+                      (uint64_t)segment.attributes << 40 | (uint64_t)(segment.limit >> 16) << 48 |
+                      (segment.base >> 24) << 56);
+    }
     uint64_t tss = KERNEL_GVA + GPA_TSS;
     entry_put(guest, GPA_GDT, SELECTOR_TSS / 8,
               0x67ull | (tss & 0xffffff) << 16 | 0x8bull << 40 | ((tss >> 24) & 0xff) << 56);
@@ -184,15 +236,6 @@ static void write_descriptors(struct guest *guest)
     }
 }
 
-static struct x86_segment user_segment(uint16_t selector, uint16_t attributes)
-{
-    return (struct x86_segment){.limit = 0xffffffff,
-                                .selector = selector,
-                                .attributes = (uint16_t)(attributes | X86_SEGMENT_P |
-                                                         X86_SEGMENT_S | X86_SEGMENT_DPL |
-                                                         X86_SEGMENT_G | X86_SEGMENT_ACCESSED)};
-}
-
 static void set_start_state(struct guest *guest)
 {
     struct x86_state *s = &guest->start;
@@ -206,11 +249,8 @@ static void set_start_state(struct guest *guest)
     s->gdtr = (struct x86_table){KERNEL_GVA + GPA_GDT, SELECTOR_TSS + 15};
     s->idtr = (struct x86_table){KERNEL_GVA + GPA_IDT, 4095};
     s->tr = (struct x86_segment){KERNEL_GVA + GPA_TSS, 0x67, SELECTOR_TSS, 0x8b};
-    s->ldtr = (struct x86_segment){.attributes = X86_SEGMENT_UNUSABLE};
-    uint16_t data = X86_SEGMENT_WRITABLE | X86_SEGMENT_DB;
-    s->segment[X86_SS] = user_segment(CASE_SELECTOR_DATA, data);
-    s->segment[X86_DS] = user_segment(CASE_SELECTOR_DATA, data);
-    s->segment[X86_ES] = user_segment(CASE_SELECTOR_DATA, data);
+    s->ldtr =
+        (struct x86_segment){KERNEL_GVA + GPA_LDT, CASE_LDT_COUNT * 8 - 1, SELECTOR_LDT, 0x82};
     s->segment[X86_FS] =
         (struct x86_segment){.base = CASE_FS_BASE, .attributes = X86_SEGMENT_UNUSABLE};
     s->segment[X86_GS] =
@@ -337,19 +377,20 @@ static void fetch_result(struct guest *guest, const struct x86_state *state,
 int guest_run(struct guest *guest, const struct case_input *in, const uint8_t *data,
               struct case_output *out, struct error *err)
 {
-    uint32_t code_offset = (uint32_t)(in->state.rip - CASE_CODE_BASE);
+    uint32_t code_offset = in->code_offset;
     memcpy(guest->ram + GPA_DATA, data, CASE_DATA_SIZE);
-    memcpy(guest->ram + GPA_CODE + code_offset, in->code, in->code_size);
-    guest_memory_written(guest->memory, GPA_CODE + code_offset, in->code_size);
+    memcpy(guest->ram + GPA_CODE + code_offset, in->code, in->code_bytes);
+    guest_memory_written(guest->memory, GPA_CODE + code_offset, in->code_bytes);
 
     struct x86_state *s = &guest->start;
     memcpy(s->gpr, in->state.gpr, sizeof(s->gpr));
     s->rip = in->state.rip;
     s->rflags = in->state.rflags;
     memcpy(s->xsave, in->state.xsave, CASE_XSAVE_SIZE);
-    uint16_t code = X86_SEGMENT_CODE | X86_SEGMENT_READABLE;
-    s->segment[X86_CS] = in->is_32bit ? user_segment(CASE_SELECTOR_CODE32, code | X86_SEGMENT_DB)
-                                      : user_segment(CASE_SELECTOR_CODE64, code | X86_SEGMENT_L);
+    s->segment[X86_CS] = case_segment(in->cs);
+    s->segment[X86_SS] = case_segment(in->ss);
+    s->segment[X86_DS] = case_segment(in->ds);
+    s->segment[X86_ES] = case_segment(in->es);
     int rc = guest->engine->vcpu_set_state(guest->vcpu, s, err);
     if (rc < 0) {
         return rc;
@@ -375,7 +416,7 @@ int guest_run(struct guest *guest, const struct case_input *in, const uint8_t *d
         fetch_result(guest, &state, out);
     }
     memcpy(out->data, guest->ram + GPA_DATA, CASE_DATA_SIZE);
-    memset(guest->ram + GPA_CODE + code_offset, 0xf4, in->code_size);
-    guest_memory_written(guest->memory, GPA_CODE + code_offset, in->code_size);
+    memset(guest->ram + GPA_CODE + code_offset, 0xf4, in->code_bytes);
+    guest_memory_written(guest->memory, GPA_CODE + code_offset, in->code_bytes);
     return 0;
 }

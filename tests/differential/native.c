@@ -7,6 +7,7 @@
  * the cases run. */
 #include "native.h"
 
+#include <asm/ldt.h>
 #include <asm/prctl.h>
 #include <errno.h>
 #include <linux/audit.h>
@@ -110,23 +111,23 @@ static void case_load(const struct case_input *in, ucontext_t *context)
     gregs[REG_RIP] = (greg_t)in->state.rip;
     gregs[REG_EFL] = (greg_t)in->state.rflags;
     uint16_t *selectors = (uint16_t *)&gregs[REG_CSGSFS]; /* CS, GS, FS, SS */
-    selectors[0] = in->is_32bit ? CASE_SELECTOR_CODE32 : CASE_SELECTOR_CODE64;
-    selectors[3] = CASE_SELECTOR_DATA;
+    selectors[0] = in->cs;
+    selectors[3] = in->ss;
     context->uc_flags |= 4; /* UC_STRICT_RESTORE_SS */
     uint8_t *frame = (uint8_t *)context->uc_mcontext.fpregs;
     copy_bytes(frame, in->state.xsave, FRAME_SOFTWARE_OFFSET);
     copy_bytes(frame + X86_XSAVE_HEADER, in->state.xsave + X86_XSAVE_HEADER,
                CASE_XSAVE_SIZE - X86_XSAVE_HEADER);
     copy_bytes((void *)(uintptr_t)CASE_DATA_BASE, child.batch->data, CASE_DATA_SIZE);
-    copy_bytes(child.code + (in->state.rip - CASE_CODE_BASE), in->code, in->code_size);
+    copy_bytes(child.code + in->code_offset, in->code, in->code_bytes);
 }
 
 /* No signal frame restores these. */
-static void load_segments(void)
+static void load_segments(uint16_t ds, uint16_t es)
 {
-    __asm__ volatile("mov %0, %%ds\n\tmov %0, %%es\n\tmov %1, %%fs\n\tmov %1, %%gs"
+    __asm__ volatile("mov %0, %%ds\n\tmov %1, %%es\n\tmov %2, %%fs\n\tmov %2, %%gs"
                      :
-                     : "r"(CASE_SELECTOR_DATA), "r"(0));
+                     : "r"((uint32_t)ds), "r"((uint32_t)es), "r"(0));
     raw_syscall(SYS_arch_prctl, ARCH_SET_GS, CASE_GS_BASE, 0, 0);
     raw_syscall(SYS_arch_prctl, ARCH_SET_FS, CASE_FS_BASE, 0, 0);
 }
@@ -158,7 +159,7 @@ static void on_signal(int signal_number, siginfo_t *info, void *opaque)
     if (child.is_running) {
         const struct case_input *in = &batch->input[batch->index];
         case_save(&batch->output[batch->index], signal_number, opaque);
-        fill_bytes(child.code + (in->state.rip - CASE_CODE_BASE), 0xf4, in->code_size);
+        fill_bytes(child.code + in->code_offset, 0xf4, in->code_bytes);
         __atomic_store_n(&batch->index, batch->index + 1, __ATOMIC_RELEASE);
     }
     child.is_running = false;
@@ -167,8 +168,9 @@ static void on_signal(int signal_number, siginfo_t *info, void *opaque)
         raw_syscall(SYS_futex, (long)&batch->done, FUTEX_WAKE, 1, 0);
         wait_for_batch();
     }
-    load_segments();
-    case_load(&batch->input[batch->index], opaque);
+    const struct case_input *next = &batch->input[batch->index];
+    load_segments(next->ds, next->es);
+    case_load(next, opaque);
     child.is_running = true;
 }
 
@@ -193,6 +195,28 @@ static long install_filter(void)
         .filter = (struct sock_filter *)program,
     };
     return raw_syscall(SYS_prctl, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, (long)&filter, 0);
+}
+
+/* A kernel without LDTs ends the child, as the cases with them cannot run. */
+static void install_ldt(void)
+{
+    for (unsigned i = 0; i < CASE_LDT_COUNT; i++) {
+        const struct case_ldt *entry = &case_ldt[i];
+        struct user_desc segment = {
+            .entry_number = i,
+            .base_addr = entry->base,
+            .limit = entry->limit,
+            .seg_32bit = entry->is_32bit,
+            .contents = entry->is_code   ? 2
+                        : entry->is_down ? 1
+                                         : 0,
+            .read_exec_only = entry->is_readonly,
+            .useable = 1,
+        };
+        if (raw_syscall(SYS_modify_ldt, 1, (long)&segment, sizeof(segment), 0) != 0) {
+            raw_syscall(SYS_exit_group, 5, 0, 0, 0);
+        }
+    }
 }
 
 noreturn_fn static void child_main(struct native *native)
@@ -234,7 +258,8 @@ noreturn_fn static void child_main(struct native *native)
     setitimer(ITIMER_VIRTUAL, &timer, NULL);
     close_range(0, ~0u, 0);
 
-    load_segments();
+    install_ldt();
+    load_segments(CASE_SELECTOR_DATA, CASE_SELECTOR_DATA);
     if (install_filter() != 0) {
         raw_syscall(SYS_exit_group, 4, 0, 0, 0);
     }
@@ -345,7 +370,7 @@ int native_wait(struct native *native, struct error *err)
         if (batch->index < batch->count) {
             const struct case_input *in = &batch->input[batch->index];
             batch->output[batch->index].vector = CASE_VECTOR_ESCAPED;
-            memset(native->code + (in->state.rip - CASE_CODE_BASE), 0xf4, in->code_size);
+            memset(native->code + in->code_offset, 0xf4, in->code_bytes);
             batch->index++;
         }
         int rc = child_start(native, err);

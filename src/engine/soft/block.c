@@ -259,6 +259,10 @@ static void decode_crossing(struct soft_vcpu *v, struct soft_block *block,
     if (!soft_is_long(v)) {
         next = (uint32_t)next;
     }
+    /* Beyond the segment's limit nothing is fetched, so the page is not looked at. */
+    if (v->code_size != X86_CODE_64 && v->rip + here > v->segment[X86_CS].limit) {
+        soft_raise_error(v, NULL, X86_GP, 0);
+    }
     block->second_gpa = soft_fetch_translate(v, next);
     block->has_second_page = true;
     struct soft_page second = soft_page_find(v->vm, block->second_gpa);

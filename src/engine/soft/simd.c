@@ -21,7 +21,8 @@ int soft_simd_init(struct soft_vcpu *v, struct error *err)
     }
     uint8_t image[512] __attribute__((aligned(16))) = {0};
     __asm__ volatile("fxsave64 %0" : "=m"(image));
-    simd->mxcsr_mask = le32_get(image + 28);
+    /* Not AMD's bit 17 (misaligned SSE): no CPU model announces it, and guests move between hosts. */
+    simd->mxcsr_mask = le32_get(image + 28) & 0xffff;
     if (simd->mxcsr_mask == 0) {
         simd->mxcsr_mask = 0xffbf; /* SDM 1 11.6.6: the default of processors that store none */
     }

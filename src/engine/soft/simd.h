@@ -17,7 +17,7 @@ struct soft_simd {
     uint8_t buffer[128] __attribute__((aligned(64)));
     struct soft_stub_env env;
     struct soft_stubs *stubs;
-    uint32_t mxcsr_mask; /* bits that this host's MXCSR has */
+    uint32_t mxcsr_mask; /* bits that the guest's MXCSR has */
     /* The last x87 instruction and its operand. FNSTENV shows them always; FXSAVE and XSAVE, on CPUs of AMD, only while
      * an exception is pending. */
     struct simd_pointers {
@@ -49,7 +49,8 @@ struct simd_op {
     bool is_aligned;  /* unaligned memory is #GP */
     bool is_store;
     bool uses_gprs, writes_rcx, uses_flags, uses_mxcsr;
-    bool is_waiting; /* a pending x87 exception comes first */
+    bool is_in_parts; /* x87: 8 bytes, then 2 */
+    bool is_waiting;  /* a pending x87 exception comes first */
 };
 
 static always_inline void simd_check(struct soft_vcpu *v, const struct soft_op *op, uint8_t check)

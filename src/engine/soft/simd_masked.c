@@ -113,7 +113,8 @@ static void op_maskmovq(struct soft_vcpu *v, const struct soft_op *op)
     SOFT_NEXT(v, op);
 }
 
-/* Gathers show their progress when an element faults: what was loaded is in the destination and its mask is clear. */
+/* Gathers show their progress when an element faults: what was loaded is in the destination, and the mask is clear up to
+ * the element. */
 static void op_gather(struct soft_vcpu *v, const struct soft_op *op)
 {
     const struct masked_op *m = op->data;
@@ -125,6 +126,7 @@ static void op_gather(struct soft_vcpu *v, const struct soft_op *op)
     unsigned size = m->element_size;
     for (unsigned i = 0; i < m->count; i++) {
         if (!is_selected(mask, i, size)) {
+            memset(mask + i * size, 0, size);
             continue;
         }
         int64_t step = m->index_size == 8 ? (int64_t)le64_get(index + i * 8)
@@ -151,10 +153,16 @@ static uint8_t rm_of(const struct x86_insn *insn)
     return (uint8_t)((insn->modrm & 7) | ((insn->rex & 1) << 3));
 }
 
+/* Outside of 64-bit mode the top bit of VEX.vvvv is ignored. */
+static uint8_t mask_of(const struct x86_insn *insn)
+{
+    return insn->code_size == X86_CODE_64 ? insn->vex_vvvv : insn->vex_vvvv & 7;
+}
+
 static void prepare_gather(const struct x86_insn *insn, struct masked_op *m, struct soft_op *out_op)
 {
     m->data = reg_of(insn);
-    m->mask = insn->vex_vvvv;
+    m->mask = mask_of(insn);
     m->index = insn->index;
     m->element_size = (insn->rex & 8) != 0 ? 8 : 4;
     m->index_size = (insn->opcode & 1) != 0 ? 8 : 4;
@@ -168,7 +176,7 @@ static void prepare_masked_move(const struct x86_insn *insn, struct masked_op *m
                                 struct soft_op *out_op)
 {
     m->data = reg_of(insn);
-    m->mask = insn->vex_vvvv;
+    m->mask = mask_of(insn);
     bool is_pd = insn->id == X86_ID_VMASKMOVPD || insn->id == X86_ID_VPMASKMOVQ;
     m->element_size = is_pd ? 8 : 4;
     m->count = (uint8_t)(m->vector_size / m->element_size);

@@ -155,8 +155,11 @@ void stub_encode_op(const struct x86_insn *insn, const struct soft_stub_shape *s
         op.bytes[op.size++] =
             (uint8_t)((w ? 0x80 : 0) | ((vvvv ^ 0xf) << 3) | (insn->vex_l != 0 ? 4 : 0) | pp);
     } else {
-        bool has_word_form = shape->reg.kind == SOFT_STUB_GPR || shape->rm.kind == SOFT_STUB_GPR ||
-                             has_environment(insn);
+        /* CRC32 and its like; for MMX and SSE the prefix would make another instruction. */
+        uint32_t attributes = x86_rows[insn->row].attributes;
+        bool is_general = (attributes & (X86_ROW_MMX | X86_ROW_SSE)) == 0 &&
+                          (shape->reg.kind == SOFT_STUB_GPR || shape->rm.kind == SOFT_STUB_GPR);
+        bool has_word_form = is_general || has_environment(insn);
         if (has_word_form && insn->operand_bytes == 2) {
             op.bytes[op.size++] = 0x66;
         }

@@ -444,11 +444,9 @@ static void lar_lsl(struct soft_vcpu *v, const struct soft_op *op)
 static void arpl(struct soft_vcpu *v, const struct soft_op *op)
 {
     require_protected(v, op);
-    uint64_t gva = 0;
     uint16_t value;
     if (op->flags & SOFT_OP_HAS_MEMORY) {
-        gva = soft_linear(v, op, 2, true);
-        value = soft_load16(v, op, gva);
+        value = soft_load16(v, op, soft_linear(v, op, 2, false));
     } else {
         value = SOFT_GET(16, op->dst);
     }
@@ -457,7 +455,8 @@ static void arpl(struct soft_vcpu *v, const struct soft_op *op)
     if (is_raised) {
         value = (uint16_t)((value & ~3u) | rpl);
         if (op->flags & SOFT_OP_HAS_MEMORY) {
-            soft_store16(v, op, gva, value);
+            /* Only now it is a write, as on CPUs of AMD. */
+            soft_store16(v, op, soft_linear(v, op, 2, true), value);
         } else {
             SOFT_GET(16, op->dst) = value;
         }

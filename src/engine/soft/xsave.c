@@ -149,8 +149,9 @@ static bool is_fast_fxsr(const struct soft_vcpu *v)
 static uint64_t legacy_address(struct soft_vcpu *v, const struct soft_op *op, bool is_write)
 {
     simd_check(v, op, SIMD_CHECK_X87);
+    /* The alignment is that of the first access, which finds its own limit before, the other ones theirs behind. */
+    simd_check_ac(v, op, soft_linear(v, op, 8, is_write), 4);
     uint64_t gva = soft_linear(v, op, LEGACY_SIZE, is_write);
-    simd_check_ac(v, op, gva, 4);
     if ((gva & 15) != 0 && x86_is_canonical(gva)) {
         soft_raise_error(v, op, X86_GP, 0);
     }

@@ -12,6 +12,7 @@
 #include "../../differential/guest.h"
 #include "base/core/bits.h"
 #include "base/core/endian.h"
+#include "cpu/x86/decode.h"
 #include "cpu/x86/state.h"
 
 #define AREA_OFFSET 1024
@@ -39,6 +40,9 @@ static void prepare(uint64_t mask)
     memset(f->area + HEADER, 0, 64);
     struct case_state *s = &f->in.state;
     s->rip = CASE_CODE_BASE;
+    f->in.code_size = X86_CODE_64;
+    f->in.cs = CASE_SELECTOR_CODE64;
+    f->in.ss = f->in.ds = f->in.es = CASE_SELECTOR_DATA;
     s->rflags = X86_FLAG_ONE | X86_FLAG_IF;
     s->gpr[X86_RSI] = CASE_DATA_BASE + AREA_OFFSET;
     s->gpr[X86_RAX] = (uint32_t)mask;
@@ -55,7 +59,7 @@ static void run(const uint8_t *code, size_t size)
     struct fixture *f = &fixture;
     memcpy(f->in.code, code, size);
     memcpy(f->in.code + size, "\x0f\x0b", 2);
-    f->in.code_size = (uint16_t)(size + 2);
+    f->in.code_bytes = (uint16_t)(size + 2);
     struct error err;
     if (guest_run(f->guest, &f->in, f->data, &f->out, &err) < 0) {
         fail_msg("%s", err.text);

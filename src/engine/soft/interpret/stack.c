@@ -134,7 +134,8 @@ static void enter(struct soft_vcpu *v, const struct soft_op *op)
     unsigned level = op->variant & 31;
     uint64_t frame = v->gpr[X86_RBP];
     uint64_t sp = soft_push_at(v, op, v->gpr[X86_RSP], op->size, frame);
-    uint64_t new_frame = sp;
+    /* All of ESP, also where the stack has 16 bits. */
+    uint64_t new_frame = (v->gpr[X86_RSP] & ~soft_stack_mask(v)) | sp;
     for (unsigned i = 1; i < level; i++) {
         frame = (frame - op->size) & soft_stack_mask(v);
         uint64_t gva = soft_stack_linear(v, op, frame, op->size, false);

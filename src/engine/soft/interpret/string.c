@@ -141,7 +141,9 @@ static bool is_plain_run(const struct soft_vcpu *v, const struct soft_op *op, un
 static uint64_t run_movs(struct soft_vcpu *v, const struct soft_op *op, uint64_t count)
 {
     uint32_t size = element_size(op);
-    if (v->flags & X86_FLAG_DF) {
+    /* Where the addresses could fault, the step finds out in the right order. */
+    if ((v->flags & X86_FLAG_DF) || !is_plain_run(v, op, X86_RSI, op->segment, false, size) ||
+        !is_plain_run(v, op, X86_RDI, X86_ES, true, size)) {
         return 0;
     }
     uint64_t from = source(v, op), to = destination(v, op, true);
