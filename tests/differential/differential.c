@@ -2,6 +2,7 @@
  *
  *   differential [--cases N] [--time SECONDS] [--seed N] [--case K] [--only MNEMONIC] [--engine NAME] [--show N] [--list]
  *
+ * The environment's DIFFERENTIAL_SEED is the seed where no option says another one.
  * Exit status: 0 no difference, 1 some, 2 the test could not run, 77 it cannot run on this host. */
 #include <errno.h>
 #include <getopt.h>
@@ -15,7 +16,11 @@
 #include "engine/engine.h"
 #include "generate.h"
 #include "guest.h"
+#include "known.h"
 #include "native.h"
+
+/* Random states for each of the known cases. */
+#define KNOWN_STATES 32
 
 struct options {
     uint64_t cases, seed, only_case;
@@ -58,6 +63,10 @@ static bool parse_options(int argc, char **argv, struct options *out)
         {NULL, 0, NULL, 0},
     };
     *out = (struct options){.cases = 100000, .seed = 1, .show = 10, .engine = "soft"};
+    const char *seed = getenv("DIFFERENTIAL_SEED");
+    if (seed != NULL && !parse_number(seed, &out->seed)) {
+        return false;
+    }
     for (int c; (c = getopt_long(argc, argv, "", names, NULL)) != -1;) {
         bool good = true;
         switch (c) {
@@ -135,14 +144,10 @@ static void judge(struct run *run, uint64_t index, const struct case_input *in,
     fflush(stdout);
 }
 
-/* Cases first..first+count, all of one batch of data. */
-static int run_batch(struct run *run, uint64_t first, uint32_t count, struct error *err)
+/* Runs the batch's first 'count' cases on both sides. 'first' and what 'seed' names go into an error. */
+static int run_both(struct run *run, uint64_t first, uint32_t count, struct error *err)
 {
     struct case_batch *batch = native_batch(run->native);
-    generator_fill(run->options.seed, first / CASE_BATCH, batch->data, CASE_DATA_SIZE);
-    for (uint32_t i = 0; i < count; i++) {
-        generator_make(run->generator, run->options.seed, first + i, &batch->input[i]);
-    }
     batch->count = count;
     native_start(run->native);
     for (uint32_t i = 0; i < count; i++) {
@@ -153,7 +158,18 @@ static int run_batch(struct run *run, uint64_t first, uint32_t count, struct err
                                 first + i);
         }
     }
-    int rc = native_wait(run->native, err);
+    return native_wait(run->native, err);
+}
+
+/* Cases first..first+count, all of one batch of data. */
+static int run_batch(struct run *run, uint64_t first, uint32_t count, struct error *err)
+{
+    struct case_batch *batch = native_batch(run->native);
+    generator_fill(run->options.seed, first / CASE_BATCH, batch->data, CASE_DATA_SIZE);
+    for (uint32_t i = 0; i < count; i++) {
+        generator_make(run->generator, run->options.seed, first + i, &batch->input[i]);
+    }
+    int rc = run_both(run, first, count, err);
     if (rc < 0) {
         return rc;
     }
@@ -163,10 +179,43 @@ static int run_batch(struct run *run, uint64_t first, uint32_t count, struct err
     return 0;
 }
 
+/* The cases that once differed, with a few random states each. */
+static int run_known(struct run *run, struct error *err)
+{
+    struct case_batch *batch = native_batch(run->native);
+    for (uint32_t seed = 0; seed < KNOWN_STATES; seed++) {
+        generator_fill(seed, 0, batch->data, CASE_DATA_SIZE);
+        for (uint32_t i = 0; i < known_count; i++) {
+            (void)known_make(i, seed, &batch->input[i]);
+        }
+        int rc = run_both(run, 0, (uint32_t)known_count, err);
+        if (rc < 0) {
+            return rc;
+        }
+        for (uint32_t i = 0; i < known_count; i++) {
+            const struct case_output *native = &batch->output[i], *guest = &run->guest_output[i];
+            if (compare_outputs(&batch->input[i], native, guest, NULL) != COMPARE_DIFFERENT) {
+                continue;
+            }
+            run->different++;
+            printf("DIFFERENT: %s\n", known_make(i, seed, &batch->input[i]));
+            compare_print_case(&batch->input[i], stdout);
+            (void)compare_outputs(&batch->input[i], native, guest, stdout);
+        }
+    }
+    return 0;
+}
+
 static int run_all(struct run *run, struct error *err)
 {
     if (run->options.has_only_case) {
         return run_batch(run, run->options.only_case, 1, err);
+    }
+    if (run->options.only == NULL) {
+        int rc = run_known(run, err);
+        if (rc < 0) {
+            return rc;
+        }
     }
     double start = seconds_now();
     for (uint64_t first = 0; first < run->options.cases; first += CASE_BATCH) {

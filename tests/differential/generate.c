@@ -81,7 +81,7 @@ static bool differs_by_vendor(const struct x86_insn *insn, enum x86_code_size co
 }
 
 /* With that many prefixes bytes may be undefined and too long at once: which comes first is the model's choice. */
-#define MAX_PREFIXES 5
+#define MAX_PREFIXES 3
 
 static unsigned prefix_count(const uint8_t *bytes)
 {

@@ -49,8 +49,7 @@ struct simd_op {
     bool is_aligned;  /* unaligned memory is #GP */
     bool is_store;
     bool uses_gprs, writes_rcx, uses_flags, uses_mxcsr;
-    bool is_in_parts; /* x87: 8 bytes, then 2 */
-    bool is_waiting;  /* a pending x87 exception comes first */
+    bool is_waiting; /* a pending x87 exception comes first */
 };
 
 static always_inline void simd_check(struct soft_vcpu *v, const struct soft_op *op, uint8_t check)

@@ -93,16 +93,21 @@ static uint32_t alignment_of(const struct soft_op *op, const struct simd_op *s)
                                   : s->memory_size;
 }
 
-/* Packed decimals, and stores of 80 bits: 8 bytes and then 2, each with its own limit. */
-static void check_first_part(struct soft_vcpu *v, const struct soft_op *op, uint64_t offset,
-                             bool is_store)
+/* Formats of 80 bits are accessed as 8 bytes and then 2, images as their elements, each with its own limit: what the first
+ * access finds. */
+static void check_first_part(struct soft_vcpu *v, const struct soft_op *op, const struct simd_op *s,
+                             uint64_t offset)
 {
-    uint64_t gva = soft_linear_at(v, op, op->segment, offset, 8, is_store);
-    simd_check_ac(v, op, gva, 8);
-    if (is_store) {
-        soft_check_write(v, op, gva, 8);
+    uint32_t size = s->memory_size == 10 ? 8 : op->size == 2 ? 2 : 4;
+    uint64_t gva = soft_linear_at(v, op, op->segment, offset, size, s->is_store);
+    simd_check_ac(v, op, gva, alignment_of(op, s));
+    if (s->memory_size != 10) {
+        return;
+    }
+    if (s->is_store) {
+        soft_check_write(v, op, gva, size);
     } else {
-        soft_check_read(v, op, gva, 8);
+        soft_check_read(v, op, gva, size);
     }
 }
 
@@ -117,8 +122,8 @@ static void run_x87(struct soft_vcpu *v, const struct soft_op *op)
     uint64_t gva = 0, offset = 0;
     if (s->memory_size != 0) {
         offset = soft_offset(v, op);
-        if (s->is_in_parts) {
-            check_first_part(v, op, offset, s->is_store);
+        if (s->memory_size >= 10) {
+            check_first_part(v, op, s, offset);
         }
         gva = soft_linear_at(v, op, op->segment, offset, s->memory_size, s->is_store);
         simd_check_ac(v, op, gva, alignment_of(op, s));
@@ -432,7 +437,6 @@ bool simd_prepare_x87(struct soft_vcpu *v, const struct x86_insn *insn, struct s
     uint16_t high = (uint16_t)((insn->opcode & 7) << 8);
     s->is_waiting = !is_non_waiting(insn->id);
     s->x87_kind = kind_of(insn->id);
-    s->is_in_parts = insn->id == X86_ID_FBLD || (s->memory_size == 10 && s->is_store);
     s->fop = (uint16_t)(high | insn->modrm);
     out_op->data = s;
     out_op->fn = fn != NULL ? fn : run_x87;

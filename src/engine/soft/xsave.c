@@ -150,7 +150,7 @@ static uint64_t legacy_address(struct soft_vcpu *v, const struct soft_op *op, bo
 {
     simd_check(v, op, SIMD_CHECK_X87);
     /* The alignment is that of the first access, which finds its own limit before, the other ones theirs behind. */
-    simd_check_ac(v, op, soft_linear(v, op, 8, is_write), 4);
+    simd_check_ac(v, op, soft_linear(v, op, 8, false), 4);
     uint64_t gva = soft_linear(v, op, LEGACY_SIZE, is_write);
     if ((gva & 15) != 0 && x86_is_canonical(gva)) {
         soft_raise_error(v, op, X86_GP, 0);
