@@ -438,7 +438,7 @@ void soft_store_slow(struct soft_vcpu *v, const struct soft_op *op, uint64_t gva
 static void check_access(struct soft_vcpu *v, const struct soft_op *op, uint64_t gva, uint32_t size,
                          enum x86_access access)
 {
-    if (unlikely(soft_crosses_page(gva, size))) {
+    if (unlikely(first_part(gva, size) != size)) {
         check_second_page(v, op, linear_add(v, gva, first_part(gva, size)));
     }
     while (size) {
