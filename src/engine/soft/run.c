@@ -30,6 +30,16 @@ void soft_kick(struct vcpu *vcpu)
     wake(v);
 }
 
+/* INIT and SIPI in the order in which they come: what came before an INIT is void, a SIPI behind it waits until the INIT is
+ * done, be that before or after the run loop has taken it. */
+static void request_init(struct soft_vcpu *v)
+{
+    uint32_t seen = atomic_load(&v->requests), wanted;
+    do {
+        wanted = (seen & ~SOFT_REQUEST_SIPI) | SOFT_REQUEST_INIT;
+    } while (!atomic_compare_exchange_weak(&v->requests, &seen, wanted));
+}
+
 void soft_signal(struct vcpu *vcpu, enum vcpu_signal signal, uint8_t value)
 {
     struct soft_vcpu *v = soft_from_vcpu(vcpu);
@@ -41,7 +51,7 @@ void soft_signal(struct vcpu *vcpu, enum vcpu_signal signal, uint8_t value)
         soft_request(v, SOFT_REQUEST_NMI);
         break;
     case VCPU_SIGNAL_INIT:
-        soft_request(v, SOFT_REQUEST_INIT);
+        request_init(v);
         break;
     case VCPU_SIGNAL_SIPI:
         atomic_store(&v->sipi_vector, value);
@@ -78,10 +88,10 @@ static void take_init(struct soft_vcpu *v)
     bool is_bsp = v->apic_base & X86_APIC_BASE_BSP;
     soft_state_get(v, &state);
     x86_state_reset(&state, is_bsp, true);
-    (void)soft_state_set(v, &state, NULL); /* what reset makes is valid */
-    if (!is_bsp) {
-        v->activity = X86_ACTIVITY_WAIT_FOR_SIPI;
-    }
+    state.tsc = 0; /* goes on as it is, in step with those of the others */
+    state.activity = is_bsp ? X86_ACTIVITY_RUNNING : X86_ACTIVITY_WAIT_FOR_SIPI;
+    /* What reset makes is valid. Requests stay as they are: a SIPI may be among them by now. */
+    (void)soft_state_load(v, &state, NULL);
 }
 
 static void take_sipi(struct soft_vcpu *v)
@@ -94,6 +104,7 @@ static void take_sipi(struct soft_vcpu *v)
     v->segment[X86_CS].base = (uint32_t)vector << 12;
     v->rip = 0;
     v->activity = X86_ACTIVITY_RUNNING;
+    v->interrupt_waiting = true; /* requests of the time before have been dropped */
     soft_update_mode(v);
 }
 

@@ -154,7 +154,7 @@ static int check_rest(const struct x86_state *s, struct error *err)
     return 0;
 }
 
-int soft_state_set(struct soft_vcpu *v, const struct x86_state *state, struct error *err)
+int soft_state_load(struct soft_vcpu *v, const struct x86_state *state, struct error *err)
 {
     const struct vm_callbacks *callbacks = &v->vm->vm.config.callbacks;
     int rc = check_control(state, err);
@@ -182,11 +182,6 @@ int soft_state_set(struct soft_vcpu *v, const struct x86_state *state, struct er
     v->shadow_mov_ss = state->interrupt_shadow_mov_ss;
     v->interrupt_waiting = true;
     v->delivering = -1;
-    atomic_fetch_and(&v->requests, ~(SOFT_REQUEST_SIPI | SOFT_REQUEST_INIT | SOFT_REQUEST_NMI));
-    if (state->sipi_pending) {
-        atomic_store(&v->sipi_vector, state->sipi_vector);
-        soft_request(v, SOFT_REQUEST_SIPI);
-    }
     if (callbacks->apic_set_cr8) {
         callbacks->apic_set_cr8(callbacks->ctx, v->vcpu.index, (uint8_t)state->cr8);
     }
@@ -195,6 +190,20 @@ int soft_state_set(struct soft_vcpu *v, const struct x86_state *state, struct er
     soft_update_mode(v);
     if (v->kvm_system_time & 1) {
         soft_clock_set_system_time(v, v->kvm_system_time);
+    }
+    return 0;
+}
+
+int soft_state_set(struct soft_vcpu *v, const struct x86_state *state, struct error *err)
+{
+    int rc = soft_state_load(v, state, err);
+    if (rc < 0) {
+        return rc;
+    }
+    atomic_fetch_and(&v->requests, ~(SOFT_REQUEST_SIPI | SOFT_REQUEST_INIT | SOFT_REQUEST_NMI));
+    if (state->sipi_pending) {
+        atomic_store(&v->sipi_vector, state->sipi_vector);
+        soft_request(v, SOFT_REQUEST_SIPI);
     }
     return 0;
 }

@@ -112,6 +112,8 @@ bool soft_host_is_intel(void);
 
 /* state.c */
 void soft_state_get(struct soft_vcpu *v, struct x86_state *out);
+/* All of 'state' but its SIPI; events that were requested of the vCPU stay requested. */
+int soft_state_load(struct soft_vcpu *v, const struct x86_state *state, struct error *err);
 int soft_state_set(struct soft_vcpu *v, const struct x86_state *state, struct error *err);
 
 /* run.c */

@@ -148,6 +148,7 @@ struct soft_vcpu {
     bool interrupt_waiting; /* the APIC has one, but IF or a shadow is against it */
     bool nmi_waiting;
     bool is_stepping;
+    uint32_t pauses;    /* PAUSE since the host's CPU was last offered to others */
     bool has_delivered; /* an event, since the step began: no single-step trap for INT n */
     atomic_bool is_sleeping;
 

@@ -1,8 +1,14 @@
 /* Moves of general registers: MOV, MOVZX, MOVSX, LEA, XCHG of registers, CMOVcc, SETcc, BSWAP, the conversions of RAX,
  * and instructions that do nothing. */
+#include <sched.h>
+
 #include "engine/soft/block.h"
 #include "engine/soft/interpret/alu.h"
 #include "engine/soft/interpret/operand.h"
+#include "engine/soft/mmu.h"
+
+/* Some microseconds of a usual spin loop: more than what most locks are held for. */
+#define PAUSES_UNTIL_YIELD 64
 
 #define MOVE_SIZE(bits)                                                                            \
     static void mov##bits##_rr(struct soft_vcpu *v, const struct soft_op *op)                      \
@@ -197,6 +203,17 @@ static void nothing(struct soft_vcpu *v, const struct soft_op *op)
     SOFT_NEXT(v, op);
 }
 
+/* A guest that spins waits for another vCPU, which may need this very CPU of the host. */
+static void pause_spinning(struct soft_vcpu *v, const struct soft_op *op)
+{
+    if (++v->pauses % PAUSES_UNTIL_YIELD == 0) {
+        soft_leave_guest(v);
+        sched_yield();
+        soft_enter_guest(v);
+    }
+    SOFT_NEXT(v, op);
+}
+
 static void fence(struct soft_vcpu *v, const struct soft_op *op)
 {
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
@@ -316,8 +333,10 @@ bool soft_move_prepare(struct soft_vcpu *v, const struct x86_insn *insn, struct 
     case X86_ID_XLAT:
         out_op->fn = xlat;
         return true;
-    case X86_ID_NOP:
     case X86_ID_PAUSE:
+        out_op->fn = pause_spinning;
+        return true;
+    case X86_ID_NOP:
     case X86_ID_ENDBR32:
     case X86_ID_ENDBR64:
     case X86_ID_RDSSPD:
