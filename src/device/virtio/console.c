@@ -18,6 +18,7 @@ struct virtio_console {
     struct event_notifier *ready; /* to call input_ready without the lock */
     bool has_waiting_input;       /* the last input was not taken whole */
     uint16_t columns, rows;
+    bool is_size_told; /* to this driver */
     uint64_t sent_bytes, received_bytes;
     struct virtqueue_chain chain;
 };
@@ -49,6 +50,11 @@ static void transmit(struct virtio_console *console)
         console->sent_bytes += chain->readable_bytes;
         virtqueue_push(queue, chain, 0);
         count++;
+    }
+    /* Linux looks at the size only when it changes, and only once its console is there, which the first output shows. */
+    if (count != 0 && !console->is_size_told && console->columns != 0) {
+        console->is_size_told = true;
+        virtio_config_changed(virtio);
     }
     virtqueue_set_notify(queue, true);
     virtio_interrupt(virtio, TRANSMIT);
@@ -124,7 +130,12 @@ static void console_read_config(struct virtio_device *virtio, uint32_t offset, v
     memcpy(out_data, (const uint8_t *)&config + offset, size);
 }
 
-/* The terminal that the VM is restored on has its own size: nothing to save. */
+/* After a restore too: the terminal that the VM is restored on has its own size, so there is nothing to save. */
+static void console_start(struct virtio_device *virtio)
+{
+    console_from_virtio(virtio)->is_size_told = false;
+}
+
 static void console_stats(struct virtio_device *virtio,
                           void (*emit)(void *ctx, const char *name, uint64_t value), void *ctx)
 {
@@ -150,6 +161,7 @@ static const struct virtio_ops console_ops = {
     .queue_size = {QUEUE_SIZE, QUEUE_SIZE},
     .config_size = sizeof(struct virtio_console_config),
     .process = console_process,
+    .start = console_start,
     .read_config = console_read_config,
     .stats = console_stats,
     .destroy = console_destroy,
