@@ -120,6 +120,11 @@ static const struct {
 
 static void test_agreement(void)
 {
+    print_text("processor: ");
+    print_hex(get(0, 0, EBX));
+    print_text(" signature ");
+    print_hex(get(1, 0, EAX));
+    print_text("\n");
     uint32_t max = get(0, 0, EAX), max_extended = get(0x80000000, 0, EAX);
     check_range("leaves", 1, 0x40, max);
     check_range("extended leaves", 0x80000008, 0x80000040, max_extended);

@@ -221,13 +221,14 @@ static void test_selectors(void)
         {"DS: a TSS", TSS_SELECTOR, GP, TSS_SELECTOR, false},
         {"DS: last", KERNEL_DS, NO_TRAP, 0, false},
     };
+    bool checks_all = true;
     for (unsigned i = 0; i < ARRAY_COUNT(loads); i++) {
         if (loads[i].is_ss) {
             TRY("movl %0, %%ss", ::"r"((uint32_t)loads[i].selector));
         } else {
             TRY("movl %0, %%ds", ::"r"((uint32_t)loads[i].selector));
         }
-        check_trap(loads[i].name, loads[i].vector, loads[i].error);
+        checks_all &= check_trap(loads[i].name, loads[i].vector, loads[i].error);
     }
     asm volatile("movl %0, %%ss" ::"r"(KERNEL_DS));
     asm volatile("movl %0, %%es" ::"r"(SEL(6)));
@@ -248,9 +249,8 @@ static void test_selectors(void)
         {"far RET to code", KERNEL_CS, NO_TRAP, 0},
     };
     for (unsigned i = 0; i < ARRAY_COUNT(returns); i++) {
-        if (returns[i].selector == SEL(4) && cpu_is_qemus()) {
-            check_skipped(returns[i].name,
-                          "QEMU loads such a segment, and KVM cannot run the state");
+        if (returns[i].selector == SEL(4) && !checks_all) {
+            check_skipped(returns[i].name, "a processor that does not check would hang in there");
             continue;
         }
         TRY("pushq %0; pushq $772f; lretq; 772:", ::"r"((uint64_t)returns[i].selector));
@@ -272,7 +272,7 @@ static void test_selectors(void)
     uint32_t rights = 0, limit = 0;
     bool is_valid;
     asm volatile("larl %3, %0; setz %2; lsll %3, %1"
-                 : "=r"(rights), "=r"(limit), "=q"(is_valid)
+                 : "=&r"(rights), "=&r"(limit), "=&q"(is_valid)
                  : "r"(KERNEL_CS));
     /* The place of the limit is undefined. */
     check_equal("LAR", 0xa09b00, is_valid ? rights & 0xf0ff00 : 0);

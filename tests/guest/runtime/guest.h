@@ -204,8 +204,6 @@ extern uint64_t ecam_gpa;      /* 0: none */
 extern uint64_t ioapic_gpa;
 extern uint32_t cpu_apic_id[CPU_MAX];
 void platform_init(void);
-/* The processor below all engines is QEMU's TCG (a nested VM): after what it wrongly accepts, some states cannot be run. */
-bool cpu_is_qemus(void);
 /* Of the TSC, measured by the PM timer (or the RTC). */
 uint64_t tsc_hz(void);
 void wait_ns(uint64_t ns);

@@ -214,12 +214,6 @@ void ap_main(unsigned index)
     }
 }
 
-bool cpu_is_qemus(void)
-{
-    struct cpuid brand = cpuid(0x80000002, 0);
-    return brand.eax == 0x554d4551 && (brand.ebx & 0xffffff) == 0x435420; /* "QEMU TC" */
-}
-
 bool smp_start(void)
 {
     memcpy((void *)TRAMPOLINE_GPA, ap_trampoline, (size_t)(ap_trampoline_end - ap_trampoline));
