@@ -1,0 +1,135 @@
+"""Checks of the guest programs that are known to fail: engine -> {program: {name of the check: reason}}.
+
+"kvm" is that of the nested bed, whose processor is QEMU's TCG.
+"""
+
+QEMU = "QEMU's TCG departs from the manuals below KVM"
+KVM = "KVM's own emulation departs from the manuals"
+KVM_CHECKS = {"an illegal vector shows in ESR", "x2APIC: EOI takes 0 only", "x2APIC: TPR has 8 bits", "TF: over REP OUTSB and IN",
+              "port: after OUT", "port: after IN"}
+
+
+def by_reason(*names):
+    return {name: KVM if name in KVM_CHECKS else QEMU for name in names}
+
+
+KNOWN_FAILURES = {
+    "soft": {},
+    "kvm": {
+        "apic": by_reason(
+            "an illegal vector shows in ESR",
+            "x2APIC: EOI takes 0 only",
+            "x2APIC: TPR has 8 bits",
+        ),
+        "cpuid": by_reason(
+            "AVX",
+            "AVX2",
+            "F16C",
+            "FMA",
+            "VAES",
+            "the size with AVX",
+        ),
+        "debug": by_reason(
+            "DR6 is only ever set",
+            "GD: BD in DR6",
+            "GD: access to a debug register",
+            "GD: cleared for the handler",
+            "INT1 from user mode, whatever the gate's DPL",
+            "INT1: RIP behind it",
+            "TF: over REP OUTSB and IN",
+            "a stop",
+            "access: by MOV SS, one instruction later",
+            "fetch: RF lasts one instruction",
+            "its DR6",
+            "port: after IN",
+            "port: after OUT",
+        ),
+        "faults": by_reason(
+            "#AC of 8 bytes at 4",
+            "#AC of a misaligned read",
+            "#AC of a misaligned write",
+            "#AC: RIP",
+            "#GP of a call: RIP",
+            "#GP of a call: RSP",
+            "#GP of a jump: RIP",
+            "#GP of a null DS (IRET has cleared that of CPL 0)",
+            "#GP of a return: RIP",
+            "#GP of a return: RSP",
+            "#GP of an access across the canonical border",
+            "#SS of POP",
+            "#SS of PUSH",
+            "#SS of RBP as base",
+            "#UD C6 /1",
+            "#UD LOCK BT",
+            "#UD LOCK on MOV",
+            "#UD LOCK on TEST",
+            "#UD of LOCK before #PF",
+            "#UD through an absent gate",
+            "INT beyond the table",
+            "INT from user mode: DPL 0",
+            "INT through an absent gate",
+            "INT through no gate",
+            "INT to a non-canonical handler",
+            "LTR: null",
+            "SS: null with RPL 3",
+            "an addition across pages",
+        ),
+        "interrupts": by_reason(
+            "CR8 has four bits",
+        ),
+        "modes": by_reason(
+            "SYSCALL: masked flags",
+            "V86: over 64 KiB",
+            "real mode: an access over 64 KiB",
+            "segment downwards, 16 bits: over the end",
+            "segment downwards: over the end",
+            "segment downwards: within the limit",
+            "segment in pages: over its limit",
+            "segment: null",
+            "segment: over its limit",
+            "segment: read-only",
+            "stack segment: over its limit",
+        ),
+        "msr": by_reason(
+            "WRGSBASE non-canonical",
+            "non-canonical",
+        ),
+        "paging": by_reason(
+            "1 GiB page: reserved bit 20",
+            "2 MiB page: reserved bit 13",
+            "4 MiB page: reserved bit 21",
+            "NX without NXE is reserved",
+            "PAE: NX is reserved without NXE",
+            "PAE: NX page, write",
+            "PAE: absent",
+            "PAE: absent pointer",
+            "PAE: fetch",
+            "PAE: fetch from an NX page",
+            "PAE: read-only",
+            "PAE: reserved bit 62",
+            "PAE: user read of a supervisor page",
+            "PS at level 4 is reserved",
+            "reserved bit 51: fetch",
+            "reserved bit 51: read",
+            "reserved bit 51: user fetch",
+            "reserved bit 51: user read",
+            "reserved bit 51: user write",
+            "reserved bit 51: write",
+        ),
+        "xsave": by_reason(
+            "#MF at the next x87 instruction",
+            "#UD in its place without OSXMMEXCPT",
+            "#XM",
+            "AVX",
+            "AVX does not care for EM",
+            "AVX with TS",
+            "FXRSTOR: reserved bits of MXCSR",
+            "MMX",
+            "MXCSR: reserved bits",
+            "SSE",
+            "XGETBV",
+            "XSAVE with TS",
+            "unexpected trap",
+        ),
+    },
+}
