@@ -213,9 +213,38 @@ static void prepare_common(const struct x86_insn *insn, struct soft_op *op, uint
                 (insn->address_bytes == 4 ? SOFT_OP_ADDRESS_32 : 0);
 }
 
-static void prepare(struct soft_vcpu *v, const struct x86_insn *insn, struct soft_op *op)
+/* Does the CPU that the guest sees have 'insn'? To one that does not, some look like others, as their prefix means nothing. */
+static bool is_announced(const struct soft_vcpu *v, struct x86_insn *insn)
+{
+    unsigned feature = x86_rows[insn->row].feature;
+    if (likely(v->instruction_sets >> feature & 1)) {
+        return true;
+    }
+    switch (insn->id) {
+    case X86_ID_TZCNT:
+        insn->id = X86_ID_BSF;
+        return true;
+    case X86_ID_LZCNT:
+        insn->id = X86_ID_BSR;
+        return true;
+    case X86_ID_WBNOINVD:
+        insn->id = X86_ID_WBINVD;
+        return true;
+    case X86_ID_LAHF:
+    case X86_ID_SAHF:
+        return insn->code_size != X86_CODE_64;
+    default:
+        return false;
+    }
+}
+
+static void prepare(struct soft_vcpu *v, struct x86_insn *insn, struct soft_op *op)
 {
     uint32_t attributes = x86_rows[insn->row].attributes;
+    if (!is_announced(v, insn)) {
+        op->fn = op_undefined;
+        return;
+    }
     if (attributes & (X86_ROW_X87 | X86_ROW_MMX | X86_ROW_SSE | X86_ROW_VEX)) {
         if (!soft_simd_prepare(v, insn, op)) {
             op->fn = op_undefined;

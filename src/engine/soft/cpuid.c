@@ -1,6 +1,7 @@
 /* What this engine can run, as CPUID: instruction sets that the host has and this engine passes through, system features that it
  * models itself. */
 #include <cpuid.h>
+#include <stddef.h>
 #include <string.h>
 
 #include "base/core/bits.h"
@@ -11,18 +12,20 @@
      BIT(25) | BIT(26) | BIT(28) | BIT(29) | BIT(30))
 /* FPU VME DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2 */
 #define LEAF_1_EDX 0x078bfbffu
-/* FSGSBASE TSC_ADJUST BMI1 AVX2 SMEP BMI2 ERMS INVPCID RDSEED ADX SMAP CLFLUSHOPT CLWB */
+/* FSGSBASE TSC_ADJUST BMI1 AVX2 SMEP BMI2 ERMS INVPCID RDSEED ADX SMAP CLFLUSHOPT CLWB SHA */
 #define LEAF_7_EBX                                                                                 \
     (BIT(0) | BIT(1) | BIT(3) | BIT(5) | BIT(7) | BIT(8) | BIT(9) | BIT(10) | BIT(18) | BIT(19) |  \
-     BIT(20) | BIT(23) | BIT(24))
+     BIT(20) | BIT(23) | BIT(24) | BIT(29))
 /* What the host must have, as its own units execute it. */
 #define LEAF_7_EBX_FROM_HOST                                                                       \
-    (BIT(3) | BIT(5) | BIT(8) | BIT(9) | BIT(18) | BIT(19) | BIT(23) | BIT(24))
+    (BIT(3) | BIT(5) | BIT(8) | BIT(9) | BIT(18) | BIT(19) | BIT(23) | BIT(24) | BIT(29))
 #define LEAF_7_ECX_UMIP  BIT(2)
 #define LEAF_7_ECX_RDPID BIT(22)
-#define LEAF_7_EDX_FSRM  BIT(4)
-/* LAHF LZCNT PREFETCHW; SYSCALL NX 1-GiB pages RDTSCP LM */
-#define LEAF_81_ECX (BIT(0) | BIT(5) | BIT(8))
+/* VAES VPCLMULQDQ */
+#define LEAF_7_ECX_FROM_HOST (BIT(9) | BIT(10))
+#define LEAF_7_EDX_FSRM      BIT(4)
+/* LAHF LZCNT SSE4A PREFETCHW; SYSCALL NX 1-GiB pages RDTSCP LM */
+#define LEAF_81_ECX (BIT(0) | BIT(5) | BIT(6) | BIT(8))
 #define LEAF_81_EDX (BIT(11) | BIT(20) | BIT(26) | BIT(27) | BIT(29))
 
 #define PHYSICAL_BITS 40u
@@ -81,7 +84,7 @@ static void add_basic(struct x86_cpuid *cpuid)
     uint32_t from_host = (uint32_t)LEAF_7_EBX_FROM_HOST;
     r = (struct registers){
         .ebx = wanted & (host.ebx | ~from_host),
-        .ecx = (uint32_t)(LEAF_7_ECX_UMIP | LEAF_7_ECX_RDPID),
+        .ecx = (uint32_t)(LEAF_7_ECX_UMIP | LEAF_7_ECX_RDPID | (host.ecx & LEAF_7_ECX_FROM_HOST)),
         .edx = (uint32_t)LEAF_7_EDX_FSRM | (soft_host_is_intel() ? (uint32_t)BIT(29) : 0),
     };
     add(cpuid, 7, 0, true, r);
@@ -165,6 +168,79 @@ static struct x86_cpuid_entry find(const struct soft_vcpu *v, uint32_t leaf, uin
     return entry ? *entry : (struct x86_cpuid_entry){0};
 }
 
+/* Where CPUID announces what rows of the instruction table depend on. */
+#define ANNOUNCED(name, leaf_number, subleaf_number, reg, bit_number)                              \
+    {                                                                                              \
+        X86_FEATURE_##name, bit_number, offsetof(struct x86_cpuid_entry, reg), leaf_number,        \
+            subleaf_number                                                                         \
+    }
+static const struct {
+    uint8_t feature, bit;
+    uint16_t reg; /* where in the entry */
+    uint32_t leaf, subleaf;
+} announced[] = {
+    ANNOUNCED(X87, 1, 0, edx, 0),
+    ANNOUNCED(CLFLUSH, 1, 0, edx, 19),
+    ANNOUNCED(MMX, 1, 0, edx, 23),
+    ANNOUNCED(FXSR, 1, 0, edx, 24),
+    ANNOUNCED(SSE, 1, 0, edx, 25),
+    ANNOUNCED(SSE2, 1, 0, edx, 26),
+    ANNOUNCED(SSE3, 1, 0, ecx, 0),
+    ANNOUNCED(PCLMULQDQ, 1, 0, ecx, 1),
+    ANNOUNCED(MONITOR, 1, 0, ecx, 3),
+    ANNOUNCED(SSSE3, 1, 0, ecx, 9),
+    ANNOUNCED(FMA, 1, 0, ecx, 12),
+    ANNOUNCED(CX16, 1, 0, ecx, 13),
+    ANNOUNCED(SSE4_1, 1, 0, ecx, 19),
+    ANNOUNCED(SSE4_2, 1, 0, ecx, 20),
+    ANNOUNCED(MOVBE, 1, 0, ecx, 22),
+    ANNOUNCED(POPCNT, 1, 0, ecx, 23),
+    ANNOUNCED(AES, 1, 0, ecx, 25),
+    ANNOUNCED(XSAVE, 1, 0, ecx, 26),
+    ANNOUNCED(AVX, 1, 0, ecx, 28),
+    ANNOUNCED(F16C, 1, 0, ecx, 29),
+    ANNOUNCED(RDRAND, 1, 0, ecx, 30),
+    ANNOUNCED(FSGSBASE, 7, 0, ebx, 0),
+    ANNOUNCED(BMI1, 7, 0, ebx, 3),
+    ANNOUNCED(AVX2, 7, 0, ebx, 5),
+    ANNOUNCED(BMI2, 7, 0, ebx, 8),
+    ANNOUNCED(INVPCID, 7, 0, ebx, 10),
+    ANNOUNCED(RDSEED, 7, 0, ebx, 18),
+    ANNOUNCED(ADX, 7, 0, ebx, 19),
+    ANNOUNCED(SMAP, 7, 0, ebx, 20),
+    ANNOUNCED(CLFLUSHOPT, 7, 0, ebx, 23),
+    ANNOUNCED(CLWB, 7, 0, ebx, 24),
+    ANNOUNCED(SHA, 7, 0, ebx, 29),
+    ANNOUNCED(VAES, 7, 0, ecx, 9),
+    ANNOUNCED(VPCLMULQDQ, 7, 0, ecx, 10),
+    ANNOUNCED(RDPID, 7, 0, ecx, 22),
+    ANNOUNCED(XSAVEOPT, 0xd, 1, eax, 0),
+    ANNOUNCED(XSAVEC, 0xd, 1, eax, 1),
+    ANNOUNCED(XSAVES, 0xd, 1, eax, 3),
+    ANNOUNCED(LAHF, 0x80000001u, 0, ecx, 0),
+    ANNOUNCED(LZCNT, 0x80000001u, 0, ecx, 5),
+    ANNOUNCED(SSE4A, 0x80000001u, 0, ecx, 6),
+    ANNOUNCED(RDTSCP, 0x80000001u, 0, edx, 27),
+    ANNOUNCED(WBNOINVD, 0x80000008u, 0, ebx, 9),
+};
+
+_Static_assert(X86_FEATURE_COUNT <= 64, "a bit for each in one word");
+
+static uint64_t instruction_sets(const struct soft_vcpu *v)
+{
+    /* CET: what it has outside of the shadow stacks are no-operations everywhere. */
+    uint64_t sets = BIT(X86_FEATURE_NONE) | BIT(X86_FEATURE_CET);
+    for (size_t i = 0; i < ARRAY_COUNT(announced); i++) {
+        struct x86_cpuid_entry entry = find(v, announced[i].leaf, announced[i].subleaf);
+        uint32_t value;
+        memcpy(&value, (const uint8_t *)&entry + announced[i].reg, sizeof(value));
+        if (value & BIT(announced[i].bit)) {
+            sets |= BIT(announced[i].feature);
+        }
+    }
+    return sets;
+}
+
 void soft_features_set(struct soft_vcpu *v)
 {
     struct x86_cpuid_entry leaf1 = find(v, 1, 0), leaf7 = find(v, 7, 0);
@@ -189,6 +265,7 @@ void soft_features_set(struct soft_vcpu *v)
         .gbpages = leaf81.edx & BIT(26),
         .rdtscp = leaf81.edx & BIT(27),
     };
+    v->instruction_sets = instruction_sets(v);
     v->physical_bits = leaf88.eax & 0xff ? (uint8_t)(leaf88.eax & 0xff) : 36;
     if (v->physical_bits > 52) {
         v->physical_bits = 52;

@@ -155,6 +155,7 @@ struct soft_vcpu {
     struct vcpu vcpu;
     struct soft_vm *vm;
     struct x86_cpuid cpuid;
+    uint64_t instruction_sets; /* bit n: enum x86_feature n is announced to the guest */
     uint8_t physical_bits;
     struct soft_features {
         bool pcid, smep, smap, umip, fsgsbase, nx, gbpages, rdtscp, rdpid, invpcid, xsave, x2apic,
