@@ -18,6 +18,9 @@
 
 static noreturn_fn void leave_instruction(struct soft_vcpu *v)
 {
+    if (unlikely(v->has_stopped_others)) {
+        soft_resume_others(v);
+    }
     siglongjmp(v->raise_to, 1);
 }
 

@@ -262,6 +262,11 @@ void soft_leave_guest(struct soft_vcpu *v)
 void soft_enter_guest(struct soft_vcpu *v)
 {
     atomic_store(&v->is_in_guest, true);
+    while (unlikely(atomic_load(&v->requests) & SOFT_REQUEST_STOP)) {
+        atomic_store(&v->is_in_guest, false);
+        soft_wait_while_stopped(v);
+        atomic_store(&v->is_in_guest, true);
+    }
     if (unlikely(atomic_load(&v->requests) & SOFT_REQUEST_FLUSH_WRITES)) {
         soft_tlb_flush_writes(v);
     }

@@ -58,6 +58,13 @@ void soft_vm_flush_writes(struct soft_vm *vm, struct soft_vcpu *self);
 void soft_leave_guest(struct soft_vcpu *v);
 void soft_enter_guest(struct soft_vcpu *v);
 
+/* stop.c. From here to soft_resume_others no other vCPU runs guest code: for accesses that must be whole. An exception that is
+ * raised between the two resumes them. Translations from before may have changed. */
+void soft_stop_others(struct soft_vcpu *v);
+void soft_resume_others(struct soft_vcpu *v);
+/* Until nobody has stopped the others; only outside of guest code. */
+void soft_wait_while_stopped(struct soft_vcpu *v);
+
 struct x86_paging soft_paging(const struct soft_vcpu *v);
 struct x86_paging_memory soft_paging_memory(struct soft_vcpu *v);
 

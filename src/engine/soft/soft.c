@@ -33,7 +33,7 @@ static int soft_vm_create(const struct vm_config *config, struct vm **out_vm, st
     vm->vm.config = *config;
     pthread_mutex_init(&vm->lock, NULL);
     pthread_mutex_init(&vm->code_lock, NULL);
-    pthread_mutex_init(&vm->split_lock, NULL);
+    pthread_mutex_init(&vm->stop_lock, NULL);
     vm->is_intel = soft_host_is_intel();
     soft_clock_init(vm);
     *out_vm = &vm->vm;
@@ -57,7 +57,7 @@ static void soft_vm_destroy(struct vm *base)
     free_dirty(vm);
     pthread_mutex_destroy(&vm->lock);
     pthread_mutex_destroy(&vm->code_lock);
-    pthread_mutex_destroy(&vm->split_lock);
+    pthread_mutex_destroy(&vm->stop_lock);
     free(vm);
 }
 

@@ -30,6 +30,7 @@ struct soft_vm;
 #define SOFT_REQUEST_STEP                                                                          \
     0x0040u /* own: TF, an interrupt shadow or a breakpoint: one instruction at a time */
 
+#define SOFT_REQUEST_STOP  0x0080u /* stay out of the guest until another vCPU takes this back */
 #define SOFT_REQUEST_CLOCK 0x0100u /* write the kvmclock structure again */
 
 /* The soft TLB: direct mapped, one array for each kind of access rights. A tag is the page's address plus the epoch of its
@@ -148,6 +149,7 @@ struct soft_vcpu {
     bool interrupt_waiting; /* the APIC has one, but IF or a shadow is against it */
     bool nmi_waiting;
     bool is_stepping;
+    bool has_stopped_others;
     uint32_t pauses;    /* PAUSE since the host's CPU was last offered to others */
     bool has_delivered; /* an event, since the step began: no single-step trap for INT n */
     atomic_bool is_sleeping;
@@ -185,9 +187,9 @@ struct soft_vcpu {
 struct soft_vm {
     struct vm vm;
     struct soft_vcpu *_Atomic vcpu[ENGINE_MAX_VCPUS];
-    pthread_mutex_t lock;       /* the vcpu array, the dirty log */
-    pthread_mutex_t code_lock;  /* block.c: a page is being marked as code */
-    pthread_mutex_t split_lock; /* locked accesses that no host instruction can do in one piece */
+    pthread_mutex_t lock;      /* the vcpu array, the dirty log */
+    pthread_mutex_t code_lock; /* block.c: a page is being marked as code */
+    pthread_mutex_t stop_lock; /* held by the vCPU that has stopped all others, see stop.c */
     _Atomic(_Atomic uint64_t *) dirty[GUEST_MEMORY_MAX_SLOTS];
     _Atomic uint64_t *dirty_storage[GUEST_MEMORY_MAX_SLOTS];
     uint64_t initial_tsc_offset; /* so that the guest's counter starts near 0 */

@@ -1,4 +1,4 @@
-/* Signals that the software engine's vCPUs get from other threads: INIT and SIPI in every order. */
+/* What the software engine's vCPUs do to each other: INIT and SIPI in every order, locked accesses across pages. */
 #include "soft_guest.h"
 
 #include <pthread.h>
@@ -75,10 +75,79 @@ static void test_init_sipi(void **state)
     guest_end(&g);
 }
 
+/* One adds 1 to the upper half of what lies across two pages, the other counts that half up by itself until the first one is
+ * done. */
+GUEST_CODE_BLOCK(crossing_locks, ".code64",
+                 "mov $1000, %ecx\n mov $1, %eax\n shl $32, %rax\n"
+                 "1: lock add %rax, 0x20ffc\n dec %ecx\n jnz 1b\n"
+                 "movl $1, 0x22000\n out %al, $0xf4\n hlt\n"
+                 ".org crossing_locks + 0x100\n xor %ebx, %ebx\n"
+                 "2: lock incl 0x21000\n inc %rbx\n cmpl $0, 0x22000\n je 2b\n"
+                 "out %al, $0xf4\n hlt\n");
+
+struct runner {
+    struct soft_guest *guest;
+    uint32_t index;
+};
+
+static void *run_to_exit(void *arg)
+{
+    struct runner *r = arg;
+    (void)soft_engine_ops.vcpu_run(r->guest->vcpu[r->index]);
+    return NULL;
+}
+
+static void test_crossing_locks(void **state)
+{
+    struct soft_guest g;
+    struct x86_state s;
+    struct error err = {0};
+    pthread_t thread[2];
+    guest_start(&g, 2);
+    struct runner runner[2] = {{&g, 0}, {&g, 1}};
+    for (uint32_t i = 0; i < 2; i++) {
+        guest_long_mode(&g, i, crossing_locks, GUEST_CODE_SIZE(crossing_locks), &s);
+        s.rip += i * 0x100;
+        assert_int_equal(soft_engine_ops.vcpu_set_state(g.vcpu[i], &s, &err), 0);
+    }
+    for (uint32_t i = 0; i < 2; i++) {
+        assert_int_equal(pthread_create(&thread[i], NULL, run_to_exit, &runner[i]), 0);
+    }
+    for (uint32_t i = 0; i < 2; i++) {
+        pthread_join(thread[i], NULL);
+    }
+    assert_int_equal(soft_engine_ops.vcpu_get_state(g.vcpu[1], &s, &err), 0);
+    assert_int_equal(guest_get64(&g, 0x21000), 1000 + s.gpr[X86_RBX]);
+    assert_int_equal(guest_get64(&g, 0x20ff8), 0);
+    guest_end(&g);
+}
+
+/* A fault of the second page leaves the others free. */
+GUEST_CODE_BLOCK(crossing_fault, ".code64",
+                 "lock incq 0x30fffc\n hlt\n"
+                 ".org crossing_fault + 0x100\n lock incq 0x20ffc\n mov %cr2, %rcx\n"
+                 "out %al, $0xf4\n hlt\n");
+
+static void test_crossing_fault(void **state)
+{
+    struct soft_guest g;
+    struct x86_state s, after;
+    guest_start(&g, 2);
+    guest_long_mode(&g, 0, crossing_fault, GUEST_CODE_SIZE(crossing_fault), &s);
+    guest_put64(&g, GUEST_PML4 + 0x4000 + 0x110 * 8, 0);
+    guest_gate(&g, X86_PF, GUEST_CODE + 0x100, 0, 0);
+    assert_int_equal(guest_run(&g, 0, &s, &after), VCPU_EXIT_KICKED);
+    assert_int_equal(after.gpr[X86_RCX], 0x310000);
+    assert_int_equal(guest_get64(&g, 0x20ffc), 1);
+    guest_end(&g);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_init_sipi),
+        cmocka_unit_test(test_crossing_locks),
+        cmocka_unit_test(test_crossing_fault),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,7 +1,7 @@
 /* Locked read-modify-writes, and those that are often used so: XCHG with memory, XADD, CMPXCHG, CMPXCHG8B and 16B.
  *
  * Host atomics on guest memory: a loop around compare-and-swap does for every operation. What lies across two pages, or on
- * a device, is done under the VM's split_lock; against the others' accesses in one piece it is then not atomic. */
+ * a device, is done while all other vCPUs stand still. */
 #include "engine/soft/block.h"
 #include "engine/soft/interpret/alu.h"
 #include "engine/soft/interpret/operand.h"
@@ -31,12 +31,12 @@
                 soft_written(v, &page);                                                            \
             }                                                                                      \
         } else {                                                                                   \
-            pthread_mutex_lock(&v->vm->split_lock);                                                \
+            soft_stop_others(v);                                                                   \
             soft_load_unchecked(v, op, gva, &old, bits / 8);                                       \
             status = v->status;                                                                    \
             result = result_of_old;                                                                \
             soft_store_unchecked(v, op, gva, &result, bits / 8);                                   \
-            pthread_mutex_unlock(&v->vm->split_lock);                                              \
+            soft_resume_others(v);                                                                 \
         }                                                                                          \
         v->status = status;                                                                        \
         and_then;                                                                                  \
@@ -175,11 +175,11 @@ static void cmpxchg8b(struct soft_vcpu *v, const struct soft_op *op)
             soft_written(v, &page);
         }
     } else {
-        pthread_mutex_lock(&v->vm->split_lock);
+        soft_stop_others(v);
         soft_load_unchecked(v, op, gva, &old, 8);
         uint64_t result = old == expected ? desired : old;
         soft_store_unchecked(v, op, gva, &result, 8);
-        pthread_mutex_unlock(&v->vm->split_lock);
+        soft_resume_others(v);
     }
     set_zero_flag(v, old == expected);
     if (old != expected) {
