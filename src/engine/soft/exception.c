@@ -363,4 +363,6 @@ void soft_deliver(struct soft_vcpu *v, uint8_t vector, unsigned event, uint32_t 
     }
     v->delivering = DELIVERING_NOTHING;
     v->has_delivered = true;
+    /* A step that MOV to SS has put off is lost, with TF, where the next instruction enters a handler. */
+    v->pending_dr6 &= ~(uint64_t)SOFT_DR6_BS;
 }

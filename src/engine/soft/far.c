@@ -539,6 +539,17 @@ static void set_flat(struct soft_vcpu *v, uint16_t cs, uint16_t ss, unsigned cpl
     v->cpl = (uint8_t)cpl;
 }
 
+/* SYSCALL and SYSRET trap by the TF that they leave, so that a kernel that masks TF is not stepped into, and a program is
+ * stepped right behind its SYSCALL. */
+static void trap_by_new_tf(struct soft_vcpu *v)
+{
+    v->goes_by_new_tf = true;
+    if (v->flags & X86_FLAG_TF) {
+        v->pending_dr6 |= SOFT_DR6_BS;
+        soft_request(v, SOFT_REQUEST_STEP);
+    }
+}
+
 static void syscall(struct soft_vcpu *v, const struct soft_op *op)
 {
     if (!(v->efer & X86_EFER_SCE) || !soft_is_protected(v) ||
@@ -561,6 +572,7 @@ static void syscall(struct soft_vcpu *v, const struct soft_op *op)
         soft_set_flags(v, 0, X86_FLAG_IF | X86_FLAG_RF | X86_FLAG_VM);
     }
     soft_update_mode(v);
+    trap_by_new_tf(v);
 }
 
 static void sysret(struct soft_vcpu *v, const struct soft_op *op)
@@ -585,6 +597,7 @@ static void sysret(struct soft_vcpu *v, const struct soft_op *op)
         soft_set_flags(v, X86_FLAG_IF, X86_FLAG_IF);
     }
     soft_update_mode(v);
+    trap_by_new_tf(v);
 }
 
 static void sysenter(struct soft_vcpu *v, const struct soft_op *op)

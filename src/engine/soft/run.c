@@ -12,8 +12,6 @@
     (SOFT_REQUEST_KICK | SOFT_REQUEST_INTERRUPT | SOFT_REQUEST_NMI | SOFT_REQUEST_INIT |           \
      SOFT_REQUEST_SIPI)
 
-#define DR6_BS (1u << 14)
-
 static void wake(struct soft_vcpu *v)
 {
     if (atomic_load(&v->is_sleeping)) {
@@ -211,6 +209,7 @@ static void step(struct soft_vcpu *v)
     check_breakpoints(v);
     v->flags &= ~X86_FLAG_RF;
     v->has_delivered = false;
+    v->goes_by_new_tf = false;
     run_block(v, true);
     if (had_shadow_sti) {
         v->shadow_sti = false;
@@ -218,8 +217,8 @@ static void step(struct soft_vcpu *v)
     if (had_shadow_mov_ss) {
         v->shadow_mov_ss = false;
     }
-    if (had_tf && !v->has_delivered) {
-        v->pending_dr6 |= DR6_BS;
+    if (had_tf && !v->has_delivered && !v->goes_by_new_tf) {
+        v->pending_dr6 |= SOFT_DR6_BS;
     }
     if (v->pending_dr6 && !v->shadow_mov_ss) {
         deliver_debug_trap(v);
@@ -264,6 +263,9 @@ static bool serve_requests(struct soft_vcpu *v, enum vcpu_exit *out_exit)
     }
     if (v->exception_pending || v->nmi_injected || v->interrupt_injected) {
         deliver_saved(v);
+    }
+    if (v->pending_dr6 && !v->shadow_mov_ss) {
+        deliver_debug_trap(v); /* SYSRET's; before interrupts */
     }
     deliver_interrupts(v);
     if (v->activity == X86_ACTIVITY_HALTED) {

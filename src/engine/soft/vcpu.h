@@ -75,6 +75,8 @@ struct soft_jump_entry {
     struct soft_block *block;
 };
 
+#define SOFT_DR6_BS (1u << 14)
+
 struct soft_vcpu {
     /* The hot part. */
     uint64_t gpr[X86_GPR_COUNT + 3]; /* and the pseudo registers SOFT_REG_* */
@@ -148,6 +150,7 @@ struct soft_vcpu {
     int delivering;
     bool interrupt_waiting; /* the APIC has one, but IF or a shadow is against it */
     bool nmi_waiting;
+    bool goes_by_new_tf; /* SYSCALL and SYSRET: single steps go by the TF that they leave */
     bool is_stepping;
     bool has_stopped_others;
     uint32_t pauses;    /* PAUSE since the host's CPU was last offered to others */
