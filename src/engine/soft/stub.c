@@ -30,7 +30,7 @@ struct soft_stubs {
     uint8_t *writable;
     uint8_t *executable;
     uint32_t used;
-    uint32_t count;
+    uint32_t count, max_count;
     uint32_t recovery[SOFT_STUB_UD + 1];
     bool has_avx;
     struct stub_slot *slots;
@@ -128,6 +128,7 @@ static int stubs_create(struct soft_stubs **out_stubs, struct error *err)
         return error_set_errno(err, saved_errno,
                                "mapping memory for the stubs of SIMD instructions");
     }
+    stubs->max_count = STUBS_SLOT_COUNT / 2;
     stubs->has_avx = __builtin_cpu_supports("avx");
     for (uint32_t result = SOFT_STUB_XM; result <= SOFT_STUB_UD; result++) {
         uint8_t code[STUB_MAX_SIZE];
@@ -179,6 +180,13 @@ void soft_stubs_put(struct soft_stubs *stubs)
     pthread_mutex_unlock(&stubs_lock);
 }
 
+void soft_stubs_limit(struct soft_stubs *stubs, uint32_t count)
+{
+    pthread_mutex_lock(&stubs_lock);
+    stubs->max_count = MIN(count, STUBS_SLOT_COUNT / 2);
+    pthread_mutex_unlock(&stubs_lock);
+}
+
 static uint32_t key_hash(const uint8_t key[16])
 {
     uint64_t low, high;
@@ -213,8 +221,7 @@ bool soft_stub_find(struct soft_stubs *stubs, const struct x86_insn *insn,
     }
     if (slot->key[sizeof(op.bytes) - 1] != 0) {
         found = true;
-    } else if (stubs->count < STUBS_SLOT_COUNT / 2 &&
-               stubs->used + STUB_MAX_SIZE <= STUBS_CODE_SIZE) {
+    } else if (stubs->count < stubs->max_count && stubs->used + STUB_MAX_SIZE <= STUBS_CODE_SIZE) {
         uint8_t code[STUB_MAX_SIZE];
         size_t op_offset;
         size_t size = stub_emit(&shape, &op, code, &op_offset);

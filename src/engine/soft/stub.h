@@ -79,6 +79,9 @@ struct soft_stubs;
 int must_check soft_stubs_get(struct soft_stubs **out_stubs, struct error *err);
 void soft_stubs_put(struct soft_stubs *stubs);
 
+/* Makes no more than 'count' from now on, those that there are counted. */
+void soft_stubs_limit(struct soft_stubs *stubs, uint32_t count);
+
 /* The stub of 'insn', made if there is none. False: it is none that a stub can run. Threads: any. */
 bool soft_stub_find(struct soft_stubs *stubs, const struct x86_insn *insn,
                     struct soft_stub *out_stub);
