@@ -142,6 +142,8 @@ static const struct {
     {3, 0x00, 0x01, true, "some CPUs ignore VEX.W of VPERMQ and VPERMPD"},
     {1, 0x00, 0x00, false, "LOCK with LLDT and its like: a bad address may come first"},
     {1, 0x01, 0x01, false, "MONITORX, MWAITX, CLZERO, RDPRU, INVLPGB, TLBSYNC", 0xfa, 0xff},
+    {1, 0x01, 0x01, false, "VMX with prefixes", 0xc0, 0xc4},
+    {1, 0x01, 0x01, false, "SVM with prefixes", 0xd8, 0xdf},
     {1, 0x01, 0x01, false, "RDPKRU, WRPKRU, SERIALIZE with prefixes", 0xe8, 0xef},
     {1, 0x20, 0x23, false, "AMD's LOCK MOV for CR8"},
     {2, 0xf8, 0xf9, false, "MOVDIRI, MOVDIR64B"},

@@ -406,7 +406,7 @@ struct soft_block *soft_block_find(struct soft_vcpu *v, bool is_single)
         block = entry->block;
     } else {
         v->op = NULL;
-        if (!is_single && v->code_size != X86_CODE_64 && v->rip > v->segment[X86_CS].limit) {
+        if (v->code_size != X86_CODE_64 && v->rip > v->segment[X86_CS].limit) {
             soft_raise_error(v, NULL, X86_GP, 0);
         }
         block = find_by_gpa(v, linear, key);
