@@ -130,12 +130,13 @@ struct x86_table {
 #define X86_CR4_SMAP       (1u << 21)
 #define X86_CR4_PKE        (1u << 22)
 
-#define X86_EFER_SCE   (1u << 0)
-#define X86_EFER_LME   (1u << 8)
-#define X86_EFER_LMA   (1u << 10)
-#define X86_EFER_NXE   (1u << 11)
-#define X86_EFER_SVME  (1u << 12)
-#define X86_EFER_FFXSR (1u << 14)
+#define X86_EFER_SCE    (1u << 0)
+#define X86_EFER_LME    (1u << 8)
+#define X86_EFER_LMA    (1u << 10)
+#define X86_EFER_NXE    (1u << 11)
+#define X86_EFER_SVME   (1u << 12)
+#define X86_EFER_FFXSR  (1u << 14)
+#define X86_EFER_AIBRSE (1u << 21) /* automatic IBRS */
 
 /* Exception vectors (Intel SDM 3A table 6-1). */
 enum x86_exception {

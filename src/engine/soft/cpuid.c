@@ -28,6 +28,13 @@
 #define LEAF_81_ECX (BIT(0) | BIT(5) | BIT(6) | BIT(8))
 #define LEAF_81_EDX (BIT(11) | BIT(20) | BIT(26) | BIT(27) | BIT(29))
 
+/* What a guest need not protect itself from here, where none of its instructions runs ahead of the others: no branch goes where
+ * code of another privilege has taught a predictor to go, no load passes a store. That spares it costly detours. */
+#define LFENCE_SERIALIZES BIT(2)
+#define AUTOMATIC_IBRS    BIT(8)
+#define SRSO_NO           BIT(29)
+#define SSB_NO            BIT(26)
+
 #define PHYSICAL_BITS 40u
 
 struct registers {
@@ -128,11 +135,12 @@ static void add_extended(struct x86_cpuid *cpuid)
     /* An invariant TSC, as the host's own. */
     add(cpuid, 0x80000007u, 0, false, (struct registers){.edx = BIT(8)});
     r = (struct registers){.eax = PHYSICAL_BITS | 48u << 8};
+    if (!soft_host_is_intel()) {
+        r.ebx = (uint32_t)SSB_NO;
+    }
     add(cpuid, 0x80000008u, 0, false, r);
     if (!soft_host_is_intel()) {
-        /* LFENCE serialises (bit 2); no need for what the guest cannot suffer from here: automatic IBRS (bit 8), not
-         * vulnerable to SRSO (bit 29: SRSO_NO). */
-        uint32_t bits = (uint32_t)(BIT(2) | BIT(29));
+        uint32_t bits = (uint32_t)(LFENCE_SERIALIZES | AUTOMATIC_IBRS | SRSO_NO);
         add(cpuid, 0x80000021u, 0, false, (struct registers){.eax = bits});
     }
 }
@@ -245,6 +253,7 @@ void soft_features_set(struct soft_vcpu *v)
 {
     struct x86_cpuid_entry leaf1 = find(v, 1, 0), leaf7 = find(v, 7, 0);
     struct x86_cpuid_entry leaf81 = find(v, 0x80000001u, 0), leaf88 = find(v, 0x80000008u, 0);
+    struct x86_cpuid_entry leaf8_21 = find(v, 0x80000021u, 0);
     v->features = (struct soft_features){
         .vme = leaf1.edx & BIT(1),
         .pge = leaf1.edx & BIT(13),
@@ -261,6 +270,7 @@ void soft_features_set(struct soft_vcpu *v)
         .rdpid = leaf7.ecx & BIT(22),
         .arch_capabilities = leaf7.edx & BIT(29),
         .spec_ctrl = leaf7.edx & BIT(26),
+        .automatic_ibrs = leaf8_21.eax & AUTOMATIC_IBRS,
         .nx = leaf81.edx & BIT(20),
         .gbpages = leaf81.edx & BIT(26),
         .rdtscp = leaf81.edx & BIT(27),

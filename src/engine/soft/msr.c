@@ -185,7 +185,8 @@ bool soft_msr_read(struct soft_vcpu *v, uint32_t msr, uint64_t *out_value)
 static bool write_efer(struct soft_vcpu *v, uint64_t value)
 {
     uint64_t allowed = X86_EFER_SCE | X86_EFER_LME | X86_EFER_LMA | X86_EFER_FFXSR |
-                       (v->features.nx ? X86_EFER_NXE : 0);
+                       (v->features.nx ? X86_EFER_NXE : 0) |
+                       (v->features.automatic_ibrs ? X86_EFER_AIBRSE : 0);
     if (value & ~allowed) {
         return false;
     }
