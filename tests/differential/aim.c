@@ -65,6 +65,9 @@ void aim_memory(struct builder *b, const struct x86_insn *insn, uint8_t *bytes)
         }
     }
     uint64_t target = target_address(random, size) - segment_base(out, insn->segment);
+    if (aim_is_xsave(insn) && random_percent(random, 70)) {
+        target = CASE_DATA_BASE + CASE_XSAVE_OFFSET - segment_base(out, insn->segment);
+    }
     uint64_t mask = insn_address_mask(insn);
     uint64_t index_part = 0;
     if (insn->index != X86_BASE_NONE && !insn->is_vsib) {
@@ -162,6 +165,12 @@ static void aim_bit_offset(struct builder *b, const struct x86_insn *insn)
             b->out->code_size != X86_CODE_64 ? (uint32_t)offset : (uint64_t)offset;
         b->used |= 1u << reg;
     }
+}
+
+bool aim_is_xsave(const struct x86_insn *insn)
+{
+    return insn->id == X86_ID_XSAVE || insn->id == X86_ID_XSAVEC || insn->id == X86_ID_XSAVEOPT ||
+           insn->id == X86_ID_XRSTOR;
 }
 
 void aim_implicit(struct builder *b, const struct x86_insn *insn)

@@ -26,6 +26,9 @@ struct builder {
  * encoding, whose displacement may change. */
 void aim_memory(struct builder *b, const struct x86_insn *insn, uint8_t *bytes);
 
+/* Is it of the XSAVE family, with a mask of components in EDX:EAX? */
+bool aim_is_xsave(const struct x86_insn *insn);
+
 /* The same for addresses and counts that no ModRM byte names. */
 void aim_implicit(struct builder *b, const struct x86_insn *insn);
 

@@ -13,6 +13,9 @@
 #define CASE_DATA_SIZE  8192u
 #define CASE_CONST_SIZE 4096u
 
+/* An area of the data pages whose header XRSTOR accepts. */
+#define CASE_XSAVE_OFFSET 0x240u
+
 /* FS and GS bases in 64-bit mode (their selectors are null). */
 #define CASE_FS_BASE (CASE_DATA_BASE + 0x400u)
 #define CASE_GS_BASE (CASE_DATA_BASE + 0x1400u)

@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <string.h>
 
+#include "aim.h"
 #include "base/core/compiler.h"
 #include "base/core/endian.h"
 #include "cpu/x86/decode.h"
@@ -117,6 +118,9 @@ static bool has_wide_operand(const struct case_input *in, const struct case_outp
         if (insn.operand[i].kind == X86_OPERAND_MEM && insn.operand[i].size_bytes > 32) {
             return true;
         }
+    }
+    if (aim_is_xsave(&insn)) {
+        return true;
     }
     /* The x87 environment. */
     bool has_image = insn.map == 0 && insn.has_memory && (insn.opcode & 0xfb) == 0xd9;

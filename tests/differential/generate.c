@@ -18,6 +18,17 @@ void generator_fill(uint64_t seed, uint64_t index, uint8_t *out_data, size_t siz
     for (size_t i = 0; i + 32 <= size; i += 32) {
         state_random_vector(&random, out_data + i, 32);
     }
+    if (size < CASE_XSAVE_OFFSET + CASE_XSAVE_SIZE) {
+        return;
+    }
+    uint8_t *area = out_data + CASE_XSAVE_OFFSET;
+    uint64_t present = random_below(&random, 8);
+    memset(area + X86_XSAVE_HEADER, 0, 64);
+    le64_put(area + X86_XSAVE_HEADER, present);
+    if (random_percent(&random, 40)) {
+        le64_put(area + X86_XSAVE_HEADER + 8, 1ull << 63 | present | random_below(&random, 8));
+    }
+    le32_put(area + 24, (uint32_t)random_next(&random) & 0xffff);
 }
 
 /* Where the displacement of a relative branch stands, for when the others are known. */
@@ -123,6 +134,16 @@ static bool add_decoded(struct builder *b, struct x86_insn *insn, uint8_t *bytes
     if (out->insn_count > 0 && (written & b->pointers) != 0 && random_percent(b->random, 70)) {
         return false;
     }
+    if (aim_is_xsave(insn)) {
+        /* The host may have more components than guests: none of them is asked for. */
+        const uint32_t mask_registers = 1u << X86_RAX | 1u << X86_RDX;
+        if ((b->used & mask_registers) != 0) {
+            return false;
+        }
+        out->state.gpr[X86_RAX] = random_below(b->random, 8);
+        out->state.gpr[X86_RDX] = 0;
+        b->used |= mask_registers;
+    }
     if (insn->has_memory) {
         aim_memory(b, insn, bytes);
     }
@@ -135,7 +156,7 @@ static bool add_decoded(struct builder *b, struct x86_insn *insn, uint8_t *bytes
     out->code_bytes = (uint16_t)(out->code_bytes + insn->length);
     b->next_rip += insn->length;
     /* Which bits MXCSR has differs: nobody reads the image afterwards. */
-    b->is_over = insn->id == X86_ID_FXSAVE;
+    b->is_over = insn->id == X86_ID_FXSAVE || (aim_is_xsave(insn) && insn->id != X86_ID_XRSTOR);
     return true;
 }
 

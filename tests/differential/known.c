@@ -85,6 +85,8 @@ static const struct {
      BYTES(0x0f, 0xae, 0x08), .reg = {SET(RAX, 0x10ce)}, .flags = X86_FLAG_AC},
     {"fxsave: alignment before the segment's type", FLAT32, BYTES(0x2e, 0x0f, 0xae, 0x00),
      .reg = {SET(RAX, CASE_DATA_BASE + 2)}, .flags = X86_FLAG_AC},
+    {"xsave: the AVX component leaves the segment", SEGMENT32(DATA16, CODE32),
+     BYTES(0x36, 0x0f, 0xae, 0x20), .reg = {SET(RAX, 0xfd00), SET(RDX, 0)}},
     {"ldmxcsr with the bit for unaligned operands", FLAT64, BYTES(0x0f, 0xae, 0x10),
      .reg = {SET(RAX, CASE_DATA_BASE + CASE_DATA_SIZE)}},
 };

@@ -195,7 +195,8 @@ static uint64_t requested(const struct soft_vcpu *v)
     return mask & v->xcr0;
 }
 
-static uint64_t area_address(struct soft_vcpu *v, const struct soft_op *op, bool is_write)
+static uint64_t area_address(struct soft_vcpu *v, const struct soft_op *op, uint32_t size,
+                             bool is_write)
 {
     if ((v->cr4 & X86_CR4_OSXSAVE) == 0) {
         soft_raise(v, op, X86_UD);
@@ -203,7 +204,7 @@ static uint64_t area_address(struct soft_vcpu *v, const struct soft_op *op, bool
     if ((v->cr0 & X86_CR0_TS) != 0) {
         soft_raise(v, op, X86_NM);
     }
-    uint64_t gva = soft_linear(v, op, LEGACY_SIZE + HEADER_SIZE, is_write);
+    uint64_t gva = soft_linear(v, op, size, is_write);
     if ((gva & 63) != 0 && x86_is_canonical(gva)) {
         soft_raise_error(v, op, X86_GP, 0);
     }
@@ -219,9 +220,9 @@ static void avx_get(const struct soft_vcpu *v, unsigned count, uint8_t *out_area
 
 static void save(struct soft_vcpu *v, const struct soft_op *op, enum save_kind kind)
 {
-    uint64_t gva = area_address(v, op, true);
     uint64_t mask = requested(v);
     uint32_t size = mask & X86_XCR0_AVX ? AREA_SIZE : LEGACY_SIZE + HEADER_SIZE;
+    uint64_t gva = area_address(v, op, size, true);
     soft_check_write(v, op, gva, size);
     uint8_t area[AREA_SIZE];
     soft_load_unchecked(v, op, gva, area, size);
@@ -296,7 +297,7 @@ static bool is_header_good(const struct soft_vcpu *v, const uint8_t *header, boo
 
 static void restore(struct soft_vcpu *v, const struct soft_op *op, bool is_supervisor)
 {
-    uint64_t gva = area_address(v, op, false);
+    uint64_t gva = area_address(v, op, LEGACY_SIZE + HEADER_SIZE, false);
     uint64_t mask = requested(v);
     uint8_t area[AREA_SIZE];
     soft_load_unchecked(v, op, gva + LEGACY_SIZE, area + LEGACY_SIZE, HEADER_SIZE);
@@ -307,6 +308,7 @@ static void restore(struct soft_vcpu *v, const struct soft_op *op, bool is_super
     bool is_compact = (le64_get(area + X86_XSAVE_HEADER + 8) & XCOMP_COMPACT) != 0;
     soft_load_unchecked(v, op, gva, area, LEGACY_SIZE);
     if ((loaded & X86_XCR0_AVX) != 0) {
+        (void)soft_linear(v, op, AREA_SIZE, false); /* the whole area has to be in the segment */
         soft_load_unchecked(v, op, gva + X86_XSAVE_AVX_OFFSET, area + X86_XSAVE_AVX_OFFSET, 256);
     }
     uint32_t mxcsr = v->mxcsr;
