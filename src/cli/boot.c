@@ -150,7 +150,8 @@ const struct verb boot_verb = {
     .description =
         "Boots a kernel in a new VM and stays until it ends. The console is this terminal;\n"
         "Ctrl-] then q quits, Ctrl-] then ? lists what else there is. Sizes take K, M, G and T.\n"
-        "SIGINT and SIGTERM press the power button; a second one stops the VM at once.\n",
+        "SIGINT and SIGTERM press the power button; a second one stops the VM at once, as do\n"
+        "60 seconds after SIGTERM.\n",
     .examples =
         "  hull boot --kernel vmlinuz --initrd initrd.img --append console=ttyS0 --memory 1G\n"
         "  hull boot -k vmlinuz -d disk.img -a 'root=/dev/vda console=ttyS0' -c 2\n"

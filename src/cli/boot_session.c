@@ -16,6 +16,7 @@
 #define ESCAPE        0x1d /* Ctrl-] */
 #define PUMP_SIZE     4096 /* one write that poll allowed does not block: a pipe takes PIPE_BUF */
 #define QUIT_GRACE_NS 3000000000ull
+#define TERM_GRACE_NS 60000000000ull /* for a guest to shut down after SIGTERM */
 
 /* One direction of the console: what was read and is not written yet. */
 struct pump {
@@ -205,6 +206,10 @@ static void stop_signal(struct session *session, int number)
     if (session->stop_signals == 1) {
         order(session, "poweroff");
         note("power button pressed; once more to stop at once");
+        if (number == SIGTERM) {
+            /* From a script, which may have nobody to press twice. */
+            session->kill_ns = clock_monotonic_ns() + TERM_GRACE_NS;
+        }
     } else {
         kill_vmm(session);
     }
