@@ -124,7 +124,11 @@ static void mark_code(struct soft_vcpu *v, const struct soft_page *page)
         atomic_fetch_and(flags, (uint8_t)~SOFT_PAGE_WRITABLE);
         soft_vm_flush_writes(v->vm, v);
     }
-    atomic_fetch_or(flags, SOFT_PAGE_CODE_READY);
+    /* Not if a writer has taken the mark away meanwhile: later ones would find a page that nobody decodes. */
+    uint8_t seen = atomic_load(flags);
+    while ((seen & GUEST_PAGE_CODE) &&
+           !atomic_compare_exchange_weak(flags, &seen, seen | SOFT_PAGE_CODE_READY)) {
+    }
     pthread_mutex_unlock(&v->vm->code_lock);
 }
 

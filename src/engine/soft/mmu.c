@@ -6,7 +6,8 @@
  *
  *   to install a write entry:  set WRITABLE; install only if CODE was not set in the byte seen.
  *   to decode (block.c):       under code_lock: set CODE; if WRITABLE was set, clear it and make all vCPUs drop their write
- *                              entries (request flag, acknowledged between two blocks or outside of guest code); set READY.
+ *                              entries (request flag, acknowledged between two blocks or outside of guest code); set READY if
+ *                              CODE is still set, else begin again.
  *                              Then read the generation, see that READY is still set, and only then read the bytes.
  *   to write without entry:    store; full fence; if CODE is set: raise the generation, clear CODE and READY (the page may
  *                              be written fast again), raise the generation again.

@@ -5,6 +5,7 @@
 #include <sched.h>
 #include <stdatomic.h>
 #include <time.h>
+#include <unistd.h>
 
 #define COUNTER     0x20000u
 #define SIPI_VECTOR (GUEST_CODE >> 12)
@@ -142,12 +143,60 @@ static void test_crossing_fault(void **state)
     guest_end(&g);
 }
 
+/* One calls a function over and over and tells what it returns; the other writes around in the function's page, then the value to
+ * return, and waits to be told it. Ends after that many values, or never if a writer goes unnoticed. */
+GUEST_CODE_BLOCK(patched_code, ".code64",
+                 "mov $1, %ecx\n"
+                 "1: mov %ecx, 0x30800\n mov %ecx, 0x30804\n mov %ecx, 0x30808\n"
+                 "mov %ecx, 0x30001\n"
+                 "2: pause\n cmp %ecx, 0x22000\n jne 2b\n"
+                 "inc %ecx\n cmp $4000, %ecx\n jne 1b\n"
+                 "movl $1, 0x22004\n out %al, $0xf4\n hlt\n"
+                 ".org patched_code + 0x100\n mov $0x30000, %ebx\n"
+                 "3: call *%rbx\n mov %eax, 0x22000\n cmpl $0, 0x22004\n je 3b\n"
+                 "out %al, $0xf4\n hlt\n");
+
+static void test_patched_code(void **state)
+{
+    static const uint8_t function[] = {0xb8, 0, 0, 0, 0, 0xc3}; /* mov $0, %eax; ret */
+    struct soft_guest g;
+    struct x86_state s;
+    struct error err = {0};
+    pthread_t thread[2];
+    guest_start(&g, 2);
+    struct runner runner[2] = {{&g, 0}, {&g, 1}};
+    guest_put(&g, 0x30000, function, sizeof(function));
+    for (uint32_t i = 0; i < 2; i++) {
+        guest_long_mode(&g, i, patched_code, GUEST_CODE_SIZE(patched_code), &s);
+        s.rip += i * 0x100;
+        s.gpr[X86_RSP] -= i * 0x1000;
+        assert_int_equal(soft_engine_ops.vcpu_set_state(g.vcpu[i], &s, &err), 0);
+    }
+    for (uint32_t i = 0; i < 2; i++) {
+        assert_int_equal(pthread_create(&thread[i], NULL, run_to_exit, &runner[i]), 0);
+    }
+    const time_t end = time(NULL) + 60;
+    while (!guest_get64(&g, 0x22004) && time(NULL) < end) {
+        usleep(1000);
+    }
+    bool is_done = guest_get64(&g, 0x22004);
+    for (uint32_t i = 0; i < 2; i++) {
+        if (!is_done) {
+            soft_engine_ops.vcpu_kick(g.vcpu[i]);
+        }
+        pthread_join(thread[i], NULL);
+    }
+    assert_true(is_done);
+    guest_end(&g);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_init_sipi),
         cmocka_unit_test(test_crossing_locks),
         cmocka_unit_test(test_crossing_fault),
+        cmocka_unit_test(test_patched_code),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
