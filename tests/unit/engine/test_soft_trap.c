@@ -10,10 +10,10 @@
 #define PAGE_FAULT  "0xe"
 
 #define HANDLERS                                                                                   \
-    ".org code_start + 0x800\n push $1\n jmp 9f\n"                                                 \
-    ".org code_start + 0x810\n push $3\n jmp 9f\n"                                                 \
-    ".org code_start + 0x820\n push $0x40\n jmp 9f\n"                                              \
-    ".org code_start + 0x830\n movq $14, (%rsp)\n"                                                 \
+    ".org 77b + 0x800\n push $1\n jmp 9f\n"                                                        \
+    ".org 77b + 0x810\n push $3\n jmp 9f\n"                                                        \
+    ".org 77b + 0x820\n push $0x40\n jmp 9f\n"                                                     \
+    ".org 77b + 0x830\n movq $14, (%rsp)\n"                                                        \
     " mov $0x30000, %esi\n jmp 9f\n"                                                               \
     "9: push %rax\n push %rbx\n mov " LOG_POINTER ", %rbx\n"                                       \
     "mov 16(%rsp), %rax\n mov %rax, (%rbx)\n mov 24(%rsp), %rax\n mov %rax, 8(%rbx)\n"             \
@@ -73,14 +73,14 @@ static void assert_event(const struct run *run, size_t index, uint64_t vector, u
 /* Offsets: popf at 0x10, the traced code at 0x11, the end at 0x100. */
 #define TRACED(name, text)                                                                         \
     GUEST_CODE_BLOCK(name, ".code64",                                                              \
-                     ".set code_start, " #name "\n"                                                \
+                     "77:\n"                                                                       \
                      "pushfq\n orq $0x100, (%rsp)\n mov %ss, %eax\n mov $3, %ecx\n"                \
-                     ".balign 16, 0x90\n.org code_start + 0x20, 0x90\n popfq\n" text               \
-                     ".org code_start + 0x100, 0x90\n out %al, $0xf4\n hlt\n" HANDLERS)
+                     ".balign 16, 0x90\n.org 77b + 0x20, 0x90\n popfq\n" text                      \
+                     ".org 77b + 0x100, 0x90\n out %al, $0xf4\n hlt\n" HANDLERS)
 
 /* 0x21 nop, 0x22 int3, 0x23 nop, 0x24 int $0x40, 0x26 nop, then TF goes. */
 TRACED(software_interrupts, "nop\n int3\n nop\n int $0x40\n nop\n"
-                            "pushfq\n andq $~0x100, (%rsp)\n popfq\n nop\n jmp code_start+0x100\n");
+                            "pushfq\n andq $~0x100, (%rsp)\n popfq\n nop\n jmp 77b+0x100\n");
 
 static void int3_and_int_n_deliver_themselves(void **state)
 {
@@ -102,7 +102,7 @@ static void int3_and_int_n_deliver_themselves(void **state)
 
 /* 0x21 mov ss, 0x23 nop, 0x24 mov ss, 0x26 int $0x40, 0x28 nop. */
 TRACED(mov_ss, "mov %eax, %ss\n nop\n mov %eax, %ss\n int $0x40\n nop\n"
-               "pushfq\n andq $~0x100, (%rsp)\n popfq\n jmp code_start+0x100\n");
+               "pushfq\n andq $~0x100, (%rsp)\n popfq\n jmp 77b+0x100\n");
 
 static void mov_ss_puts_the_step_off(void **state)
 {
@@ -115,7 +115,7 @@ static void mov_ss_puts_the_step_off(void **state)
 
 /* 0x21 mov ss, 0x23 a fault (the handler repairs RSI), then it goes on. */
 TRACED(mov_ss_fault, "mov $0x7f000000, %esi\n mov %eax, %ss\n mov (%rsi), %edx\n nop\n"
-                     "pushfq\n andq $~0x100, (%rsp)\n popfq\n jmp code_start+0x100\n");
+                     "pushfq\n andq $~0x100, (%rsp)\n popfq\n jmp 77b+0x100\n");
 
 static void a_fault_behind_mov_ss_is_no_step(void **state)
 {
@@ -128,7 +128,7 @@ static void a_fault_behind_mov_ss_is_no_step(void **state)
 }
 
 TRACED(repeated, "rep movsb\n nop\n"
-                 "pushfq\n andq $~0x100, (%rsp)\n popfq\n jmp code_start+0x100\n");
+                 "pushfq\n andq $~0x100, (%rsp)\n popfq\n jmp 77b+0x100\n");
 
 static void rep_steps_by_element(void **state)
 {
@@ -142,7 +142,7 @@ static void rep_steps_by_element(void **state)
 }
 
 TRACED(icebp, ".byte 0xf1\n nop\n"
-              "pushfq\n andq $~0x100, (%rsp)\n popfq\n jmp code_start+0x100\n");
+              "pushfq\n andq $~0x100, (%rsp)\n popfq\n jmp 77b+0x100\n");
 
 static void int1_is_one_trap(void **state)
 {
@@ -155,13 +155,13 @@ static void int1_is_one_trap(void **state)
 
 /* The program at 0x40 has TF, comes back by SYSRET at 0x60 with TF, and ends by INT 40's handler's end... */
 GUEST_CODE_BLOCK(fast_call, ".code64",
-                 ".set code_start, fast_call\n"
-                 "jmp code_start+0x60\n"
-                 ".org code_start + 0x40, 0x90\n nop\n syscall\n nop\n nop\n syscall\n"
+                 "77:\n"
+                 "jmp 77b+0x60\n"
+                 ".org 77b + 0x40, 0x90\n nop\n syscall\n nop\n nop\n syscall\n"
                  /* the kernel: the first time back with the program's flags, then the end */
-                 ".org code_start + 0x60, 0x90\n mov $0x10040, %ecx\n mov $0x102, %r11d\n"
+                 ".org 77b + 0x60, 0x90\n mov $0x10040, %ecx\n mov $0x102, %r11d\n"
                  "sysretq\n"
-                 ".org code_start + 0x80, 0x90\n incl 0x21000\n cmpl $2, 0x21000\n je 1f\n"
+                 ".org 77b + 0x80, 0x90\n incl 0x21000\n cmpl $2, 0x21000\n je 1f\n"
                  "sysretq\n 1: out %al, $0xf4\n hlt\n" HANDLERS);
 
 static void prepare_fast_call(struct x86_state *state)
