@@ -74,24 +74,23 @@ static always_inline struct soft_tlb_entry *soft_tlb_slot(struct soft_vcpu *v, u
     return &v->tlb->entry[(gva >> GUEST_PAGE_SHIFT) & (SOFT_TLB_SIZE - 1)];
 }
 
-static always_inline uint64_t soft_tlb_tag(const struct soft_vcpu *v, uint64_t gva)
+static always_inline uint64_t soft_tlb_tag(uint64_t gva)
 {
-    return (gva & ~(uint64_t)(GUEST_PAGE_SIZE - 1)) | v->tlb_epoch[gva >> 63];
+    return gva & ~(uint64_t)(GUEST_PAGE_SIZE - 1);
 }
 
 /* Host address of [gva, gva + size) if the TLB knows it as readable (writable) and it lies in one page; else NULL: take the
  * slow path. Writing through it is a plain guest write. #AC is not checked: NULL if it is in force and gva is unaligned.
- * The tag compared is that of the last byte's page, the entry that of the first: they differ if a page ends between. */
+ * The one comparison finds both another page and an access that leaves the page. */
 static always_inline void *soft_fast_access(struct soft_vcpu *v, uint64_t gva, uint32_t size,
                                             bool is_write)
 {
     struct soft_tlb_entry *entry = soft_tlb_slot(v, gva);
-    uint64_t tag = is_write ? entry->write_tag : entry->read_tag;
-    if (unlikely(tag != soft_tlb_tag(v, gva + size - 1) ||
-                 (v->align_check && (gva & (size - 1))))) {
+    uint64_t offset = gva - (is_write ? entry->write_tag : entry->read_tag);
+    if (unlikely(offset > GUEST_PAGE_SIZE - size || (v->align_check && (gva & (size - 1))))) {
         return NULL;
     }
-    void *hva = (void *)(gva + entry->addend);
+    void *hva = entry->hva + offset;
     if (!hva) {
         __builtin_unreachable();
     }

@@ -178,6 +178,11 @@ static void note_large_page(struct soft_vcpu *v, uint64_t gva, uint64_t page_siz
     range->last = MAX(range->last, first + page_size - 1);
 }
 
+static void clear_entry(size_t index, struct soft_tlb_entry *entry)
+{
+    entry->read_tag = entry->write_tag = entry->fetch_tag = soft_tlb_invalid(index);
+}
+
 /* Takes a translation into the TLB; a write only where 'is_write'. */
 static void tlb_fill(struct soft_vcpu *v, uint64_t gva, enum x86_access access,
                      const struct x86_translation *translation)
@@ -190,18 +195,20 @@ static void tlb_fill(struct soft_vcpu *v, uint64_t gva, enum x86_access access,
         return;
     }
     struct soft_tlb_entry *entry = soft_tlb_slot(v, gva);
-    uint64_t tag = soft_tlb_tag(v, gva);
-    uintptr_t addend = (uintptr_t)page.hva - align_down(gva, GUEST_PAGE_SIZE);
-    bool is_same = entry->addend == addend &&
+    size_t index = (size_t)(entry - v->tlb->entry);
+    uint64_t tag = soft_tlb_tag(gva);
+    bool is_same = entry->hva == page.hva &&
                    (entry->read_tag == tag || entry->write_tag == tag || entry->fetch_tag == tag);
     if (!is_same) {
-        *entry = (struct soft_tlb_entry){.addend = addend};
+        clear_entry(index, entry);
+        entry->hva = page.hva;
+        v->tlb->filled[gva >> 63][index / 64] |= BIT(index % 64);
     }
     if (access == X86_ACCESS_FETCH) {
         entry->fetch_tag = tag;
     } else {
         entry->read_tag = tag;
-        entry->write_tag = 0;
+        entry->write_tag = soft_tlb_invalid(index);
         if (access == X86_ACCESS_WRITE && claim_writable(v, &page)) {
             entry->write_tag = tag;
         }
@@ -241,14 +248,13 @@ static uint64_t translate(struct soft_vcpu *v, const struct soft_op *op, uint64_
 uint64_t soft_fetch_translate(struct soft_vcpu *v, uint64_t gva)
 {
     const struct soft_tlb_entry *entry = soft_tlb_slot(v, gva);
-    if (likely(entry->fetch_tag == soft_tlb_tag(v, gva))) {
+    if (likely(entry->fetch_tag == soft_tlb_tag(gva))) {
         /* Entries hold host addresses only; slots are few. */
         const struct guest_memory *memory = v->vm->vm.config.memory;
-        uintptr_t hva = gva + entry->addend;
         for (size_t i = 0; i < memory->slot_count; i++) {
-            uint64_t offset = hva - (uintptr_t)memory->slot[i].hva;
+            uint64_t offset = (uintptr_t)entry->hva - (uintptr_t)memory->slot[i].hva;
             if (offset < memory->slot[i].size_bytes) {
-                return memory->slot[i].gpa + offset;
+                return memory->slot[i].gpa + offset + (gva & (GUEST_PAGE_SIZE - 1));
             }
         }
     }
@@ -451,7 +457,7 @@ static void check_access(struct soft_vcpu *v, const struct soft_op *op, uint64_t
         uint32_t part = first_part(gva, size);
         struct soft_tlb_entry *entry = soft_tlb_slot(v, gva);
         uint64_t tag = access == X86_ACCESS_WRITE ? entry->write_tag : entry->read_tag;
-        if (tag != soft_tlb_tag(v, gva)) {
+        if (tag != soft_tlb_tag(gva)) {
             (void)translate(v, op, gva, access);
         }
         gva = linear_add(v, gva, part);
@@ -542,22 +548,46 @@ void soft_system_store(struct soft_vcpu *v, uint64_t gva, const void *data, uint
     }
 }
 
-static void next_epoch(struct soft_vcpu *v, int half)
+/* Is the entry's page in the upper half? What is not valid looks so, too, but then some tag is valid or all are not. */
+static bool is_in_upper_half(const struct soft_tlb_entry *entry)
+{
+    return (entry->read_tag & entry->write_tag & entry->fetch_tag) >> 63;
+}
+
+static void flush_half(struct soft_vcpu *v, unsigned half)
 {
     v->large[half] = (struct soft_large_range){.first = UINT64_MAX};
-    if (++v->tlb_epoch[half] == GUEST_PAGE_SIZE) {
-        memset(v->tlbs, 0, sizeof(v->tlbs));
-        v->tlb_epoch[half] = 1;
+    for (int i = 0; i < SOFT_TLB_MODES; i++) {
+        struct soft_tlb *tlb = &v->tlbs[i];
+        for (size_t word = 0; word < ARRAY_COUNT(tlb->filled[half]); word++) {
+            for (uint64_t left = tlb->filled[half][word]; left; left &= left - 1) {
+                size_t index = word * 64 + (size_t)__builtin_ctzll(left);
+                if (is_in_upper_half(&tlb->entry[index]) == (half == 1)) {
+                    clear_entry(index, &tlb->entry[index]);
+                }
+            }
+            tlb->filled[half][word] = 0;
+        }
     }
+}
+
+void soft_tlb_init(struct soft_vcpu *v)
+{
+    for (int i = 0; i < SOFT_TLB_MODES; i++) {
+        for (size_t n = 0; n < SOFT_TLB_SIZE; n++) {
+            clear_entry(n, &v->tlbs[i].entry[n]);
+        }
+    }
+    v->large[0].first = v->large[1].first = UINT64_MAX;
 }
 
 void soft_tlb_flush(struct soft_vcpu *v, bool with_global)
 {
     v->stats.tlb_flushes++;
-    next_epoch(v, 0);
+    flush_half(v, 0);
     if (with_global || v->high_half_has_local) {
         v->high_half_has_local = false;
-        next_epoch(v, 1);
+        flush_half(v, 1);
     }
     soft_new_block_epoch(v);
 }
@@ -570,9 +600,8 @@ void soft_tlb_flush_page(struct soft_vcpu *v, uint64_t gva)
         return;
     }
     for (int i = 0; i < SOFT_TLB_MODES; i++) {
-        struct soft_tlb_entry *entry =
-            &v->tlbs[i].entry[(gva >> GUEST_PAGE_SHIFT) & (SOFT_TLB_SIZE - 1)];
-        *entry = (struct soft_tlb_entry){0};
+        size_t index = (gva >> GUEST_PAGE_SHIFT) & (SOFT_TLB_SIZE - 1);
+        clear_entry(index, &v->tlbs[i].entry[index]);
     }
     soft_new_block_epoch(v);
 }
@@ -581,7 +610,7 @@ void soft_tlb_flush_writes(struct soft_vcpu *v)
 {
     for (int i = 0; i < SOFT_TLB_MODES; i++) {
         for (size_t n = 0; n < SOFT_TLB_SIZE; n++) {
-            v->tlbs[i].entry[n].write_tag = 0;
+            v->tlbs[i].entry[n].write_tag = soft_tlb_invalid(n);
         }
     }
     atomic_fetch_and(&v->requests, ~SOFT_REQUEST_FLUSH_WRITES);

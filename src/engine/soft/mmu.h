@@ -45,6 +45,7 @@ uint8_t *soft_map_write(struct soft_vcpu *v, const struct soft_op *op, uint64_t 
                         struct soft_page *out_page);
 void soft_written(struct soft_vcpu *v, const struct soft_page *page);
 
+void soft_tlb_init(struct soft_vcpu *v);
 void soft_tlb_flush(struct soft_vcpu *v, bool with_global);
 void soft_tlb_flush_page(struct soft_vcpu *v, uint64_t gva);
 void soft_tlb_flush_writes(struct soft_vcpu *v);

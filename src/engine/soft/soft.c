@@ -181,9 +181,8 @@ static int soft_vcpu_create(struct vm *base, uint32_t index, const struct x86_cp
     v->vm = vm;
     v->cpuid = *cpuid;
     v->delivering = -1;
-    v->tlb_epoch[0] = v->tlb_epoch[1] = 1;
+    soft_tlb_init(v);
     v->tlb = &v->tlbs[SOFT_TLB_SUPERVISOR];
-    v->large[0].first = v->large[1].first = UINT64_MAX;
     pthread_mutex_init(&v->wait_lock, NULL);
     pthread_cond_init(&v->wait_changed, NULL);
     soft_features_set(v);

@@ -9,10 +9,12 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/core/bits.h"
 #include "base/core/compiler.h"
 #include "cpu/x86/paging.h"
 #include "cpu/x86/state.h"
 #include "engine/engine.h"
+#include "engine/memory.h"
 #include "engine/soft/op.h"
 
 struct soft_block;
@@ -33,8 +35,9 @@ struct soft_vm;
 #define SOFT_REQUEST_STOP  0x0080u /* stay out of the guest until another vCPU takes this back */
 #define SOFT_REQUEST_CLOCK 0x0100u /* write the kvmclock structure again */
 
-/* The soft TLB: direct mapped, one array for each kind of access rights. A tag is the page's address plus the epoch of its
- * half of the address space (low 12 bits, never 0); tags of permissions that the entry lacks are 0. */
+/* The soft TLB: direct mapped, one array for each kind of access rights. A tag is the page's address; those of permissions
+ * that the entry lacks are soft_tlb_invalid(index): an address that is not canonical and has its place in another entry, so
+ * that no access ever matches it. */
 #define SOFT_TLB_BITS 10
 #define SOFT_TLB_SIZE (1u << SOFT_TLB_BITS)
 
@@ -47,12 +50,19 @@ enum soft_tlb_mode {
 
 struct soft_tlb_entry {
     uint64_t read_tag, write_tag, fetch_tag;
-    uintptr_t addend; /* host address minus guest virtual address */
+    uint8_t *hva; /* of the page */
 };
 
 struct soft_tlb {
     struct soft_tlb_entry entry[SOFT_TLB_SIZE];
+    /* Which entries may hold something of the lower and the upper half of the address space: what a flush has to visit. */
+    uint64_t filled[2][SOFT_TLB_SIZE / 64];
 };
+
+static inline uint64_t soft_tlb_invalid(size_t index)
+{
+    return BIT(63) | (index ? 0 : GUEST_PAGE_SIZE);
+}
 
 /* Addresses that large pages in the TLB span: INVLPG there flushes all. Empty: first > last. */
 struct soft_large_range {
@@ -85,7 +95,6 @@ struct soft_vcpu {
     uint16_t status;
     uint32_t flags;                           /* RFLAGS without the status flags */
     struct soft_tlb *tlb;                     /* the one of the current mode */
-    uint64_t tlb_epoch[2];                    /* of the lower and upper half of the address space */
     uint64_t segment_base[X86_SEGMENT_COUNT]; /* as added to addresses in this mode */
     uint8_t flat_read, flat_write; /* bit n: segment n has base 0, limit 4 GiB and allows it */
     uint8_t cpl;
