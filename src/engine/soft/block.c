@@ -260,8 +260,9 @@ static void prepare(struct soft_vcpu *v, struct x86_insn *insn, struct soft_op *
                     soft_stack_prepare(v, insn, op) || soft_shift_prepare(v, insn, op) ||
                     soft_bit_prepare(v, insn, op) || soft_muldiv_prepare(v, insn, op) ||
                     soft_string_prepare(v, insn, op) || soft_flags_prepare(v, insn, op) ||
-                    soft_far_prepare(v, insn, op) || soft_system_prepare(v, insn, op) ||
-                    soft_simd_prepare(v, insn, op);
+                    soft_segment_move_prepare(v, insn, op) || soft_far_prepare(v, insn, op) ||
+                    soft_fast_call_prepare(v, insn, op) || soft_control_prepare(v, insn, op) ||
+                    soft_system_prepare(v, insn, op) || soft_simd_prepare(v, insn, op);
     if (!is_known) {
         op->fn = op_undefined;
     }

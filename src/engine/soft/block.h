@@ -113,5 +113,10 @@ bool soft_string_prepare(struct soft_vcpu *v, const struct x86_insn *insn, struc
 bool soft_flags_prepare(struct soft_vcpu *v, const struct x86_insn *insn, struct soft_op *out_op);
 bool soft_system_prepare(struct soft_vcpu *v, const struct x86_insn *insn, struct soft_op *out_op);
 bool soft_far_prepare(struct soft_vcpu *v, const struct x86_insn *insn, struct soft_op *out_op);
+bool soft_control_prepare(struct soft_vcpu *v, const struct x86_insn *insn, struct soft_op *out_op);
+bool soft_fast_call_prepare(struct soft_vcpu *v, const struct x86_insn *insn,
+                            struct soft_op *out_op);
+bool soft_segment_move_prepare(struct soft_vcpu *v, const struct x86_insn *insn,
+                               struct soft_op *out_op);
 
 #endif

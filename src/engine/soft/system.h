@@ -78,12 +78,26 @@ uint64_t soft_task_stack_long(struct soft_vcpu *v, unsigned index, uint32_t ext)
 /* May CPL > IOPL use these ports? */
 bool soft_task_allows_io(struct soft_vcpu *v, uint16_t port, uint32_t size);
 
-/* system.c */
+/* control.c */
 /* RFLAGS bits of 'mask' from 'value', and what follows from IF, TF, AC and VM. */
 void soft_set_flags(struct soft_vcpu *v, uint32_t value, uint32_t mask);
 bool soft_set_cr0(struct soft_vcpu *v, uint64_t value);
 bool soft_set_cr4(struct soft_vcpu *v, uint64_t value);
 bool soft_set_cr3(struct soft_vcpu *v, uint64_t value);
+
+/* system.c */
+static inline noreturn_fn void soft_general_protection(struct soft_vcpu *v,
+                                                       const struct soft_op *op)
+{
+    soft_raise_error(v, op, X86_GP, 0);
+}
+static inline void soft_require_cpl0(struct soft_vcpu *v, const struct soft_op *op)
+{
+    v->op = op;
+    if (v->cpl != 0) {
+        soft_general_protection(v, op);
+    }
+}
 void soft_check_io(struct soft_vcpu *v, const struct soft_op *op, uint16_t port, uint32_t size);
 uint32_t soft_port_read(struct soft_vcpu *v, uint16_t port, uint32_t size);
 void soft_port_write(struct soft_vcpu *v, uint16_t port, uint32_t size, uint32_t value);
