@@ -216,7 +216,8 @@ int guest_memory_track_code(struct guest_memory *memory, struct error *err)
 }
 
 /* Marks [offset, offset + size) of a slot as written. */
-static void mark_written(const struct guest_slot *slot, uint64_t offset, uint64_t size)
+static void mark_written(const struct guest_memory *memory, const struct guest_slot *slot,
+                         uint64_t offset, uint64_t size)
 {
     uint64_t first = offset >> GUEST_PAGE_SHIFT;
     uint64_t last = (offset + size - 1) >> GUEST_PAGE_SHIFT;
@@ -237,11 +238,23 @@ static void mark_written(const struct guest_slot *slot, uint64_t offset, uint64_
     /* A decoder marks the page, then reads the bytes; a writer writes the bytes, then reads the mark. With a full
      * barrier on both sides at least one of them sees the other. */
     atomic_thread_fence(memory_order_seq_cst);
+    bool has_code = false;
     for (uint64_t page = first; page <= last; page++) {
         if (atomic_load_explicit(&slot->page_flags[page], memory_order_relaxed) & GUEST_PAGE_CODE) {
             atomic_fetch_add(&slot->code_generation[page], 1);
+            has_code = true;
         }
     }
+    if (has_code && memory->code_written) {
+        memory->code_written(memory->code_written_ctx);
+    }
+}
+
+void guest_memory_on_code_written(struct guest_memory *memory, void (*code_written)(void *ctx),
+                                  void *ctx)
+{
+    memory->code_written_ctx = ctx;
+    memory->code_written = code_written;
 }
 
 /* The part of [gpa, gpa + size) that lies in gpa's slot; NULL: none. */
@@ -283,7 +296,7 @@ bool guest_memory_write(struct guest_memory *memory, uint64_t gpa, const void *d
             return false;
         }
         memcpy(slot->hva + offset, from, part);
-        mark_written(slot, offset, part);
+        mark_written(memory, slot, offset, part);
         from += part;
         gpa += part;
         size -= part;
@@ -309,7 +322,7 @@ void guest_memory_written(struct guest_memory *memory, uint64_t gpa, uint64_t si
         if (ranges_overlap(gpa, size, slot->gpa, slot->size_bytes)) {
             uint64_t offset = gpa > slot->gpa ? gpa - slot->gpa : 0;
             uint64_t skipped = gpa < slot->gpa ? slot->gpa - gpa : 0;
-            mark_written(slot, offset, MIN(size - skipped, slot->size_bytes - offset));
+            mark_written(memory, slot, offset, MIN(size - skipped, slot->size_bytes - offset));
         }
     }
 }
@@ -376,6 +389,6 @@ void guest_memory_discard(struct guest_memory *memory, uint64_t gpa, uint64_t si
                       (off_t)(slot->fd_offset + start), (off_t)(end - start)) < 0) {
             memset(slot->hva + start, 0, end - start);
         }
-        mark_written(slot, start, end - start);
+        mark_written(memory, slot, start, end - start);
     }
 }

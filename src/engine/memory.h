@@ -39,6 +39,8 @@ struct guest_memory {
     size_t slot_count;
     uint64_t size_bytes; /* of all slots */
     atomic_bool is_logging;
+    void (*code_written)(void *ctx); /* NULL: nobody wants to know */
+    void *code_written_ctx;
 };
 
 int must_check guest_memory_create(struct guest_memory **out_memory, struct error *err);
@@ -51,6 +53,9 @@ int must_check guest_memory_add(struct guest_memory *memory, uint64_t gpa, uint6
 
 /* Allocates page_flags and code_generation of all slots (the soft engine asks). */
 int must_check guest_memory_track_code(struct guest_memory *memory, struct error *err);
+/* 'code_written' is called, on the writer's thread, after guest_memory_written has raised the generation of a page. */
+void guest_memory_on_code_written(struct guest_memory *memory, void (*code_written)(void *ctx),
+                                  void *ctx);
 
 /* The slot that holds 'gpa', or NULL. */
 static inline const struct guest_slot *guest_memory_slot(const struct guest_memory *memory,

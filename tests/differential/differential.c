@@ -1,6 +1,6 @@
 /* Random instructions on the host's CPU and in an engine: the results must be the same.
  *
- *   differential [--cases N] [--time SECONDS] [--seed N] [--case K] [--only MNEMONIC] [--engine NAME] [--show N] [--list]
+ *   differential [--cases N] [--time SECONDS] [--seed N] [--case K] [--only MNEMONIC] [--engine NAME[,OPTIONS]] [--show N] [--list]
  *
  * The environment's DIFFERENTIAL_SEED is the seed where no option says another one.
  * Exit status: 0 no difference, 1 some, 2 the test could not run, 77 it cannot run on this host. */
@@ -28,7 +28,7 @@ struct options {
     uint64_t seconds;
     uint64_t show;
     const char *only;
-    const char *engine;
+    const char *engine, *engine_options;
 };
 
 struct run {
@@ -62,7 +62,8 @@ static bool parse_options(int argc, char **argv, struct options *out)
         {"list", no_argument, NULL, 'l'},
         {NULL, 0, NULL, 0},
     };
-    *out = (struct options){.cases = 100000, .seed = 1, .show = 10, .engine = "soft"};
+    *out = (struct options){
+        .cases = 100000, .seed = 1, .show = 10, .engine = "soft", .engine_options = "flags=exact"};
     const char *seed = getenv("DIFFERENTIAL_SEED");
     if (seed != NULL && !parse_number(seed, &out->seed)) {
         return false;
@@ -89,6 +90,11 @@ static bool parse_options(int argc, char **argv, struct options *out)
             out->only = optarg;
             break;
         case 'e':
+            out->engine_options = strchr(optarg, ',');
+            if (out->engine_options) {
+                *strchr(optarg, ',') = 0;
+                out->engine_options++;
+            }
             out->engine = optarg;
             break;
         case 'l':
@@ -260,7 +266,8 @@ static int run_create(struct run *run, struct error *err)
     if (run->guest_output == NULL || run->row_seen == NULL) {
         return error_set(err, ENOMEM, "no memory for results");
     }
-    return guest_create(engine, native_constants(run->native), &run->guest, err);
+    return guest_create(engine, run->options.engine_options, native_constants(run->native),
+                        &run->guest, err);
 }
 
 static void report(const struct run *run, double seconds)
@@ -279,7 +286,7 @@ int main(int argc, char **argv)
     struct run run = {0};
     if (!parse_options(argc, argv, &run.options)) {
         fputs("usage: differential [--cases N] [--time SECONDS] [--seed N] [--case K] "
-              "[--only MNEMONIC] [--engine NAME] [--show N] [--list]\n",
+              "[--only MNEMONIC] [--engine NAME[,OPTIONS]] [--show N] [--list]\n",
               stderr);
         return 2;
     }

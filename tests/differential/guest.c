@@ -274,9 +274,10 @@ static void *watchdog_main(void *opaque)
     return NULL;
 }
 
-static int create_vcpu(struct guest *guest, struct error *err)
+static int create_vcpu(struct guest *guest, const char *options, struct error *err)
 {
     struct vm_config config = {
+        .options = options,
         .vcpu_count = 1,
         .memory = guest->memory,
         .callbacks =
@@ -306,7 +307,7 @@ static int create_vcpu(struct guest *guest, struct error *err)
     return guest->engine->vcpu_create(guest->vm, 0, &cpuid, &guest->vcpu, err);
 }
 
-int guest_create(const struct engine_ops *engine, const uint8_t *constants,
+int guest_create(const struct engine_ops *engine, const char *options, const uint8_t *constants,
                  struct guest **out_guest, struct error *err)
 {
     struct guest *guest = calloc(1, sizeof(*guest));
@@ -324,7 +325,7 @@ int guest_create(const struct engine_ops *engine, const uint8_t *constants,
         write_descriptors(guest);
         memset(guest->ram + GPA_CODE, 0xf4, CASE_CODE_SIZE);
         memcpy(guest->ram + GPA_DATA + CASE_DATA_SIZE, constants, CASE_CONST_SIZE);
-        rc = create_vcpu(guest, err);
+        rc = create_vcpu(guest, options, err);
     }
     if (rc < 0) {
         guest_destroy(guest);

@@ -132,9 +132,8 @@ static void mark_code(struct soft_vcpu *v, const struct soft_page *page)
     pthread_mutex_unlock(&v->vm->code_lock);
 }
 
-/* The page's bytes may be decoded after this, into a block with the generation that is returned. */
-static uint32_t begin_decode(struct soft_vcpu *v, const struct soft_page *page,
-                             const _Atomic uint32_t **out_generation)
+uint32_t soft_begin_decode(struct soft_vcpu *v, const struct soft_page *page,
+                           const _Atomic uint32_t **out_generation)
 {
     if (!page->slot) {
         *out_generation = &generation_never;
@@ -300,7 +299,7 @@ static void decode_crossing(struct soft_vcpu *v, struct soft_block *block,
     block->second_gpa = soft_fetch_translate(v, next);
     block->has_second_page = true;
     struct soft_page second = soft_page_find(v->vm, block->second_gpa);
-    block->generation_seen[1] = begin_decode(v, &second, &block->generation[1]);
+    block->generation_seen[1] = soft_begin_decode(v, &second, &block->generation[1]);
     memcpy(bytes, first->slot ? first->hva : unbacked_bytes, here);
     memcpy(bytes + here, second.slot ? second.hva : unbacked_bytes, sizeof(bytes) - here);
     *out_status = x86_decode(bytes, sizeof(bytes), v->code_size, out_insn);
@@ -319,7 +318,7 @@ static struct soft_block *decode_block(struct soft_vcpu *v, uint64_t gpa, uint64
     uint32_t max_ops = key & SOFT_KEY_SINGLE ? 1 : SOFT_BLOCK_MAX_OPS;
     block->gpa = gpa;
     block->key = key;
-    block->generation_seen[0] = begin_decode(v, &page, &block->generation[0]);
+    block->generation_seen[0] = soft_begin_decode(v, &page, &block->generation[0]);
     uint32_t offset = 0;
     while (block->count < max_ops && offset < left) {
         struct x86_insn insn;

@@ -9,6 +9,8 @@
 /* Part of a block's key beside the code size: holds one instruction only. */
 #define SOFT_KEY_SINGLE 0x04u
 
+struct soft_page;
+
 struct soft_block {
     struct soft_block *hash_next;
     struct soft_block *segment_next; /* all that were made in the same segment of the arena */
@@ -44,7 +46,8 @@ static inline uint64_t soft_block_tag(const struct soft_vcpu *v, uint32_t key)
 /* After every change of the mode or the epoch. Outside of 64-bit mode each block has to be held against CS's limit. */
 static inline void soft_update_chain_tag(struct soft_vcpu *v)
 {
-    v->chain_tag = v->code_size == X86_CODE_64 ? soft_block_tag(v, X86_CODE_64) : SOFT_NO_CHAIN;
+    v->chain_tag =
+        v->code_size == X86_CODE_64 && !v->native ? soft_block_tag(v, X86_CODE_64) : SOFT_NO_CHAIN;
 }
 
 static inline void soft_new_block_epoch(struct soft_vcpu *v)
@@ -94,6 +97,10 @@ static always_inline void soft_chain(struct soft_vcpu *v)
 
 /* The block at CS:RIP; 'is_single': of one instruction. Raises the faults of the fetch. */
 struct soft_block *soft_block_find(struct soft_vcpu *v, bool is_single);
+
+/* The page's bytes may be decoded after this, into a block with the generation that is returned. */
+uint32_t soft_begin_decode(struct soft_vcpu *v, const struct soft_page *page,
+                           const _Atomic uint32_t **out_generation);
 
 /* The block under way was written to: it ends after the current instruction. */
 void soft_block_cut(struct soft_vcpu *v);

@@ -26,6 +26,7 @@
 #include "engine/soft/block.h"
 #include "engine/soft/breakpoint.h"
 #include "engine/soft/memory_access.h"
+#include "engine/soft/translate/native.h"
 
 struct soft_page soft_page_find(struct soft_vm *vm, uint64_t gpa)
 {
@@ -51,6 +52,16 @@ static void mark_dirty(struct soft_vm *vm, const struct soft_page *page)
     }
 }
 
+void soft_vm_code_written(struct soft_vm *vm, const struct soft_vcpu *self)
+{
+    for (size_t i = 0; i < vm->vm.config.vcpu_count; i++) {
+        struct soft_vcpu *other = atomic_load(&vm->vcpu[i]);
+        if (other && other != self && other->native) {
+            soft_request(other, SOFT_REQUEST_CODE);
+        }
+    }
+}
+
 void soft_written(struct soft_vcpu *v, const struct soft_page *page)
 {
     mark_dirty(v->vm, page);
@@ -62,6 +73,8 @@ void soft_written(struct soft_vcpu *v, const struct soft_page *page)
         atomic_fetch_and(flags, (uint8_t) ~(GUEST_PAGE_CODE | SOFT_PAGE_CODE_READY));
         atomic_fetch_add(generation, 1);
         soft_block_cut(v);
+        soft_native_page_written(v, page->slot->gpa + page->index * GUEST_PAGE_SIZE);
+        soft_vm_code_written(v->vm, v);
     }
 }
 
@@ -585,9 +598,11 @@ void soft_tlb_flush(struct soft_vcpu *v, bool with_global)
 {
     v->stats.tlb_flushes++;
     flush_half(v, 0);
+    soft_native_forget_addresses(v, false);
     if (with_global || v->high_half_has_local) {
         v->high_half_has_local = false;
         flush_half(v, 1);
+        soft_native_forget_addresses(v, true);
     }
     soft_new_block_epoch(v);
 }
@@ -604,6 +619,7 @@ void soft_tlb_flush_page(struct soft_vcpu *v, uint64_t gva)
         clear_entry(index, &v->tlbs[i].entry[index]);
     }
     soft_new_block_epoch(v);
+    soft_native_forget_page(v, gva);
 }
 
 void soft_tlb_flush_writes(struct soft_vcpu *v)

@@ -45,6 +45,9 @@ uint8_t *soft_map_write(struct soft_vcpu *v, const struct soft_op *op, uint64_t 
                         struct soft_page *out_page);
 void soft_written(struct soft_vcpu *v, const struct soft_page *page);
 
+/* Code of the VM has changed: the other vCPUs are to look at their translated blocks. 'self': the caller's, or NULL. */
+void soft_vm_code_written(struct soft_vm *vm, const struct soft_vcpu *self);
+
 void soft_tlb_init(struct soft_vcpu *v);
 void soft_tlb_flush(struct soft_vcpu *v, bool with_global);
 void soft_tlb_flush_page(struct soft_vcpu *v, uint64_t gva);

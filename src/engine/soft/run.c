@@ -6,6 +6,7 @@
 #include "engine/soft/breakpoint.h"
 #include "engine/soft/mmu.h"
 #include "engine/soft/system.h"
+#include "engine/soft/translate/native.h"
 
 /* Requests that wake a sleeper. */
 #define WAKING                                                                                     \
@@ -238,6 +239,9 @@ static bool serve_requests(struct soft_vcpu *v, enum vcpu_exit *out_exit)
         soft_leave_guest(v);
         soft_enter_guest(v);
     }
+    if ((requests & SOFT_REQUEST_CODE) && take_request(v, SOFT_REQUEST_CODE)) {
+        soft_native_check_pages(v);
+    }
     if ((requests & SOFT_REQUEST_CLOCK) && take_request(v, SOFT_REQUEST_CLOCK)) {
         soft_clock_set_system_time(v, v->kvm_system_time);
     }
@@ -316,7 +320,9 @@ enum vcpu_exit soft_run(struct vcpu *vcpu)
                 continue;
             }
         }
-        run_block(v, false);
+        if (!v->native || !soft_native_run(v)) {
+            run_block(v, false);
+        }
     }
     v->op = NULL;
     v->block = NULL;

@@ -8,11 +8,40 @@
 #include "engine/soft/block.h"
 #include "engine/soft/mmu.h"
 #include "engine/soft/system.h"
+#include "engine/soft/translate/native.h"
 
 static void soft_probe(struct engine_probe *out_probe)
 {
     *out_probe = (struct engine_probe){.quality = ENGINE_USABLE};
     strcpy(out_probe->reason, "the software CPU runs on every x86-64 host");
+}
+
+/* "NAME=VALUE,..." behind "soft,". */
+static int parse_options(struct soft_vm *vm, const char *options, struct error *err)
+{
+    while (options && *options) {
+        size_t length = strcspn(options, ",");
+        if (length == strlen("translate=off") && !strncmp(options, "translate=off", length)) {
+            vm->interprets = true;
+        } else if (length == strlen("translate=on") && !strncmp(options, "translate=on", length)) {
+            vm->interprets = false;
+        } else if (length == strlen("flags=exact") && !strncmp(options, "flags=exact", length)) {
+            vm->has_exact_flags = true;
+        } else {
+            return error_set(err, EINVAL,
+                             "'%.*s' is no option of the engine soft: translate=on, translate=off "
+                             "and flags=exact are",
+                             (int)length, options);
+        }
+        options += length + (options[length] == ',');
+    }
+    return 0;
+}
+
+/* A device has written to a page that holds code. */
+static void on_code_written(void *ctx)
+{
+    soft_vm_code_written(ctx, NULL);
 }
 
 static int soft_vm_create(const struct vm_config *config, struct vm **out_vm, struct error *err)
@@ -29,6 +58,11 @@ static int soft_vm_create(const struct vm_config *config, struct vm **out_vm, st
     if (!vm) {
         return error_set(err, ENOMEM, "creating a VM of the software CPU");
     }
+    rc = parse_options(vm, config->options, err);
+    if (rc < 0) {
+        free(vm);
+        return rc;
+    }
     vm->vm.ops = &soft_engine_ops;
     vm->vm.config = *config;
     pthread_mutex_init(&vm->lock, NULL);
@@ -36,6 +70,7 @@ static int soft_vm_create(const struct vm_config *config, struct vm **out_vm, st
     pthread_mutex_init(&vm->stop_lock, NULL);
     vm->is_intel = soft_host_is_intel();
     soft_clock_init(vm);
+    guest_memory_on_code_written(config->memory, on_code_written, vm);
     *out_vm = &vm->vm;
     return 0;
 }
@@ -54,6 +89,7 @@ static void soft_vm_destroy(struct vm *base)
         return;
     }
     struct soft_vm *vm = soft_from_vm(base);
+    guest_memory_on_code_written(base->config.memory, NULL, NULL);
     free_dirty(vm);
     pthread_mutex_destroy(&vm->lock);
     pthread_mutex_destroy(&vm->code_lock);
@@ -157,11 +193,12 @@ static void soft_vcpu_destroy(struct vcpu *vcpu)
     }
     struct soft_vcpu *v = soft_from_vcpu(vcpu);
     atomic_store(&v->vm->vcpu[vcpu->index], NULL);
+    soft_native_fini(v);
     soft_simd_fini(v);
     soft_block_fini(v);
     pthread_cond_destroy(&v->wait_changed);
     pthread_mutex_destroy(&v->wait_lock);
-    free(v);
+    free((uint8_t *)v - NATIVE_STACK_SIZE);
 }
 
 static int soft_vcpu_create(struct vm *base, uint32_t index, const struct x86_cpuid *cpuid,
@@ -172,10 +209,12 @@ static int soft_vcpu_create(struct vm *base, uint32_t index, const struct x86_cp
         return error_set(err, EINVAL, "creating vCPU %u: taken, or beyond the VM's %u", index,
                          base->config.vcpu_count);
     }
-    struct soft_vcpu *v = aligned_alloc(64, (sizeof(*v) + 63) & ~63ull);
-    if (!v) {
+    uint8_t *memory =
+        aligned_alloc(64, NATIVE_STACK_SIZE + ((sizeof(struct soft_vcpu) + 63) & ~63ull));
+    if (!memory) {
         return error_set(err, ENOMEM, "creating vCPU %u", index);
     }
+    struct soft_vcpu *v = (struct soft_vcpu *)(void *)(memory + NATIVE_STACK_SIZE);
     memset(v, 0, sizeof(*v));
     v->vcpu = (struct vcpu){.vm = base, .index = index};
     v->vm = vm;
@@ -188,6 +227,9 @@ static int soft_vcpu_create(struct vm *base, uint32_t index, const struct x86_cp
     soft_features_set(v);
     int rc = soft_block_init(v, err);
     rc = rc < 0 ? rc : soft_simd_init(v, err);
+    if (rc == 0 && !vm->interprets) {
+        rc = soft_native_init(v, err);
+    }
     if (rc < 0) {
         soft_vcpu_destroy(&v->vcpu);
         return rc;
@@ -258,6 +300,9 @@ static void soft_vcpu_stats(struct vcpu *vcpu,
     } counters[] = {
         {"instructions", &stats->instructions},
         {"blocks_decoded", &stats->blocks_decoded},
+        {"blocks_translated", &stats->blocks_translated},
+        {"code_cache_flushes", &stats->code_cache_flushes},
+        {"native_misses", &stats->native_misses},
         {"tlb_misses", &stats->tlb_misses},
         {"tlb_flushes", &stats->tlb_flushes},
         {"exits_mmio", &stats->exits_mmio},

@@ -13,6 +13,7 @@
 
 #include "base/core/bits.h"
 #include "engine/soft/stub_emit.h"
+#include "engine/soft/translate/native.h"
 
 /* Every instruction with every immediate that a guest can think of, with room to spare; untouched pages cost nothing. */
 #define STUBS_CODE_SIZE  (64u << 20)
@@ -66,6 +67,11 @@ static void on_fault(int number, siginfo_t *info, void *opaque)
     }
     uint64_t offset = (uint64_t)gregs[REG_RIP] - (uint64_t)(uintptr_t)stubs->executable;
     if (offset >= STUBS_CODE_SIZE) {
+        uintptr_t native = soft_native_fault((uintptr_t)gregs[REG_RIP]);
+        if (native) {
+            gregs[REG_RIP] = (greg_t)native;
+            return;
+        }
         chain(number == SIGFPE ? &stubs->old_fpe : &stubs->old_ill, number, info, opaque);
         return;
     }

@@ -18,6 +18,8 @@
 #include "engine/soft/op.h"
 
 struct soft_block;
+struct soft_native;
+struct native_block;
 struct soft_simd;
 struct soft_vm;
 
@@ -33,6 +35,7 @@ struct soft_vm;
     0x0040u /* own: TF, an interrupt shadow or a breakpoint: one instruction at a time */
 
 #define SOFT_REQUEST_STOP  0x0080u /* stay out of the guest until another vCPU takes this back */
+#define SOFT_REQUEST_CODE  0x0200u /* others have written to pages that hold code */
 #define SOFT_REQUEST_CLOCK 0x0100u /* write the kvmclock structure again */
 
 /* The soft TLB: direct mapped, one array for each kind of access rights. A tag is the page's address; those of permissions
@@ -71,8 +74,8 @@ struct soft_large_range {
 
 /* Written by the vCPU's thread, read by any: whole words, no order. */
 struct soft_stats {
-    uint64_t instructions, blocks_decoded, tlb_misses, tlb_flushes, exits_mmio, exits_pio,
-        interrupts, exceptions, halts;
+    uint64_t instructions, blocks_decoded, blocks_translated, code_cache_flushes, native_misses,
+        tlb_misses, tlb_flushes, exits_mmio, exits_pio, interrupts, exceptions, halts;
 };
 
 #define SOFT_JUMP_CACHE_BITS 12
@@ -83,6 +86,17 @@ struct soft_jump_entry {
     uint64_t linear;
     uint64_t tag; /* mode and epoch, see soft_block_tag */
     struct soft_block *block;
+};
+
+/* Translated code's jump cache; see translate/block_table.h. */
+#define NATIVE_JUMP_BITS       12
+#define NATIVE_JUMP_MULTIPLIER 0x1e3779b1u
+
+struct soft_native_jump {
+    uint64_t rip;
+    uint64_t tag; /* mode and epoch */
+    const uint8_t *code;
+    struct native_block *block;
 };
 
 #define SOFT_DR6_BS (1u << 14)
@@ -102,7 +116,17 @@ struct soft_vcpu {
     uint8_t stack_bytes; /* 2, 4, 8: width of the stack pointer */
     bool align_check;    /* CPL 3, CR0.AM and RFLAGS.AC */
     _Atomic uint32_t requests;
-    const struct soft_op *op; /* the instruction under way, for the RIP of exceptions */
+    /* Translated code's own; translate/block_table.c. */
+    uint32_t native_epoch[2]; /* of the halves of the address space */
+    uint32_t native_mode;     /* of the blocks that run */
+    uint64_t native_tag;      /* of those in the jump cache that may run */
+    uint64_t native_host_rsp;
+    uint64_t native_target;    /* of an indirect branch under way */
+    uint64_t native_fault_rip; /* of the instruction that may fault on the host */
+    uint32_t native_host_mxcsr;
+    uint8_t native_vectors_live; /* the host's registers hold vector[] and mxcsr */
+    struct soft_native *native;  /* NULL: interpreter only */
+    const struct soft_op *op;    /* the instruction under way, for the RIP of exceptions */
     struct soft_block *block;
     uint64_t block_epoch;  /* part of the jump cache's tags: raised when blocks or mappings go */
     uintptr_t chain_floor; /* the stack pointer's least value for a chain to go on */
@@ -182,6 +206,7 @@ struct soft_vcpu {
     pthread_mutex_t wait_lock;
     pthread_cond_t wait_changed;
 
+    struct soft_native_jump native_jump[1u << NATIVE_JUMP_BITS];
     struct soft_tlb tlbs[SOFT_TLB_MODES];
     struct soft_large_range large[2];
     bool high_half_has_local; /* the TLB's upper half holds entries that are not global */
@@ -204,6 +229,8 @@ struct soft_vm {
     pthread_mutex_t stop_lock; /* held by the vCPU that has stopped all others, see stop.c */
     _Atomic(_Atomic uint64_t *) dirty[GUEST_MEMORY_MAX_SLOTS];
     _Atomic uint64_t *dirty_storage[GUEST_MEMORY_MAX_SLOTS];
+    bool interprets;             /* option: no translator */
+    bool has_exact_flags;        /* option: see docs/engines.md */
     uint64_t initial_tsc_offset; /* so that the guest's counter starts near 0 */
     bool is_intel;             /* the host's vendor, thus the guest's: a few instructions differ */
     uint64_t tsc_hz;           /* the guest's */

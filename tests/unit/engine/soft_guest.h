@@ -83,7 +83,7 @@ static bool guest_has_interrupt(void *ctx, uint32_t vcpu)
     return ((struct soft_guest *)ctx)->interrupt >= 0;
 }
 
-static void guest_start(struct soft_guest *g, uint32_t vcpu_count)
+static void guest_start_with(struct soft_guest *g, uint32_t vcpu_count, const char *options)
 {
     struct error err = {0};
     struct x86_cpuid cpuid;
@@ -92,6 +92,7 @@ static void guest_start(struct soft_guest *g, uint32_t vcpu_count)
     assert_int_equal(guest_memory_create(&g->memory, &err), 0);
     assert_int_equal(guest_memory_add(g->memory, 0, GUEST_SIZE, false, false, &err), 0);
     struct vm_config config = {
+        .options = options,
         .vcpu_count = vcpu_count,
         .memory = g->memory,
         .callbacks = {.ctx = g,
@@ -107,6 +108,11 @@ static void guest_start(struct soft_guest *g, uint32_t vcpu_count)
     for (uint32_t i = 0; i < vcpu_count; i++) {
         assert_int_equal(soft_engine_ops.vcpu_create(g->vm, i, &cpuid, &g->vcpu[i], &err), 0);
     }
+}
+
+static inline void guest_start(struct soft_guest *g, uint32_t vcpu_count)
+{
+    guest_start_with(g, vcpu_count, NULL);
 }
 
 static void guest_end(struct soft_guest *g)

@@ -45,7 +45,7 @@ static void test_more_than_fits(void **state)
     struct soft_guest g;
     struct x86_state s, after;
     uint64_t once = 0, decoded = 0;
-    guest_start(&g, 1);
+    guest_start_with(&g, 1, "translate=off");
     guest_long_mode(&g, 0, rounds, GUEST_CODE_SIZE(rounds), &s);
     put_blocks(&g);
     for (uint32_t i = 0; i < BLOCKS; i++) {

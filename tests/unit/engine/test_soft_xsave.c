@@ -274,7 +274,7 @@ static int set_up(void **state)
 {
     static const uint8_t constants[CASE_CONST_SIZE];
     struct error err;
-    if (guest_create(engine_find("soft"), constants, &fixture.guest, &err) < 0) {
+    if (guest_create(engine_find("soft"), NULL, constants, &fixture.guest, &err) < 0) {
         fprintf(stderr, "%s\n", err.text);
         return -1;
     }

@@ -1,0 +1,513 @@
+/* Which template an instruction takes, and the liveness of the status flags.
+ *
+ * Flags are live where something may read them before they are written. What follows a block is looked at for a few
+ * instructions if it is in the same page, as the block dies with the page's bytes. Flags that are dead may have any value
+ * when a fault or an interrupt comes between; the code that they belong to writes them before it reads them. */
+#include "engine/soft/translate/analyze.h"
+
+#include <pthread.h>
+#include <string.h>
+
+#include "base/core/bits.h"
+#include "cpu/x86/encoding.h"
+#include "cpu/x86/tables.h"
+
+#define STATUS    X86_FLAGS_STATUS
+#define MAX_ROWS  4096
+#define LOOKAHEAD 5
+
+static struct native_row rows[MAX_ROWS];
+static pthread_once_t rows_once = PTHREAD_ONCE_INIT;
+
+static bool is_between(unsigned value, unsigned first, unsigned last)
+{
+    return value - first <= last - first;
+}
+
+/* General-purpose instructions with ModRM that may run as they are. */
+static bool is_plain_id(const struct x86_row_encoding *encoding, unsigned id)
+{
+    if (encoding->map == 1 && !encoding->is_vex &&
+        (is_between(encoding->opcode, 0x40, 0x4f) || is_between(encoding->opcode, 0x90, 0x9f))) {
+        return true; /* CMOVcc, SETcc */
+    }
+    switch (id) {
+    case X86_ID_ADD:
+    case X86_ID_OR:
+    case X86_ID_ADC:
+    case X86_ID_SBB:
+    case X86_ID_AND:
+    case X86_ID_SUB:
+    case X86_ID_XOR:
+    case X86_ID_CMP:
+    case X86_ID_INC:
+    case X86_ID_DEC:
+    case X86_ID_TEST:
+    case X86_ID_NOT:
+    case X86_ID_NEG:
+    case X86_ID_MUL:
+    case X86_ID_IMUL:
+    case X86_ID_ROL:
+    case X86_ID_ROR:
+    case X86_ID_RCL:
+    case X86_ID_RCR:
+    case X86_ID_SHL:
+    case X86_ID_SHR:
+    case X86_ID_SAR:
+    case X86_ID_SHLD:
+    case X86_ID_SHRD:
+    case X86_ID_BT:
+    case X86_ID_BTS:
+    case X86_ID_BTR:
+    case X86_ID_BTC:
+    case X86_ID_BSF:
+    case X86_ID_BSR:
+    case X86_ID_TZCNT:
+    case X86_ID_LZCNT:
+    case X86_ID_POPCNT:
+    case X86_ID_CRC32:
+    case X86_ID_ADCX:
+    case X86_ID_ADOX:
+    case X86_ID_MOV:
+    case X86_ID_MOVBE:
+    case X86_ID_MOVNTI:
+    case X86_ID_MOVZX:
+    case X86_ID_MOVSX:
+    case X86_ID_MOVSXD:
+    case X86_ID_XCHG:
+    case X86_ID_XADD:
+    case X86_ID_CMPXCHG:
+    case X86_ID_CMPXCHG8B:
+    case X86_ID_CMPXCHG16B:
+    case X86_ID_ANDN:
+    case X86_ID_BEXTR:
+    case X86_ID_BLSI:
+    case X86_ID_BLSMSK:
+    case X86_ID_BLSR:
+    case X86_ID_BZHI:
+    case X86_ID_MULX:
+    case X86_ID_PDEP:
+    case X86_ID_PEXT:
+    case X86_ID_RORX:
+    case X86_ID_SARX:
+    case X86_ID_SHLX:
+    case X86_ID_SHRX:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* SIMD instructions that a template must not run: they suppress faults, touch MXCSR itself, or memory that ModRM does not
+ * name. */
+static bool is_special_vector(unsigned id)
+{
+    switch (id) {
+    case X86_ID_LDMXCSR:
+    case X86_ID_STMXCSR:
+    case X86_ID_VLDMXCSR:
+    case X86_ID_VSTMXCSR:
+    case X86_ID_MASKMOVDQU:
+    case X86_ID_VMASKMOVDQU:
+    case X86_ID_VMASKMOVPS:
+    case X86_ID_VMASKMOVPD:
+    case X86_ID_VPMASKMOVD:
+    case X86_ID_VPMASKMOVQ:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static uint8_t kind_of_simple(const struct x86_row_encoding *encoding, unsigned id)
+{
+    switch (id) {
+    case X86_ID_CBW:
+    case X86_ID_CWDE:
+    case X86_ID_CDQE:
+    case X86_ID_CWD:
+    case X86_ID_CDQ:
+    case X86_ID_CQO:
+    case X86_ID_CLC:
+    case X86_ID_STC:
+    case X86_ID_CMC:
+    case X86_ID_LAHF:
+    case X86_ID_SAHF:
+    case X86_ID_LFENCE:
+    case X86_ID_MFENCE:
+    case X86_ID_SFENCE:
+        return NATIVE_RAW;
+    case X86_ID_NOP:
+    case X86_ID_ENDBR32:
+    case X86_ID_ENDBR64:
+    case X86_ID_PREFETCH:
+    case X86_ID_PREFETCHW:
+    case X86_ID_PREFETCHNTA:
+    case X86_ID_PREFETCHT0:
+    case X86_ID_PREFETCHT1:
+    case X86_ID_PREFETCHT2:
+        return NATIVE_NOTHING;
+    case X86_ID_LEA:
+        return NATIVE_LEA;
+    case X86_ID_BSWAP:
+        return NATIVE_BSWAP;
+    case X86_ID_LEAVE:
+        return NATIVE_LEAVE;
+    case X86_ID_RET:
+        return NATIVE_RET;
+    case X86_ID_DIV:
+    case X86_ID_IDIV:
+        return NATIVE_DIVIDE;
+    case X86_ID_CALL:
+        return encoding->opcode == 0xe8 ? NATIVE_CALL : NATIVE_CALL_INDIRECT;
+    case X86_ID_JMP:
+        return encoding->opcode == 0xff ? NATIVE_JMP_INDIRECT : NATIVE_JMP;
+    case X86_ID_PUSH:
+        return encoding->opcode == 0xff                               ? NATIVE_PUSH_MEM
+               : encoding->opcode == 0x68 || encoding->opcode == 0x6a ? NATIVE_PUSH_IMM
+                                                                      : NATIVE_PUSH_REG;
+    case X86_ID_POP:
+        return encoding->opcode == 0x8f ? NATIVE_INTERPRET : NATIVE_POP_REG;
+    default:
+        return NATIVE_INTERPRET;
+    }
+}
+
+static void set_field(struct native_row *out, const struct x86_operand_form *form)
+{
+    struct native_field *field;
+    uint8_t access = form->access & (X86_OPERAND_READ | X86_OPERAND_WRITE);
+    switch (form->source) {
+    case X86_SOURCE_REG:
+        field = &out->reg;
+        break;
+    case X86_SOURCE_RM:
+        field = &out->rm;
+        out->memory_access = access;
+        break;
+    case X86_SOURCE_VVVV:
+        field = &out->vvvv;
+        break;
+    default:
+        return;
+    }
+    *field = (struct native_field){.reg_class = form->reg_class, .is_used = true, .access = access};
+}
+
+static void init_row(size_t number)
+{
+    const struct x86_row *row = &x86_rows[number];
+    const struct x86_form *form = &x86_forms[number];
+    const struct x86_row_encoding *encoding = &x86_row_encodings[number];
+    struct native_row *out = &rows[number];
+    out->flags_read = row->flags_read & STATUS;
+    out->flags_written = (row->flags_written | row->flags_undefined) & STATUS;
+    bool has_other_class = false, has_odd_source = false;
+    for (size_t i = 0; i < form->operand_count; i++) {
+        const struct x86_operand_form *operand = &form->operand[i];
+        set_field(out, operand);
+        bool is_register = operand->source == X86_SOURCE_REG || operand->source == X86_SOURCE_RM ||
+                           operand->source == X86_SOURCE_VVVV ||
+                           operand->source == X86_SOURCE_IS4 || operand->source == X86_SOURCE_FIXED;
+        has_other_class |= is_register && operand->reg_class != X86_REG_GPR &&
+                           operand->reg_class != X86_REG_VECTOR;
+        has_odd_source |= operand->source >= X86_SOURCE_FAR;
+        out->is_vector |= is_register && operand->reg_class == X86_REG_VECTOR;
+    }
+    unsigned id = row->id;
+    uint8_t kind = kind_of_simple(encoding, id);
+    bool is_simd = row->attributes & (X86_ROW_SSE | X86_ROW_VEX);
+    if (kind != NATIVE_INTERPRET) {
+        /* As it is. */
+    } else if (row->attributes &
+               (X86_ROW_BRANCH | X86_ROW_STRING | X86_ROW_IO | X86_ROW_SYSTEM | X86_ROW_PRIVILEGED |
+                X86_ROW_SERIALIZES | X86_ROW_X87 | X86_ROW_MMX)) {
+        if (encoding->map == (encoding->opcode >= 0x80 ? 1 : 0) &&
+            (encoding->opcode & 0xf0) == (encoding->map ? 0x80 : 0x70) &&
+            (row->attributes & X86_ROW_BRANCH)) {
+            kind = NATIVE_JCC;
+        }
+    } else if (id == X86_ID_VZEROUPPER || id == X86_ID_VZEROALL) {
+        kind = NATIVE_RAW;
+        out->is_vector = true;
+    } else if (id == X86_ID_MOV && encoding->has_opcode_register) {
+        kind = NATIVE_MOV_IMM;
+    } else if (id == X86_ID_XCHG && encoding->has_opcode_register) {
+        kind = NATIVE_XCHG_RAX;
+    } else if (id == X86_ID_MOV && !encoding->is_vex && encoding->map == 0 &&
+               is_between(encoding->opcode, 0xa0, 0xa3)) {
+        kind = NATIVE_MOFFS;
+    } else if (has_other_class || has_odd_source || (form->flags & X86_FORM_VSIB)) {
+        kind = NATIVE_INTERPRET;
+    } else if (is_simd && out->is_vector) {
+        kind = encoding->modrm != X86_MODRM_NONE && !is_special_vector(id) ? NATIVE_PLAIN
+                                                                           : NATIVE_INTERPRET;
+    } else if (is_plain_id(encoding, id)) {
+        kind = encoding->modrm != X86_MODRM_NONE ? NATIVE_PLAIN : NATIVE_RAW;
+    }
+    out->kind = kind;
+    out->is_shift = id == X86_ID_ROL || id == X86_ID_ROR || id == X86_ID_RCL || id == X86_ID_RCR ||
+                    id == X86_ID_SHL || id == X86_ID_SHR || id == X86_ID_SAR || id == X86_ID_SHLD ||
+                    id == X86_ID_SHRD;
+    out->is_bit_test = id == X86_ID_BT || id == X86_ID_BTS || id == X86_ID_BTR || id == X86_ID_BTC;
+}
+
+static void init_rows(void)
+{
+    for (size_t i = 0; i < x86_row_count && i < MAX_ROWS; i++) {
+        init_row(i);
+    }
+}
+
+void native_rows_init(void)
+{
+    pthread_once(&rows_once, init_rows);
+}
+
+static uint8_t reg_number(const struct x86_insn *insn)
+{
+    return (uint8_t)((insn->modrm >> 3 & 7) | (insn->rex & 4) << 1);
+}
+
+static uint8_t rm_number(const struct x86_insn *insn)
+{
+    return (uint8_t)((insn->modrm & 7) | (insn->rex & 1) << 3);
+}
+
+/* Can a plain template hold the instruction's registers? Those without a host register need one of two scratch registers,
+ * or the one that memory leaves; AH to BH go with no REX prefix, which both scratch registers and most others need. */
+static bool fits_plain(const struct native_insn *n)
+{
+    const struct x86_insn *insn = &n->insn;
+    const struct native_row *row = n->row;
+    uint32_t spilled = 0, available = insn->has_memory ? 1 : 2;
+    uint32_t seen = 0;
+    bool needs_rex = insn->has_memory || insn->rex;
+    bool has_high = false;
+    const struct {
+        const struct native_field *field;
+        uint8_t number;
+        bool is_there;
+    } fields[] = {
+        {&row->reg, reg_number(insn), true},
+        {&row->rm, rm_number(insn), !insn->has_memory},
+        {&row->vvvv, insn->vex_vvvv, true},
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(fields); i++) {
+        if (!fields[i].is_there || !fields[i].field->is_used ||
+            fields[i].field->reg_class != X86_REG_GPR) {
+            continue;
+        }
+        uint8_t number = fields[i].number;
+        needs_rex |= number == X86_RSP && !(insn->prefixes & X86_PREFIX_VEX);
+        if (native_is_spilled(number) && !(seen >> number & 1)) {
+            seen |= 1u << number;
+            spilled++;
+        }
+    }
+    for (uint32_t i = 0; i < insn->operand_count; i++) {
+        has_high |= insn->operand[i].kind == X86_OPERAND_REG && insn->operand[i].is_high &&
+                    !insn->operand[i].is_implicit;
+    }
+    if (has_high) {
+        /* Number 4 is AH here; only the other field can be RSP, and needs REX then anyway: MOVZX ESP, AH. */
+        bool other_is_rsp = false;
+        for (uint32_t i = 0; i < insn->operand_count; i++) {
+            other_is_rsp |= insn->operand[i].kind == X86_OPERAND_REG && !insn->operand[i].is_high &&
+                            insn->operand[i].reg == X86_RSP &&
+                            insn->operand[i].reg_class == X86_REG_GPR;
+        }
+        return !insn->has_memory && !insn->rex && !other_is_rsp;
+    }
+    return spilled <= available;
+}
+
+static void classify(const struct soft_vcpu *v, struct native_insn *n, bool sse_is_on,
+                     bool avx_is_on)
+{
+    const struct x86_insn *insn = &n->insn;
+    const struct native_row *row = n->row = &rows[insn->row];
+    n->kind = row->kind;
+    n->reads = row->flags_read;
+    n->writes = row->flags_written;
+    uint32_t attributes = x86_rows[insn->row].attributes;
+    bool is_announced = v->instruction_sets >> x86_rows[insn->row].feature & 1;
+    bool is_vector_off = row->is_vector && !(attributes & X86_ROW_VEX ? avx_is_on : sse_is_on);
+    if (!is_announced || is_vector_off || (insn->has_memory && insn->address_bytes == 2) ||
+        (insn->prefixes & (X86_PREFIX_REP | X86_PREFIX_REPNE) && row->is_vector)) {
+        n->kind = NATIVE_INTERPRET;
+    }
+    switch (n->kind) {
+    case NATIVE_PLAIN:
+    case NATIVE_DIVIDE:
+        if (!fits_plain(n) ||
+            (row->is_bit_test && insn->has_memory && insn->map == 1 && insn->opcode != 0xba)) {
+            n->kind = NATIVE_INTERPRET;
+        }
+        break;
+    case NATIVE_XCHG_RAX:
+        if (native_is_spilled((uint8_t)((insn->opcode & 7) | (insn->rex & 1) << 3))) {
+            n->kind = NATIVE_INTERPRET;
+        }
+        break;
+    case NATIVE_RAW:
+        if (insn->rex & 7) {
+            n->kind = NATIVE_INTERPRET;
+        }
+        break;
+    case NATIVE_PUSH_REG:
+    case NATIVE_PUSH_IMM:
+    case NATIVE_PUSH_MEM:
+    case NATIVE_POP_REG:
+    case NATIVE_LEAVE:
+    case NATIVE_CALL:
+    case NATIVE_CALL_INDIRECT:
+    case NATIVE_JMP:
+    case NATIVE_JMP_INDIRECT:
+    case NATIVE_JCC:
+    case NATIVE_RET:
+        if (insn->operand_bytes != 8) {
+            n->kind = NATIVE_INTERPRET;
+        }
+        break;
+    default:
+        break;
+    }
+    if (row->is_shift && !(insn->opcode == 0xd0 || insn->opcode == 0xd1)) {
+        bool is_constant = insn->imm_bytes == 1;
+        bool is_64 = insn->operand_bytes == 8 && (insn->map || insn->opcode & 1);
+        uint8_t count = (uint8_t)(insn->imm & (is_64 ? 63 : 31));
+        bool is_simple = insn->id == X86_ID_SHL || insn->id == X86_ID_SHR || insn->id == X86_ID_SAR;
+        if (is_constant && count == 0) {
+            n->writes = 0;
+        }
+        if (!is_constant || count == 0 || !is_simple) {
+            n->reads |= row->flags_written;
+        }
+    }
+    bool may_fault = insn->has_memory || n->kind >= NATIVE_PUSH_REG;
+    if (n->kind == NATIVE_INTERPRET || n->kind == NATIVE_DIVIDE ||
+        (may_fault && v->vm->has_exact_flags)) {
+        n->reads = STATUS; /* whatever it does, the flags are whole before it */
+    }
+}
+
+/* The instruction leaves the block, or must be its last for what it changes. */
+static bool ends_block(const struct native_insn *n)
+{
+    return x86_rows[n->insn.row].attributes & (X86_ROW_BRANCH | X86_ROW_SERIALIZES);
+}
+
+static bool in_page(const struct native_source *source, uint64_t rip)
+{
+    return (rip ^ source->rip) < GUEST_PAGE_SIZE && (rip >> 12) == (source->rip >> 12);
+}
+
+/* Flags that code at 'rip' may read before it writes them. */
+static uint16_t live_at(const struct native_source *source, uint64_t rip)
+{
+    if (source->has_exact_flags) {
+        return STATUS;
+    }
+    uint16_t unknown = STATUS, live = 0;
+    for (int i = 0; i < LOOKAHEAD && unknown; i++) {
+        if (!in_page(source, rip)) {
+            return live | unknown;
+        }
+        struct native_insn n;
+        uint32_t offset = (uint32_t)(rip & (GUEST_PAGE_SIZE - 1));
+        uint32_t left = MIN(GUEST_PAGE_SIZE - offset, X86_INSN_MAX_LENGTH);
+        uint8_t bytes[X86_INSN_MAX_LENGTH];
+        memcpy(bytes, source->page + offset, left);
+        if (x86_decode(bytes, left, X86_CODE_64, &n.insn) != X86_DECODE_OK) {
+            return live | unknown;
+        }
+        const struct native_row *row = &rows[n.insn.row];
+        uint32_t attributes = x86_rows[n.insn.row].attributes;
+        if (row->kind == NATIVE_JMP && n.insn.operand_bytes == 8) {
+            rip += n.insn.length + n.insn.imm;
+            continue;
+        }
+        live |= row->flags_read & unknown;
+        if ((attributes & (X86_ROW_BRANCH | X86_ROW_SYSTEM | X86_ROW_SERIALIZES | X86_ROW_IO |
+                           X86_ROW_STRING)) ||
+            row->kind == NATIVE_INTERPRET || row->kind == NATIVE_DIVIDE) {
+            return live | unknown;
+        }
+        if (!row->is_shift) {
+            unknown &= (uint16_t)~row->flags_written;
+        }
+        rip += n.insn.length;
+    }
+    return live | unknown;
+}
+
+static void find_live_flags(struct native_source *source)
+{
+    struct native_insn *last = &source->insn[source->count - 1];
+    uint64_t next = native_next_rip(source, source->count - 1);
+    uint64_t taken = next + last->insn.imm;
+    source->live_taken = source->live_next = STATUS;
+    uint16_t live = STATUS;
+    switch (last->kind) {
+    case NATIVE_JCC:
+        source->live_taken = live_at(source, taken);
+        source->live_next = live_at(source, next);
+        live = source->live_taken | source->live_next;
+        break;
+    case NATIVE_JMP:
+    case NATIVE_CALL:
+        live = source->live_taken = live_at(source, taken);
+        break;
+    default:
+        if (!source->ends_by_itself) {
+            live = source->live_next = live_at(source, next);
+        }
+        break;
+    }
+    for (uint32_t i = source->count; i-- > 0;) {
+        struct native_insn *n = &source->insn[i];
+        n->live_after = live;
+        live = (uint16_t)((live & ~n->writes) | n->reads);
+        n->live_before = live;
+    }
+}
+
+bool native_analyze(const struct soft_vcpu *v, uint64_t rip, const uint8_t *page, bool sse_is_on,
+                    bool avx_is_on, struct native_source *out)
+{
+    out->rip = rip;
+    out->page = page;
+    uint32_t start = (uint32_t)(rip & (GUEST_PAGE_SIZE - 1));
+    uint32_t left = MIN(GUEST_PAGE_SIZE - start, NATIVE_MAX_BYTES);
+    memcpy(out->copy, page + start, left);
+    out->count = 0;
+    out->ends_by_itself = false;
+    out->uses_vectors = false;
+    out->has_exact_flags = v->vm->has_exact_flags;
+    uint32_t offset = 0;
+    while (out->count < NATIVE_MAX_INSNS && offset < left) {
+        struct native_insn *n = &out->insn[out->count];
+        enum x86_decode_status status =
+            x86_decode(out->copy + offset, left - offset, X86_CODE_64, &n->insn);
+        if (status != X86_DECODE_OK) {
+            /* The interpreter raises what is to be raised. */
+            break;
+        }
+        n->offset = offset;
+        classify(v, n, sse_is_on, avx_is_on);
+        offset += n->insn.length;
+        out->count++;
+        out->uses_vectors |= n->row->is_vector && n->kind != NATIVE_INTERPRET;
+        if (ends_block(n)) {
+            out->ends_by_itself = true;
+            break;
+        }
+    }
+    out->size_bytes = offset;
+    if (!out->count) {
+        return false;
+    }
+    find_live_flags(out);
+    return true;
+}

@@ -1,0 +1,108 @@
+/* What the translator knows of guest instructions: how each is translated, and which status flags matter after it. */
+#ifndef ENGINE_SOFT_TRANSLATE_ANALYZE_H
+#define ENGINE_SOFT_TRANSLATE_ANALYZE_H
+
+#include "cpu/x86/decode.h"
+#include "engine/soft/vcpu.h"
+
+#define NATIVE_MAX_INSNS 64
+#define NATIVE_MAX_BYTES 512
+
+enum native_kind {
+    NATIVE_INTERPRET, /* no template: the interpreter runs it */
+    NATIVE_PLAIN,     /* the same instruction with other registers and addresses */
+    NATIVE_DIVIDE,    /* plain, but may raise #DE */
+    NATIVE_RAW,       /* its bytes as they are */
+    NATIVE_NOTHING,   /* NOPs and hints */
+    NATIVE_LEA,
+    NATIVE_MOV_IMM, /* to the opcode's register */
+    NATIVE_BSWAP,
+    NATIVE_XCHG_RAX,
+    NATIVE_MOFFS,
+    NATIVE_PUSH_REG,
+    NATIVE_PUSH_IMM,
+    NATIVE_PUSH_MEM,
+    NATIVE_POP_REG,
+    NATIVE_LEAVE,
+    NATIVE_CALL,
+    NATIVE_CALL_INDIRECT,
+    NATIVE_JMP,
+    NATIVE_JMP_INDIRECT,
+    NATIVE_JCC,
+    NATIVE_RET,
+};
+
+/* What a field of the encoding names. */
+struct native_field {
+    uint8_t reg_class; /* enum x86_reg_class, if 'is_used' */
+    bool is_used;
+    uint8_t access;
+};
+
+struct native_row {
+    uint8_t kind; /* enum native_kind */
+    bool is_vector;
+    bool is_shift; /* a count of 0 leaves the flags alone */
+    bool is_bit_test;
+    struct native_field reg, rm, vvvv;
+    uint8_t memory_access;
+    uint16_t flags_read, flags_written;
+};
+
+struct native_insn {
+    struct x86_insn insn;
+    const struct native_row *row;
+    uint32_t offset; /* from the block's start */
+    uint8_t kind;
+    uint16_t reads, writes; /* status flags; 'reads' includes those that it may leave alone */
+    uint16_t live_before, live_after;
+};
+
+/* A block before it is translated. */
+struct native_source {
+    uint64_t rip;
+    uint32_t count;
+    uint32_t size_bytes;
+    const uint8_t *page;            /* the guest's: other vCPUs may write it at any moment */
+    uint8_t copy[NATIVE_MAX_BYTES]; /* of the block's bytes, and the only ones that are used */
+    bool ends_by_itself; /* the last instruction leaves the block; else it goes on behind it */
+    uint16_t live_taken, live_next; /* flags that matter at the targets */
+    bool uses_vectors;
+    bool has_exact_flags; /* also in frames of faults in the middle */
+    struct native_insn insn[NATIVE_MAX_INSNS];
+};
+
+void native_rows_init(void);
+
+/* Decodes the block at 'rip' in the page at 'page'. False: its first instruction is none, or not all in the page. */
+bool native_analyze(const struct soft_vcpu *v, uint64_t rip, const uint8_t *page, bool sse_is_on,
+                    bool avx_is_on, struct native_source *out);
+
+static inline uint64_t native_rip(const struct native_source *source, uint32_t index)
+{
+    return source->rip + source->insn[index].offset;
+}
+
+static inline uint64_t native_next_rip(const struct native_source *source, uint32_t index)
+{
+    return source->rip + source->insn[index].offset + source->insn[index].insn.length;
+}
+
+/* Memory operand's size, 0 if there is none. */
+static inline uint32_t native_memory_size(const struct x86_insn *insn)
+{
+    for (uint32_t i = 0; i < insn->operand_count; i++) {
+        if (insn->operand[i].kind == X86_OPERAND_MEM) {
+            return insn->operand[i].size_bytes;
+        }
+    }
+    return 0;
+}
+
+/* Guest registers that have no host register of their own. */
+static inline bool native_is_spilled(uint8_t guest_reg)
+{
+    return guest_reg >= 13;
+}
+
+#endif

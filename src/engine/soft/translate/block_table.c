@@ -1,0 +1,501 @@
+/* Finding, linking and dropping translated blocks.
+ *
+ * Each vCPU has blocks of its own, so nothing here takes a lock. Blocks are found by RIP and mode in the jump cache
+ * (valid for one epoch of the half of the address space), then by guest physical address. A jump within a page is linked to
+ * its target for good: both are of the same page. One to another page compares the epoch first, which changes whenever that
+ * page may have moved.
+ *
+ * When a page's bytes change, its blocks go: the links to them lead to their stubs again, and the jump cache forgets
+ * them. Their code stays where it is until the whole cache is emptied, so that it may be on its way still. */
+#include "engine/soft/translate/block_table.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/core/bits.h"
+#include "engine/soft/block.h"
+#include "engine/soft/mmu.h"
+#include "engine/soft/translate/analyze.h"
+
+#define CODE_SIZE ((size_t)64 << 20)
+#define META_SIZE ((size_t)24 << 20)
+/* The most that one block takes of each. */
+#define CODE_RESERVE ((size_t)64 << 10)
+#define META_RESERVE ((size_t)4 << 10)
+
+#define MXCSR_MASKS 0x1f80u
+
+static __thread struct soft_vcpu *running;
+
+static int map_code(struct soft_native *n, struct error *err)
+{
+    int fd = memfd_create("hull-code", MFD_CLOEXEC);
+    if (fd < 0 || ftruncate(fd, CODE_SIZE) < 0) {
+        int saved_errno = errno;
+        if (fd >= 0) {
+            close(fd);
+        }
+        return error_set_errno(err, saved_errno, "reserving memory for translated code");
+    }
+    void *writable = mmap(NULL, CODE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    void *executable = mmap(NULL, CODE_SIZE, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+    int saved_errno = errno;
+    close(fd);
+    n->writable = writable == MAP_FAILED ? NULL : writable;
+    n->executable = executable == MAP_FAILED ? NULL : executable;
+    n->size = CODE_SIZE;
+    if (!n->writable || !n->executable) {
+        return error_set_errno(err, saved_errno, "mapping memory for translated code");
+    }
+    return 0;
+}
+
+int soft_native_init(struct soft_vcpu *v, struct error *err)
+{
+    native_rows_init();
+    struct soft_native *n = calloc(1, sizeof(*n));
+    if (!n) {
+        return error_set(err, ENOMEM, "reserving memory for translated code");
+    }
+    v->native = n;
+    int rc = map_code(n, err);
+    if (rc < 0) {
+        return rc;
+    }
+    void *meta = mmap(NULL, META_SIZE, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    n->source = malloc(sizeof(*n->source));
+    if (meta == MAP_FAILED || !n->source) {
+        return error_set(err, ENOMEM, "reserving memory for translated code");
+    }
+    n->meta = meta;
+    n->meta_size = META_SIZE;
+    n->epoch[0] = n->epoch[1] = 1;
+    v->native_epoch[0] = v->native_epoch[1] = 1;
+    v->native_host_mxcsr = MXCSR_MASKS;
+    native_make_stubs(v);
+    return 0;
+}
+
+void soft_native_fini(struct soft_vcpu *v)
+{
+    struct soft_native *n = v->native;
+    if (!n) {
+        return;
+    }
+    if (n->writable) {
+        munmap(n->writable, n->size);
+    }
+    if (n->executable) {
+        munmap(n->executable, n->size);
+    }
+    if (n->meta) {
+        munmap(n->meta, n->meta_size);
+    }
+    free(n->source);
+    free(n);
+    v->native = NULL;
+}
+
+void *native_alloc(struct soft_native *n, size_t size)
+{
+    void *memory = n->meta + n->meta_used;
+    n->meta_used += align_up(size, 16);
+    memset(memory, 0, size);
+    return memory;
+}
+
+static uint32_t current_mode(const struct soft_vcpu *v)
+{
+    if (v->code_size != X86_CODE_64 || v->align_check) {
+        return NATIVE_MODE_NONE;
+    }
+    uint32_t mode = (uint32_t)(v->tlb - v->tlbs);
+    bool is_masked = (v->mxcsr & MXCSR_MASKS) == MXCSR_MASKS;
+    if (is_masked && !(v->cr0 & (X86_CR0_EM | X86_CR0_TS)) && (v->cr4 & X86_CR4_OSFXSR)) {
+        mode |= NATIVE_MODE_SSE;
+    }
+    if (is_masked && !(v->cr0 & X86_CR0_TS) && (v->cr4 & X86_CR4_OSXSAVE) && (~v->xcr0 & 6) == 0) {
+        mode |= NATIVE_MODE_AVX;
+    }
+    return mode;
+}
+
+/* User code runs in the lower half, the kernel's in the upper half: only they are found by address. */
+static bool has_usual_address(uint64_t rip, uint32_t mode)
+{
+    return (rip >> 63) == ((mode & NATIVE_MODE_TLB) != SOFT_TLB_USER);
+}
+
+static uint64_t tag_of(const struct soft_vcpu *v, uint32_t mode)
+{
+    bool is_upper = (mode & NATIVE_MODE_TLB) != SOFT_TLB_USER;
+    return v->native->epoch[is_upper] << 8 | mode;
+}
+
+static void set_mode(struct soft_vcpu *v, uint32_t mode)
+{
+    v->native_mode = mode;
+    v->native_tag = tag_of(v, mode);
+}
+
+static void empty_cache(struct soft_vcpu *v);
+
+void soft_native_forget_addresses(struct soft_vcpu *v, bool upper_half)
+{
+    struct soft_native *n = v->native;
+    if (!n) {
+        return;
+    }
+    if ((uint32_t)++n->epoch[upper_half] == 0) {
+        empty_cache(v); /* links compare 32 bits */
+        n->epoch[upper_half]++;
+    }
+    v->native_epoch[upper_half] = (uint32_t)n->epoch[upper_half];
+    if (v->native_mode != NATIVE_MODE_NONE) {
+        v->native_tag = tag_of(v, v->native_mode);
+    }
+}
+
+static size_t linear_page_bit(uint64_t rip)
+{
+    return ((rip >> GUEST_PAGE_SHIFT) * 0x9e3779b97f4a7c15ull) >> (64 - 12);
+}
+
+void soft_native_forget_page(struct soft_vcpu *v, uint64_t gva)
+{
+    size_t bit = linear_page_bit(gva);
+    if (v->native && v->native->linear_pages[bit / 64] & BIT(bit % 64)) {
+        soft_native_forget_addresses(v, gva >> 63);
+    }
+}
+
+static size_t hash_of(uint64_t gpa, uint64_t rip, uint32_t mode)
+{
+    uint64_t mixed = (gpa ^ (rip >> 12 << 20) ^ ((uint64_t)mode << 56)) * 0x9e3779b97f4a7c15ull;
+    return mixed >> (64 - NATIVE_HASH_BITS);
+}
+
+static size_t page_hash(uint64_t gpa)
+{
+    return ((gpa >> GUEST_PAGE_SHIFT) * 0x9e3779b97f4a7c15ull) >> (64 - NATIVE_PAGE_BITS);
+}
+
+/* The multiplier of emitted code, which finds the same slot. */
+static struct soft_native_jump *jump_slot(struct soft_vcpu *v, uint64_t rip)
+{
+    uint32_t mixed = (uint32_t)rip * NATIVE_JUMP_MULTIPLIER;
+    return &v->native_jump[mixed >> (32 - NATIVE_JUMP_BITS)];
+}
+
+static void unlink_incoming(struct soft_native *n, struct native_block *block)
+{
+    while (block->incoming) {
+        struct native_link *link = block->incoming;
+        block->incoming = link->next;
+        link->target = NULL;
+        link->next = NULL;
+        link->from = NULL;
+        emit_bind(link->place, link->stub);
+    }
+}
+
+static void unlink_outgoing(struct native_link *link)
+{
+    if (!link->target) {
+        return;
+    }
+    *link->from = link->next;
+    if (link->next) {
+        link->next->from = link->from;
+    }
+    link->target = NULL;
+}
+
+static void drop_block(struct soft_vcpu *v, struct native_block *block)
+{
+    struct soft_native *n = v->native;
+    unlink_incoming(n, block);
+    unlink_outgoing(&block->link[0]);
+    unlink_outgoing(&block->link[1]);
+    struct soft_native_jump *entry = jump_slot(v, block->rip);
+    if (entry->block == block) {
+        *entry = (struct soft_native_jump){0};
+    }
+    struct native_block **at = &n->hash[hash_of(block->gpa, block->rip, block->mode)];
+    while (*at && *at != block) {
+        at = &(*at)->hash_next;
+    }
+    if (*at) {
+        *at = block->hash_next;
+    }
+}
+
+static void drop_page(struct soft_vcpu *v, struct native_page *page)
+{
+    while (page->blocks) {
+        struct native_block *block = page->blocks;
+        page->blocks = block->page_next;
+        drop_block(v, block);
+    }
+    v->native->was_cut = true;
+}
+
+static struct native_page *find_page(struct soft_native *n, uint64_t gpa)
+{
+    struct native_page *page = n->pages[page_hash(gpa)];
+    while (page && page->gpa != gpa) {
+        page = page->hash_next;
+    }
+    return page;
+}
+
+void soft_native_page_written(struct soft_vcpu *v, uint64_t gpa)
+{
+    if (!v->native) {
+        return;
+    }
+    struct native_page *page = find_page(v->native, align_down(gpa, GUEST_PAGE_SIZE));
+    if (page) {
+        drop_page(v, page);
+    }
+}
+
+void soft_native_check_pages(struct soft_vcpu *v)
+{
+    for (size_t i = 0; i < ARRAY_COUNT(v->native->pages); i++) {
+        for (struct native_page *page = v->native->pages[i]; page; page = page->hash_next) {
+            if (page->blocks && atomic_load(page->generation) != page->generation_seen) {
+                drop_page(v, page);
+            }
+        }
+    }
+}
+
+/* Everything goes: blocks, pages, links. */
+static void empty_cache(struct soft_vcpu *v)
+{
+    struct soft_native *n = v->native;
+    memset(n->hash, 0, sizeof(n->hash));
+    memset(n->pages, 0, sizeof(n->pages));
+    memset(n->linear_pages, 0, sizeof(n->linear_pages));
+    memset(v->native_jump, 0, sizeof(v->native_jump));
+    n->used = n->fixed;
+    n->meta_used = 0;
+    n->was_cut = true;
+    v->stats.code_cache_flushes++;
+}
+
+static struct native_block *find_or_translate(struct soft_vcpu *v, uint32_t mode)
+{
+    struct soft_native *n = v->native;
+    uint64_t rip = v->rip;
+    v->op = NULL;
+    v->block = NULL;
+    uint64_t gpa = soft_fetch_translate(v, rip);
+    struct native_block *block = n->hash[hash_of(gpa, rip, mode)];
+    while (block && !(block->gpa == gpa && block->rip == rip && block->mode == mode)) {
+        block = block->hash_next;
+    }
+    n->linear_pages[linear_page_bit(rip) / 64] |= BIT(linear_page_bit(rip) % 64);
+    if (block) {
+        return block;
+    }
+    if (n->used + CODE_RESERVE > n->size || n->meta_used + META_RESERVE > n->meta_size) {
+        empty_cache(v);
+    }
+    struct soft_page guest = soft_page_find(v->vm, align_down(gpa, GUEST_PAGE_SIZE));
+    if (!guest.slot) {
+        return NULL;
+    }
+    const _Atomic uint32_t *generation;
+    uint32_t seen = soft_begin_decode(v, &guest, &generation);
+    struct native_page *page = find_page(n, align_down(gpa, GUEST_PAGE_SIZE));
+    if (page && page->generation_seen != seen) {
+        drop_page(v, page);
+    }
+    if (!page) {
+        page = native_alloc(n, sizeof(*page));
+        page->gpa = align_down(gpa, GUEST_PAGE_SIZE);
+        page->generation = generation;
+        page->hash_next = n->pages[page_hash(gpa)];
+        n->pages[page_hash(gpa)] = page;
+    }
+    page->generation_seen = seen;
+    n->linear_pages[linear_page_bit(rip) / 64] |= BIT(linear_page_bit(rip) % 64);
+    block = native_translate(v, rip, gpa, mode, guest.hva);
+    if (!block) {
+        return NULL;
+    }
+    v->stats.blocks_translated++;
+    size_t hash = hash_of(gpa, rip, mode);
+    block->hash_next = n->hash[hash];
+    n->hash[hash] = block;
+    block->page_next = page->blocks;
+    page->blocks = block;
+    return block;
+}
+
+/* The block at RIP, or NULL: the interpreter's turn. */
+static struct native_block *find_block(struct soft_vcpu *v)
+{
+    uint32_t mode = current_mode(v);
+    if (mode == NATIVE_MODE_NONE) {
+        v->native_mode = mode;
+        return NULL;
+    }
+    set_mode(v, mode);
+    struct soft_native_jump *entry = jump_slot(v, v->rip);
+    if (entry->rip == v->rip && entry->tag == v->native_tag && entry->block) {
+        return entry->block;
+    }
+    struct native_block *block = find_or_translate(v, mode);
+    if (block && has_usual_address(v->rip, mode)) {
+        *entry = (struct soft_native_jump){
+            .rip = v->rip,
+            .tag = v->native_tag,
+            .code = native_executable(v->native, block->entry_saved),
+            .block = block,
+        };
+    }
+    return block;
+}
+
+static const uint8_t *leave(const struct soft_vcpu *v)
+{
+    return native_executable(v->native, v->native->leave);
+}
+
+static const uint8_t *go_on(struct soft_vcpu *v)
+{
+    if (unlikely(atomic_load_explicit(&v->requests, memory_order_relaxed))) {
+        return leave(v);
+    }
+    struct native_block *block = find_block(v);
+    return block ? native_executable(v->native, block->entry_saved) : leave(v);
+}
+
+/* Runs the instruction at RIP on the interpreter. */
+static void interpret_one(struct soft_vcpu *v)
+{
+    soft_block_enter(v, soft_block_find(v, true));
+    v->op = NULL;
+    v->block = NULL;
+}
+
+const uint8_t *native_on_interpret(struct soft_vcpu *v, const struct native_site *site)
+{
+    struct soft_native *n = v->native;
+    uint64_t rip = site->rip, next = site->next;
+    uint32_t mode = v->native_mode;
+    v->rip = rip;
+    n->was_cut = false;
+    v->stats.native_misses++;
+    do {
+        interpret_one(v);
+    } while (v->rip - rip < next - rip && v->rip != rip && next && !n->was_cut &&
+             !atomic_load_explicit(&v->requests, memory_order_relaxed));
+    if (likely(v->rip == next && next && !n->was_cut && current_mode(v) == mode &&
+               !atomic_load_explicit(&v->requests, memory_order_relaxed))) {
+        return (const uint8_t *)(site + 1);
+    }
+    return go_on(v);
+}
+
+const uint8_t *native_on_exit_at(struct soft_vcpu *v, const struct native_site *site)
+{
+    v->rip = site->rip;
+    return leave(v);
+}
+
+const uint8_t *native_on_fault(struct soft_vcpu *v, void *unused)
+{
+    v->rip = v->native_fault_rip;
+    interpret_one(v);
+    return go_on(v);
+}
+
+const uint8_t *native_on_link(struct soft_vcpu *v, struct native_link *link)
+{
+    struct soft_native *n = v->native;
+    uint32_t mode = v->native_mode;
+    v->rip = link->rip;
+    if (atomic_load_explicit(&v->requests, memory_order_relaxed)) {
+        return leave(v);
+    }
+    n->was_cut = false;
+    struct native_block *block = find_block(v);
+    if (!block) {
+        return leave(v);
+    }
+    if (n->was_cut) {
+        return native_executable(n, block->entry_saved); /* the link may be gone */
+    }
+    /* Without an epoch to compare, the two blocks must be of one page for good. */
+    bool is_safe = link->epoch ? has_usual_address(v->rip, mode)
+                               : (link->source->gpa ^ block->gpa) < GUEST_PAGE_SIZE;
+    bool can_link = block->mode == mode && !link->target && is_safe;
+    if (can_link) {
+        if (link->epoch) {
+            uint32_t epoch = v->native_epoch[v->rip >> 63];
+            memcpy(link->epoch, &epoch, sizeof(epoch));
+        }
+        emit_bind(link->place, link->with_flags ? block->entry : block->entry_saved);
+        link->target = block;
+        link->next = block->incoming;
+        link->from = &block->incoming;
+        if (link->next) {
+            link->next->from = &link->next;
+        }
+        block->incoming = link;
+    } else if (link->target && link->epoch) {
+        /* The epoch has passed: the same block again, or another. */
+        if (link->target != block) {
+            unlink_outgoing(link);
+            emit_bind(link->place, link->stub);
+            return native_executable(n, block->entry_saved);
+        }
+        uint32_t epoch = v->native_epoch[v->rip >> 63];
+        memcpy(link->epoch, &epoch, sizeof(epoch));
+    }
+    return native_executable(n, block->entry_saved);
+}
+
+const uint8_t *native_on_indirect(struct soft_vcpu *v, const struct native_site *site)
+{
+    v->rip = v->native_target;
+    if (unlikely(!x86_is_canonical(v->rip))) {
+        /* The instruction itself faults: as if it had not begun. */
+        v->gpr[X86_RSP] -= site->next;
+        v->rip = site->rip;
+        interpret_one(v);
+    }
+    return go_on(v);
+}
+
+bool soft_native_run(struct soft_vcpu *v)
+{
+    struct native_block *block = find_block(v);
+    if (!block) {
+        return false;
+    }
+    struct soft_native *n = v->native;
+    void (*enter)(struct soft_vcpu *, const uint8_t *);
+    const uint8_t *code = native_executable(n, n->enter);
+    memcpy(&enter, &code, sizeof(enter));
+    running = v;
+    enter(v, native_executable(n, block->entry_saved));
+    return true;
+}
+
+uintptr_t soft_native_fault(uintptr_t pc)
+{
+    const struct soft_vcpu *v = running;
+    if (!v || !v->native || pc - (uintptr_t)v->native->executable >= v->native->size) {
+        return 0;
+    }
+    return (uintptr_t)native_executable(v->native, v->native->fault);
+}

@@ -1,0 +1,101 @@
+/* Private to the translator: its blocks, how they are found, linked and dropped, and the memory of their code. */
+#ifndef ENGINE_SOFT_TRANSLATE_BLOCK_TABLE_H
+#define ENGINE_SOFT_TRANSLATE_BLOCK_TABLE_H
+
+#include <stdatomic.h>
+#include <stddef.h>
+
+#include "engine/soft/translate/emit.h"
+#include "engine/soft/translate/native.h"
+#include "engine/soft/vcpu.h"
+
+/* A field of the vCPU, for RSP-relative operands. */
+#define VCPU_FIELD(member) ((int32_t)offsetof(struct soft_vcpu, member))
+
+/* A block's mode: enum soft_tlb_mode, and which vector instructions are on. */
+#define NATIVE_MODE_TLB  0x03u
+#define NATIVE_MODE_SSE  0x04u
+#define NATIVE_MODE_AVX  0x08u
+#define NATIVE_MODE_NONE UINT32_MAX /* not for the translator */
+
+/* A direct exit of a block, and where its jump goes. */
+struct native_link {
+    struct native_block *source;
+    struct native_block *target;      /* NULL: to the stub that links it */
+    struct native_link *next, **from; /* in the target's list */
+    uint8_t *place;                   /* of the jump's displacement (writable view) */
+    uint8_t *stub;
+    uint8_t *epoch;  /* where the exit compares the epoch, if the target is in another page */
+    uint64_t rip;    /* of the target */
+    bool with_flags; /* the flags are in the host's (or do not matter) */
+};
+
+struct native_block {
+    struct native_block *hash_next;
+    struct native_block *page_next;
+    struct native_link *incoming;
+    uint64_t rip, gpa;
+    uint32_t mode;
+    uint32_t code_size;
+    uint8_t *entry;       /* writable view; status flags in the host's */
+    uint8_t *entry_saved; /* status flags in 'status' */
+    struct native_link link[2];
+};
+
+/* A guest page with translated code. */
+struct native_page {
+    struct native_page *hash_next;
+    uint64_t gpa;
+    const _Atomic uint32_t *generation;
+    uint32_t generation_seen;
+    struct native_block *blocks;
+};
+
+#define NATIVE_HASH_BITS 15
+#define NATIVE_PAGE_BITS 12
+
+struct soft_native {
+    uint8_t *writable, *executable; /* two views of the same memory */
+    size_t size, used, fixed;       /* 'fixed': stubs, which stay */
+    uint8_t *meta;                  /* blocks, in order */
+    size_t meta_size, meta_used;
+    struct native_block *hash[1u << NATIVE_HASH_BITS];
+    struct native_page *pages[1u << NATIVE_PAGE_BITS];
+    uint64_t epoch[2]; /* of the halves of the address space; 32 bits are compared, never 0 */
+    /* Which linear pages have blocks, hashed: what an INVLPG has to care for. */
+    uint64_t linear_pages[64];
+    bool was_cut; /* blocks have gone while one of them ran */
+    struct native_source *source;
+    /* Stubs (writable view). */
+    uint8_t *enter, *leave, *interpret, *exit_at, *make_link, *indirect, *load_vectors, *fault;
+};
+
+static inline const uint8_t *native_executable(const struct soft_native *n, const uint8_t *code)
+{
+    return n->executable + (code - n->writable);
+}
+
+/* Data behind the call to a stub. */
+struct native_site {
+    uint64_t rip;  /* of the instruction */
+    uint64_t next; /* RIP at which the code behind the site goes on; 0: none */
+} __attribute__((packed));
+
+/* stubs.c */
+void native_make_stubs(struct soft_vcpu *v);
+
+/* translate.c: 'page' is the guest page's bytes. NULL: the first instruction is for the interpreter. */
+struct native_block *native_translate(struct soft_vcpu *v, uint64_t rip, uint64_t gpa,
+                                      uint32_t mode, const uint8_t *page);
+
+/* block_table.c: called by stubs with the guest's registers in *v; they return where to go on (executable view). */
+const uint8_t *native_on_interpret(struct soft_vcpu *v, const struct native_site *site);
+const uint8_t *native_on_exit_at(struct soft_vcpu *v, const struct native_site *site);
+const uint8_t *native_on_link(struct soft_vcpu *v, struct native_link *link);
+const uint8_t *native_on_indirect(struct soft_vcpu *v, const struct native_site *site);
+const uint8_t *native_on_fault(struct soft_vcpu *v, void *unused);
+
+/* Memory for blocks' descriptions. */
+void *native_alloc(struct soft_native *n, size_t size);
+
+#endif

@@ -1,0 +1,218 @@
+/* Branches, and the exits of blocks. */
+#include <stddef.h>
+
+#include "base/core/bits.h"
+#include "engine/soft/translate/translate.h"
+
+#define ADDRESS HOST_R14
+#define SCRATCH HOST_R15
+#define STACK   HOST_R13
+
+static bool is_same_page(const struct translation *t, uint64_t rip)
+{
+    return rip >> GUEST_PAGE_SHIFT == t->source->rip >> GUEST_PAGE_SHIFT;
+}
+
+/* A new link of the block; its stub comes at the end. */
+static struct native_link *new_link(struct translation *t, uint64_t rip, uint32_t live)
+{
+    struct native_link *link = &t->block->link[t->link_count];
+    *link = (struct native_link){.source = t->block, .rip = rip};
+    bool is_saved = t->flags & FLAGS_SAVED, is_host = t->flags & FLAGS_HOST;
+    link->with_flags = !live || is_host;
+    t->link_saves_flags[t->link_count] = live && !is_saved;
+    t->link_jumps[t->link_count][0] = t->link_jumps[t->link_count][1] = NULL;
+    t->link_count++;
+    return link;
+}
+
+void native_emit_exit(struct translation *t, uint64_t rip, uint32_t live)
+{
+    struct emitter *e = &t->e;
+    uint32_t number = t->link_count;
+    if (is_same_page(t, rip)) {
+        struct native_link *link = new_link(t, rip, live);
+        link->place = emit_jmp(e);
+        return;
+    }
+    native_give_up_flags(t, live);
+    struct native_link *link = new_link(t, rip, live);
+    link->epoch = emit_cmp_field(e, VCPU_FIELD(native_epoch) + 4 * (int32_t)(rip >> 63), 0);
+    t->link_jumps[number][0] = emit_jcc(e, HOST_IF_NOT_EQUAL);
+    link->place = emit_jmp(e);
+}
+
+void native_emit_link_stubs(struct translation *t)
+{
+    struct emitter *e = &t->e;
+    for (uint32_t i = 0; i < t->link_count; i++) {
+        struct native_link *link = &t->block->link[i];
+        link->stub = e->at;
+        emit_bind(link->place, e->at);
+        for (int k = 0; k < 2; k++) {
+            if (t->link_jumps[i][k]) {
+                emit_bind(t->link_jumps[i][k], e->at);
+            }
+        }
+        if (t->link_saves_flags[i]) {
+            native_save_flags(t);
+        }
+        emit_mov_imm(e, ADDRESS, (uint64_t)(uintptr_t)link);
+        emit_bind(emit_jmp(e), t->native->make_link);
+    }
+}
+
+static void emit_jcc_exits(struct translation *t, const struct native_insn *n)
+{
+    struct emitter *e = &t->e;
+    uint64_t next = native_next_rip(t->source, t->index);
+    uint64_t taken = next + n->insn.imm;
+    native_want_flags(t, SCRATCH);
+    uint8_t condition = n->insn.opcode & 15;
+    if (is_same_page(t, taken)) {
+        struct native_link *link = new_link(t, taken, t->source->live_taken);
+        link->place = emit_jcc(e, condition);
+        native_emit_exit(t, next, t->source->live_next);
+        return;
+    }
+    uint8_t *over = emit_jcc(e, condition ^ 1);
+    uint32_t flags = t->flags;
+    native_emit_exit(t, taken, t->source->live_taken);
+    emit_bind(over, e->at);
+    t->flags = flags;
+    native_emit_exit(t, next, t->source->live_next);
+}
+
+/* Target in R14, flags saved: through the jump cache. */
+static void emit_indirect(struct translation *t, int32_t stack_change)
+{
+    struct emitter *e = &t->e;
+    int32_t table = VCPU_FIELD(native_jump);
+    /* imul r15d, r14d, multiplier; shr r15d; and r15d, -32 */
+    emit8(e, 0x45);
+    emit8(e, 0x69);
+    emit8(e, 0xfe);
+    emit32(e, NATIVE_JUMP_MULTIPLIER);
+    emit8(e, 0x41);
+    emit8(e, 0xc1);
+    emit8(e, 0xef);
+    emit8(e, 32 - NATIVE_JUMP_BITS - 5);
+    emit8(e, 0x41);
+    emit8(e, 0x83);
+    emit8(e, 0xe7);
+    emit8(e, 0xe0);
+    emit_op_index(e, HOST_OP_CMP_REG_RM, ADDRESS, HOST_RSP, SCRATCH,
+                  table + (int32_t)offsetof(struct soft_native_jump, rip));
+    struct slow_path *slow = native_add_slow(t, SLOW_INDIRECT);
+    slow->jump = emit_jcc(e, HOST_IF_NOT_EQUAL);
+    slow->stack_change = stack_change;
+    emit_op_base(e, HOST_OP_MOV_RM_REG, ADDRESS, HOST_RSP, VCPU_FIELD(native_target));
+    emit_op_index(e, HOST_OP_MOV_REG_RM, ADDRESS, HOST_RSP, SCRATCH,
+                  table + (int32_t)offsetof(struct soft_native_jump, tag));
+    emit_op_base(e, HOST_OP_CMP_REG_RM, ADDRESS, HOST_RSP, VCPU_FIELD(native_tag));
+    /* The other tag: back to the address for the slow path. */
+    uint8_t *is_equal = emit_jcc(e, HOST_IF_EQUAL);
+    emit_op_base(e, HOST_OP_MOV_REG_RM, ADDRESS, HOST_RSP, VCPU_FIELD(native_target));
+    slow = native_add_slow(t, SLOW_INDIRECT);
+    slow->jump = emit_jmp(e);
+    slow->stack_change = stack_change;
+    emit_bind(is_equal, e->at);
+    /* jmp [rsp + r15 + code] */
+    emit8(e, 0x42);
+    emit8(e, 0xff);
+    emit8(e, 0xa4);
+    emit8(e, 0x3c);
+    emit32(e, (uint32_t)(table + (int32_t)offsetof(struct soft_native_jump, code)));
+}
+
+/* The operand of an indirect branch into R14. */
+static void emit_target(struct translation *t, const struct native_insn *n)
+{
+    struct emitter *e = &t->e;
+    native_give_up_flags(t, n->live_before);
+    if (n->insn.has_memory) {
+        native_emit_operand(t, n, 8, false, false);
+        emit_op_base(e, HOST_OP_MOV_REG_RM, ADDRESS, ADDRESS, 0);
+        return;
+    }
+    uint8_t guest = (uint8_t)((n->insn.modrm & 7) | (n->insn.rex & 1) << 3);
+    if (native_is_spilled(guest)) {
+        emit_op_base(e, HOST_OP_MOV_REG_RM, ADDRESS, HOST_RSP, VCPU_FIELD(gpr) + 8 * guest);
+    } else {
+        emit_op_reg(e, HOST_OP_MOV_REG_RM, ADDRESS, guest == X86_RSP ? STACK : guest);
+    }
+}
+
+/* A call to an address that is not canonical faults before it has pushed anything. */
+static void emit_canonical_check(struct translation *t)
+{
+    struct emitter *e = &t->e;
+    emit_op_reg(e, HOST_OP_MOV_REG_RM, SCRATCH, ADDRESS);
+    emit8(e, 0x49); /* sar r15, 47: 0 or -1 */
+    emit8(e, 0xc1);
+    emit8(e, 0xff);
+    emit8(e, 47);
+    emit8(e, 0x41); /* inc r15d: 1 or 0 */
+    emit8(e, 0xff);
+    emit8(e, 0xc7);
+    emit8(e, 0x41); /* cmp r15d, 1 */
+    emit8(e, 0x83);
+    emit8(e, 0xff);
+    emit8(e, 1);
+    native_add_slow(t, SLOW_INTERPRET)->jump = emit_jcc(e, HOST_IF_ABOVE);
+}
+
+/* Pushes the return address; R14 and R15 are spoiled. */
+static void emit_push_return(struct translation *t, const struct native_insn *n)
+{
+    struct emitter *e = &t->e;
+    uint64_t next = native_next_rip(t->source, t->index);
+    native_emit_stack(t, n, -8, true);
+    if ((int64_t)next == (int32_t)next) {
+        emit_store_imm32(e, ADDRESS, 0, (int32_t)next);
+    } else {
+        emit_mov_imm(e, SCRATCH, next);
+        emit_op_base(e, HOST_OP_MOV_RM_REG, SCRATCH, ADDRESS, 0);
+    }
+    emit_op_base(e, HOST_OP_LEA, STACK, STACK, -8);
+}
+
+void native_emit_branch(struct translation *t, const struct native_insn *n)
+{
+    struct emitter *e = &t->e;
+    uint64_t next = native_next_rip(t->source, t->index);
+    switch (n->kind) {
+    case NATIVE_JCC:
+        emit_jcc_exits(t, n);
+        break;
+    case NATIVE_JMP:
+        native_emit_exit(t, next + n->insn.imm, t->source->live_taken);
+        break;
+    case NATIVE_CALL:
+        emit_push_return(t, n);
+        native_emit_exit(t, next + n->insn.imm, t->source->live_taken);
+        break;
+    case NATIVE_JMP_INDIRECT:
+        emit_target(t, n);
+        emit_indirect(t, 0);
+        break;
+    case NATIVE_CALL_INDIRECT:
+        emit_target(t, n);
+        emit_canonical_check(t);
+        emit_op_base(e, HOST_OP_MOV_RM_REG, ADDRESS, HOST_RSP, VCPU_FIELD(native_target));
+        emit_push_return(t, n);
+        emit_op_base(e, HOST_OP_MOV_REG_RM, ADDRESS, HOST_RSP, VCPU_FIELD(native_target));
+        emit_indirect(t, -8);
+        break;
+    case NATIVE_RET: {
+        int32_t pops = 8 + (n->insn.imm_bytes ? (int32_t)(uint16_t)n->insn.imm : 0);
+        native_emit_stack(t, n, 0, false);
+        emit_op_base(e, HOST_OP_MOV_REG_RM, ADDRESS, ADDRESS, 0);
+        emit_op_base(e, HOST_OP_LEA, STACK, STACK, pops);
+        emit_indirect(t, pops);
+        break;
+    }
+    default:
+        break;
+    }
+}

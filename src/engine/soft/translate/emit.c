@@ -1,0 +1,174 @@
+/* The encoder of host instructions (SDM 2, chapter 2). */
+#include "engine/soft/translate/emit.h"
+
+static void emit_address(struct emitter *e, const struct host_insn *insn)
+{
+    uint8_t reg = (uint8_t)((insn->reg & 7) << 3);
+    if (!insn->is_memory) {
+        emit8(e, (uint8_t)(0xc0 | reg | (insn->rm & 7)));
+        return;
+    }
+    if (insn->base == HOST_NONE) {
+        /* SIB without base: an absolute displacement. */
+        emit8(e, (uint8_t)(reg | 4));
+        uint8_t index = insn->index == HOST_NONE ? 4 : insn->index & 7;
+        emit8(e, (uint8_t)(insn->shift << 6 | index << 3 | 5));
+        emit32(e, (uint32_t)insn->disp);
+        return;
+    }
+    uint8_t mod = insn->disp == 0 && (insn->base & 7) != 5 ? 0
+                  : insn->disp == (int8_t)insn->disp       ? 0x40
+                                                           : 0x80;
+    if (insn->index == HOST_NONE && (insn->base & 7) != 4) {
+        emit8(e, (uint8_t)(mod | reg | (insn->base & 7)));
+    } else {
+        uint8_t index = insn->index == HOST_NONE ? 4 : insn->index & 7;
+        emit8(e, (uint8_t)(mod | reg | 4));
+        emit8(e, (uint8_t)(insn->shift << 6 | index << 3 | (insn->base & 7)));
+    }
+    if (mod == 0x40) {
+        emit8(e, (uint8_t)insn->disp);
+    } else if (mod == 0x80) {
+        emit32(e, (uint32_t)insn->disp);
+    }
+}
+
+void emit_insn(struct emitter *e, const struct host_insn *insn)
+{
+    bool has_index = insn->is_memory && insn->index != HOST_NONE;
+    bool has_base = insn->is_memory && insn->base != HOST_NONE;
+    uint8_t r = (insn->reg >> 3) & 1;
+    uint8_t x = has_index ? (insn->index >> 3) & 1 : 0;
+    uint8_t b = insn->is_memory ? (has_base ? (insn->base >> 3) & 1 : 0) : (insn->rm >> 3) & 1;
+    if (insn->is_vex) {
+        uint8_t pp = insn->prefix == 0x66   ? 1
+                     : insn->prefix == 0xf3 ? 2
+                     : insn->prefix == 0xf2 ? 3
+                                            : 0;
+        uint8_t last = (uint8_t)((uint8_t)(~insn->vvvv & 15) << 3 | insn->vex_l << 2 | pp);
+        if (insn->map == 1 && !x && !b && !insn->w) {
+            emit8(e, 0xc5);
+            emit8(e, (uint8_t)((r ? 0 : 0x80) | last));
+        } else {
+            emit8(e, 0xc4);
+            emit8(e, (uint8_t)((r ? 0 : 0x80) | (x ? 0 : 0x40) | (b ? 0 : 0x20) | insn->map));
+            emit8(e, (uint8_t)((insn->w ? 0x80 : 0) | last));
+        }
+    } else {
+        if (insn->is_locked) {
+            emit8(e, 0xf0);
+        }
+        if (insn->is_address_32) {
+            emit8(e, 0x67);
+        }
+        if (insn->is_16) {
+            emit8(e, 0x66);
+        }
+        if (insn->prefix && !(insn->is_16 && insn->prefix == 0x66)) {
+            emit8(e, insn->prefix);
+        }
+        uint8_t rex = (uint8_t)(insn->w << 3 | r << 2 | x << 1 | b);
+        if (rex || insn->needs_rex) {
+            emit8(e, 0x40 | rex);
+        }
+        if (insn->map) {
+            emit8(e, 0x0f);
+        }
+        if (insn->map == 2) {
+            emit8(e, 0x38);
+        } else if (insn->map == 3) {
+            emit8(e, 0x3a);
+        }
+    }
+    emit8(e, insn->opcode);
+    emit_address(e, insn);
+    if (insn->imm_bytes) {
+        memcpy(e->at, insn->imm, insn->imm_bytes);
+        e->at += insn->imm_bytes;
+    }
+}
+
+void emit_op_index(struct emitter *e, uint8_t opcode, uint8_t reg, uint8_t base, uint8_t index,
+                   int32_t disp)
+{
+    emit8(e, (uint8_t)(0x48 | (reg >> 3) << 2 | (index != HOST_NONE && index >= HOST_R8 ? 2 : 0) |
+                       base >> 3));
+    emit8(e, opcode);
+    struct host_insn insn = {
+        .reg = reg, .is_memory = true, .base = base, .index = index, .disp = disp};
+    emit_address(e, &insn);
+}
+
+void emit_op_base(struct emitter *e, uint8_t opcode, uint8_t reg, uint8_t base, int32_t disp)
+{
+    emit_op_index(e, opcode, reg, base, HOST_NONE, disp);
+}
+
+void emit_op_reg(struct emitter *e, uint8_t opcode, uint8_t reg, uint8_t rm)
+{
+    emit8(e, (uint8_t)(0x48 | (reg >> 3) << 2 | rm >> 3));
+    emit8(e, opcode);
+    emit8(e, (uint8_t)(0xc0 | (reg & 7) << 3 | (rm & 7)));
+}
+
+void emit_mov_imm(struct emitter *e, uint8_t reg, uint64_t value)
+{
+    if (value <= UINT32_MAX) {
+        if (reg >= HOST_R8) {
+            emit8(e, 0x41);
+        }
+        emit8(e, (uint8_t)(0xb8 | (reg & 7)));
+        emit32(e, (uint32_t)value);
+    } else if ((int64_t)value == (int32_t)value) {
+        emit8(e, (uint8_t)(0x48 | reg >> 3));
+        emit8(e, 0xc7);
+        emit8(e, (uint8_t)(0xc0 | (reg & 7)));
+        emit32(e, (uint32_t)value);
+    } else {
+        emit8(e, (uint8_t)(0x48 | reg >> 3));
+        emit8(e, (uint8_t)(0xb8 | (reg & 7)));
+        emit64(e, value);
+    }
+}
+
+uint8_t *emit_cmp_field(struct emitter *e, int32_t disp, uint32_t value)
+{
+    emit8(e, 0x81);
+    struct host_insn insn = {
+        .reg = 7, .is_memory = true, .base = HOST_RSP, .index = HOST_NONE, .disp = disp};
+    emit_address(e, &insn);
+    uint8_t *place = e->at;
+    emit32(e, value);
+    return place;
+}
+
+void emit_store_imm32(struct emitter *e, uint8_t base, int32_t disp, int32_t value)
+{
+    emit8(e, (uint8_t)(0x48 | base >> 3));
+    emit8(e, 0xc7);
+    struct host_insn insn = {.is_memory = true, .base = base, .index = HOST_NONE, .disp = disp};
+    emit_address(e, &insn);
+    emit32(e, (uint32_t)value);
+}
+
+uint8_t *emit_jcc(struct emitter *e, uint8_t condition)
+{
+    emit8(e, 0x0f);
+    emit8(e, 0x80 | condition);
+    e->at += 4;
+    return e->at - 4;
+}
+
+uint8_t *emit_jmp(struct emitter *e)
+{
+    emit8(e, 0xe9);
+    e->at += 4;
+    return e->at - 4;
+}
+
+uint8_t *emit_call(struct emitter *e)
+{
+    emit8(e, 0xe8);
+    e->at += 4;
+    return e->at - 4;
+}

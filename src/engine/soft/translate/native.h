@@ -1,0 +1,36 @@
+/* The translator: guest code in 64-bit mode as host code.
+ *
+ * A block is compiled from straight guest code within one page, for one address and one mode. Guest registers live in the
+ * host's (see translate.c), the status flags in the host's flags; RSP points to the vCPU, below which lies a little stack
+ * for signals. Whatever has no template, misses the TLB or faults is run by the interpreter, one instruction at a time, in
+ * the middle of the block. So the interpreter is the one place that knows what is exceptional. */
+#ifndef ENGINE_SOFT_TRANSLATE_NATIVE_H
+#define ENGINE_SOFT_TRANSLATE_NATIVE_H
+
+#include "engine/soft/vcpu.h"
+
+/* Stack below a struct soft_vcpu: signal handlers' frames while translated code runs. */
+#define NATIVE_STACK_SIZE 65536u
+
+int must_check soft_native_init(struct soft_vcpu *v, struct error *err);
+void soft_native_fini(struct soft_vcpu *v);
+
+/* Runs translated code from RIP until something is to be done outside. False: there is none for this mode or address, the
+ * interpreter has to go on. Raises the faults of the fetch. */
+bool soft_native_run(struct soft_vcpu *v);
+
+/* The guest has written to a page that holds code: the vCPU's own blocks of it go. */
+void soft_native_page_written(struct soft_vcpu *v, uint64_t gpa);
+/* Others have written to code: blocks of pages whose generation has changed go. SOFT_REQUEST_CODE. */
+void soft_native_check_pages(struct soft_vcpu *v);
+/* After a flush of the TLB: what was found by linear address is looked up again. */
+void soft_native_forget_addresses(struct soft_vcpu *v, bool upper_half);
+
+/* The same for one page. */
+void soft_native_forget_page(struct soft_vcpu *v, uint64_t gva);
+
+/* The host's CPU faulted at 'pc' with the vCPU's translated code: where to go on, or 0 if it is none of that. For signal
+ * handlers. */
+uintptr_t soft_native_fault(uintptr_t pc);
+
+#endif

@@ -1,0 +1,182 @@
+/* Host code that every block needs: the way in and out, and calls of C functions with the guest's registers put away.
+ *
+ * While translated code runs, RSP is the vCPU's address, so that its fields are at small displacements; the host's stack
+ * pointer waits in native_host_rsp. R14 and R15 are scratch. */
+#include <stddef.h>
+
+#include "engine/soft/translate/block_table.h"
+
+static const uint8_t homes[13] = {
+    HOST_RAX, HOST_RCX, HOST_RDX, HOST_RBX, HOST_R13, HOST_RBP, HOST_RSI,
+    HOST_RDI, HOST_R8,  HOST_R9,  HOST_R10, HOST_R11, HOST_R12,
+};
+
+static void load_guest(struct emitter *e)
+{
+    for (int i = 0; i < 13; i++) {
+        emit_op_base(e, HOST_OP_MOV_REG_RM, homes[i], HOST_RSP, VCPU_FIELD(gpr) + 8 * i);
+    }
+}
+
+static void store_guest(struct emitter *e)
+{
+    for (int i = 0; i < 13; i++) {
+        emit_op_base(e, HOST_OP_MOV_RM_REG, homes[i], HOST_RSP, VCPU_FIELD(gpr) + 8 * i);
+    }
+}
+
+static void jump_reg(struct emitter *e, uint8_t reg)
+{
+    if (reg >= HOST_R8) {
+        emit8(e, 0x41);
+    }
+    emit8(e, 0xff);
+    emit8(e, 0xe0 | (reg & 7));
+}
+
+static void push(struct emitter *e, uint8_t reg)
+{
+    if (reg >= HOST_R8) {
+        emit8(e, 0x41);
+    }
+    emit8(e, 0x50 | (reg & 7));
+}
+
+static void pop(struct emitter *e, uint8_t reg)
+{
+    if (reg >= HOST_R8) {
+        emit8(e, 0x41);
+    }
+    emit8(e, 0x58 | (reg & 7));
+}
+
+/* [rsp + disp] as the operand of one of the instructions below. */
+static void emit_at(struct emitter *e, uint8_t prefix, uint8_t map, uint8_t opcode, uint8_t reg,
+                    int32_t disp, bool is_vex_256)
+{
+    emit_insn(e, &(struct host_insn){.prefix = prefix,
+                                     .map = map,
+                                     .opcode = opcode,
+                                     .reg = reg,
+                                     .is_vex = is_vex_256,
+                                     .vex_l = is_vex_256,
+                                     .is_memory = true,
+                                     .base = HOST_RSP,
+                                     .index = HOST_NONE,
+                                     .disp = disp});
+}
+
+#define LDMXCSR 2
+#define STMXCSR 3
+
+static void move_vectors(struct emitter *e, bool is_load, int32_t stack)
+{
+    bool has_avx = __builtin_cpu_supports("avx");
+    for (uint8_t i = 0; i < 16; i++) {
+        emit_at(e, 0, 1, is_load ? 0x10 : 0x11, i, VCPU_FIELD(vector) + 32 * i + stack, has_avx);
+    }
+}
+
+static void set_live(struct emitter *e, uint8_t value, int32_t stack)
+{
+    emit_at(e, 0, 0, 0xc6, 0, VCPU_FIELD(native_vectors_live) + stack, false);
+    emit8(e, value);
+}
+
+/* Guest vectors, if they are in the host's registers, to the vCPU. */
+static void save_vectors(struct emitter *e)
+{
+    emit_at(e, 0, 0, 0x80, 7, VCPU_FIELD(native_vectors_live), false);
+    emit8(e, 0);
+    uint8_t *over = emit_jcc(e, HOST_IF_EQUAL);
+    move_vectors(e, false, 0);
+    emit_at(e, 0, 1, 0xae, STMXCSR, VCPU_FIELD(mxcsr), false);
+    emit_at(e, 0, 1, 0xae, LDMXCSR, VCPU_FIELD(native_host_mxcsr), false);
+    if (__builtin_cpu_supports("avx")) {
+        emit8(e, 0xc5); /* vzeroupper */
+        emit8(e, 0xf8);
+        emit8(e, 0x77);
+    }
+    set_live(e, 0, 0);
+    emit_bind(over, e->at);
+}
+
+/* Calls 'function'(vCPU, R14) and goes on at what it returns. 'is_called': R14 is the return address on the stack. */
+static uint8_t *make_call(struct emitter *e, bool is_called, const void *function)
+{
+    uint8_t *start = e->at;
+    if (is_called) {
+        pop(e, HOST_R14);
+    }
+    store_guest(e);
+    save_vectors(e);
+    emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RDI, HOST_RSP);
+    emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RSI, HOST_R14);
+    emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RBX, HOST_RSP);
+    emit_op_base(e, HOST_OP_MOV_REG_RM, HOST_RSP, HOST_RSP, VCPU_FIELD(native_host_rsp));
+    emit_mov_imm(e, HOST_RAX, (uint64_t)(uintptr_t)function);
+    emit8(e, 0xff);
+    emit8(e, 0xd0);
+    emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RSP, HOST_RBX);
+    emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_R14, HOST_RAX);
+    load_guest(e);
+    jump_reg(e, HOST_R14);
+    return start;
+}
+
+static const uint8_t saved[] = {HOST_RBP, HOST_RBX, HOST_R12, HOST_R13, HOST_R14, HOST_R15};
+
+/* void enter(struct soft_vcpu *v, const uint8_t *code) */
+static uint8_t *make_enter(struct emitter *e)
+{
+    uint8_t *start = e->at;
+    for (size_t i = 0; i < sizeof(saved); i++) {
+        push(e, saved[i]);
+    }
+    push(e, HOST_RAX); /* calls from here find the stack aligned */
+    emit_op_base(e, HOST_OP_MOV_RM_REG, HOST_RSP, HOST_RDI, VCPU_FIELD(native_host_rsp));
+    emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RSP, HOST_RDI);
+    emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_R14, HOST_RSI);
+    load_guest(e);
+    jump_reg(e, HOST_R14);
+    return start;
+}
+
+/* Behind a call of a C function, when the guest's registers are in the vCPU still. */
+static uint8_t *make_leave(struct emitter *e)
+{
+    uint8_t *start = e->at;
+    emit_op_base(e, HOST_OP_MOV_REG_RM, HOST_RSP, HOST_RSP, VCPU_FIELD(native_host_rsp));
+    pop(e, HOST_RAX);
+    for (size_t i = sizeof(saved); i-- > 0;) {
+        pop(e, saved[i]);
+    }
+    emit8(e, 0xc3);
+    return start;
+}
+
+/* Called by blocks; changes no general register and no flag. */
+static uint8_t *make_load_vectors(struct emitter *e)
+{
+    uint8_t *start = e->at;
+    move_vectors(e, true, 8);
+    emit_at(e, 0, 1, 0xae, LDMXCSR, VCPU_FIELD(mxcsr) + 8, false);
+    set_live(e, 1, 8);
+    emit8(e, 0xc3);
+    return start;
+}
+
+void native_make_stubs(struct soft_vcpu *v)
+{
+    struct soft_native *n = v->native;
+    struct emitter e = {.at = n->writable};
+    n->enter = make_enter(&e);
+    n->leave = make_leave(&e);
+    n->load_vectors = make_load_vectors(&e);
+    n->interpret = make_call(&e, true, (const void *)(uintptr_t)native_on_interpret);
+    n->exit_at = make_call(&e, true, (const void *)(uintptr_t)native_on_exit_at);
+    n->indirect = make_call(&e, true, (const void *)(uintptr_t)native_on_indirect);
+    n->make_link = make_call(&e, false, (const void *)(uintptr_t)native_on_link);
+    n->fault = make_call(&e, false, (const void *)(uintptr_t)native_on_fault);
+    n->fixed = n->used = (size_t)(e.at - n->writable + 63) & ~(size_t)63;
+}

@@ -1,0 +1,776 @@
+/* From analyzed guest instructions to host code.
+ *
+ * Registers: guest RAX..RDI without RSP and R8..R12 are the host's of the same name; guest RSP is R13; guest R13..R15 stay
+ * in the vCPU. R14 and R15 are scratch, RSP points to the vCPU.
+ *
+ * Status flags are in the host's flags, or in the vCPU's 'status', or do not matter; 'flags' below says which, for the
+ * place that is emitted. A check of a memory operand spoils the host's.
+ *
+ * Memory: R14 becomes the offset in the page that the soft TLB's entry is for; more than fits there and the slow path has
+ * the interpreter run the instruction. Each such place goes on behind the instruction afterwards. */
+#include "engine/soft/translate/translate.h"
+
+#include <stddef.h>
+
+#include "base/core/bits.h"
+
+#define ADDRESS HOST_R14
+#define SCRATCH HOST_R15
+
+static uint8_t home(uint8_t guest_reg)
+{
+    return guest_reg == X86_RSP ? HOST_R13 : guest_reg;
+}
+
+void native_save_flags(struct translation *t)
+{
+    struct emitter *e = &t->e;
+    emit_op_reg(e, HOST_OP_MOV_REG_RM, ADDRESS, HOST_RAX);
+    emit8(e, 0x9f); /* lahf */
+    emit8(e, 0x0f); /* seto al */
+    emit8(e, 0x90);
+    emit8(e, 0xc0);
+    emit8(e, 0x66); /* mov [rsp + status], ax */
+    emit8(e, 0x89);
+    emit8(e, 0x84);
+    emit8(e, 0x24);
+    emit32(e, (uint32_t)VCPU_FIELD(status));
+    emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RAX, ADDRESS);
+    t->flags |= FLAGS_SAVED;
+}
+
+void native_restore_flags(struct emitter *e, uint8_t scratch)
+{
+    emit_op_reg(e, HOST_OP_MOV_REG_RM, scratch, HOST_RAX);
+    emit8(e, 0x0f); /* movzx eax, word [rsp + status] */
+    emit8(e, 0xb7);
+    emit8(e, 0x84);
+    emit8(e, 0x24);
+    emit32(e, (uint32_t)VCPU_FIELD(status));
+    emit8(e, 0x04); /* add al, 127: overflows if AL is 1 */
+    emit8(e, 0x7f);
+    emit8(e, 0x9e); /* sahf */
+    emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RAX, scratch);
+}
+
+/* Before code that spoils the host's flags. */
+void native_give_up_flags(struct translation *t, uint32_t live)
+{
+    if (live && !(t->flags & FLAGS_SAVED)) {
+        native_save_flags(t);
+    }
+    t->flags &= ~FLAGS_HOST;
+}
+
+void native_want_flags(struct translation *t, uint8_t scratch)
+{
+    if (!(t->flags & FLAGS_HOST)) {
+        native_restore_flags(&t->e, scratch);
+        t->flags |= FLAGS_HOST;
+    }
+}
+
+struct slow_path *native_add_slow(struct translation *t, enum slow_kind kind)
+{
+    struct slow_path *slow = &t->slow[t->slow_count++];
+    *slow = (struct slow_path){.kind = kind, .index = t->index};
+    return slow;
+}
+
+/* The effective address, segment base included, in R14. */
+static void emit_address_of(struct translation *t, const struct native_insn *n)
+{
+    struct emitter *e = &t->e;
+    const struct x86_insn *insn = &n->insn;
+    if (insn->base == X86_BASE_RIP ||
+        (insn->base == X86_BASE_NONE && insn->index == X86_BASE_NONE)) {
+        uint64_t address = (uint64_t)insn->disp;
+        if (insn->base == X86_BASE_RIP) {
+            address += t->source->rip + n->offset + insn->length;
+        }
+        if (insn->address_bytes == 4) {
+            address = (uint32_t)address;
+        }
+        emit_mov_imm(e, ADDRESS, address);
+    } else {
+        uint8_t base = HOST_NONE, index = HOST_NONE;
+        if (insn->base != X86_BASE_NONE) {
+            base = home(insn->base);
+            if (native_is_spilled(insn->base)) {
+                emit_op_base(e, HOST_OP_MOV_REG_RM, ADDRESS, HOST_RSP,
+                             VCPU_FIELD(gpr) + 8 * insn->base);
+                base = ADDRESS;
+            }
+        }
+        if (insn->index != X86_BASE_NONE) {
+            index = home(insn->index);
+            if (native_is_spilled(insn->index)) {
+                emit_op_base(e, HOST_OP_MOV_REG_RM, SCRATCH, HOST_RSP,
+                             VCPU_FIELD(gpr) + 8 * insn->index);
+                index = SCRATCH;
+            }
+        }
+        bool is_copy = index == HOST_NONE && !insn->disp && insn->address_bytes == 8;
+        if (is_copy) {
+            if (base != ADDRESS) {
+                emit_op_reg(e, HOST_OP_MOV_REG_RM, ADDRESS, base);
+            }
+        } else {
+            emit_insn(e, &(struct host_insn){.opcode = HOST_OP_LEA,
+                                             .w = insn->address_bytes == 8,
+                                             .reg = ADDRESS,
+                                             .is_memory = true,
+                                             .base = base,
+                                             .index = index,
+                                             .shift = (uint8_t)__builtin_ctz(insn->scale),
+                                             .disp = (int32_t)insn->disp});
+        }
+    }
+    if (insn->segment == X86_FS || insn->segment == X86_GS) {
+        emit_op_base(e, HOST_OP_ADD_REG_RM, ADDRESS, HOST_RSP,
+                     VCPU_FIELD(segment_base) + 8 * insn->segment);
+    }
+}
+
+/* R14 from a linear address to the host's address of 'size' bytes, through the TLB of the block's mode. */
+static void emit_translation(struct translation *t, uint32_t size, bool is_write, bool is_aligned)
+{
+    struct emitter *e = &t->e;
+    int32_t tlb = (int32_t)(offsetof(struct soft_vcpu, tlbs) + t->tlb * sizeof(struct soft_tlb));
+    int32_t tag = tlb + (int32_t)(is_write ? offsetof(struct soft_tlb_entry, write_tag)
+                                           : offsetof(struct soft_tlb_entry, read_tag));
+    int32_t hva = tlb + (int32_t)offsetof(struct soft_tlb_entry, hva);
+    /* R15 = offset of the entry: mov r15d, r14d; shr r15d, 7; and r15d, mask */
+    emit8(e, 0x45);
+    emit8(e, 0x89);
+    emit8(e, 0xf7);
+    emit8(e, 0x41);
+    emit8(e, 0xc1);
+    emit8(e, 0xef);
+    emit8(e, GUEST_PAGE_SHIFT - 5);
+    emit8(e, 0x41);
+    emit8(e, 0x81);
+    emit8(e, 0xe7);
+    emit32(e, (SOFT_TLB_SIZE - 1) * (uint32_t)sizeof(struct soft_tlb_entry));
+    emit_op_index(e, HOST_OP_SUB_REG_RM, ADDRESS, HOST_RSP, SCRATCH, tag);
+    if (is_aligned && size > 1) {
+        emit8(e, 0x41); /* test r14b, size - 1 */
+        emit8(e, 0xf6);
+        emit8(e, 0xc6);
+        emit8(e, (uint8_t)(size - 1));
+        native_add_slow(t, SLOW_INTERPRET)->jump = emit_jcc(e, HOST_IF_NOT_EQUAL);
+    }
+    emit8(e, 0x49); /* cmp r14, 4096 - size */
+    emit8(e, 0x81);
+    emit8(e, 0xfe);
+    emit32(e, GUEST_PAGE_SIZE - size);
+    native_add_slow(t, SLOW_INTERPRET)->jump = emit_jcc(e, HOST_IF_ABOVE);
+    emit_op_index(e, HOST_OP_ADD_REG_RM, ADDRESS, HOST_RSP, SCRATCH, hva);
+}
+
+void native_emit_operand(struct translation *t, const struct native_insn *n, uint32_t size,
+                         bool is_write, bool is_aligned)
+{
+    native_give_up_flags(t, n->live_before);
+    emit_address_of(t, n);
+    emit_translation(t, size, is_write, is_aligned);
+}
+
+/* R14 = the host's address of 8 bytes at guest RSP + disp. */
+void native_emit_stack(struct translation *t, const struct native_insn *n, int32_t disp,
+                       bool is_write)
+{
+    native_give_up_flags(t, n->live_before);
+    if (disp) {
+        emit_op_base(&t->e, HOST_OP_LEA, ADDRESS, home(X86_RSP), disp);
+    } else {
+        emit_op_reg(&t->e, HOST_OP_MOV_REG_RM, ADDRESS, home(X86_RSP));
+    }
+    emit_translation(t, 8, is_write, false);
+}
+
+/* The flags as the instruction proper needs and leaves them. */
+static bool needs_host_flags(const struct native_insn *n)
+{
+    return n->reads || (n->writes && (n->live_after & ~n->writes));
+}
+
+static void flags_written(struct translation *t, const struct native_insn *n)
+{
+    if (n->writes) {
+        t->flags = FLAGS_HOST;
+    }
+}
+
+static void load_gpr(struct translation *t, uint8_t reg, uint8_t guest)
+{
+    emit_op_base(&t->e, HOST_OP_MOV_REG_RM, reg, HOST_RSP, VCPU_FIELD(gpr) + 8 * guest);
+}
+
+static void store_gpr(struct translation *t, uint8_t reg, uint8_t guest)
+{
+    emit_op_base(&t->e, HOST_OP_MOV_RM_REG, reg, HOST_RSP, VCPU_FIELD(gpr) + 8 * guest);
+}
+
+/* MOV between 64-bit registers of which one or both are in the vCPU. */
+static bool emit_spilled_move(struct translation *t, const struct x86_insn *insn, uint8_t reg,
+                              uint8_t rm)
+{
+    if (insn->id != X86_ID_MOV || insn->map || insn->has_memory || insn->operand_bytes != 8 ||
+        (insn->opcode != 0x89 && insn->opcode != 0x8b)) {
+        return false;
+    }
+    uint8_t to = insn->opcode == 0x89 ? rm : reg;
+    uint8_t from = insn->opcode == 0x89 ? reg : rm;
+    if (native_is_spilled(to) && native_is_spilled(from)) {
+        load_gpr(t, SCRATCH, from);
+        store_gpr(t, SCRATCH, to);
+    } else if (native_is_spilled(to)) {
+        store_gpr(t, home(from), to);
+    } else {
+        load_gpr(t, home(to), from);
+    }
+    return true;
+}
+
+struct field_use {
+    const struct native_field *field;
+    uint8_t guest;
+    uint8_t host;
+};
+
+static void emit_plain(struct translation *t, const struct native_insn *n)
+{
+    const struct x86_insn *insn = &n->insn;
+    const struct native_row *row = n->row;
+    struct emitter *e = &t->e;
+    bool is_vex = insn->prefixes & X86_PREFIX_VEX;
+    bool is_byte = false;
+    uint8_t reg = (uint8_t)((insn->modrm >> 3 & 7) | (insn->rex & 4) << 1);
+    uint8_t rm = (uint8_t)((insn->modrm & 7) | (insn->rex & 1) << 3);
+    struct host_insn host = {
+        .prefix = insn->mandatory_prefix,
+        .is_16 = insn->prefixes & X86_PREFIX_DATA && !row->is_vector,
+        .is_locked = insn->prefixes & X86_PREFIX_LOCK,
+        .w = insn->rex & 8,
+        .is_vex = is_vex,
+        .vex_l = insn->vex_l,
+        .vvvv = insn->vex_vvvv,
+        .map = insn->map,
+        .opcode = insn->opcode,
+        .reg = reg,
+        .rm = rm,
+        .is_memory = insn->has_memory,
+        .base = ADDRESS,
+        .index = HOST_NONE,
+        .imm_bytes = insn->imm_bytes,
+        .imm = t->source->copy + n->offset + insn->imm_offset,
+    };
+    for (uint32_t i = 0; i < insn->operand_count; i++) {
+        const struct x86_operand *operand = &insn->operand[i];
+        bool is_gpr = operand->kind == X86_OPERAND_REG && operand->reg_class == X86_REG_GPR;
+        is_byte |= is_gpr && operand->size_bytes == 1 && !operand->is_high && operand->reg >= 4;
+    }
+    host.needs_rex = !is_vex && is_byte;
+    if (insn->has_memory) {
+        uint32_t size = native_memory_size(insn);
+        native_emit_operand(t, n, size, row->memory_access & X86_OPERAND_WRITE,
+                            x86_rows[insn->row].attributes & X86_ROW_ALIGNED);
+    } else if ((row->reg.is_used && row->reg.reg_class == X86_REG_GPR && native_is_spilled(reg)) ||
+               (row->rm.is_used && row->rm.reg_class == X86_REG_GPR && native_is_spilled(rm))) {
+        if (emit_spilled_move(t, insn, reg, rm)) {
+            return;
+        }
+    }
+    if (needs_host_flags(n)) {
+        native_want_flags(t, SCRATCH);
+    }
+    struct field_use uses[3];
+    uint32_t use_count = 0;
+    uint8_t free_scratch[2] = {SCRATCH, ADDRESS};
+    uint32_t next_scratch = 0;
+    const struct {
+        const struct native_field *field;
+        uint8_t *number;
+        bool is_there;
+    } fields[] = {
+        {&row->reg, &host.reg, insn->has_modrm},
+        {&row->rm, &host.rm, !insn->has_memory},
+        {&row->vvvv, &host.vvvv, is_vex},
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(fields); i++) {
+        const struct native_field *field = fields[i].field;
+        if (!field->is_used || !fields[i].is_there || field->reg_class != X86_REG_GPR) {
+            continue;
+        }
+        uint8_t guest = *fields[i].number;
+        bool is_high = false;
+        for (uint32_t k = 0; k < insn->operand_count; k++) {
+            const struct x86_operand *operand = &insn->operand[k];
+            is_high |= operand->kind == X86_OPERAND_REG && operand->is_high &&
+                       !operand->is_implicit && operand->reg + 4 == guest;
+        }
+        if (is_high) {
+            continue; /* AH..BH: numbers 4..7 as they are */
+        }
+        if (!native_is_spilled(guest)) {
+            *fields[i].number = home(guest);
+            continue;
+        }
+        /* What is only read, and no register by its meaning, is as good in memory. */
+        if (i == 1 && field->access == X86_OPERAND_READ && !row->is_bit_test) {
+            host.is_memory = true;
+            host.base = HOST_RSP;
+            host.disp = VCPU_FIELD(gpr) + 8 * guest;
+            continue;
+        }
+        struct field_use *use = NULL;
+        for (uint32_t k = 0; k < use_count; k++) {
+            if (uses[k].guest == guest) {
+                use = &uses[k];
+            }
+        }
+        if (!use) {
+            use = &uses[use_count++];
+            *use = (struct field_use){
+                .field = field, .guest = guest, .host = free_scratch[next_scratch++]};
+            load_gpr(t, use->host, guest);
+        } else if (field->access & X86_OPERAND_WRITE) {
+            use->field = field;
+        }
+        *fields[i].number = use->host;
+    }
+    emit_insn(e, &host);
+    for (uint32_t k = 0; k < use_count; k++) {
+        if (uses[k].field->access & X86_OPERAND_WRITE) {
+            store_gpr(t, uses[k].host, uses[k].guest);
+        }
+    }
+    flags_written(t, n);
+}
+
+/* Loads the guest's vectors into the host's registers, unless they are there. */
+static void emit_vectors(struct translation *t, const struct native_insn *n)
+{
+    if (t->has_vectors) {
+        return;
+    }
+    native_give_up_flags(t, n->live_before);
+    struct emitter *e = &t->e;
+    emit8(e, 0x80); /* cmp byte [rsp + native_vectors_live], 0 */
+    emit8(e, 0xbc);
+    emit8(e, 0x24);
+    emit32(e, (uint32_t)VCPU_FIELD(native_vectors_live));
+    emit8(e, 0);
+    struct slow_path *slow = native_add_slow(t, SLOW_VECTORS);
+    slow->jump = emit_jcc(e, HOST_IF_EQUAL);
+    slow->after = e->at;
+    t->has_vectors = true;
+}
+
+static void emit_raw(struct translation *t, const struct native_insn *n)
+{
+    if (needs_host_flags(n)) {
+        native_want_flags(t, SCRATCH);
+    }
+    memcpy(t->e.at, t->source->copy + n->offset, n->insn.length);
+    t->e.at += n->insn.length;
+    flags_written(t, n);
+}
+
+static void emit_divide(struct translation *t, const struct native_insn *n)
+{
+    /* The flags are in 'status' for the handler of #DE. */
+    native_give_up_flags(t, n->live_before);
+    emit_mov_imm(&t->e, SCRATCH, native_rip(t->source, t->index));
+    emit_op_base(&t->e, HOST_OP_MOV_RM_REG, SCRATCH, HOST_RSP, VCPU_FIELD(native_fault_rip));
+    t->flags |= FLAGS_HOST; /* it reads none */
+    emit_plain(t, n);
+    t->flags = FLAGS_HOST;
+}
+
+static uint8_t opcode_reg(const struct x86_insn *insn)
+{
+    return (uint8_t)((insn->opcode & 7) | (insn->rex & 1) << 3);
+}
+
+static void emit_lea(struct translation *t, const struct native_insn *n)
+{
+    const struct x86_insn *insn = &n->insn;
+    uint8_t reg = (uint8_t)((insn->modrm >> 3 & 7) | (insn->rex & 4) << 1);
+    struct emitter *e = &t->e;
+    bool is_simple =
+        insn->operand_bytes == 8 && insn->address_bytes == 8 && !native_is_spilled(reg);
+    bool has_spilled = (insn->base != X86_BASE_NONE && insn->base != X86_BASE_RIP &&
+                        native_is_spilled(insn->base)) ||
+                       (insn->index != X86_BASE_NONE && native_is_spilled(insn->index));
+    if (is_simple && insn->base == X86_BASE_RIP) {
+        emit_mov_imm(e, home(reg), native_next_rip(t->source, t->index) + (uint64_t)insn->disp);
+        return;
+    }
+    if (is_simple && !has_spilled) {
+        emit_insn(e, &(struct host_insn){
+                         .opcode = HOST_OP_LEA,
+                         .w = true,
+                         .reg = home(reg),
+                         .is_memory = true,
+                         .base = insn->base == X86_BASE_NONE ? HOST_NONE : home(insn->base),
+                         .index = insn->index == X86_BASE_NONE ? HOST_NONE : home(insn->index),
+                         .shift = (uint8_t)__builtin_ctz(insn->scale),
+                         .disp = (int32_t)insn->disp});
+        return;
+    }
+    struct native_insn plain = *n;
+    plain.insn.segment = X86_DS;
+    emit_address_of(t, &plain);
+    /* R14 has the address; the register takes as much of it as the operand size says. */
+    if (insn->operand_bytes == 2) {
+        uint8_t to = home(reg);
+        if (native_is_spilled(reg)) {
+            load_gpr(t, SCRATCH, reg);
+            to = SCRATCH;
+        }
+        emit_insn(e, &(struct host_insn){
+                         .opcode = HOST_OP_MOV_REG_RM, .is_16 = true, .reg = to, .rm = ADDRESS});
+        if (native_is_spilled(reg)) {
+            store_gpr(t, SCRATCH, reg);
+        }
+        return;
+    }
+    uint8_t to = native_is_spilled(reg) ? ADDRESS : home(reg);
+    if (insn->operand_bytes == 4 || to != ADDRESS) {
+        emit_insn(e, &(struct host_insn){.opcode = HOST_OP_MOV_REG_RM,
+                                         .w = insn->operand_bytes == 8,
+                                         .reg = to,
+                                         .rm = ADDRESS});
+    }
+    if (native_is_spilled(reg)) {
+        store_gpr(t, ADDRESS, reg);
+    }
+}
+
+static void emit_mov_immediate(struct translation *t, const struct native_insn *n)
+{
+    const struct x86_insn *insn = &n->insn;
+    uint8_t reg = opcode_reg(insn);
+    bool is_byte = (insn->opcode & 0xf8) == 0xb0;
+    struct emitter *e = &t->e;
+    if (!is_byte && insn->operand_bytes >= 4) {
+        uint64_t value = insn->operand_bytes == 4 ? (uint32_t)insn->imm : insn->imm;
+        uint8_t to = native_is_spilled(reg) ? SCRATCH : home(reg);
+        emit_mov_imm(e, to, value);
+        if (native_is_spilled(reg)) {
+            store_gpr(t, SCRATCH, reg);
+        }
+        return;
+    }
+    /* C6 /0 or C7 /0 with 16 bits, in memory for spilled ones. */
+    bool is_high = is_byte && !insn->rex && reg >= 4;
+    bool is_spilled = native_is_spilled(reg);
+    emit_insn(e, &(struct host_insn){
+                     .opcode = is_byte ? 0xc6 : 0xc7,
+                     .is_16 = !is_byte,
+                     .needs_rex = is_byte && !is_high && !is_spilled && reg >= 4,
+                     .is_memory = is_spilled,
+                     .base = HOST_RSP,
+                     .index = HOST_NONE,
+                     .disp = VCPU_FIELD(gpr) + 8 * reg,
+                     .rm = is_high ? reg : home(reg),
+                     .imm_bytes = insn->imm_bytes,
+                     .imm = t->source->copy + n->offset + insn->imm_offset,
+                 });
+}
+
+static void emit_bswap(struct translation *t, const struct native_insn *n)
+{
+    uint8_t guest = opcode_reg(&n->insn);
+    uint8_t reg = native_is_spilled(guest) ? SCRATCH : home(guest);
+    if (reg == SCRATCH) {
+        load_gpr(t, SCRATCH, guest);
+    }
+    if (n->insn.operand_bytes == 2) {
+        emit8(&t->e, 0x66);
+    }
+    uint8_t rex = (uint8_t)((n->insn.operand_bytes == 8 ? 8 : 0) | reg >> 3);
+    if (rex) {
+        emit8(&t->e, 0x40 | rex);
+    }
+    emit8(&t->e, 0x0f);
+    emit8(&t->e, 0xc8 | (reg & 7));
+    if (reg == SCRATCH) {
+        store_gpr(t, SCRATCH, guest);
+    }
+}
+
+static void emit_xchg_rax(struct translation *t, const struct native_insn *n)
+{
+    emit_insn(&t->e, &(struct host_insn){.opcode = 0x87,
+                                         .is_16 = n->insn.operand_bytes == 2,
+                                         .w = n->insn.operand_bytes == 8,
+                                         .reg = HOST_RAX,
+                                         .rm = home(opcode_reg(&n->insn))});
+}
+
+static void emit_moffs(struct translation *t, const struct native_insn *n)
+{
+    const struct x86_insn *insn = &n->insn;
+    bool is_store = insn->opcode & 2, is_byte = !(insn->opcode & 1);
+    native_emit_operand(t, n, is_byte ? 1 : insn->operand_bytes, is_store, false);
+    emit_insn(&t->e, &(struct host_insn){
+                         .opcode = (uint8_t)((is_store ? 0x88 : 0x8a) | !is_byte),
+                         .is_16 = !is_byte && insn->operand_bytes == 2,
+                         .w = !is_byte && insn->operand_bytes == 8,
+                         .reg = HOST_RAX,
+                         .is_memory = true,
+                         .base = ADDRESS,
+                         .index = HOST_NONE,
+                     });
+}
+
+static void emit_push(struct translation *t, const struct native_insn *n)
+{
+    const struct x86_insn *insn = &n->insn;
+    struct emitter *e = &t->e;
+    if (n->kind == NATIVE_PUSH_MEM && insn->has_memory) {
+        native_emit_operand(t, n, 8, false, false);
+        emit_op_base(e, HOST_OP_MOV_REG_RM, SCRATCH, ADDRESS, 0);
+        emit_op_base(e, HOST_OP_MOV_RM_REG, SCRATCH, HOST_RSP, VCPU_FIELD(native_target));
+    }
+    native_emit_stack(t, n, -8, true);
+    uint8_t guest = n->kind == NATIVE_PUSH_REG
+                        ? opcode_reg(insn)
+                        : (uint8_t)((insn->modrm & 7) | (insn->rex & 1) << 3);
+    if (n->kind == NATIVE_PUSH_IMM) {
+        emit_store_imm32(e, ADDRESS, 0, (int32_t)insn->imm);
+    } else if (n->kind == NATIVE_PUSH_MEM && insn->has_memory) {
+        emit_op_base(e, HOST_OP_MOV_REG_RM, SCRATCH, HOST_RSP, VCPU_FIELD(native_target));
+        emit_op_base(e, HOST_OP_MOV_RM_REG, SCRATCH, ADDRESS, 0);
+    } else if (native_is_spilled(guest)) {
+        load_gpr(t, SCRATCH, guest);
+        emit_op_base(e, HOST_OP_MOV_RM_REG, SCRATCH, ADDRESS, 0);
+    } else {
+        emit_op_base(e, HOST_OP_MOV_RM_REG, home(guest), ADDRESS, 0);
+    }
+    emit_op_base(e, HOST_OP_LEA, home(X86_RSP), home(X86_RSP), -8);
+}
+
+static void emit_pop(struct translation *t, const struct native_insn *n)
+{
+    struct emitter *e = &t->e;
+    uint8_t guest = opcode_reg(&n->insn);
+    native_emit_stack(t, n, 0, false);
+    emit_op_base(e, HOST_OP_LEA, home(X86_RSP), home(X86_RSP), 8);
+    if (native_is_spilled(guest)) {
+        emit_op_base(e, HOST_OP_MOV_REG_RM, SCRATCH, ADDRESS, 0);
+        store_gpr(t, SCRATCH, guest);
+    } else {
+        emit_op_base(e, HOST_OP_MOV_REG_RM, home(guest), ADDRESS, 0);
+    }
+}
+
+static void emit_leave(struct translation *t, const struct native_insn *n)
+{
+    struct emitter *e = &t->e;
+    native_give_up_flags(t, n->live_before);
+    emit_op_reg(e, HOST_OP_MOV_REG_RM, ADDRESS, HOST_RBP);
+    emit_translation(t, 8, false, false);
+    emit_op_base(e, HOST_OP_LEA, home(X86_RSP), HOST_RBP, 8);
+    emit_op_base(e, HOST_OP_MOV_REG_RM, HOST_RBP, ADDRESS, 0);
+}
+
+/* The interpreter runs it, then the code goes on behind. */
+static void emit_interpret(struct translation *t, const struct native_insn *n, bool is_last)
+{
+    native_give_up_flags(t, n->live_before);
+    emit_bind(emit_call(&t->e), t->native->interpret);
+    emit64(&t->e, native_rip(t->source, t->index));
+    emit64(&t->e, is_last ? 0 : native_next_rip(t->source, t->index));
+    t->flags = FLAGS_SAVED;
+    t->has_vectors = false;
+}
+
+/* Looks whether somebody wants something of the vCPU, where the flags do not matter or are saved. */
+void native_emit_poll(struct translation *t)
+{
+    emit_cmp_field(&t->e, VCPU_FIELD(requests), 0);
+    native_add_slow(t, SLOW_EXIT)->jump = emit_jcc(&t->e, HOST_IF_NOT_EQUAL);
+    t->flags &= ~FLAGS_HOST;
+    t->needs_poll = false;
+}
+
+static void emit_one(struct translation *t, const struct native_insn *n, bool is_last)
+{
+    uint32_t first_slow = t->slow_count;
+    if (n->row->is_vector && n->kind != NATIVE_INTERPRET) {
+        emit_vectors(t, n);
+        first_slow = t->slow_count;
+    }
+    switch (n->kind) {
+    case NATIVE_PLAIN:
+        emit_plain(t, n);
+        break;
+    case NATIVE_DIVIDE:
+        emit_divide(t, n);
+        break;
+    case NATIVE_RAW:
+        emit_raw(t, n);
+        break;
+    case NATIVE_NOTHING:
+        break;
+    case NATIVE_LEA:
+        emit_lea(t, n);
+        break;
+    case NATIVE_MOV_IMM:
+        emit_mov_immediate(t, n);
+        break;
+    case NATIVE_BSWAP:
+        emit_bswap(t, n);
+        break;
+    case NATIVE_XCHG_RAX:
+        emit_xchg_rax(t, n);
+        break;
+    case NATIVE_MOFFS:
+        emit_moffs(t, n);
+        break;
+    case NATIVE_PUSH_REG:
+    case NATIVE_PUSH_IMM:
+    case NATIVE_PUSH_MEM:
+        emit_push(t, n);
+        break;
+    case NATIVE_POP_REG:
+        emit_pop(t, n);
+        break;
+    case NATIVE_LEAVE:
+        emit_leave(t, n);
+        break;
+    case NATIVE_CALL:
+    case NATIVE_CALL_INDIRECT:
+    case NATIVE_JMP:
+    case NATIVE_JMP_INDIRECT:
+    case NATIVE_JCC:
+    case NATIVE_RET:
+        native_emit_branch(t, n);
+        break;
+    default:
+        emit_interpret(t, n, is_last);
+        break;
+    }
+    for (uint32_t i = first_slow; i < t->slow_count; i++) {
+        if (t->slow[i].kind == SLOW_INTERPRET) {
+            t->slow[i].after = is_last && t->source->ends_by_itself ? NULL : t->e.at;
+            t->slow[i].wants_flags = (t->flags & FLAGS_HOST) && n->live_after;
+            t->slow[i].wants_vectors = t->has_vectors;
+        }
+    }
+}
+
+static void emit_slow_paths(struct translation *t)
+{
+    struct emitter *e = &t->e;
+    for (uint32_t i = 0; i < t->slow_count; i++) {
+        struct slow_path *slow = &t->slow[i];
+        /* Several checks of one instruction share a path. */
+        if (i && slow->kind == SLOW_INTERPRET && slow[-1].kind == SLOW_INTERPRET &&
+            slow[-1].index == slow->index) {
+            slow->at = slow[-1].at;
+            emit_bind(slow->jump, slow->at);
+            continue;
+        }
+        slow->at = e->at;
+        emit_bind(slow->jump, e->at);
+        switch (slow->kind) {
+        case SLOW_INTERPRET:
+            emit_bind(emit_call(e), t->native->interpret);
+            emit64(e, native_rip(t->source, slow->index));
+            emit64(e, slow->after ? native_next_rip(t->source, slow->index) : 0);
+            if (!slow->after) {
+                break;
+            }
+            if (slow->wants_vectors) {
+                emit_bind(emit_call(e), t->native->load_vectors);
+            }
+            if (slow->wants_flags) {
+                native_restore_flags(e, ADDRESS);
+            }
+            emit_bind(emit_jmp(e), slow->after);
+            break;
+        case SLOW_VECTORS:
+            emit_bind(emit_call(e), t->native->load_vectors);
+            emit_bind(emit_jmp(e), slow->after);
+            break;
+        case SLOW_EXIT:
+            emit_bind(emit_call(e), t->native->exit_at);
+            emit64(e, native_rip(t->source, slow->index));
+            emit64(e, 0);
+            break;
+        case SLOW_INDIRECT:
+            emit_op_base(e, HOST_OP_MOV_RM_REG, ADDRESS, HOST_RSP, VCPU_FIELD(native_target));
+            emit_bind(emit_call(e), t->native->indirect);
+            emit64(e, native_rip(t->source, slow->index));
+            emit64(e, (uint64_t)(int64_t)slow->stack_change);
+            break;
+        }
+    }
+    native_emit_link_stubs(t);
+}
+
+static bool goes_back(const struct native_source *source)
+{
+    const struct native_insn *last = &source->insn[source->count - 1];
+    switch (last->kind) {
+    case NATIVE_JMP:
+    case NATIVE_JCC:
+    case NATIVE_CALL:
+        return (int64_t)last->insn.imm < 0;
+    case NATIVE_JMP_INDIRECT:
+    case NATIVE_CALL_INDIRECT:
+    case NATIVE_RET:
+        return true;
+    default:
+        return false;
+    }
+}
+
+struct native_block *native_translate(struct soft_vcpu *v, uint64_t rip, uint64_t gpa,
+                                      uint32_t mode, const uint8_t *page)
+{
+    struct soft_native *native = v->native;
+    struct native_source *source = native->source;
+    if (!native_analyze(v, rip, page, mode & NATIVE_MODE_SSE, mode & NATIVE_MODE_AVX, source)) {
+        return NULL;
+    }
+    struct native_block *block = native_alloc(native, sizeof(*block));
+    *block = (struct native_block){.rip = rip, .gpa = gpa, .mode = mode};
+    struct translation t = {
+        .native = native,
+        .source = source,
+        .block = block,
+        .e = {.at = native->writable + native->used},
+        .tlb = mode & NATIVE_MODE_TLB,
+        .needs_poll = goes_back(source),
+    };
+    block->entry_saved = t.e.at;
+    if (source->insn[0].live_before) {
+        native_restore_flags(&t.e, ADDRESS);
+        t.flags = FLAGS_HOST;
+    }
+    block->entry = t.e.at;
+    for (t.index = 0; t.index < source->count; t.index++) {
+        const struct native_insn *n = &source->insn[t.index];
+        bool is_last = t.index + 1 == source->count;
+        bool flags_are_free = !n->live_before || (t.flags & FLAGS_SAVED);
+        if (t.needs_poll && (flags_are_free || is_last)) {
+            native_give_up_flags(&t, n->live_before);
+            native_emit_poll(&t);
+        }
+        emit_one(&t, n, is_last);
+    }
+    t.index = source->count - 1;
+    if (!source->ends_by_itself) {
+        native_emit_exit(&t, source->rip + source->size_bytes, source->live_next);
+    }
+    emit_slow_paths(&t);
+    native->used = align_up((size_t)(t.e.at - native->writable), 16);
+    block->code_size = (uint32_t)(t.e.at - block->entry_saved);
+    return block;
+}

@@ -1,0 +1,67 @@
+/* Private to the files that emit blocks: the state of a translation. */
+#ifndef ENGINE_SOFT_TRANSLATE_TRANSLATE_H
+#define ENGINE_SOFT_TRANSLATE_TRANSLATE_H
+
+#include "engine/soft/translate/analyze.h"
+#include "engine/soft/translate/block_table.h"
+
+/* Where the guest's status flags are; none: they do not matter. */
+#define FLAGS_HOST  1u
+#define FLAGS_SAVED 2u
+
+enum slow_kind {
+    SLOW_INTERPRET, /* the instruction, on the interpreter */
+    SLOW_VECTORS,   /* the guest's vectors are to be loaded */
+    SLOW_EXIT,      /* a request: leave before the instruction */
+    SLOW_INDIRECT,  /* target in R14, not in the jump cache */
+};
+
+/* Code out of line. */
+struct slow_path {
+    uint8_t kind; /* enum slow_kind */
+    bool wants_flags, wants_vectors;
+    uint32_t index;       /* of the instruction */
+    int32_t stack_change; /* what a branch has added to RSP */
+    uint8_t *jump;        /* place of the displacement that leads here */
+    uint8_t *after;       /* where to go on; NULL: the next RIP decides */
+    uint8_t *at;
+};
+
+#define TRANSLATION_MAX_SLOW (NATIVE_MAX_INSNS * 5 + 8)
+
+struct translation {
+    struct emitter e;
+    struct soft_native *native;
+    struct native_source *source;
+    struct native_block *block;
+    uint32_t tlb; /* enum soft_tlb_mode */
+    uint32_t index;
+    uint32_t flags; /* FLAGS_* */
+    bool has_vectors;
+    bool needs_poll;
+    uint32_t link_count;
+    bool link_saves_flags[2];
+    uint8_t *link_jumps[2][2]; /* places that lead to the stub */
+    uint32_t slow_count;
+    struct slow_path slow[TRANSLATION_MAX_SLOW];
+};
+
+void native_save_flags(struct translation *t);
+void native_restore_flags(struct emitter *e, uint8_t scratch);
+void native_give_up_flags(struct translation *t, uint32_t live);
+void native_want_flags(struct translation *t, uint8_t scratch);
+struct slow_path *native_add_slow(struct translation *t, enum slow_kind kind);
+/* R14 = the host's address of the instruction's memory operand. Spoils the flags and R15. */
+void native_emit_operand(struct translation *t, const struct native_insn *n, uint32_t size,
+                         bool is_write, bool is_aligned);
+void native_emit_stack(struct translation *t, const struct native_insn *n, int32_t disp,
+                       bool is_write);
+void native_emit_poll(struct translation *t);
+
+/* branch.c */
+void native_emit_branch(struct translation *t, const struct native_insn *n);
+/* To 'rip', where the flags of 'live' matter. */
+void native_emit_exit(struct translation *t, uint64_t rip, uint32_t live);
+void native_emit_link_stubs(struct translation *t);
+
+#endif
