@@ -50,6 +50,7 @@ struct kvm_counters {
 struct kvm_processor {
     struct vcpu vcpu;
     int fd;
+    struct x86_cpuid cpuid; /* as the guest sees it */
     struct kvm_run *run;
     size_t run_size;
 

@@ -7,6 +7,7 @@
 #include "base/core/bits.h"
 #include "base/core/endian.h"
 #include "base/core/invariant.h"
+#include "cpu/x86/state_check.h"
 #include "engine/kvm/kvm_internal.h"
 
 _Static_assert(sizeof(struct kvm_xsave) == X86_XSAVE_SIZE, "one form of the XSAVE area");
@@ -523,30 +524,6 @@ int kvm_vcpu_get_state(struct vcpu *vcpu, struct x86_state *out_state, struct er
     return 0;
 }
 
-/* What the kernel would take, or turn into something else, without a word. */
-static int check_state(const struct x86_state *state, struct error *err)
-{
-    if (state->activity > X86_ACTIVITY_SHUTDOWN) {
-        return error_set(err, EINVAL, "the activity is %d, expected at most %d",
-                         (int)state->activity, (int)X86_ACTIVITY_SHUTDOWN);
-    }
-    if (state->exception_pending &&
-        (state->exception_vector > 31 || state->exception_vector == X86_NMI)) {
-        return error_set(err, EINVAL, "the pending exception has vector %u",
-                         state->exception_vector);
-    }
-    if (state->cr8 > 15) {
-        return error_set(err, EINVAL, "CR8 is 0x%llx, expected at most 15",
-                         (unsigned long long)state->cr8);
-    }
-    bool is_long = state->efer & X86_EFER_LMA;
-    bool should_be_long = (state->efer & X86_EFER_LME) && (state->cr0 & X86_CR0_PG);
-    if (is_long != should_be_long || (is_long && !(state->cr4 & X86_CR4_PAE))) {
-        return error_set(err, EINVAL, "EFER, CR0 and CR4 disagree on long mode");
-    }
-    return 0;
-}
-
 int kvm_vcpu_set_state(struct vcpu *vcpu, const struct x86_state *state, struct error *err)
 {
     /* The APIC base (in special registers) decides how the APIC page is read, XCR0 which extended state there is.
@@ -568,7 +545,8 @@ int kvm_vcpu_set_state(struct vcpu *vcpu, const struct x86_state *state, struct 
           {set_events, "writing pending events"},
       };
     struct kvm_processor *processor = kvm_processor_from_vcpu(vcpu);
-    int rc = check_state(state, err);
+    /* Much of what no CPU has the kernel would take, or turn into something else, without a word. */
+    int rc = x86_state_check(state, &processor->cpuid, err);
     if (rc < 0) {
         return error_prefix(err, rc, "vCPU %u", vcpu->index);
     }

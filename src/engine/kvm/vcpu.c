@@ -53,9 +53,12 @@ static int set_cpuid(struct kvm_processor *processor, const struct x86_cpuid *cp
         };
     }
     int rc = kvm_ioctl(processor->fd, KVM_SET_CPUID2, list);
-    return rc < 0 ? error_set_errno(err, -rc, "giving KVM the CPUID table of vCPU %u",
-                                    processor->vcpu.index)
-                  : 0;
+    if (rc < 0) {
+        return error_set_errno(err, -rc, "giving KVM the CPUID table of vCPU %u",
+                               processor->vcpu.index);
+    }
+    processor->cpuid = *cpuid;
+    return 0;
 }
 
 int kvm_vcpu_create(struct vm *vm, uint32_t index, const struct x86_cpuid *cpuid,

@@ -27,6 +27,8 @@
 /* LAHF LZCNT SSE4A PREFETCHW; SYSCALL NX 1-GiB pages RDTSCP LM */
 #define LEAF_81_ECX (BIT(0) | BIT(5) | BIT(6) | BIT(8))
 #define LEAF_81_EDX (BIT(11) | BIT(20) | BIT(26) | BIT(27) | BIT(29))
+/* AMD's repeat leaf 1, and have fast FXSAVE and FXRSTOR. */
+#define LEAF_81_EDX_AMD ((LEAF_1_EDX & 0x0183f3ffu) | (uint32_t)BIT(25))
 
 /* What a guest need not protect itself from here, where none of its instructions runs ahead of the others: no branch goes where
  * code of another privilege has taught a predictor to go, no load passes a store. That spares it costly detours. */
@@ -126,7 +128,7 @@ static void add_extended(struct x86_cpuid *cpuid)
     r = (struct registers){
         .eax = host.eax,
         .ecx = host.ecx & (uint32_t)LEAF_81_ECX,
-        .edx = (uint32_t)LEAF_81_EDX | (soft_host_is_intel() ? 0 : LEAF_1_EDX & 0x0183f3ffu),
+        .edx = (uint32_t)LEAF_81_EDX | (soft_host_is_intel() ? 0 : LEAF_81_EDX_AMD),
     };
     add(cpuid, 0x80000001u, 0, false, r);
     for (uint32_t leaf = 0x80000002u; leaf <= 0x80000006u; leaf++) {
@@ -272,6 +274,7 @@ void soft_features_set(struct soft_vcpu *v)
         .spec_ctrl = leaf7.edx & BIT(26),
         .automatic_ibrs = leaf8_21.eax & AUTOMATIC_IBRS,
         .nx = leaf81.edx & BIT(20),
+        .ffxsr = leaf81.edx & BIT(25),
         .gbpages = leaf81.edx & BIT(26),
         .rdtscp = leaf81.edx & BIT(27),
     };

@@ -184,9 +184,9 @@ bool soft_msr_read(struct soft_vcpu *v, uint32_t msr, uint64_t *out_value)
 
 static bool write_efer(struct soft_vcpu *v, uint64_t value)
 {
-    uint64_t allowed = X86_EFER_SCE | X86_EFER_LME | X86_EFER_LMA | X86_EFER_FFXSR |
-                       (v->features.nx ? X86_EFER_NXE : 0) |
-                       (v->features.automatic_ibrs ? X86_EFER_AIBRSE : 0);
+    uint64_t allowed =
+        X86_EFER_SCE | X86_EFER_LME | X86_EFER_LMA | (v->features.ffxsr ? X86_EFER_FFXSR : 0) |
+        (v->features.nx ? X86_EFER_NXE : 0) | (v->features.automatic_ibrs ? X86_EFER_AIBRSE : 0);
     if (value & ~allowed) {
         return false;
     }
@@ -226,6 +226,9 @@ static bool is_valid(uint32_t msr, uint64_t value)
         return is_memory_type(value & 0xff);
     default:
         break;
+    }
+    if (msr >= X86_MSR_MTRR_BASE0 && msr < X86_MSR_MTRR_BASE0 + 2 * MTRR_COUNT) {
+        return (msr & 1) || is_memory_type(value & 0xff);
     }
     if (fixed_index(msr) >= 0) {
         for (unsigned i = 0; i < 8; i++) {

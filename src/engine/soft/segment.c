@@ -122,10 +122,11 @@ void soft_set_real_segment(struct soft_vcpu *v, enum x86_segment_id id, uint16_t
                               X86_SEGMENT_WRITABLE | X86_SEGMENT_ACCESSED;
     } else if (id == X86_CS || (segment->attributes & X86_SEGMENT_UNUSABLE)) {
         /* The hidden limit and type of data segments stay ("unreal mode"); CS becomes writable data in effect. */
+        bool has_nothing = segment->attributes & X86_SEGMENT_UNUSABLE;
+        uint16_t kept = has_nothing ? 0 : segment->attributes & (X86_SEGMENT_DB | X86_SEGMENT_G);
         segment->attributes = X86_SEGMENT_P | X86_SEGMENT_S | X86_SEGMENT_WRITABLE |
-                              X86_SEGMENT_ACCESSED | (id == X86_CS ? X86_SEGMENT_CODE : 0) |
-                              (segment->attributes & X86_SEGMENT_DB);
-        if (segment->attributes & X86_SEGMENT_UNUSABLE) {
+                              X86_SEGMENT_ACCESSED | (id == X86_CS ? X86_SEGMENT_CODE : 0) | kept;
+        if (has_nothing) {
             segment->limit = 0xffff;
         }
     }

@@ -2,7 +2,9 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/core/bits.h"
 #include "base/core/endian.h"
+#include "cpu/x86/state_check.h"
 #include "engine/soft/mmu.h"
 #include "engine/soft/simd.h"
 #include "engine/soft/system.h"
@@ -13,11 +15,8 @@
 #define FX_FIP 8
 #define FX_FDP 16
 
-/* RFLAGS bits that exist. */
-#define RFLAGS_VALID 0x3f7fd7u
-#define CR0_VALID                                                                                  \
-    (X86_CR0_PE | X86_CR0_MP | X86_CR0_EM | X86_CR0_TS | X86_CR0_ET | X86_CR0_NE | X86_CR0_WP |    \
-     X86_CR0_AM | X86_CR0_NW | X86_CR0_CD | X86_CR0_PG)
+#define CR4_UNKNOWN   (X86_CR4_LA57 | X86_CR4_VMXE | X86_CR4_PKE | BITS(63, 23))
+#define XCR0_MODELLED ((uint64_t)(X86_XCR0_X87 | X86_XCR0_SSE | X86_XCR0_AVX))
 
 /* Registers that both directions copy alike. */
 #define COPY_REGISTERS(to, from)                                                                   \
@@ -99,57 +98,15 @@ void soft_state_get(struct soft_vcpu *v, struct x86_state *out)
     }
 }
 
-static int check_control(const struct x86_state *s, struct error *err)
+/* What a CPU can have and this engine has not, should a CPUID table promise it. */
+static int check_supported(const struct x86_state *s, struct error *err)
 {
-    bool pe = s->cr0 & X86_CR0_PE, pg = s->cr0 & X86_CR0_PG;
-    if ((s->cr0 & ~(uint64_t)CR0_VALID) || (pg && !pe) ||
-        ((s->cr0 & X86_CR0_NW) && !(s->cr0 & X86_CR0_CD))) {
-        return error_set(err, EINVAL, "state of a vCPU: cr0 0x%llx cannot be",
-                         (unsigned long long)s->cr0);
-    }
-    bool lma = s->efer & X86_EFER_LMA, lme = s->efer & X86_EFER_LME;
-    if (lma != (lme && pg) || (lma && !(s->cr4 & X86_CR4_PAE))) {
-        return error_set(err, EINVAL, "state of a vCPU: efer 0x%llx does not go with cr0 and cr4",
-                         (unsigned long long)s->efer);
-    }
-    if (s->cr4 & (X86_CR4_LA57 | X86_CR4_VMXE | X86_CR4_PKE)) {
-        return error_set(err, EINVAL, "state of a vCPU: cr4 0x%llx asks for what there is not",
-                         (unsigned long long)s->cr4);
-    }
-    if (s->cr8 > 15) {
-        return error_set(err, EINVAL, "state of a vCPU: cr8 is above 15");
-    }
-    if (!(s->xcr0 & X86_XCR0_X87) || (s->xcr0 & ~7ull) ||
-        ((s->xcr0 & X86_XCR0_AVX) && !(s->xcr0 & X86_XCR0_SSE))) {
-        return error_set(err, EINVAL, "state of a vCPU: xcr0 0x%llx cannot be",
-                         (unsigned long long)s->xcr0);
-    }
-    return 0;
-}
-
-static int check_rest(const struct x86_state *s, struct error *err)
-{
-    bool is_long = s->efer & X86_EFER_LMA;
-    if (s->rflags & ~(uint64_t)RFLAGS_VALID) {
-        return error_set(err, EINVAL, "state of a vCPU: rflags 0x%llx cannot be",
-                         (unsigned long long)s->rflags);
-    }
-    if ((s->rflags & X86_FLAG_VM) && (is_long || !(s->cr0 & X86_CR0_PE))) {
-        return error_set(err, EINVAL, "state of a vCPU: virtual-8086 mode within this mode");
-    }
-    if (is_long ? !x86_is_canonical(s->rip) : s->rip > UINT32_MAX) {
-        return error_set(err, EINVAL, "state of a vCPU: rip 0x%llx cannot be",
-                         (unsigned long long)s->rip);
-    }
-    for (int i = 0; i < X86_SEGMENT_COUNT; i++) {
-        uint64_t base = s->segment[i].base;
-        bool may_be_long = i == X86_FS || i == X86_GS;
-        if (may_be_long ? !x86_is_canonical(base) : base > UINT32_MAX) {
-            return error_set(err, EINVAL, "state of a vCPU: base of segment %d cannot be", i);
-        }
-    }
-    if ((unsigned)s->activity > X86_ACTIVITY_SHUTDOWN || s->exception_vector > 31) {
-        return error_set(err, EINVAL, "state of a vCPU: activity or pending exception unknown");
+    if ((s->cr4 & CR4_UNKNOWN) != 0 || (s->efer & X86_EFER_SVME) != 0 ||
+        (s->xcr0 & ~XCR0_MODELLED) != 0) {
+        return error_set(
+            err, EINVAL,
+            "state of a vCPU: cr4 0x%llx, efer 0x%llx or xcr0 0x%llx asks for what the software engine does not have",
+            (unsigned long long)s->cr4, (unsigned long long)s->efer, (unsigned long long)s->xcr0);
     }
     return 0;
 }
@@ -157,14 +114,10 @@ static int check_rest(const struct x86_state *s, struct error *err)
 int soft_state_load(struct soft_vcpu *v, const struct x86_state *state, struct error *err)
 {
     const struct vm_callbacks *callbacks = &v->vm->vm.config.callbacks;
-    int rc = check_control(state, err);
-    rc = rc < 0 ? rc : check_rest(state, err);
-    if (rc < 0) {
-        return rc;
-    }
     if (!soft_xsave_set(v, state->xsave)) {
-        return error_set(err, EINVAL,
-                         "state of a vCPU: mxcsr or components of the xsave area cannot be");
+        return error_set(
+            err, EINVAL,
+            "state of a vCPU: mxcsr or xstate_bv of the xsave area has bits that this host's CPU does not");
     }
     memcpy(v->gpr, state->gpr, sizeof(state->gpr));
     v->rip = state->rip;
@@ -196,7 +149,9 @@ int soft_state_load(struct soft_vcpu *v, const struct x86_state *state, struct e
 
 int soft_state_set(struct soft_vcpu *v, const struct x86_state *state, struct error *err)
 {
-    int rc = soft_state_load(v, state, err);
+    int rc = x86_state_check(state, &v->cpuid, err);
+    rc = rc < 0 ? rc : check_supported(state, err);
+    rc = rc < 0 ? rc : soft_state_load(v, state, err);
     if (rc < 0) {
         return rc;
     }

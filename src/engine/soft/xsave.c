@@ -4,14 +4,15 @@
 #include "base/core/endian.h"
 #include "engine/soft/simd.h"
 
-#define COMPONENTS    (X86_XCR0_X87 | X86_XCR0_SSE | X86_XCR0_AVX)
-#define LEGACY_MXCSR  24
-#define LEGACY_ST0    32
-#define LEGACY_XMM0   160
-#define LEGACY_SIZE   512
-#define HEADER_SIZE   64
-#define XCOMP_COMPACT (1ull << 63)
-#define AREA_SIZE     (X86_XSAVE_AVX_OFFSET + 256)
+#define COMPONENTS     (X86_XCR0_X87 | X86_XCR0_SSE | X86_XCR0_AVX)
+#define COMPONENT_PKRU (1ull << 9)
+#define LEGACY_MXCSR   24
+#define LEGACY_ST0     32
+#define LEGACY_XMM0    160
+#define LEGACY_SIZE    512
+#define HEADER_SIZE    64
+#define XCOMP_COMPACT  (1ull << 63)
+#define AREA_SIZE      (X86_XSAVE_AVX_OFFSET + 256)
 
 enum save_kind {
     SAVE_PLAIN,
@@ -407,6 +408,7 @@ bool soft_xsave_set(struct soft_vcpu *v, const uint8_t area[X86_XSAVE_SIZE])
         present =
             X86_XCR0_X87 | X86_XCR0_SSE; /* a legacy image, without header: from reset or FXSAVE */
     }
+    present &= ~COMPONENT_PKRU; /* KVM saves it even where the guest has none */
     if ((present & ~(uint64_t)COMPONENTS) != 0 || (mxcsr & ~v->simd->mxcsr_mask) != 0) {
         return false;
     }

@@ -36,8 +36,11 @@ static uint8_t run_model(const char *model, const uint8_t *code, size_t size,
     assert_int_equal(x86_cpuid_build(model, &supported, NULL, &topology, &cpuid, &err), 0);
     assert_int_equal(soft_engine_ops.vcpu_set_cpuid(g.vcpu[0], &cpuid, &err), 0);
     guest_long_mode(&g, 0, code, size, &s);
-    s.cr4 |= X86_CR4_OSXSAVE;
-    s.xcr0 = X86_XCR0_X87 | X86_XCR0_SSE | X86_XCR0_AVX;
+    const struct x86_cpuid_entry *xsave = x86_cpuid_find(&cpuid, 0xd, 0);
+    if (xsave != NULL && xsave->eax != 0) {
+        s.cr4 |= X86_CR4_OSXSAVE;
+        s.xcr0 = xsave->eax & (X86_XCR0_X87 | X86_XCR0_SSE | X86_XCR0_AVX);
+    }
     guest_gate(&g, X86_UD, GUEST_CODE + 0x100, 0, 0);
     assert_int_equal(guest_run(&g, 0, &s, out_after), VCPU_EXIT_KICKED);
     uint8_t value = g.exit_value;
