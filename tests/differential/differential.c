@@ -312,13 +312,14 @@ int main(int argc, char **argv)
         rc = run_all(&run, &err);
         report(&run, seconds_now() - start);
     }
+    bool cannot_run = rc == -EOPNOTSUPP;
     if (rc < 0) {
-        fprintf(stderr, "differential: %s\n", err.text);
+        fprintf(stderr, "differential: %s%s\n", err.text, cannot_run ? ": skipped" : "");
     }
     guest_destroy(run.guest);
     native_destroy(run.native);
     generator_destroy(run.generator);
     free(run.guest_output);
     free(run.row_seen);
-    return rc < 0 ? 2 : run.different != 0;
+    return cannot_run ? 77 : rc < 0 ? 2 : run.different != 0;
 }

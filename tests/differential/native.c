@@ -197,6 +197,10 @@ static long install_filter(void)
     return raw_syscall(SYS_prctl, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, (long)&filter, 0);
 }
 
+/* How a child ends for which the kernel lacks something. */
+#define CHILD_WITHOUT_FILTER 4
+#define CHILD_WITHOUT_LDT    5
+
 /* A kernel without LDTs ends the child, as the cases with them cannot run. */
 static void install_ldt(void)
 {
@@ -214,7 +218,7 @@ static void install_ldt(void)
             .useable = 1,
         };
         if (raw_syscall(SYS_modify_ldt, 1, (long)&segment, sizeof(segment), 0) != 0) {
-            raw_syscall(SYS_exit_group, 5, 0, 0, 0);
+            raw_syscall(SYS_exit_group, CHILD_WITHOUT_LDT, 0, 0, 0);
         }
     }
 }
@@ -261,7 +265,7 @@ noreturn_fn static void child_main(struct native *native)
     install_ldt();
     load_segments(CASE_SELECTOR_DATA, CASE_SELECTOR_DATA);
     if (install_filter() != 0) {
-        raw_syscall(SYS_exit_group, 4, 0, 0, 0);
+        raw_syscall(SYS_exit_group, CHILD_WITHOUT_FILTER, 0, 0, 0);
     }
     __asm__ volatile("ud2");
     __builtin_unreachable();
@@ -348,6 +352,18 @@ void native_start(struct native *native)
     syscall(SYS_futex, &batch->sequence, FUTEX_WAKE, 1, NULL);
 }
 
+static int child_failed(int status, struct error *err)
+{
+    switch (status) {
+    case CHILD_WITHOUT_LDT:
+        return error_set(err, EOPNOTSUPP, "this kernel has no modify_ldt for segments to compare");
+    case CHILD_WITHOUT_FILTER:
+        return error_set(err, EOPNOTSUPP, "this kernel has no seccomp filters to hold cases");
+    default:
+        return error_set(err, EIO, "the native child could not set itself up (status %d)", status);
+    }
+}
+
 int native_wait(struct native *native, struct error *err)
 {
     struct case_batch *batch = native->batch;
@@ -364,8 +380,7 @@ int native_wait(struct native *native, struct error *err)
         }
         native->child = 0;
         if (WIFEXITED(status)) {
-            return error_set(err, EIO, "the native child could not set itself up (status %d)",
-                             WEXITSTATUS(status));
+            return child_failed(WEXITSTATUS(status), err);
         }
         if (batch->index < batch->count) {
             const struct case_input *in = &batch->input[batch->index];

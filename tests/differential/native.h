@@ -18,7 +18,8 @@ uint8_t *native_constants(struct native *native);
 
 void native_start(struct native *native);
 /* Waits until the batch is done. A child that died is replaced; the case that it was at is reported as escaped and the
- * rest is run. */
+ * rest is run.
+ * Errors: -EOPNOTSUPP where the kernel lacks what the child needs. */
 int must_check native_wait(struct native *native, struct error *err);
 
 #endif
