@@ -6,6 +6,7 @@
 
 #define COMPONENTS     (X86_XCR0_X87 | X86_XCR0_SSE | X86_XCR0_AVX)
 #define COMPONENT_PKRU (1ull << 9)
+#define FSW_ES         0x80u /* an exception is pending */
 #define LEGACY_MXCSR   24
 #define LEGACY_ST0     32
 #define LEGACY_XMM0    160
@@ -74,7 +75,8 @@ static void x87_get(const struct soft_vcpu *v, bool is_wide, uint8_t *out_legacy
     out_legacy[5] = 0;
     le16_put(out_legacy + 6, le16_get(out_legacy + 6) & 0x7ff);
     if (!is_wide) {
-        bool has_pointers = le64_get(v->fx + 8) != 0;
+        /* CPUs of AMD keep them for a pending exception only; a pointer of 0 is one, too. */
+        bool has_pointers = le64_get(v->fx + 8) != 0 || (v->fx[2] & FSW_ES) != 0;
         le32_put(out_legacy + 12, has_pointers ? v->simd->last.fcs : 0);
         le32_put(out_legacy + 20, has_pointers ? v->simd->last.fds : 0);
     }

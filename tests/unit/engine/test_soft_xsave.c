@@ -281,6 +281,22 @@ static int set_up(void **state)
     return 0;
 }
 
+/* Instruction and operand at offset 0 of their segments, with an exception pending: the form without REX.W has the selectors. */
+static void test_selectors_of_pointers(void **state)
+{
+    prepare(X86_XCR0_X87);
+    memset(fixture.area, 0, 28);
+    le32_put(fixture.area, 0x40);
+    le32_put(fixture.area + 4, 0x8081); /* B, ES, IE */
+    le32_put(fixture.area + 8, 0xffff);
+    le32_put(fixture.area + 16, 0xe000);
+    le32_put(fixture.area + 24, 0xd000);
+    RUN(0xd9, 0x26, 0x0f, 0xae, 0x66, 0x40); /* fldenv [rsi]; xsave [rsi+64] */
+    assert_completed();
+    assert_int_equal(le64_get(saved(64 + 8)), 0xe00000000000);
+    assert_int_equal(le64_get(saved(64 + 16)), 0xd00000000000);
+}
+
 static int tear_down(void **state)
 {
     guest_destroy(fixture.guest);
@@ -303,6 +319,7 @@ int main(void)
         cmocka_unit_test(test_xrstor_refuses),
         cmocka_unit_test(test_alignment),
         cmocka_unit_test(test_fxsave_and_back),
+        cmocka_unit_test(test_selectors_of_pointers),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
