@@ -173,7 +173,7 @@ static int soft_vm_log_fetch(struct vm *base, size_t slot, uint64_t *out_bitmap,
 {
     struct soft_vm *vm = soft_from_vm(base);
     const struct guest_memory *memory = base->config.memory;
-    if (slot >= memory->slot_count || !vm->dirty_storage[slot]) {
+    if (slot >= memory->slot_count || !atomic_load(&vm->dirty[slot])) {
         return error_set(err, EINVAL, "reading the log of written pages: there is none");
     }
     pthread_mutex_lock(&vm->lock);
