@@ -509,5 +509,6 @@ bool native_analyze(const struct soft_vcpu *v, uint64_t rip, const uint8_t *page
         return false;
     }
     find_live_flags(out);
+    native_find_groups(out);
     return true;
 }

@@ -56,6 +56,19 @@ struct native_insn {
     uint8_t kind;
     uint16_t reads, writes; /* status flags; 'reads' includes those that it may leave alone */
     uint16_t live_before, live_after;
+    uint8_t group;      /* NATIVE_NO_GROUP: none */
+    int32_t group_disp; /* of the access from the group's first */
+};
+
+#define NATIVE_MAX_GROUPS 16
+#define NATIVE_NO_GROUP   0xffu
+
+/* Accesses that one check covers: groups.c. */
+struct native_group {
+    uint32_t first, last; /* instructions */
+    int32_t low;          /* of the span, from the first access */
+    uint32_t span;        /* in bytes */
+    bool is_written;
 };
 
 /* A block before it is translated. */
@@ -69,10 +82,15 @@ struct native_source {
     uint16_t live_taken, live_next; /* flags that matter at the targets */
     bool uses_vectors;
     bool has_exact_flags; /* also in frames of faults in the middle */
+    uint32_t group_count;
+    struct native_group group[NATIVE_MAX_GROUPS];
     struct native_insn insn[NATIVE_MAX_INSNS];
 };
 
 void native_rows_init(void);
+
+/* groups.c */
+void native_find_groups(struct native_source *source);
 
 /* Decodes the block at 'rip' in the page at 'page'. False: its first instruction is none, or not all in the page. */
 bool native_analyze(const struct soft_vcpu *v, uint64_t rip, const uint8_t *page, bool sse_is_on,

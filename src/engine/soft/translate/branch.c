@@ -132,7 +132,7 @@ static void emit_target(struct translation *t, const struct native_insn *n)
     native_give_up_flags(t, n->live_before);
     if (n->insn.has_memory) {
         native_emit_operand(t, n, 8, false, false);
-        emit_op_base(e, HOST_OP_MOV_REG_RM, ADDRESS, ADDRESS, 0);
+        emit_op_base(e, HOST_OP_MOV_REG_RM, ADDRESS, ADDRESS, t->operand_disp);
         return;
     }
     uint8_t guest = (uint8_t)((n->insn.modrm & 7) | (n->insn.rex & 1) << 3);
@@ -169,10 +169,10 @@ static void emit_push_return(struct translation *t, const struct native_insn *n)
     uint64_t next = native_next_rip(t->source, t->index);
     native_emit_stack(t, n, -8, true);
     if ((int64_t)next == (int32_t)next) {
-        emit_store_imm32(e, ADDRESS, 0, (int32_t)next);
+        emit_store_imm32(e, ADDRESS, t->operand_disp, (int32_t)next);
     } else {
         emit_mov_imm(e, SCRATCH, next);
-        emit_op_base(e, HOST_OP_MOV_RM_REG, SCRATCH, ADDRESS, 0);
+        emit_op_base(e, HOST_OP_MOV_RM_REG, SCRATCH, ADDRESS, t->operand_disp);
     }
     emit_op_base(e, HOST_OP_LEA, STACK, STACK, -8);
 }
@@ -207,7 +207,7 @@ void native_emit_branch(struct translation *t, const struct native_insn *n)
     case NATIVE_RET: {
         int32_t pops = 8 + (n->insn.imm_bytes ? (int32_t)(uint16_t)n->insn.imm : 0);
         native_emit_stack(t, n, 0, false);
-        emit_op_base(e, HOST_OP_MOV_REG_RM, ADDRESS, ADDRESS, 0);
+        emit_op_base(e, HOST_OP_MOV_REG_RM, ADDRESS, ADDRESS, t->operand_disp);
         emit_op_base(e, HOST_OP_LEA, STACK, STACK, pops);
         emit_indirect(t, pops);
         break;

@@ -25,7 +25,7 @@ static uint8_t home(uint8_t guest_reg)
 void native_save_flags(struct translation *t)
 {
     struct emitter *e = &t->e;
-    emit_op_reg(e, HOST_OP_MOV_REG_RM, ADDRESS, HOST_RAX);
+    emit_op_reg(e, HOST_OP_MOV_REG_RM, SCRATCH, HOST_RAX);
     emit8(e, 0x9f); /* lahf */
     emit8(e, 0x0f); /* seto al */
     emit8(e, 0x90);
@@ -35,7 +35,7 @@ void native_save_flags(struct translation *t)
     emit8(e, 0x84);
     emit8(e, 0x24);
     emit32(e, (uint32_t)VCPU_FIELD(status));
-    emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RAX, ADDRESS);
+    emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RAX, SCRATCH);
     t->flags |= FLAGS_SAVED;
 }
 
@@ -168,18 +168,91 @@ static void emit_translation(struct translation *t, uint32_t size, bool is_write
     emit_op_index(e, HOST_OP_ADD_REG_RM, ADDRESS, HOST_RSP, SCRATCH, hva);
 }
 
+/* The address of the instruction's access, 'disp' bytes further, in R14. */
+static void emit_access_address(struct translation *t, const struct native_insn *n, int32_t disp)
+{
+    struct emitter *e = &t->e;
+    switch (n->kind) {
+    case NATIVE_PUSH_REG:
+    case NATIVE_PUSH_IMM:
+    case NATIVE_CALL:
+        emit_op_base(e, HOST_OP_LEA, ADDRESS, home(X86_RSP), disp - 8);
+        break;
+    case NATIVE_POP_REG:
+    case NATIVE_RET:
+        emit_op_base(e, HOST_OP_LEA, ADDRESS, home(X86_RSP), disp);
+        break;
+    case NATIVE_LEAVE:
+        emit_op_base(e, HOST_OP_LEA, ADDRESS, HOST_RBP, disp);
+        break;
+    default: {
+        struct native_insn moved = *n;
+        moved.insn.disp += disp;
+        emit_address_of(t, &moved);
+        break;
+    }
+    }
+}
+
+/* Can the displacement of a group's first byte be encoded? */
+static bool group_fits(const struct native_insn *n, int32_t disp)
+{
+    int64_t moved = n->insn.disp + disp;
+    return n->insn.base == X86_BASE_RIP || !n->insn.has_memory || moved == (int32_t)moved;
+}
+
+/* The host's address of a member of a group, in R14 and 'operand_disp'. */
+static void emit_group_access(struct translation *t, const struct native_insn *n)
+{
+    const struct native_group *group = &t->source->group[n->group];
+    int32_t slot = VCPU_FIELD(native_group) + 8 * n->group;
+    if (!(t->checked_groups >> n->group & 1)) {
+        native_give_up_flags(t, n->live_before);
+        emit_access_address(t, n, group->low - n->group_disp);
+        emit_translation(t, group->span, group->is_written, false);
+        t->checked_groups |= 1u << n->group;
+        if (group->last != t->index) {
+            emit_op_base(&t->e, HOST_OP_MOV_RM_REG, ADDRESS, HOST_RSP, slot);
+        }
+    } else if (t->address_group != n->group) {
+        emit_op_base(&t->e, HOST_OP_MOV_REG_RM, ADDRESS, HOST_RSP, slot);
+    }
+    t->address_group = n->group;
+    t->operand_disp = n->group_disp - group->low;
+}
+
+static bool is_grouped(struct translation *t, const struct native_insn *n)
+{
+    if (n->group == NATIVE_NO_GROUP) {
+        return false;
+    }
+    const struct native_group *group = &t->source->group[n->group];
+    return group->first != group->last &&
+           (t->checked_groups >> n->group & 1 || group_fits(n, group->low - n->group_disp));
+}
+
 void native_emit_operand(struct translation *t, const struct native_insn *n, uint32_t size,
                          bool is_write, bool is_aligned)
 {
+    if (is_grouped(t, n)) {
+        emit_group_access(t, n);
+        return;
+    }
     native_give_up_flags(t, n->live_before);
     emit_address_of(t, n);
     emit_translation(t, size, is_write, is_aligned);
+    t->address_group = NATIVE_NO_GROUP;
+    t->operand_disp = 0;
 }
 
-/* R14 = the host's address of 8 bytes at guest RSP + disp. */
+/* R14 + operand_disp = the host's address of 8 bytes at guest RSP + disp. */
 void native_emit_stack(struct translation *t, const struct native_insn *n, int32_t disp,
                        bool is_write)
 {
+    if (is_grouped(t, n)) {
+        emit_group_access(t, n);
+        return;
+    }
     native_give_up_flags(t, n->live_before);
     if (disp) {
         emit_op_base(&t->e, HOST_OP_LEA, ADDRESS, home(X86_RSP), disp);
@@ -187,6 +260,8 @@ void native_emit_stack(struct translation *t, const struct native_insn *n, int32
         emit_op_reg(&t->e, HOST_OP_MOV_REG_RM, ADDRESS, home(X86_RSP));
     }
     emit_translation(t, 8, is_write, false);
+    t->address_group = NATIVE_NO_GROUP;
+    t->operand_disp = 0;
 }
 
 /* The flags as the instruction proper needs and leaves them. */
@@ -282,6 +357,9 @@ static void emit_plain(struct translation *t, const struct native_insn *n)
             return;
         }
     }
+    if (insn->has_memory) {
+        host.disp = t->operand_disp;
+    }
     if (needs_host_flags(n)) {
         native_want_flags(t, SCRATCH);
     }
@@ -335,6 +413,9 @@ static void emit_plain(struct translation *t, const struct native_insn *n)
             *use = (struct field_use){
                 .field = field, .guest = guest, .host = free_scratch[next_scratch++]};
             load_gpr(t, use->host, guest);
+            if (use->host == ADDRESS) {
+                t->address_group = NATIVE_NO_GROUP;
+            }
         } else if (field->access & X86_OPERAND_WRITE) {
             use->field = field;
         }
@@ -420,6 +501,7 @@ static void emit_lea(struct translation *t, const struct native_insn *n)
                          .disp = (int32_t)insn->disp});
         return;
     }
+    t->address_group = NATIVE_NO_GROUP;
     struct native_insn plain = *n;
     plain.insn.segment = X86_DS;
     emit_address_of(t, &plain);
@@ -524,6 +606,7 @@ static void emit_moffs(struct translation *t, const struct native_insn *n)
                          .is_memory = true,
                          .base = ADDRESS,
                          .index = HOST_NONE,
+                         .disp = t->operand_disp,
                      });
 }
 
@@ -533,7 +616,7 @@ static void emit_push(struct translation *t, const struct native_insn *n)
     struct emitter *e = &t->e;
     if (n->kind == NATIVE_PUSH_MEM && insn->has_memory) {
         native_emit_operand(t, n, 8, false, false);
-        emit_op_base(e, HOST_OP_MOV_REG_RM, SCRATCH, ADDRESS, 0);
+        emit_op_base(e, HOST_OP_MOV_REG_RM, SCRATCH, ADDRESS, t->operand_disp);
         emit_op_base(e, HOST_OP_MOV_RM_REG, SCRATCH, HOST_RSP, VCPU_FIELD(native_target));
     }
     native_emit_stack(t, n, -8, true);
@@ -541,15 +624,15 @@ static void emit_push(struct translation *t, const struct native_insn *n)
                         ? opcode_reg(insn)
                         : (uint8_t)((insn->modrm & 7) | (insn->rex & 1) << 3);
     if (n->kind == NATIVE_PUSH_IMM) {
-        emit_store_imm32(e, ADDRESS, 0, (int32_t)insn->imm);
+        emit_store_imm32(e, ADDRESS, t->operand_disp, (int32_t)insn->imm);
     } else if (n->kind == NATIVE_PUSH_MEM && insn->has_memory) {
         emit_op_base(e, HOST_OP_MOV_REG_RM, SCRATCH, HOST_RSP, VCPU_FIELD(native_target));
-        emit_op_base(e, HOST_OP_MOV_RM_REG, SCRATCH, ADDRESS, 0);
+        emit_op_base(e, HOST_OP_MOV_RM_REG, SCRATCH, ADDRESS, t->operand_disp);
     } else if (native_is_spilled(guest)) {
         load_gpr(t, SCRATCH, guest);
-        emit_op_base(e, HOST_OP_MOV_RM_REG, SCRATCH, ADDRESS, 0);
+        emit_op_base(e, HOST_OP_MOV_RM_REG, SCRATCH, ADDRESS, t->operand_disp);
     } else {
-        emit_op_base(e, HOST_OP_MOV_RM_REG, home(guest), ADDRESS, 0);
+        emit_op_base(e, HOST_OP_MOV_RM_REG, home(guest), ADDRESS, t->operand_disp);
     }
     emit_op_base(e, HOST_OP_LEA, home(X86_RSP), home(X86_RSP), -8);
 }
@@ -561,21 +644,27 @@ static void emit_pop(struct translation *t, const struct native_insn *n)
     native_emit_stack(t, n, 0, false);
     emit_op_base(e, HOST_OP_LEA, home(X86_RSP), home(X86_RSP), 8);
     if (native_is_spilled(guest)) {
-        emit_op_base(e, HOST_OP_MOV_REG_RM, SCRATCH, ADDRESS, 0);
+        emit_op_base(e, HOST_OP_MOV_REG_RM, SCRATCH, ADDRESS, t->operand_disp);
         store_gpr(t, SCRATCH, guest);
     } else {
-        emit_op_base(e, HOST_OP_MOV_REG_RM, home(guest), ADDRESS, 0);
+        emit_op_base(e, HOST_OP_MOV_REG_RM, home(guest), ADDRESS, t->operand_disp);
     }
 }
 
 static void emit_leave(struct translation *t, const struct native_insn *n)
 {
     struct emitter *e = &t->e;
-    native_give_up_flags(t, n->live_before);
-    emit_op_reg(e, HOST_OP_MOV_REG_RM, ADDRESS, HOST_RBP);
-    emit_translation(t, 8, false, false);
+    if (is_grouped(t, n)) {
+        emit_group_access(t, n);
+    } else {
+        native_give_up_flags(t, n->live_before);
+        emit_op_reg(e, HOST_OP_MOV_REG_RM, ADDRESS, HOST_RBP);
+        emit_translation(t, 8, false, false);
+        t->address_group = NATIVE_NO_GROUP;
+        t->operand_disp = 0;
+    }
     emit_op_base(e, HOST_OP_LEA, home(X86_RSP), HOST_RBP, 8);
-    emit_op_base(e, HOST_OP_MOV_REG_RM, HOST_RBP, ADDRESS, 0);
+    emit_op_base(e, HOST_OP_MOV_REG_RM, HOST_RBP, ADDRESS, t->operand_disp);
 }
 
 /* The interpreter runs it, then the code goes on behind. */
@@ -587,6 +676,7 @@ static void emit_interpret(struct translation *t, const struct native_insn *n, b
     emit64(&t->e, is_last ? 0 : native_next_rip(t->source, t->index));
     t->flags = FLAGS_SAVED;
     t->has_vectors = false;
+    t->address_group = NATIVE_NO_GROUP;
 }
 
 /* Looks whether somebody wants something of the vCPU, where the flags do not matter or are saved. */
@@ -596,6 +686,19 @@ void native_emit_poll(struct translation *t)
     native_add_slow(t, SLOW_EXIT)->jump = emit_jcc(&t->e, HOST_IF_NOT_EQUAL);
     t->flags &= ~FLAGS_HOST;
     t->needs_poll = false;
+}
+
+/* Does a later instruction use a check that comes before this one or belongs to it? The interpreter may let others take
+ * translations away, so after its turn such code is not to be gone on with. */
+static bool is_within_group(const struct translation *t)
+{
+    for (uint32_t i = 0; i < t->source->group_count; i++) {
+        const struct native_group *group = &t->source->group[i];
+        if (group->first <= t->index && group->last > t->index) {
+            return true;
+        }
+    }
+    return false;
 }
 
 static void emit_one(struct translation *t, const struct native_insn *n, bool is_last)
@@ -657,7 +760,8 @@ static void emit_one(struct translation *t, const struct native_insn *n, bool is
     }
     for (uint32_t i = first_slow; i < t->slow_count; i++) {
         if (t->slow[i].kind == SLOW_INTERPRET) {
-            t->slow[i].after = is_last && t->source->ends_by_itself ? NULL : t->e.at;
+            t->slow[i].after =
+                (is_last && t->source->ends_by_itself) || is_within_group(t) ? NULL : t->e.at;
             t->slow[i].wants_flags = (t->flags & FLAGS_HOST) && n->live_after;
             t->slow[i].wants_vectors = t->has_vectors;
         }
@@ -748,6 +852,7 @@ struct native_block *native_translate(struct soft_vcpu *v, uint64_t rip, uint64_
         .e = {.at = native->writable + native->used},
         .tlb = mode & NATIVE_MODE_TLB,
         .needs_poll = goes_back(source),
+        .address_group = NATIVE_NO_GROUP,
     };
     block->entry_saved = t.e.at;
     if (source->insn[0].live_before) {

@@ -39,6 +39,9 @@ struct translation {
     uint32_t flags; /* FLAGS_* */
     bool has_vectors;
     bool needs_poll;
+    uint32_t checked_groups; /* bit n: group n has its check behind it */
+    uint8_t address_group;   /* whose address R14 has */
+    int32_t operand_disp;    /* of the operand from R14 */
     uint32_t link_count;
     bool link_saves_flags[2];
     uint8_t *link_jumps[2][2]; /* places that lead to the stub */
