@@ -192,7 +192,14 @@ static int restore_ioapic(struct machine *machine, struct archive_reader *reader
         return error_set(err, EBADMSG, "the ioapic's state is cut short");
     }
     if (state.base_gpa != IOAPIC_DEFAULT_GPA) {
-        return error_set(err, EINVAL, "the ioapic is at another address");
+        return error_set(err, EINVAL, "the ioapic is at 0x%" PRIx64 ", expected 0x%x",
+                         state.base_gpa, IOAPIC_DEFAULT_GPA);
+    }
+    if (state.select > 0xff || state.id > 0xf || state.irr >> IOAPIC_PIN_COUNT != 0) {
+        return error_set(
+            err, EINVAL,
+            "the ioapic has select 0x%x, id 0x%x, inputs 0x%x, expected 8, 4 and 24 bits",
+            state.select, state.id, state.irr);
     }
     if (machine->has_irqchip) {
         return machine->config.engine->vm_set_ioapic(machine->vm, &state, err);
