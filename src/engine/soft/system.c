@@ -127,39 +127,6 @@ static void wrmsr(struct soft_vcpu *v, const struct soft_op *op)
     SOFT_NEXT(v, op);
 }
 
-static void check_osxsave(struct soft_vcpu *v, const struct soft_op *op)
-{
-    v->op = op;
-    if (!(v->cr4 & X86_CR4_OSXSAVE)) {
-        soft_raise(v, op, X86_UD);
-    }
-}
-
-/* XGETBV 1: components in use; all that are enabled is a valid answer. */
-static void xgetbv(struct soft_vcpu *v, const struct soft_op *op)
-{
-    check_osxsave(v, op);
-    if ((uint32_t)v->gpr[X86_RCX] > 1) {
-        soft_general_protection(v, op);
-    }
-    put_edx_eax(v, v->xcr0);
-    SOFT_NEXT(v, op);
-}
-
-static void xsetbv(struct soft_vcpu *v, const struct soft_op *op)
-{
-    check_osxsave(v, op);
-    soft_require_cpl0(v, op);
-    uint64_t value = get_edx_eax(v);
-    uint64_t known = X86_XCR0_X87 | X86_XCR0_SSE | (v->features.avx ? X86_XCR0_AVX : 0);
-    if ((uint32_t)v->gpr[X86_RCX] != 0 || (value & ~known) || !(value & X86_XCR0_X87) ||
-        ((value & X86_XCR0_AVX) && !(value & X86_XCR0_SSE))) {
-        soft_general_protection(v, op);
-    }
-    v->xcr0 = value;
-    SOFT_NEXT(v, op);
-}
-
 static void swapgs(struct soft_vcpu *v, const struct soft_op *op)
 {
     soft_require_cpl0(v, op);
@@ -297,8 +264,6 @@ static const struct {
     {X86_ID_RDPMC, 0, rdpmc},
     {X86_ID_RDMSR, 0, rdmsr},
     {X86_ID_WRMSR, 0, wrmsr},
-    {X86_ID_XGETBV, 0, xgetbv},
-    {X86_ID_XSETBV, 0, xsetbv},
     {X86_ID_SWAPGS, 0, swapgs},
     {X86_ID_BOUND, 0, bound},
     {X86_ID_RDRAND, 0, rdrand},

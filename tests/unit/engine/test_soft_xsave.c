@@ -297,6 +297,27 @@ static void test_selectors_of_pointers(void **state)
     assert_int_equal(le64_get(saved(64 + 16)), 0xd00000000000);
 }
 
+/* ECX 1: which of the enabled components are in use. */
+static void test_xgetbv(void **state)
+{
+    prepare(X86_XCR0_X87);
+    fixture.in.state.gpr[X86_RCX] = 0;
+    RUN(0x0f, 0x01, 0xd0);
+    assert_completed();
+    assert_int_equal(fixture.out.state.gpr[X86_RAX], 7);
+    assert_int_equal(fixture.out.state.gpr[X86_RDX], 0);
+    prepare(X86_XCR0_X87);
+    fixture.in.state.gpr[X86_RCX] = 1;
+    memset(fixture.in.state.xsave + AVX_OFFSET, 0, 256);
+    RUN(0x0f, 0x01, 0xd0);
+    assert_completed();
+    assert_int_equal(fixture.out.state.gpr[X86_RAX], X86_XCR0_X87 | X86_XCR0_SSE);
+    prepare(X86_XCR0_X87);
+    fixture.in.state.gpr[X86_RCX] = 2;
+    RUN(0x0f, 0x01, 0xd0);
+    assert_protection_fault();
+}
+
 static int tear_down(void **state)
 {
     guest_destroy(fixture.guest);
@@ -320,6 +341,7 @@ int main(void)
         cmocka_unit_test(test_alignment),
         cmocka_unit_test(test_fxsave_and_back),
         cmocka_unit_test(test_selectors_of_pointers),
+        cmocka_unit_test(test_xgetbv),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
