@@ -80,9 +80,10 @@ def pytest_step(tally, arguments):
 
 
 def sanitizer_step(tally, arguments):
-    """ASan and UBSan: the unit tests, and a busybox guest."""
+    """ASan and UBSan: the unit tests, and a busybox guest. All that is translated there is verified."""
     build = arguments.build.with_name(arguments.build.name + "-asan")
-    subprocess.run(["tools/build", build, "-Dtests=enabled", "-Db_sanitize=address,undefined"], cwd=ROOT, check=True)
+    subprocess.run(["tools/build", build, "-Dtests=enabled", "-Db_sanitize=address,undefined",
+                    "-Dverify_code=true"], cwd=ROOT, check=True)
     meson_step(tally, build, "--suite", "unit", "--timeout-multiplier", "4")
     command = [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "sanitizer", "tests/integration"]
     environment = {**os.environ, "HULL_BUILD": str(build), "HULL_GUESTS": str(arguments.build / "guest")}

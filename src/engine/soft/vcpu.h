@@ -232,6 +232,7 @@ struct soft_vm {
     _Atomic uint64_t *dirty_storage[GUEST_MEMORY_MAX_SLOTS];
     bool interprets;             /* option: no translator */
     bool has_exact_flags;        /* option: see docs/engines.md */
+    bool verifies;               /* option: each translated block is verified */
     uint64_t initial_tsc_offset; /* so that the guest's counter starts near 0 */
     bool is_intel;             /* the host's vendor, thus the guest's: a few instructions differ */
     uint64_t tsc_hz;           /* the guest's */

@@ -16,9 +16,12 @@
 #include <unistd.h>
 
 #include "base/core/bits.h"
+#include "base/core/invariant.h"
+#include "base/host/log.h"
 #include "engine/soft/block.h"
 #include "engine/soft/mmu.h"
 #include "engine/soft/translate/analyze.h"
+#include "engine/soft/translate/verify.h"
 
 #define CODE_SIZE ((size_t)64 << 20)
 #define META_SIZE ((size_t)24 << 20)
@@ -68,7 +71,8 @@ int soft_native_init(struct soft_vcpu *v, struct error *err)
     void *meta = mmap(NULL, META_SIZE, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     n->source = malloc(sizeof(*n->source));
-    if (meta == MAP_FAILED || !n->source) {
+    n->verifier = v->vm->verifies ? native_verifier_create(CODE_RESERVE) : NULL;
+    if (meta == MAP_FAILED || !n->source || (v->vm->verifies && !n->verifier)) {
         return error_set(err, ENOMEM, "reserving memory for translated code");
     }
     n->meta = meta;
@@ -96,6 +100,7 @@ void soft_native_fini(struct soft_vcpu *v)
         munmap(n->meta, n->meta_size);
     }
     free(n->source);
+    native_verifier_destroy(n->verifier);
     free(n);
     v->native = NULL;
 }
@@ -289,6 +294,17 @@ static void empty_cache(struct soft_vcpu *v)
     v->stats.code_cache_flushes++;
 }
 
+/* Code that the verifier refuses must not run, and nothing sensible can be done instead: the translator is wrong. */
+static void verify(const struct soft_vcpu *v, const struct native_block *block)
+{
+    struct error err;
+    if (unlikely(v->native->verifier != NULL) &&
+        native_verify(v->native->verifier, v, block, &err) < 0) {
+        log_error("%s", err.text);
+        invariant(!"translated code passes the verifier");
+    }
+}
+
 static struct native_block *find_or_translate(struct soft_vcpu *v, uint32_t mode)
 {
     struct soft_native *n = v->native;
@@ -330,6 +346,7 @@ static struct native_block *find_or_translate(struct soft_vcpu *v, uint32_t mode
     if (!block) {
         return NULL;
     }
+    verify(v, block);
     v->stats.blocks_translated++;
     size_t hash = hash_of(gpa, rip, mode);
     block->hash_next = n->hash[hash];
@@ -451,6 +468,7 @@ const uint8_t *native_on_link(struct soft_vcpu *v, struct native_link *link)
             link->next->from = &link->next;
         }
         block->incoming = link;
+        verify(v, link->source);
     } else if (link->target && link->epoch) {
         /* The epoch has passed: the same block again, or another. */
         if (link->target != block) {

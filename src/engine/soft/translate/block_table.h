@@ -66,6 +66,7 @@ struct soft_native {
     uint64_t linear_pages[64];
     bool was_cut; /* blocks have gone while one of them ran */
     struct native_source *source;
+    struct native_verifier *verifier; /* NULL: blocks are not verified */
     /* Stubs (writable view). */
     uint8_t *enter, *leave, *interpret, *exit_at, *make_link, *indirect, *load_vectors, *fault;
 };

@@ -1,0 +1,371 @@
+/* The verifier's way through a block: every instruction that can be reached, with what is known there on all paths, until
+ * nothing changes any more. See verify_forms.c for what is allowed. */
+#include "engine/soft/translate/verify.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/core/bits.h"
+#include "cpu/x86/tables.h"
+#include "engine/soft/translate/verify_forms.h"
+
+/* What a byte of the code is; others are numbers of nodes. */
+#define BYTE_UNSEEN 0u
+#define BYTE_INSIDE 0xffffu /* of an instruction */
+#define BYTE_DATA   0xfffeu /* of a site */
+#define MAX_NODES   0xfff0u
+
+struct node {
+    struct verify_insn at;
+    uint32_t offset;
+    bool is_waiting;
+    struct verify_state state; /* before it */
+};
+
+struct native_verifier {
+    size_t max_size, max_nodes;
+    uint16_t *byte;
+    struct node *node;
+    uint16_t *waiting;
+    size_t node_count, waiting_count;
+    /* Of the block under way. */
+    const struct soft_native *native;
+    const struct native_block *block;
+    const uint8_t *code;
+    uint32_t size;
+    const struct node *current;
+    struct error *err;
+};
+
+struct native_verifier *native_verifier_create(size_t max_code_size)
+{
+    struct native_verifier *r = calloc(1, sizeof(*r));
+    if (!r) {
+        return NULL;
+    }
+    r->max_size = max_code_size;
+    r->max_nodes = MIN(max_code_size, MAX_NODES);
+    r->byte = malloc(max_code_size * sizeof(*r->byte));
+    r->node = malloc((r->max_nodes + 1) * sizeof(*r->node));
+    r->waiting = malloc((r->max_nodes + 1) * sizeof(*r->waiting));
+    if (!r->byte || !r->node || !r->waiting) {
+        native_verifier_destroy(r);
+        return NULL;
+    }
+    return r;
+}
+
+void native_verifier_destroy(struct native_verifier *r)
+{
+    if (r) {
+        free(r->byte);
+        free(r->node);
+        free(r->waiting);
+        free(r);
+    }
+}
+
+static int refuse_at(struct native_verifier *r, uint32_t offset, const char *reason)
+{
+    struct x86_insn insn;
+    char text[96] = "(no instruction)";
+    size_t left = offset < r->size ? r->size - offset : 0;
+    if (left && x86_decode(r->code + offset, MIN(left, X86_INSN_MAX_LENGTH), X86_CODE_64, &insn) ==
+                    X86_DECODE_OK) {
+        x86_disassemble(&insn, offset, text, sizeof(text));
+    }
+    return error_set(r->err, EPERM, "translated block of rip 0x%llx, mode %u, offset 0x%x: %s: %s",
+                     (unsigned long long)r->block->rip, r->block->mode, offset, text, reason);
+}
+
+static int refuse(struct native_verifier *r, const char *reason)
+{
+    return refuse_at(r, r->current->offset, reason);
+}
+
+/* The instruction at 'offset' becomes a node. */
+static int add_node(struct native_verifier *r, uint32_t offset, const struct verify_state *state)
+{
+    if (r->node_count == r->max_nodes) {
+        return refuse_at(r, offset, "there are too many instructions");
+    }
+    struct node *node = &r->node[++r->node_count];
+    node->offset = offset;
+    node->state = *state;
+    node->at.mode = r->block->mode;
+    size_t left = r->size - offset;
+    if (x86_decode(r->code + offset, MIN(left, X86_INSN_MAX_LENGTH), X86_CODE_64, &node->at.insn) !=
+        X86_DECODE_OK) {
+        return refuse_at(r, offset, "it is no instruction, or not all in the block");
+    }
+    for (uint32_t i = 0; i < node->at.insn.length; i++) {
+        if (r->byte[offset + i] != BYTE_UNSEEN) {
+            return refuse_at(r, offset, "it overlaps other instructions or data");
+        }
+        r->byte[offset + i] = i ? BYTE_INSIDE : (uint16_t)r->node_count;
+    }
+    node->is_waiting = true;
+    r->waiting[r->waiting_count++] = (uint16_t)r->node_count;
+    return 0;
+}
+
+/* Control may reach 'offset' with 'state'. */
+static int reach(struct native_verifier *r, uint64_t offset, const struct verify_state *state)
+{
+    if (offset >= r->size) {
+        return refuse(r, "the code goes on beyond the block");
+    }
+    uint16_t seen = r->byte[offset];
+    if (seen == BYTE_UNSEEN) {
+        return add_node(r, (uint32_t)offset, state);
+    }
+    if (seen >= MAX_NODES) {
+        return refuse(r, seen == BYTE_DATA ? "control reaches data"
+                                           : "control reaches the middle of an instruction");
+    }
+    struct node *node = &r->node[seen];
+    if (verify_state_join(&node->state, state) && !node->is_waiting) {
+        node->is_waiting = true;
+        r->waiting[r->waiting_count++] = seen;
+    }
+    return 0;
+}
+
+static bool is_in_page(const struct native_verifier *r, uint64_t rip)
+{
+    return rip >> GUEST_PAGE_SHIFT == r->block->rip >> GUEST_PAGE_SHIFT;
+}
+
+/* The data behind a call. */
+static int check_site(struct native_verifier *r, uint64_t offset, struct native_site *out_site)
+{
+    if (offset + sizeof(*out_site) > r->size) {
+        return refuse(r, "its data are not all in the block");
+    }
+    for (size_t i = 0; i < sizeof(*out_site); i++) {
+        uint16_t *byte = &r->byte[offset + i];
+        if (*byte != BYTE_UNSEEN && *byte != BYTE_DATA) {
+            return refuse(r, "its data are instructions as well");
+        }
+        *byte = BYTE_DATA;
+    }
+    memcpy(out_site, r->code + offset, sizeof(*out_site));
+    return is_in_page(r, out_site->rip) ? 0 : refuse(r, "its data name another page's address");
+}
+
+static int step_call(struct native_verifier *r, const struct node *node, uint64_t target)
+{
+    uint64_t next = node->offset + node->at.insn.length;
+    enum verify_stub stub = verify_find_stub(r->native, r->code + target);
+    struct native_site site;
+    struct verify_state unknown;
+    verify_state_unknown(&unknown);
+    int rc;
+    switch (stub) {
+    case VERIFY_STUB_RETURNS:
+        return reach(r, next, &node->state);
+    case VERIFY_STUB_SITE:
+        rc = check_site(r, next, &site);
+        if (rc < 0 || !site.next) {
+            return rc;
+        }
+        if (site.next - site.rip - 1 >= GUEST_PAGE_SIZE) {
+            return refuse(r, "its data name no next instruction");
+        }
+        return reach(r, next + sizeof(site), &unknown);
+    case VERIFY_STUB_SITE_LAST:
+        return check_site(r, next, &site);
+    default:
+        return refuse(r, "it calls what is no stub");
+    }
+}
+
+/* A jump out of the block whose displacement is at 'place': to another one, if a link says so. */
+static int check_link(struct native_verifier *r, const struct node *node, const uint8_t *place,
+                      const uint8_t *target)
+{
+    const struct native_block *block = r->block;
+    for (size_t i = 0; i < ARRAY_COUNT(block->link); i++) {
+        const struct native_link *link = &block->link[i];
+        if (link->place != place || !link->target) {
+            continue;
+        }
+        const struct native_block *other = link->target;
+        if (target != other->entry_saved && (target != other->entry || !link->with_flags)) {
+            return refuse(r, "it jumps into another block elsewhere than at its beginning");
+        }
+        if (other->mode != block->mode || other->rip != link->rip) {
+            return refuse(r, "it jumps to a block of another address or mode");
+        }
+        bool is_same_page =
+            is_in_page(r, other->rip) && (other->gpa ^ block->gpa) < GUEST_PAGE_SIZE;
+        if (!is_same_page && !(node->state.epochs >> (other->rip >> 63) & 1)) {
+            return refuse(r, "it jumps to another page without a comparison of the epoch");
+        }
+        return 0;
+    }
+    return refuse(r, "it jumps out of the block");
+}
+
+static int step_jump(struct native_verifier *r, const struct node *node, uint64_t target,
+                     const struct verify_state *state)
+{
+    const struct native_block *block = r->block;
+    const uint8_t *address = r->code + (int64_t)target;
+    const uint8_t *place = r->code + node->offset + node->at.insn.imm_offset;
+    for (size_t i = 0; i < ARRAY_COUNT(block->link); i++) {
+        /* A link to the block itself is a link still. */
+        if (block->link[i].place == place && block->link[i].target) {
+            return check_link(r, node, place, address);
+        }
+    }
+    if (target < r->size) {
+        return reach(r, target, state);
+    }
+    if (verify_find_stub(r->native, address) == VERIFY_STUB_LINK) {
+        const struct verify_value *argument = &state->reg[HOST_R14];
+        for (size_t i = 0; i < ARRAY_COUNT(block->link); i++) {
+            if (argument->kind == VERIFY_CONSTANT &&
+                argument->bits == (uint64_t)(uintptr_t)&block->link[i] && block->link[i].place) {
+                return 0;
+            }
+        }
+        return refuse(r, "it goes to the linker without a link of the block");
+    }
+    return refuse(r, "it jumps out of the block");
+}
+
+static int step_branch(struct native_verifier *r, const struct node *node)
+{
+    const struct x86_insn *insn = &node->at.insn;
+    uint64_t next = node->offset + insn->length;
+    uint64_t target = next + insn->imm;
+    struct verify_state state = node->state;
+    bool is_short_jcc = insn->map == 0 && (insn->opcode & 0xf0) == 0x70;
+    bool is_jcc = is_short_jcc || (insn->map == 1 && (insn->opcode & 0xf0) == 0x80);
+    if (insn->prefixes & (X86_PREFIX_DATA | X86_PREFIX_REP | X86_PREFIX_REPNE)) {
+        return refuse(r, "it has a prefix that means nothing");
+    }
+    if (insn->id == X86_ID_CALL && insn->opcode == 0xe8) {
+        return step_call(r, node, target);
+    }
+    if (insn->id == X86_ID_JMP && insn->opcode == 0xff && insn->has_memory) {
+        const char *fault = verify_indirect_jump(&node->at, &state);
+        return fault ? refuse(r, fault) : 0;
+    }
+    if (insn->id == X86_ID_JMP && (insn->opcode == 0xe9 || insn->opcode == 0xeb)) {
+        return step_jump(r, node, target, &state);
+    }
+    if (!is_jcc) {
+        return refuse(r, "blocks must not have this branch");
+    }
+    verify_edge(insn->opcode & 15, true, &state);
+    int rc = step_jump(r, node, target, &state);
+    if (rc < 0) {
+        return rc;
+    }
+    state = node->state;
+    verify_edge(insn->opcode & 15, false, &state);
+    return reach(r, next, &state);
+}
+
+static int step_node(struct native_verifier *r, const struct node *node)
+{
+    r->current = node;
+    if (x86_rows[node->at.insn.row].attributes & X86_ROW_BRANCH) {
+        return step_branch(r, node);
+    }
+    struct verify_state state = node->state;
+    const char *fault = verify_step(&node->at, &state);
+    return fault ? refuse(r, fault) : reach(r, node->offset + node->at.insn.length, &state);
+}
+
+static int check_entry(struct native_verifier *r, const uint8_t *entry)
+{
+    struct verify_state unknown;
+    verify_state_unknown(&unknown);
+    uint64_t offset = (uint64_t)(entry - r->code);
+    if (offset >= r->size) {
+        return refuse_at(r, 0, "an entry of the block is outside of it");
+    }
+    r->current = &r->node[0];
+    r->node[0].offset = (uint32_t)offset;
+    return reach(r, offset, &unknown);
+}
+
+static int step_all(struct native_verifier *r)
+{
+    while (r->waiting_count) {
+        struct node *node = &r->node[r->waiting[--r->waiting_count]];
+        node->is_waiting = false;
+        int rc = step_node(r, node);
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    return 0;
+}
+
+/* Places that C code patches. */
+static int check_places(struct native_verifier *r)
+{
+    for (size_t i = 0; i < ARRAY_COUNT(r->block->link); i++) {
+        const struct native_link *link = &r->block->link[i];
+        if (!link->place) {
+            continue;
+        }
+        const struct {
+            const uint8_t *at;
+            bool is_branch;
+        } places[] = {{link->place, true}, {link->epoch, false}};
+        for (size_t k = 0; k < ARRAY_COUNT(places); k++) {
+            bool is_found = !places[k].at;
+            for (size_t n = 1; n <= r->node_count && !is_found; n++) {
+                const struct x86_insn *insn = &r->node[n].at.insn;
+                bool is_kind =
+                    places[k].is_branch
+                        ? x86_rows[insn->row].attributes & X86_ROW_BRANCH && insn->id != X86_ID_CALL
+                        : insn->id == X86_ID_CMP;
+                is_found = is_kind && insn->imm_bytes == 4 &&
+                           r->code + r->node[n].offset + insn->imm_offset == places[k].at;
+            }
+            if (!is_found) {
+                return refuse_at(r, 0, "a link's place is no operand of an instruction");
+            }
+        }
+        if (link->source != r->block || !is_in_page(r, r->block->rip)) {
+            return refuse_at(r, 0, "a link is not of the block");
+        }
+    }
+    return 0;
+}
+
+int native_verify(struct native_verifier *r, const struct soft_vcpu *v,
+                  const struct native_block *block, struct error *err)
+{
+    r->native = v->native;
+    r->block = block;
+    r->code = block->entry_saved;
+    r->size = block->code_size;
+    r->err = err;
+    r->node_count = r->waiting_count = 0;
+    if (r->size > r->max_size) {
+        return refuse_at(r, 0, "the block is too large");
+    }
+    memset(r->byte, 0, r->size * sizeof(*r->byte));
+    int rc = check_entry(r, block->entry_saved);
+    rc = rc < 0 ? rc : check_entry(r, block->entry);
+    for (size_t i = 0; i < ARRAY_COUNT(block->link) && rc == 0; i++) {
+        rc = block->link[i].place ? check_entry(r, block->link[i].stub) : 0;
+    }
+    for (uint32_t i = 0; i < r->size && rc == 0; i++) {
+        rc = step_all(r);
+        if (rc == 0 && r->byte[i] == BYTE_UNSEEN) {
+            /* Dead code has to keep the rules as well: then every byte is looked at. */
+            rc = check_entry(r, r->code + i);
+            rc = rc < 0 ? rc : step_all(r);
+        }
+    }
+    return rc < 0 ? rc : check_places(r);
+}

@@ -1,0 +1,711 @@
+/* The verifier of translated code: takes what the translator makes, refuses sequences that break one rule each, for the
+ * right reason. Mutated blocks are in test_soft_mutated.c. */
+#include "engine/soft/translate/verify.h"
+
+#include <stdlib.h>
+
+#include "soft_guest.h"
+
+#define R14 HOST_R14
+#define R15 HOST_R15
+
+#define TLB(member)                                                                                \
+    ((int32_t)(offsetof(struct soft_vcpu, tlbs) + offsetof(struct soft_tlb_entry, member)))
+#define JUMP(member)                                                                               \
+    ((int32_t)(offsetof(struct soft_vcpu, native_jump) + offsetof(struct soft_native_jump, member)))
+
+struct bench {
+    struct soft_guest guest;
+    struct soft_vcpu *v;
+    struct native_verifier *verifier;
+    struct native_block block;
+    struct emitter e;
+    struct error err;
+};
+
+static int set_up(void **state)
+{
+    struct bench *b = calloc(1, sizeof(*b));
+    assert_non_null(b);
+    guest_start(&b->guest, 1);
+    b->v = soft_from_vcpu(b->guest.vcpu[0]);
+    b->verifier = native_verifier_create(65536);
+    assert_non_null(b->verifier);
+    *state = b;
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    struct bench *b = *state;
+    native_verifier_destroy(b->verifier);
+    guest_end(&b->guest);
+    free(b);
+    return 0;
+}
+
+static void begin(struct bench *b)
+{
+    b->e.at = b->v->native->writable + b->v->native->used;
+    b->block = (struct native_block){.rip = 0x1000,
+                                     .gpa = 0x1000,
+                                     .mode = SOFT_TLB_SUPERVISOR,
+                                     .entry = b->e.at,
+                                     .entry_saved = b->e.at};
+}
+
+static void put(struct bench *b, size_t size, const void *bytes)
+{
+    memcpy(b->e.at, bytes, size);
+    b->e.at += size;
+}
+#define PUT(b, ...) put(b, sizeof((uint8_t[]){__VA_ARGS__}), (uint8_t[]){__VA_ARGS__})
+
+static void call(struct bench *b, const uint8_t *target, uint64_t rip, uint64_t next)
+{
+    emit_bind(emit_call(&b->e), target);
+    emit64(&b->e, rip);
+    emit64(&b->e, next);
+}
+
+static void finish(struct bench *b)
+{
+    call(b, b->v->native->exit_at, 0x1000, 0);
+}
+
+static int verify(struct bench *b)
+{
+    b->block.code_size = (uint32_t)(b->e.at - b->block.entry_saved);
+    b->err = (struct error){0};
+    return native_verify(b->verifier, b->v, &b->block, &b->err);
+}
+
+static void accepted(struct bench *b)
+{
+    int rc = verify(b);
+    if (rc < 0) {
+        fail_msg("refused: %s", b->err.text);
+    }
+}
+
+static void refused(struct bench *b, const char *reason)
+{
+    if (verify(b) == 0) {
+        fail_msg("accepted, instead of: %s", reason);
+    }
+    if (!strstr(b->err.text, reason)) {
+        fail_msg("refused for another reason than '%s': %s", reason, b->err.text);
+    }
+}
+
+/* The parts of a check of an address in R14, as the translator makes it. */
+static void check_index(struct bench *b)
+{
+    PUT(b, 0x45, 0x89, 0xf7);                         /* mov r15d, r14d */
+    PUT(b, 0x41, 0xc1, 0xef, 7);                      /* shr r15d, 7 */
+    PUT(b, 0x41, 0x81, 0xe7, 0xe0, 0x7f, 0x00, 0x00); /* and r15d, 0x7fe0 */
+}
+
+static void check_limit(struct bench *b, uint32_t limit, uint8_t condition)
+{
+    PUT(b, 0x49, 0x81, 0xfe); /* cmp r14, limit */
+    emit32(&b->e, limit);
+    uint8_t *over = emit_jcc(&b->e, condition ^ 1);
+    finish(b);
+    emit_bind(over, b->e.at);
+}
+
+static void check(struct bench *b, uint32_t size, bool is_write)
+{
+    check_index(b);
+    emit_op_index(&b->e, HOST_OP_SUB_REG_RM, R14, HOST_RSP, R15,
+                  is_write ? TLB(write_tag) : TLB(read_tag));
+    check_limit(b, 4096 - size, HOST_IF_ABOVE);
+    emit_op_index(&b->e, HOST_OP_ADD_REG_RM, R14, HOST_RSP, R15, TLB(hva));
+}
+
+static void load(struct bench *b, int32_t disp)
+{
+    emit_op_base(&b->e, HOST_OP_MOV_REG_RM, HOST_RAX, R14, disp);
+}
+
+static void store(struct bench *b, int32_t disp)
+{
+    emit_op_base(&b->e, HOST_OP_MOV_RM_REG, HOST_RAX, R14, disp);
+}
+
+static void test_checked_accesses(void **state)
+{
+    struct bench *b = *state;
+    begin(b);
+    check(b, 8, false);
+    load(b, 0);
+    finish(b);
+    accepted(b);
+    begin(b);
+    check(b, 16, true);
+    store(b, 8);
+    load(b, 0);
+    finish(b);
+    accepted(b);
+    begin(b);
+    check(b, 8, false);
+    store(b, 0);
+    finish(b);
+    refused(b, "reading only");
+    begin(b);
+    check(b, 4, false);
+    load(b, 0);
+    finish(b);
+    refused(b, "larger than what was checked");
+    begin(b);
+    check(b, 8, false);
+    load(b, 1);
+    finish(b);
+    refused(b, "larger than what was checked");
+    begin(b);
+    check(b, 8, false);
+    load(b, -1);
+    finish(b);
+    refused(b, "larger than what was checked");
+    begin(b);
+    check(b, 8, false);
+    PUT(b, 0x49, 0xff, 0xc6); /* inc r14 */
+    load(b, 0);
+    finish(b);
+    refused(b, "address is not checked");
+    begin(b);
+    check(b, 16, false);
+    PUT(b, 0x4d, 0x8d, 0x76, 8); /* lea r14, [r14 + 8] */
+    load(b, 0);
+    load(b, -8);
+    finish(b);
+    accepted(b);
+    begin(b);
+    check(b, 16, false);
+    PUT(b, 0x4d, 0x8d, 0x76, 8);
+    load(b, 8);
+    finish(b);
+    refused(b, "larger than what was checked");
+}
+
+static void test_broken_checks(void **state)
+{
+    struct bench *b = *state;
+    /* Of another register. */
+    begin(b);
+    PUT(b, 0x41, 0x89, 0xc7); /* mov r15d, eax */
+    PUT(b, 0x41, 0xc1, 0xef, 7);
+    PUT(b, 0x41, 0x81, 0xe7, 0xe0, 0x7f, 0x00, 0x00);
+    emit_op_index(&b->e, HOST_OP_SUB_REG_RM, R14, HOST_RSP, R15, TLB(read_tag));
+    check_limit(b, 4088, HOST_IF_ABOVE);
+    emit_op_index(&b->e, HOST_OP_ADD_REG_RM, R14, HOST_RSP, R15, TLB(hva));
+    load(b, 0);
+    finish(b);
+    refused(b, "address is not checked");
+    /* Of the register as it was. */
+    begin(b);
+    check_index(b);
+    PUT(b, 0x49, 0xff, 0xc6); /* inc r14 */
+    emit_op_index(&b->e, HOST_OP_SUB_REG_RM, R14, HOST_RSP, R15, TLB(read_tag));
+    check_limit(b, 4088, HOST_IF_ABOVE);
+    emit_op_index(&b->e, HOST_OP_ADD_REG_RM, R14, HOST_RSP, R15, TLB(hva));
+    load(b, 0);
+    finish(b);
+    refused(b, "address is not checked");
+    /* Other shifts and masks. */
+    begin(b);
+    PUT(b, 0x45, 0x89, 0xf7);
+    PUT(b, 0x41, 0xc1, 0xef, 8);
+    PUT(b, 0x41, 0x81, 0xe7, 0xe0, 0x7f, 0x00, 0x00);
+    emit_op_index(&b->e, HOST_OP_SUB_REG_RM, R14, HOST_RSP, R15, TLB(read_tag));
+    check_limit(b, 4088, HOST_IF_ABOVE);
+    emit_op_index(&b->e, HOST_OP_ADD_REG_RM, R14, HOST_RSP, R15, TLB(hva));
+    load(b, 0);
+    finish(b);
+    refused(b, "address is not checked");
+    begin(b);
+    PUT(b, 0x45, 0x89, 0xf7);
+    PUT(b, 0x41, 0xc1, 0xef, 7);
+    PUT(b, 0x41, 0x81, 0xe7, 0xe0, 0xff, 0x00, 0x00);
+    emit_op_index(&b->e, HOST_OP_SUB_REG_RM, R14, HOST_RSP, R15, TLB(read_tag));
+    finish(b);
+    refused(b, "index is not bound");
+    begin(b);
+    PUT(b, 0x45, 0x89, 0xf7);
+    PUT(b, 0x41, 0xc1, 0xef, 7);
+    PUT(b, 0x41, 0x81, 0xe7, 0xf0, 0x7f, 0x00, 0x00);
+    emit_op_index(&b->e, HOST_OP_SUB_REG_RM, R14, HOST_RSP, R15, TLB(read_tag));
+    finish(b);
+    refused(b, "index is not bound");
+    begin(b);
+    emit_op_index(&b->e, HOST_OP_SUB_REG_RM, R14, HOST_RSP, R15, TLB(read_tag));
+    finish(b);
+    refused(b, "index is not bound");
+    /* Another mode's table. */
+    begin(b);
+    check_index(b);
+    emit_op_index(&b->e, HOST_OP_SUB_REG_RM, R14, HOST_RSP, R15,
+                  TLB(read_tag) + (int32_t)sizeof(struct soft_tlb));
+    finish(b);
+    refused(b, "no table for blocks of this mode");
+    /* Neither bound, nor by the right condition, nor by the right limit. */
+    begin(b);
+    check_index(b);
+    emit_op_index(&b->e, HOST_OP_SUB_REG_RM, R14, HOST_RSP, R15, TLB(read_tag));
+    emit_op_index(&b->e, HOST_OP_ADD_REG_RM, R14, HOST_RSP, R15, TLB(hva));
+    load(b, 0);
+    finish(b);
+    refused(b, "address is not checked");
+    const uint8_t conditions[] = {0xf /* signed */, HOST_IF_NOT_EQUAL, 0x6, 0x2};
+    for (size_t i = 0; i < sizeof(conditions); i++) {
+        begin(b);
+        check_index(b);
+        emit_op_index(&b->e, HOST_OP_SUB_REG_RM, R14, HOST_RSP, R15, TLB(read_tag));
+        check_limit(b, 4088, conditions[i]);
+        emit_op_index(&b->e, HOST_OP_ADD_REG_RM, R14, HOST_RSP, R15, TLB(hva));
+        load(b, 0);
+        finish(b);
+        refused(b, "address is not checked");
+    }
+    begin(b);
+    check_index(b);
+    emit_op_index(&b->e, HOST_OP_SUB_REG_RM, R14, HOST_RSP, R15, TLB(read_tag));
+    check_limit(b, (uint32_t)-8, HOST_IF_ABOVE);
+    emit_op_index(&b->e, HOST_OP_ADD_REG_RM, R14, HOST_RSP, R15, TLB(hva));
+    load(b, 0);
+    finish(b);
+    refused(b, "address is not checked");
+    /* Something between the comparison and the jump, or between the jump and the addition. */
+    begin(b);
+    check_index(b);
+    emit_op_index(&b->e, HOST_OP_SUB_REG_RM, R14, HOST_RSP, R15, TLB(read_tag));
+    PUT(b, 0x49, 0x81, 0xfe, 0xf8, 0x0f, 0, 0);
+    PUT(b, 0x85, 0xc0); /* test eax, eax */
+    uint8_t *over = emit_jcc(&b->e, 0x6);
+    finish(b);
+    emit_bind(over, b->e.at);
+    emit_op_index(&b->e, HOST_OP_ADD_REG_RM, R14, HOST_RSP, R15, TLB(hva));
+    load(b, 0);
+    finish(b);
+    refused(b, "address is not checked");
+    begin(b);
+    check_index(b);
+    emit_op_index(&b->e, HOST_OP_SUB_REG_RM, R14, HOST_RSP, R15, TLB(read_tag));
+    check_limit(b, 4088, HOST_IF_ABOVE);
+    PUT(b, 0x41, 0x83, 0xe7, 0xc0); /* and r15d, -64: another entry */
+    emit_op_index(&b->e, HOST_OP_ADD_REG_RM, R14, HOST_RSP, R15, TLB(hva));
+    load(b, 0);
+    finish(b);
+    refused(b, "address is not checked");
+    /* A way around the check. */
+    begin(b);
+    PUT(b, 0x85, 0xc0);
+    over = emit_jcc(&b->e, HOST_IF_EQUAL);
+    check(b, 8, false);
+    emit_bind(over, b->e.at);
+    load(b, 0);
+    finish(b);
+    refused(b, "address is not checked");
+    /* What the interpreter leaves of it. */
+    begin(b);
+    check(b, 8, false);
+    call(b, b->v->native->interpret, 0x1000, 0x1001);
+    load(b, 0);
+    finish(b);
+    refused(b, "address is not checked");
+    begin(b);
+    check(b, 8, false);
+    emit_bind(emit_call(&b->e), b->v->native->load_vectors);
+    load(b, 0);
+    finish(b);
+    accepted(b);
+}
+
+static void test_alignment(void **state)
+{
+    struct bench *b = *state;
+    begin(b);
+    check(b, 16, false);
+    PUT(b, 0x41, 0x0f, 0x28, 0x06); /* movaps xmm0, [r14] */
+    finish(b);
+    refused(b, "not checked for alignment");
+    for (uint8_t mask = 7; mask <= 15; mask += 8) {
+        begin(b);
+        check(b, 16, false);
+        PUT(b, 0x41, 0xf6, 0xc6, mask); /* test r14b, mask */
+        uint8_t *over = emit_jcc(&b->e, HOST_IF_EQUAL);
+        finish(b);
+        emit_bind(over, b->e.at);
+        PUT(b, 0x41, 0x0f, 0x28, 0x06);
+        finish(b);
+        if (mask == 15) {
+            accepted(b);
+        } else {
+            refused(b, "not checked for alignment");
+        }
+    }
+}
+
+static void test_groups(void **state)
+{
+    struct bench *b = *state;
+    const int32_t slot = VCPU_FIELD(native_group) + 8 * 3;
+    begin(b);
+    check(b, 24, true);
+    emit_op_base(&b->e, HOST_OP_MOV_RM_REG, R14, HOST_RSP, slot);
+    emit_op_reg(&b->e, HOST_OP_MOV_REG_RM, R14, HOST_RAX);
+    emit_op_base(&b->e, HOST_OP_MOV_REG_RM, R14, HOST_RSP, slot);
+    store(b, 16);
+    finish(b);
+    accepted(b);
+    begin(b);
+    emit_op_base(&b->e, HOST_OP_MOV_REG_RM, R14, HOST_RSP, slot);
+    load(b, 0);
+    finish(b);
+    refused(b, "address is not checked");
+    begin(b);
+    check(b, 24, true);
+    emit_op_base(&b->e, HOST_OP_MOV_RM_REG, R14, HOST_RSP, slot);
+    emit_op_base(&b->e, HOST_OP_MOV_REG_RM, R14, HOST_RSP, slot + 8);
+    load(b, 0);
+    finish(b);
+    refused(b, "address is not checked");
+    begin(b);
+    check(b, 24, true);
+    emit_op_base(&b->e, HOST_OP_MOV_RM_REG, R14, HOST_RSP, slot);
+    emit_op_base(&b->e, HOST_OP_MOV_RM_REG, HOST_RCX, HOST_RSP, slot);
+    emit_op_base(&b->e, HOST_OP_MOV_REG_RM, R14, HOST_RSP, slot);
+    load(b, 0);
+    finish(b);
+    refused(b, "address is not checked");
+    begin(b);
+    emit_op_base(&b->e, HOST_OP_MOV_RM_REG, R14, HOST_RSP, slot + 4);
+    finish(b);
+    refused(b, "not for blocks");
+    begin(b);
+    check(b, 24, true);
+    emit_op_base(&b->e, HOST_OP_MOV_RM_REG, R14, HOST_RSP, slot);
+    call(b, b->v->native->interpret, 0x1000, 0x1001);
+    emit_op_base(&b->e, HOST_OP_MOV_REG_RM, R14, HOST_RSP, slot);
+    load(b, 0);
+    finish(b);
+    refused(b, "address is not checked");
+}
+
+/* One instruction each, in a block that ends well. */
+static void test_instructions(void **state)
+{
+    struct bench *b = *state;
+    const struct {
+        uint8_t size;
+        uint8_t bytes[12];
+        const char *reason; /* NULL: accepted */
+    } cases[] = {
+        {3, {0x48, 0x89, 0xc8}, NULL}, /* mov rax, rcx */
+        {3, {0x4d, 0x89, 0xee}, NULL}, /* mov r14, r13 */
+        {8, {0x48, 0x89, 0x44, 0x24, 0x70, 0x90, 0x90, 0x90}, NULL},
+        {3, {0x48, 0x8b, 0x00}, "address is not checked"},                   /* mov rax, [rax] */
+        {3, {0x49, 0x8b, 0x06}, "address is not checked"},                   /* mov rax, [r14] */
+        {3, {0x48, 0x8b, 0x06}, "address is not checked"},                   /* mov rax, [rsi] */
+        {4, {0x48, 0x8b, 0x04, 0x0c}, "at no table"},                        /* [rsp + rcx] */
+        {8, {0x48, 0x8b, 0x04, 0x25, 0, 0, 0, 0}, "address is not checked"}, /* absolute */
+        {7, {0x48, 0x8b, 0x05, 0, 0, 0, 0}, "relative to RIP"},
+        {7, {0x48, 0x8d, 0x05, 0, 0, 0, 0}, NULL}, /* replaced below: lea rax, [rip] */
+        {5, {0x48, 0x8b, 0x44, 0x24, 0xf8}, "outside of the vCPU"}, /* [rsp - 8] */
+        {4, {0x41, 0x8b, 0x04, 0x24}, "address is not checked"},    /* [r12] */
+        {5, {0x64, 0x48, 0x8b, 0x04, 0x24}, "FS or GS"},            /* fs: [rsp] */
+        {5, {0x65, 0x48, 0x89, 0x04, 0x24}, "FS or GS"},
+        {5, {0x67, 0x48, 0x8b, 0x04, 0x24}, "address is cut"},
+        {1, {0x50}, "must not have this instruction"}, /* push rax */
+        {1, {0x58}, "must not have this instruction"},
+        {1, {0xc9}, "must not have this instruction"}, /* leave */
+        {1, {0x9d}, "must not have this instruction"}, /* popf */
+        {1, {0x9c}, "must not have this instruction"},
+        {1, {0xfd}, "must not have this instruction"}, /* std */
+        {1, {0xd7}, "must not have this instruction"}, /* xlat */
+        {1, {0xcc}, "must not have this"},             /* int3 */
+        {2, {0xcd, 0x80}, "must not have this"},
+        {2, {0x0f, 0x05}, "must not have this"},                   /* syscall */
+        {2, {0x0f, 0x34}, "must not have this"},                   /* sysenter */
+        {2, {0x0f, 0x0b}, "must not have this"},                   /* ud2 */
+        {1, {0xf4}, "must not have this"},                         /* hlt */
+        {1, {0xee}, "must not have this"},                         /* out dx, al */
+        {1, {0x6e}, "must not have this"},                         /* outsb */
+        {1, {0xa4}, "must not have this"},                         /* movsb */
+        {2, {0xf3, 0xaa}, "must not have this"},                   /* rep stosb */
+        {1, {0xc3}, "must not have this"},                         /* ret */
+        {1, {0xcb}, "must not have this"},                         /* retf */
+        {2, {0x48, 0xcf}, "must not have this"},                   /* iretq */
+        {2, {0xff, 0xe0}, "must not have this"},                   /* jmp rax */
+        {2, {0xff, 0xd0}, "must not have this"},                   /* call rax */
+        {3, {0xff, 0x2c, 0x24}, "must not have this"},             /* jmp far [rsp] */
+        {2, {0xe2, 0x00}, "must not have this"},                   /* loop */
+        {2, {0xe3, 0x00}, "must not have this"},                   /* jrcxz */
+        {5, {0xf3, 0x48, 0x0f, 0xae, 0xd0}, "must not have this"}, /* wrfsbase rax */
+        {2, {0x8e, 0xd8}, "must not have this"},                   /* mov ds, ax */
+        {2, {0x8c, 0xd8}, "must not have this"},
+        {3, {0x0f, 0x22, 0xd8}, "must not have this"}, /* mov cr3, rax */
+        {3, {0x48, 0x89, 0xc4}, "writes RSP"},         /* mov rsp, rax */
+        {4, {0x48, 0x83, 0xc4, 0x08}, "writes RSP"},
+        {3, {0x40, 0xb4, 0x00}, "writes RSP"},                       /* mov spl, 0 */
+        {2, {0xb4, 0x00}, NULL},                                     /* mov ah, 0 */
+        {3, {0x48, 0x87, 0xe0}, "RSP"},                              /* xchg rax, rsp */
+        {3, {0x48, 0x89, 0xe0}, "reads RSP"},                        /* mov rax, rsp */
+        {5, {0x48, 0x8d, 0x44, 0x24, 0x08}, "reads RSP"},            /* lea rax, [rsp + 8] */
+        {3, {0x48, 0x0f, 0xcc}, "writes RSP"},                       /* bswap rsp */
+        {4, {0x0f, 0xae, 0x14, 0x24}, "must not have this"},         /* ldmxcsr [rsp] */
+        {4, {0x0f, 0xae, 0x24, 0x24}, "must not have this"},         /* xsave [rsp] */
+        {4, {0x66, 0x0f, 0xf7, 0xc1}, "implicit memory"},            /* maskmovdqu */
+        {6, {0xc4, 0xe2, 0x69, 0x92, 0x04, 0x0c}, "by a vector"},    /* vgatherdps */
+        {6, {0x62, 0xf1, 0x7c, 0x48, 0x10, 0x00}, "no instruction"}, /* EVEX */
+        {5, {0x48, 0x0f, 0xa3, 0x04, 0x24}, "a register moves its address"}, /* bt [rsp], rax */
+        {3, {0x0f, 0xc7, 0xf0}, "must not have this"},                       /* rdrand */
+        {3, {0x0f, 0x01, 0xd0}, "must not have this"},                       /* xgetbv */
+        {6, {0xc7, 0xf8, 0, 0, 0, 0}, "must not have this"},                     /* xbegin */
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
+        begin(b);
+        put(b, cases[i].size, cases[i].bytes);
+        finish(b);
+        bool is_lea_rip = cases[i].bytes[1] == 0x8d && cases[i].bytes[2] == 0x05;
+        if (is_lea_rip) {
+            refused(b, "relative to RIP");
+        } else if (cases[i].reason) {
+            refused(b, cases[i].reason);
+        } else {
+            accepted(b);
+        }
+    }
+}
+
+static void test_fields(void **state)
+{
+    struct bench *b = *state;
+    const struct {
+        int32_t offset;
+        bool is_write;
+        const char *reason;
+    } cases[] = {
+        {VCPU_FIELD(gpr), true, NULL},
+        {VCPU_FIELD(gpr) + 15 * 8, true, NULL},
+        {VCPU_FIELD(gpr) + 15 * 8 + 1, true, "beyond a field"},
+        {VCPU_FIELD(gpr) + 16 * 8, true, "not for blocks"},
+        {VCPU_FIELD(segment_base), false, NULL},
+        {VCPU_FIELD(segment_base), true, "it must not"},
+        {VCPU_FIELD(native_tag), true, "it must not"},
+        {VCPU_FIELD(native_epoch), true, "beyond a field"},
+        {VCPU_FIELD(native_host_rsp), true, "not for blocks"},
+        {VCPU_FIELD(native_host_rsp), false, "not for blocks"},
+        {VCPU_FIELD(native), false, "not for blocks"},
+        {VCPU_FIELD(cr3), false, "not for blocks"},
+        {VCPU_FIELD(vm), true, "not for blocks"},
+        {TLB(hva), true, "not for blocks"},
+        {JUMP(code), true, "not for blocks"},
+        {(int32_t)sizeof(struct soft_vcpu), true, "outside of the vCPU"},
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
+        begin(b);
+        emit_op_base(&b->e, cases[i].is_write ? HOST_OP_MOV_RM_REG : HOST_OP_MOV_REG_RM, HOST_RAX,
+                     HOST_RSP, cases[i].offset);
+        finish(b);
+        if (cases[i].reason) {
+            refused(b, cases[i].reason);
+        } else {
+            accepted(b);
+        }
+    }
+}
+
+static void test_control_flow(void **state)
+{
+    struct bench *b = *state;
+    const struct soft_native *n = b->v->native;
+    begin(b);
+    PUT(b, 0x90);
+    refused(b, "goes on beyond the block");
+    begin(b);
+    refused(b, "entry of the block is outside");
+    begin(b);
+    PUT(b, 0xeb, 0x01, 0x48, 0x90); /* into and around: nop, then rex nop */
+    PUT(b, 0xeb, 0xfd);
+    finish(b);
+    refused(b, "overlaps");
+    begin(b);
+    PUT(b, 0xeb, 0xff); /* jumps to its own second byte */
+    finish(b);
+    refused(b, "middle of an instruction");
+    begin(b);
+    PUT(b, 0xeb, 0x80);
+    finish(b);
+    refused(b, "jumps out of the block");
+    begin(b);
+    emit_bind(emit_jmp(&b->e), n->interpret);
+    refused(b, "jumps out of the block");
+    begin(b);
+    emit_bind(emit_jmp(&b->e), n->leave);
+    refused(b, "jumps out of the block");
+    begin(b);
+    emit_bind(emit_jcc(&b->e, HOST_IF_EQUAL), b->block.entry_saved - 16);
+    finish(b);
+    refused(b, "jumps out of the block");
+    begin(b);
+    emit_bind(emit_call(&b->e), b->block.entry_saved);
+    finish(b);
+    refused(b, "calls what is no stub");
+    begin(b);
+    emit_bind(emit_call(&b->e), n->make_link);
+    finish(b);
+    refused(b, "calls what is no stub");
+    begin(b);
+    emit_bind(emit_call(&b->e), n->interpret + 1);
+    finish(b);
+    refused(b, "calls what is no stub");
+    /* Sites. */
+    begin(b);
+    emit_bind(emit_call(&b->e), n->exit_at);
+    emit64(&b->e, 0x1000);
+    refused(b, "data are not all in the block");
+    begin(b);
+    call(b, n->exit_at, 0x2000, 0);
+    refused(b, "another page's address");
+    begin(b);
+    call(b, n->interpret, 0x1000, 0xfff);
+    finish(b);
+    refused(b, "no next instruction");
+    begin(b);
+    call(b, n->interpret, 0x1000, 0);
+    accepted(b);
+    begin(b);
+    uint8_t *into = emit_jcc(&b->e, HOST_IF_EQUAL);
+    call(b, n->exit_at, 0x1000, 0);
+    emit_bind(into, b->e.at - 8);
+    refused(b, "data");
+}
+
+static void test_links(void **state)
+{
+    struct bench *b = *state;
+    const struct soft_native *n = b->v->native;
+    struct native_block other = {
+        .rip = 0x1080, .gpa = 0x1080, .mode = SOFT_TLB_SUPERVISOR, .entry_saved = n->writable};
+    other.entry = other.entry_saved + 8;
+    for (int wrong = 0; wrong < 2; wrong++) {
+        begin(b);
+        struct native_link *link = &b->block.link[0];
+        *link = (struct native_link){.source = &b->block, .rip = other.rip, .with_flags = true};
+        link->place = emit_jmp(&b->e);
+        link->stub = b->e.at;
+        emit_bind(link->place, link->stub);
+        emit_mov_imm(&b->e, R14, (uint64_t)(uintptr_t)link + (wrong ? 8 : 0));
+        emit_bind(emit_jmp(&b->e), n->make_link);
+        if (wrong) {
+            refused(b, "without a link of the block");
+        } else {
+            accepted(b);
+        }
+    }
+    begin(b);
+    struct native_link *link = &b->block.link[0];
+    *link = (struct native_link){.source = &b->block, .rip = other.rip, .with_flags = true};
+    link->place = emit_jmp(&b->e);
+    link->stub = b->e.at;
+    emit_mov_imm(&b->e, R14, (uint64_t)(uintptr_t)link);
+    emit_bind(emit_jmp(&b->e), n->make_link);
+    link->target = &other;
+    emit_bind(link->place, other.entry);
+    accepted(b);
+    emit_bind(link->place, other.entry_saved);
+    accepted(b);
+    emit_bind(link->place, other.entry_saved + 1);
+    refused(b, "elsewhere than at its beginning");
+    emit_bind(link->place, other.entry);
+    link->with_flags = false;
+    refused(b, "elsewhere than at its beginning");
+    link->with_flags = true;
+    other.mode = SOFT_TLB_USER;
+    refused(b, "another address or mode");
+    other.mode = SOFT_TLB_SUPERVISOR;
+    link->rip++;
+    refused(b, "another address or mode");
+    other.rip = link->rip = 0x5000;
+    refused(b, "without a comparison of the epoch");
+    other.rip = link->rip = 0x1080;
+    other.gpa = 0x5000;
+    refused(b, "without a comparison of the epoch");
+    link->target = NULL;
+    refused(b, "jumps out of the block");
+
+    for (int half = 0; half < 2; half++) {
+        begin(b);
+        other.rip = 0x5000;
+        *link = (struct native_link){.source = &b->block, .rip = other.rip, .target = &other};
+        link->epoch = emit_cmp_field(&b->e, VCPU_FIELD(native_epoch) + 4 * half, 7);
+        uint8_t *stub = emit_jcc(&b->e, HOST_IF_NOT_EQUAL);
+        link->place = emit_jmp(&b->e);
+        link->stub = b->e.at;
+        emit_bind(stub, b->e.at);
+        emit_bind(link->place, other.entry_saved);
+        emit_mov_imm(&b->e, R14, (uint64_t)(uintptr_t)link);
+        emit_bind(emit_jmp(&b->e), n->make_link);
+        if (half == 0) {
+            accepted(b);
+            link->epoch++;
+            refused(b, "no operand of an instruction");
+        } else {
+            refused(b, "without a comparison of the epoch");
+        }
+    }
+}
+
+/* 'skip': the step of an indirect branch that is left out. */
+static void emit_indirect(struct bench *b, int skip)
+{
+    struct emitter *e = &b->e;
+    PUT(b, 0x45, 0x69, 0xfe, 1, 2, 3, 4);                         /* imul r15d, r14d, ... */
+    PUT(b, 0x41, 0xc1, 0xef, 32 - NATIVE_JUMP_BITS - 5);          /* shr */
+    PUT(b, 0x41, 0x83, 0xe7, (uint8_t)(skip == 3 ? 0xff : 0xe0)); /* and r15d, -32 */
+    if (skip != 1) {
+        emit_op_index(e, HOST_OP_CMP_REG_RM, R14, HOST_RSP, R15, JUMP(rip));
+        uint8_t *over = emit_jcc(e, HOST_IF_EQUAL);
+        finish(b);
+        emit_bind(over, e->at);
+    }
+    if (skip != 2) {
+        emit_op_index(e, HOST_OP_MOV_REG_RM, R14, HOST_RSP, R15, JUMP(tag));
+        emit_op_base(e, HOST_OP_CMP_REG_RM, R14, HOST_RSP, VCPU_FIELD(native_tag));
+        uint8_t *over = emit_jcc(e, HOST_IF_EQUAL);
+        finish(b);
+        emit_bind(over, e->at);
+    }
+    PUT(b, 0x42, 0xff, 0xa4, 0x3c);
+    emit32(e, (uint32_t)(skip == 4 ? JUMP(block) : JUMP(code)));
+}
+
+static void test_indirect_branch(void **state)
+{
+    struct bench *b = *state;
+    const char *const reasons[] = {NULL, "entry was not compared", "entry was not compared",
+                                   "index is not bound", "elsewhere than through the jump cache"};
+    for (int skip = 0; skip < 5; skip++) {
+        begin(b);
+        emit_indirect(b, skip);
+        if (reasons[skip]) {
+            refused(b, reasons[skip]);
+        } else {
+            accepted(b);
+        }
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_checked_accesses), cmocka_unit_test(test_broken_checks),
+        cmocka_unit_test(test_alignment),        cmocka_unit_test(test_groups),
+        cmocka_unit_test(test_instructions),     cmocka_unit_test(test_fields),
+        cmocka_unit_test(test_control_flow),     cmocka_unit_test(test_links),
+        cmocka_unit_test(test_indirect_branch),
+    };
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
