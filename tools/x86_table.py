@@ -125,8 +125,8 @@ class Row:
         self.attributes = set(self.attributes)
         self.flags = {"r": 0, "w": 0, "u": 0}
         self.operands = [Operand(o) for o in operands.split()]
-        if len(self.operands) > 5:
-            raise TableError("more than five operands")
+        if len(self.operands) > 6:
+            raise TableError("more than six operands")
         self.parse_encoding(encoding.split())
         self.parse_notes(notes.split())
         for o in self.operands:

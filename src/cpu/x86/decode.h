@@ -13,7 +13,7 @@
 #include "generated/x86_instructions.h" /* enum x86_id (X86_ID_ADD ...), enum x86_feature (X86_FEATURE_AVX2 ...) */
 
 #define X86_INSN_MAX_LENGTH   15
-#define X86_INSN_MAX_OPERANDS 5
+#define X86_INSN_MAX_OPERANDS 6
 
 /* What the code segment says: CS.L, else CS.D. */
 enum x86_code_size {

@@ -114,6 +114,26 @@ static void test_page_crossing(void **state)
     guest_end(&g);
 }
 
+/* The index that PCMPESTRI leaves in ECX is an address behind it. */
+GUEST_CODE_BLOCK(implicit_result, ".code64",
+                 "mov $10000, %edi\n 1: mov $0x200000, %ecx\n mov (%rcx), %rsi\n"
+                 "xor %eax, %eax\n xor %edx, %edx\n pcmpestri $0, %xmm1, %xmm0\n"
+                 "mov 8(%rcx), %rbx\n dec %edi\n jnz 1b\n out %al, $0xf4\n hlt\n");
+
+static void test_implicit_result(void **state)
+{
+    struct soft_guest g;
+    struct x86_state s, after;
+    guest_start(&g, 1);
+    guest_long_mode(&g, 0, implicit_result, GUEST_CODE_SIZE(implicit_result), &s);
+    guest_put64(&g, 16 + 8, 0x1234);
+    guest_put64(&g, 0x200008, 0x5678);
+    assert_int_equal(guest_run(&g, 0, &s, &after), VCPU_EXIT_KICKED);
+    assert_int_equal(after.gpr[X86_RCX], 16);
+    assert_int_equal(after.gpr[X86_RBX], 0x1234);
+    guest_end(&g);
+}
+
 /* Patches the immediate of the very next instruction, in the same block, and of a function called before and after. */
 GUEST_CODE_BLOCK(patching, ".code64",
                  "call 3f\n mov %eax, %ebx\n"
@@ -264,6 +284,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_wide_displacements),
         cmocka_unit_test(test_integer),
+        cmocka_unit_test(test_implicit_result),
         cmocka_unit_test(test_page_faults),
         cmocka_unit_test(test_page_crossing),
         cmocka_unit_test(test_self_modifying),
