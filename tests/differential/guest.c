@@ -48,7 +48,9 @@
 #define SELECTOR_LDT         0x50u
 #define STACK_TOP            (KERNEL_GVA + GPA_STACK + 0x1000)
 
-#define WATCHDOG_MS 500
+/* A host with much else to do may take seconds for a case. */
+#define WATCHDOG_MS      500
+#define WATCHDOG_SAMPLES 20
 
 struct guest {
     const struct engine_ops *engine;
@@ -262,11 +264,13 @@ static void *watchdog_main(void *opaque)
 {
     struct guest *guest = opaque;
     uint64_t last = 0;
+    unsigned seen = 0;
     while (!atomic_load(&guest->is_ending)) {
         const struct timespec pause = {.tv_nsec = WATCHDOG_MS * 1000000l};
         nanosleep(&pause, NULL);
         uint64_t now = atomic_load(&guest->runs);
-        if (now == last && (now & 1) != 0) {
+        seen = now == last && (now & 1) != 0 ? seen + 1 : 0;
+        if (seen >= WATCHDOG_SAMPLES) {
             guest->engine->vcpu_kick(guest->vcpu);
         }
         last = now;
