@@ -258,6 +258,19 @@ static uint64_t translate(struct soft_vcpu *v, const struct soft_op *op, uint64_
     return translation.gpa;
 }
 
+bool soft_tlb_load(struct soft_vcpu *v, uint64_t gva, enum x86_access access)
+{
+    struct x86_translation translation;
+    uint32_t error;
+    v->stats.tlb_misses++;
+    if (!x86_is_canonical(gva) || !walk(v, gva, access, v->cpl == 3, false, &translation, &error)) {
+        return false;
+    }
+    tlb_fill(v, gva, access, &translation);
+    const struct soft_tlb_entry *entry = soft_tlb_slot(v, gva);
+    return (access == X86_ACCESS_WRITE ? entry->write_tag : entry->read_tag) == soft_tlb_tag(gva);
+}
+
 uint64_t soft_fetch_translate(struct soft_vcpu *v, uint64_t gva)
 {
     const struct soft_tlb_entry *entry = soft_tlb_slot(v, gva);

@@ -20,6 +20,9 @@ struct soft_page soft_page_find(struct soft_vm *vm, uint64_t gpa);
 
 /* Guest physical address of an instruction fetch at 'gva' by the current mode; raises #PF and #GP. */
 uint64_t soft_fetch_translate(struct soft_vcpu *v, uint64_t gva);
+/* Takes the translation of 'gva' for the current privilege into the TLB. False, and nothing has happened but accessed bits: it
+ * would fault, or no fast access is to be had (devices, ROM, code that is written). */
+bool soft_tlb_load(struct soft_vcpu *v, uint64_t gva, enum x86_access access);
 /* The same without faults, for debugging and traps: false if it would fault. */
 bool soft_probe_translate(struct soft_vcpu *v, uint64_t gva, enum x86_access access, bool is_user,
                           bool is_implicit, uint64_t *out_gpa, uint32_t *out_error);

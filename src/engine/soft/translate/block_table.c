@@ -428,6 +428,14 @@ const uint8_t *native_on_exit_at(struct soft_vcpu *v, const struct native_site *
     return leave(v);
 }
 
+uint32_t native_on_fill(struct soft_vcpu *v, uint64_t gva, uint32_t access)
+{
+    uint32_t size = access & (NATIVE_FILL_WRITE - 1);
+    bool is_crossing = (gva & (GUEST_PAGE_SIZE - 1)) + size > GUEST_PAGE_SIZE;
+    return !is_crossing &&
+           soft_tlb_load(v, gva, access & NATIVE_FILL_WRITE ? X86_ACCESS_WRITE : X86_ACCESS_READ);
+}
+
 const uint8_t *native_on_fault(struct soft_vcpu *v, void *unused)
 {
     v->rip = v->native_fault_rip;

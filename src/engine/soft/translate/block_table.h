@@ -68,7 +68,8 @@ struct soft_native {
     struct native_source *source;
     struct native_verifier *verifier; /* NULL: blocks are not verified */
     /* Stubs (writable view). */
-    uint8_t *enter, *leave, *interpret, *exit_at, *make_link, *indirect, *load_vectors, *fault;
+    uint8_t *enter, *leave, *interpret, *exit_at, *make_link, *indirect, *load_vectors, *fault,
+        *fill;
 };
 
 static inline const uint8_t *native_executable(const struct soft_native *n, const uint8_t *code)
@@ -94,6 +95,9 @@ const uint8_t *native_on_interpret(struct soft_vcpu *v, const struct native_site
 const uint8_t *native_on_exit_at(struct soft_vcpu *v, const struct native_site *site);
 const uint8_t *native_on_link(struct soft_vcpu *v, struct native_link *link);
 const uint8_t *native_on_indirect(struct soft_vcpu *v, const struct native_site *site);
+/* A miss of the TLB in an access to 'gva'; 'access' is its size and perhaps NATIVE_FILL_WRITE. May it be tried again? */
+#define NATIVE_FILL_WRITE 0x10000u
+uint32_t native_on_fill(struct soft_vcpu *v, uint64_t gva, uint32_t access);
 const uint8_t *native_on_fault(struct soft_vcpu *v, void *unused);
 
 /* Memory for blocks' descriptions. */

@@ -50,6 +50,15 @@ static void pop(struct emitter *e, uint8_t reg)
     emit8(e, 0x58 | (reg & 7));
 }
 
+/* pop [rsp + disp]; RSP in the address is that after the pop. */
+static void pop_into_field(struct emitter *e, int32_t disp)
+{
+    emit8(e, 0x8f);
+    emit8(e, 0x84);
+    emit8(e, 0x24);
+    emit32(e, (uint32_t)disp);
+}
+
 /* [rsp + disp] as the operand of one of the instructions below. */
 static void emit_at(struct emitter *e, uint8_t prefix, uint8_t map, uint8_t opcode, uint8_t reg,
                     int32_t disp, bool is_vex_256)
@@ -155,6 +164,35 @@ static uint8_t *make_leave(struct emitter *e)
     return start;
 }
 
+/* Called by blocks with an address in R14 and an access in R15; ZF clear: it may be tried again. Registers stay but R15. */
+static uint8_t *make_fill(struct emitter *e)
+{
+    static const uint8_t spoiled[] = {HOST_RAX, HOST_RCX, HOST_RDX, HOST_RSI, HOST_RDI,
+                                      HOST_R8,  HOST_R9,  HOST_R10, HOST_R11};
+    uint8_t *start = e->at;
+    pop_into_field(e, VCPU_FIELD(native_return));
+    for (size_t i = 0; i < sizeof(spoiled); i++) {
+        emit_op_base(e, HOST_OP_MOV_RM_REG, spoiled[i], HOST_RSP, VCPU_FIELD(gpr) + 8 * spoiled[i]);
+    }
+    save_vectors(e);
+    emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RDI, HOST_RSP);
+    emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RSI, HOST_R14);
+    emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RDX, HOST_R15);
+    emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_R15, HOST_RSP);
+    emit_op_base(e, HOST_OP_MOV_REG_RM, HOST_RSP, HOST_RSP, VCPU_FIELD(native_host_rsp));
+    emit_mov_imm(e, HOST_RAX, (uint64_t)(uintptr_t)native_on_fill);
+    emit8(e, 0xff);
+    emit8(e, 0xd0);
+    emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RSP, HOST_R15);
+    emit8(e, 0x85); /* test eax, eax */
+    emit8(e, 0xc0);
+    for (size_t i = 0; i < sizeof(spoiled); i++) {
+        emit_op_base(e, HOST_OP_MOV_REG_RM, spoiled[i], HOST_RSP, VCPU_FIELD(gpr) + 8 * spoiled[i]);
+    }
+    emit_at(e, 0, 0, 0xff, 4, VCPU_FIELD(native_return), false); /* jmp */
+    return start;
+}
+
 /* Called by blocks; changes no general register and no flag. */
 static uint8_t *make_load_vectors(struct emitter *e)
 {
@@ -173,6 +211,7 @@ void native_make_stubs(struct soft_vcpu *v)
     n->enter = make_enter(&e);
     n->leave = make_leave(&e);
     n->load_vectors = make_load_vectors(&e);
+    n->fill = make_fill(&e);
     n->interpret = make_call(&e, true, (const void *)(uintptr_t)native_on_interpret);
     n->exit_at = make_call(&e, true, (const void *)(uintptr_t)native_on_exit_at);
     n->indirect = make_call(&e, true, (const void *)(uintptr_t)native_on_indirect);

@@ -73,7 +73,7 @@ void native_want_flags(struct translation *t, uint8_t scratch)
 struct slow_path *native_add_slow(struct translation *t, enum slow_kind kind)
 {
     struct slow_path *slow = &t->slow[t->slow_count++];
-    *slow = (struct slow_path){.kind = kind, .index = t->index};
+    *slow = (struct slow_path){.kind = kind, .index = t->index, .has_vectors = t->has_vectors};
     return slow;
 }
 
@@ -140,6 +140,7 @@ static void emit_translation(struct translation *t, uint32_t size, bool is_write
     int32_t tag = tlb + (int32_t)(is_write ? offsetof(struct soft_tlb_entry, write_tag)
                                            : offsetof(struct soft_tlb_entry, read_tag));
     int32_t hva = tlb + (int32_t)offsetof(struct soft_tlb_entry, hva);
+    uint8_t *retry = e->at;
     /* R15 = offset of the entry: mov r15d, r14d; shr r15d, 7; and r15d, mask */
     emit8(e, 0x45);
     emit8(e, 0x89);
@@ -164,7 +165,12 @@ static void emit_translation(struct translation *t, uint32_t size, bool is_write
     emit8(e, 0x81);
     emit8(e, 0xfe);
     emit32(e, GUEST_PAGE_SIZE - size);
-    native_add_slow(t, SLOW_INTERPRET)->jump = emit_jcc(e, HOST_IF_ABOVE);
+    struct slow_path *slow = native_add_slow(t, SLOW_INTERPRET);
+    slow->jump = emit_jcc(e, HOST_IF_ABOVE);
+    slow->retry = retry;
+    slow->size = size;
+    slow->is_write = is_write;
+    slow->tag = tag;
     emit_op_index(e, HOST_OP_ADD_REG_RM, ADDRESS, HOST_RSP, SCRATCH, hva);
 }
 
@@ -768,22 +774,34 @@ static void emit_one(struct translation *t, const struct native_insn *n, bool is
     }
 }
 
+/* A miss of the TLB: has it filled and tries again. */
+static void emit_fill(struct translation *t, const struct slow_path *slow)
+{
+    struct emitter *e = &t->e;
+    emit_op_index(e, HOST_OP_ADD_REG_RM, ADDRESS, HOST_RSP, SCRATCH, slow->tag);
+    emit_mov_imm(e, SCRATCH, slow->size | (slow->is_write ? NATIVE_FILL_WRITE : 0));
+    emit_bind(emit_call(e), t->native->fill);
+    if (slow->has_vectors) {
+        uint8_t *over = emit_jcc(e, HOST_IF_EQUAL);
+        emit_bind(emit_call(e), t->native->load_vectors);
+        emit_bind(emit_jmp(e), slow->retry);
+        emit_bind(over, e->at);
+    } else {
+        emit_bind(emit_jcc(e, HOST_IF_NOT_EQUAL), slow->retry);
+    }
+}
+
 static void emit_slow_paths(struct translation *t)
 {
     struct emitter *e = &t->e;
     for (uint32_t i = 0; i < t->slow_count; i++) {
         struct slow_path *slow = &t->slow[i];
-        /* Several checks of one instruction share a path. */
-        if (i && slow->kind == SLOW_INTERPRET && slow[-1].kind == SLOW_INTERPRET &&
-            slow[-1].index == slow->index) {
-            slow->at = slow[-1].at;
-            emit_bind(slow->jump, slow->at);
-            continue;
-        }
-        slow->at = e->at;
         emit_bind(slow->jump, e->at);
         switch (slow->kind) {
         case SLOW_INTERPRET:
+            if (slow->retry) {
+                emit_fill(t, slow);
+            }
             emit_bind(emit_call(e), t->native->interpret);
             emit64(e, native_rip(t->source, slow->index));
             emit64(e, slow->after ? native_next_rip(t->source, slow->index) : 0);

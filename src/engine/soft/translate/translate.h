@@ -20,11 +20,15 @@ enum slow_kind {
 struct slow_path {
     uint8_t kind; /* enum slow_kind */
     bool wants_flags, wants_vectors;
+    bool has_vectors;     /* here */
     uint32_t index;       /* of the instruction */
     int32_t stack_change; /* what a branch has added to RSP */
     uint8_t *jump;        /* place of the displacement that leads here */
-    uint8_t *after;       /* where to go on; NULL: the next RIP decides */
-    uint8_t *at;
+    uint8_t *retry;       /* SLOW_INTERPRET: the check, with the address in R14; NULL: no use */
+    uint32_t size;        /* of the access, and is it a write? */
+    bool is_write;
+    int32_t tag;    /* displacement of the TLB's tags */
+    uint8_t *after; /* where to go on; NULL: the next RIP decides */
 };
 
 #define TRANSLATION_MAX_SLOW (NATIVE_MAX_INSNS * 5 + 8)
