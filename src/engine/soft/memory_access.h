@@ -69,9 +69,9 @@ static always_inline uint64_t soft_linear(struct soft_vcpu *v, const struct soft
     return soft_linear_at(v, op, op->segment, soft_offset(v, op), size, is_write);
 }
 
-static always_inline struct soft_tlb_entry *soft_tlb_slot(struct soft_vcpu *v, uint64_t gva)
+static always_inline size_t soft_tlb_index(uint64_t gva)
 {
-    return &v->tlb->entry[(gva >> GUEST_PAGE_SHIFT) & (SOFT_TLB_SIZE - 1)];
+    return (gva >> GUEST_PAGE_SHIFT) & (SOFT_TLB_SIZE - 1);
 }
 
 static always_inline uint64_t soft_tlb_tag(uint64_t gva)
@@ -85,12 +85,13 @@ static always_inline uint64_t soft_tlb_tag(uint64_t gva)
 static always_inline void *soft_fast_access(struct soft_vcpu *v, uint64_t gva, uint32_t size,
                                             bool is_write)
 {
-    struct soft_tlb_entry *entry = soft_tlb_slot(v, gva);
-    uint64_t offset = gva - (is_write ? entry->write_tag : entry->read_tag);
+    const struct soft_tlb *tlb = v->tlb;
+    size_t index = soft_tlb_index(gva);
+    uint64_t offset = gva - (is_write ? tlb->write_tag[index] : tlb->read_tag[index]);
     if (unlikely(offset > GUEST_PAGE_SIZE - size || (v->align_check && (gva & (size - 1))))) {
         return NULL;
     }
-    void *hva = entry->hva + offset;
+    void *hva = tlb->hva[index] + offset;
     if (!hva) {
         __builtin_unreachable();
     }

@@ -191,9 +191,9 @@ static void note_large_page(struct soft_vcpu *v, uint64_t gva, uint64_t page_siz
     range->last = MAX(range->last, first + page_size - 1);
 }
 
-static void clear_entry(size_t index, struct soft_tlb_entry *entry)
+static void clear_entry(struct soft_tlb *tlb, size_t index)
 {
-    entry->read_tag = entry->write_tag = entry->fetch_tag = soft_tlb_invalid(index);
+    tlb->read_tag[index] = tlb->write_tag[index] = tlb->fetch_tag[index] = soft_tlb_invalid(index);
 }
 
 /* Takes a translation into the TLB; a write only where 'is_write'. */
@@ -207,23 +207,24 @@ static void tlb_fill(struct soft_vcpu *v, uint64_t gva, enum x86_access access,
     if (access != X86_ACCESS_FETCH && soft_page_is_watched(v, gva)) {
         return;
     }
-    struct soft_tlb_entry *entry = soft_tlb_slot(v, gva);
-    size_t index = (size_t)(entry - v->tlb->entry);
+    struct soft_tlb *tlb = v->tlb;
+    size_t index = soft_tlb_index(gva);
     uint64_t tag = soft_tlb_tag(gva);
-    bool is_same = entry->hva == page.hva &&
-                   (entry->read_tag == tag || entry->write_tag == tag || entry->fetch_tag == tag);
+    bool is_same = tlb->hva[index] == page.hva &&
+                   (tlb->read_tag[index] == tag || tlb->write_tag[index] == tag ||
+                    tlb->fetch_tag[index] == tag);
     if (!is_same) {
-        clear_entry(index, entry);
-        entry->hva = page.hva;
-        v->tlb->filled[gva >> 63][index / 64] |= BIT(index % 64);
+        clear_entry(tlb, index);
+        tlb->hva[index] = page.hva;
+        tlb->filled[gva >> 63][index / 64] |= BIT(index % 64);
     }
     if (access == X86_ACCESS_FETCH) {
-        entry->fetch_tag = tag;
+        tlb->fetch_tag[index] = tag;
     } else {
-        entry->read_tag = tag;
-        entry->write_tag = soft_tlb_invalid(index);
+        tlb->read_tag[index] = tag;
+        tlb->write_tag[index] = soft_tlb_invalid(index);
         if (access == X86_ACCESS_WRITE && claim_writable(v, &page)) {
-            entry->write_tag = tag;
+            tlb->write_tag[index] = tag;
         }
     }
     if ((gva >> 63) && !(translation->is_global && (v->cr4 & X86_CR4_PGE))) {
@@ -267,18 +268,21 @@ bool soft_tlb_load(struct soft_vcpu *v, uint64_t gva, enum x86_access access)
         return false;
     }
     tlb_fill(v, gva, access, &translation);
-    const struct soft_tlb_entry *entry = soft_tlb_slot(v, gva);
-    return (access == X86_ACCESS_WRITE ? entry->write_tag : entry->read_tag) == soft_tlb_tag(gva);
+    const struct soft_tlb *tlb = v->tlb;
+    size_t index = soft_tlb_index(gva);
+    return (access == X86_ACCESS_WRITE ? tlb->write_tag : tlb->read_tag)[index] ==
+           soft_tlb_tag(gva);
 }
 
 uint64_t soft_fetch_translate(struct soft_vcpu *v, uint64_t gva)
 {
-    const struct soft_tlb_entry *entry = soft_tlb_slot(v, gva);
-    if (likely(entry->fetch_tag == soft_tlb_tag(gva))) {
+    const struct soft_tlb *tlb = v->tlb;
+    size_t index = soft_tlb_index(gva);
+    if (likely(tlb->fetch_tag[index] == soft_tlb_tag(gva))) {
         /* Entries hold host addresses only; slots are few. */
         const struct guest_memory *memory = v->vm->vm.config.memory;
         for (size_t i = 0; i < memory->slot_count; i++) {
-            uint64_t offset = (uintptr_t)entry->hva - (uintptr_t)memory->slot[i].hva;
+            uint64_t offset = (uintptr_t)tlb->hva[index] - (uintptr_t)memory->slot[i].hva;
             if (offset < memory->slot[i].size_bytes) {
                 return memory->slot[i].gpa + offset + (gva & (GUEST_PAGE_SIZE - 1));
             }
@@ -481,8 +485,9 @@ static void check_access(struct soft_vcpu *v, const struct soft_op *op, uint64_t
     }
     while (size) {
         uint32_t part = first_part(gva, size);
-        struct soft_tlb_entry *entry = soft_tlb_slot(v, gva);
-        uint64_t tag = access == X86_ACCESS_WRITE ? entry->write_tag : entry->read_tag;
+        const struct soft_tlb *tlb = v->tlb;
+        size_t index = soft_tlb_index(gva);
+        uint64_t tag = (access == X86_ACCESS_WRITE ? tlb->write_tag : tlb->read_tag)[index];
         if (tag != soft_tlb_tag(gva)) {
             (void)translate(v, op, gva, access);
         }
@@ -575,9 +580,9 @@ void soft_system_store(struct soft_vcpu *v, uint64_t gva, const void *data, uint
 }
 
 /* Is the entry's page in the upper half? What is not valid looks so, too, but then some tag is valid or all are not. */
-static bool is_in_upper_half(const struct soft_tlb_entry *entry)
+static bool is_in_upper_half(const struct soft_tlb *tlb, size_t index)
 {
-    return (entry->read_tag & entry->write_tag & entry->fetch_tag) >> 63;
+    return (tlb->read_tag[index] & tlb->write_tag[index] & tlb->fetch_tag[index]) >> 63;
 }
 
 static void flush_half(struct soft_vcpu *v, unsigned half)
@@ -588,8 +593,8 @@ static void flush_half(struct soft_vcpu *v, unsigned half)
         for (size_t word = 0; word < ARRAY_COUNT(tlb->filled[half]); word++) {
             for (uint64_t left = tlb->filled[half][word]; left; left &= left - 1) {
                 size_t index = word * 64 + (size_t)__builtin_ctzll(left);
-                if (is_in_upper_half(&tlb->entry[index]) == (half == 1)) {
-                    clear_entry(index, &tlb->entry[index]);
+                if (is_in_upper_half(tlb, index) == (half == 1)) {
+                    clear_entry(tlb, index);
                 }
             }
             tlb->filled[half][word] = 0;
@@ -601,7 +606,7 @@ void soft_tlb_init(struct soft_vcpu *v)
 {
     for (int i = 0; i < SOFT_TLB_MODES; i++) {
         for (size_t n = 0; n < SOFT_TLB_SIZE; n++) {
-            clear_entry(n, &v->tlbs[i].entry[n]);
+            clear_entry(&v->tlbs[i], n);
         }
     }
     v->large[0].first = v->large[1].first = UINT64_MAX;
@@ -628,8 +633,7 @@ void soft_tlb_flush_page(struct soft_vcpu *v, uint64_t gva)
         return;
     }
     for (int i = 0; i < SOFT_TLB_MODES; i++) {
-        size_t index = (gva >> GUEST_PAGE_SHIFT) & (SOFT_TLB_SIZE - 1);
-        clear_entry(index, &v->tlbs[i].entry[index]);
+        clear_entry(&v->tlbs[i], soft_tlb_index(gva));
     }
     soft_new_block_epoch(v);
     soft_native_forget_page(v, gva);
@@ -639,7 +643,7 @@ void soft_tlb_flush_writes(struct soft_vcpu *v)
 {
     for (int i = 0; i < SOFT_TLB_MODES; i++) {
         for (size_t n = 0; n < SOFT_TLB_SIZE; n++) {
-            v->tlbs[i].entry[n].write_tag = soft_tlb_invalid(n);
+            v->tlbs[i].write_tag[n] = soft_tlb_invalid(n);
         }
     }
     atomic_fetch_and(&v->requests, ~SOFT_REQUEST_FLUSH_WRITES);

@@ -51,13 +51,9 @@ enum soft_tlb_mode {
     SOFT_TLB_MODES,
 };
 
-struct soft_tlb_entry {
-    uint64_t read_tag, write_tag, fetch_tag;
-    uint8_t *hva; /* of the page */
-};
-
 struct soft_tlb {
-    struct soft_tlb_entry entry[SOFT_TLB_SIZE];
+    uint64_t read_tag[SOFT_TLB_SIZE], write_tag[SOFT_TLB_SIZE], fetch_tag[SOFT_TLB_SIZE];
+    uint8_t *hva[SOFT_TLB_SIZE]; /* of the page */
     /* Which entries may hold something of the lower and the upper half of the address space: what a flush has to visit. */
     uint64_t filled[2][SOFT_TLB_SIZE / 64];
 };
@@ -122,6 +118,7 @@ struct soft_vcpu {
     uint64_t native_tag;      /* of those in the jump cache that may run */
     uint64_t native_host_rsp;
     uint64_t native_group[16]; /* host addresses of groups of accesses in the block that runs */
+    uint64_t native_page_mask; /* which bits of an address choose the entry of the TLB */
     uint64_t native_return;    /* of the stub that fills the TLB */
     uint64_t native_target;    /* of an indirect branch under way */
     uint64_t native_fault_rip; /* of the instruction that may fault on the host */

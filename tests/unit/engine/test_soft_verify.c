@@ -10,7 +10,7 @@
 #define R15 HOST_R15
 
 #define TLB(member)                                                                                \
-    ((int32_t)(offsetof(struct soft_vcpu, tlbs) + offsetof(struct soft_tlb_entry, member)))
+    ((int32_t)(offsetof(struct soft_vcpu, tlbs) + offsetof(struct soft_tlb, member)))
 #define JUMP(member)                                                                               \
     ((int32_t)(offsetof(struct soft_vcpu, native_jump) + offsetof(struct soft_native_jump, member)))
 
@@ -102,8 +102,8 @@ static void refused(struct bench *b, const char *reason)
 static void check_index(struct bench *b)
 {
     PUT(b, 0x45, 0x89, 0xf7);                         /* mov r15d, r14d */
-    PUT(b, 0x41, 0xc1, 0xef, 7);                      /* shr r15d, 7 */
-    PUT(b, 0x41, 0x81, 0xe7, 0xe0, 0x7f, 0x00, 0x00); /* and r15d, 0x7fe0 */
+    PUT(b, 0x41, 0xc1, 0xef, 12);                     /* shr r15d, 12 */
+    PUT(b, 0x41, 0x81, 0xe7, 0xff, 0x03, 0x00, 0x00); /* and r15d, 1023 */
 }
 
 static void check_limit(struct bench *b, uint32_t limit, uint8_t condition)
@@ -118,10 +118,9 @@ static void check_limit(struct bench *b, uint32_t limit, uint8_t condition)
 static void check(struct bench *b, uint32_t size, bool is_write)
 {
     check_index(b);
-    emit_op_index(&b->e, HOST_OP_SUB_REG_RM, R14, HOST_RSP, R15,
-                  is_write ? TLB(write_tag) : TLB(read_tag));
+    emit_op_table(&b->e, HOST_OP_SUB_REG_RM, R14, R15, is_write ? TLB(write_tag) : TLB(read_tag));
     check_limit(b, 4096 - size, HOST_IF_ABOVE);
-    emit_op_index(&b->e, HOST_OP_ADD_REG_RM, R14, HOST_RSP, R15, TLB(hva));
+    emit_op_table(&b->e, HOST_OP_ADD_REG_RM, R14, R15, TLB(hva));
 }
 
 static void load(struct bench *b, int32_t disp)
@@ -195,65 +194,69 @@ static void test_broken_checks(void **state)
     /* Of another register. */
     begin(b);
     PUT(b, 0x41, 0x89, 0xc7); /* mov r15d, eax */
-    PUT(b, 0x41, 0xc1, 0xef, 7);
-    PUT(b, 0x41, 0x81, 0xe7, 0xe0, 0x7f, 0x00, 0x00);
-    emit_op_index(&b->e, HOST_OP_SUB_REG_RM, R14, HOST_RSP, R15, TLB(read_tag));
+    PUT(b, 0x41, 0xc1, 0xef, 12);
+    PUT(b, 0x41, 0x81, 0xe7, 0xff, 0x03, 0x00, 0x00);
+    emit_op_table(&b->e, HOST_OP_SUB_REG_RM, R14, R15, TLB(read_tag));
     check_limit(b, 4088, HOST_IF_ABOVE);
-    emit_op_index(&b->e, HOST_OP_ADD_REG_RM, R14, HOST_RSP, R15, TLB(hva));
+    emit_op_table(&b->e, HOST_OP_ADD_REG_RM, R14, R15, TLB(hva));
     load(b, 0);
     finish(b);
     refused(b, "address is not checked");
+    /* PEXT by something else than the translator's mask. */
+    begin(b);
+    PUT(b, 0xc4, 0x62, 0x8a, 0xf5, 0xf8); /* pext r15, r14, rax */
+    emit_op_table(&b->e, HOST_OP_SUB_REG_RM, R14, R15, TLB(read_tag));
+    finish(b);
+    refused(b, "index is not bound");
     /* Of the register as it was. */
     begin(b);
     check_index(b);
     PUT(b, 0x49, 0xff, 0xc6); /* inc r14 */
-    emit_op_index(&b->e, HOST_OP_SUB_REG_RM, R14, HOST_RSP, R15, TLB(read_tag));
+    emit_op_table(&b->e, HOST_OP_SUB_REG_RM, R14, R15, TLB(read_tag));
     check_limit(b, 4088, HOST_IF_ABOVE);
-    emit_op_index(&b->e, HOST_OP_ADD_REG_RM, R14, HOST_RSP, R15, TLB(hva));
+    emit_op_table(&b->e, HOST_OP_ADD_REG_RM, R14, R15, TLB(hva));
     load(b, 0);
     finish(b);
     refused(b, "address is not checked");
     /* Other shifts and masks. */
     begin(b);
     PUT(b, 0x45, 0x89, 0xf7);
-    PUT(b, 0x41, 0xc1, 0xef, 8);
-    PUT(b, 0x41, 0x81, 0xe7, 0xe0, 0x7f, 0x00, 0x00);
-    emit_op_index(&b->e, HOST_OP_SUB_REG_RM, R14, HOST_RSP, R15, TLB(read_tag));
+    PUT(b, 0x41, 0xc1, 0xef, 13);
+    PUT(b, 0x41, 0x81, 0xe7, 0xff, 0x03, 0x00, 0x00);
+    emit_op_table(&b->e, HOST_OP_SUB_REG_RM, R14, R15, TLB(read_tag));
     check_limit(b, 4088, HOST_IF_ABOVE);
-    emit_op_index(&b->e, HOST_OP_ADD_REG_RM, R14, HOST_RSP, R15, TLB(hva));
+    emit_op_table(&b->e, HOST_OP_ADD_REG_RM, R14, R15, TLB(hva));
     load(b, 0);
     finish(b);
     refused(b, "address is not checked");
     begin(b);
     PUT(b, 0x45, 0x89, 0xf7);
-    PUT(b, 0x41, 0xc1, 0xef, 7);
-    PUT(b, 0x41, 0x81, 0xe7, 0xe0, 0xff, 0x00, 0x00);
-    emit_op_index(&b->e, HOST_OP_SUB_REG_RM, R14, HOST_RSP, R15, TLB(read_tag));
+    PUT(b, 0x41, 0xc1, 0xef, 12);
+    PUT(b, 0x41, 0x81, 0xe7, 0xff, 0x07, 0x00, 0x00);
+    emit_op_table(&b->e, HOST_OP_SUB_REG_RM, R14, R15, TLB(read_tag));
     finish(b);
     refused(b, "index is not bound");
     begin(b);
-    PUT(b, 0x45, 0x89, 0xf7);
-    PUT(b, 0x41, 0xc1, 0xef, 7);
-    PUT(b, 0x41, 0x81, 0xe7, 0xf0, 0x7f, 0x00, 0x00);
+    check_index(b);
     emit_op_index(&b->e, HOST_OP_SUB_REG_RM, R14, HOST_RSP, R15, TLB(read_tag));
     finish(b);
-    refused(b, "index is not bound");
+    refused(b, "at no table");
     begin(b);
-    emit_op_index(&b->e, HOST_OP_SUB_REG_RM, R14, HOST_RSP, R15, TLB(read_tag));
+    emit_op_table(&b->e, HOST_OP_SUB_REG_RM, R14, R15, TLB(read_tag));
     finish(b);
     refused(b, "index is not bound");
     /* Another mode's table. */
     begin(b);
     check_index(b);
-    emit_op_index(&b->e, HOST_OP_SUB_REG_RM, R14, HOST_RSP, R15,
+    emit_op_table(&b->e, HOST_OP_SUB_REG_RM, R14, R15,
                   TLB(read_tag) + (int32_t)sizeof(struct soft_tlb));
     finish(b);
     refused(b, "no table for blocks of this mode");
     /* Neither bound, nor by the right condition, nor by the right limit. */
     begin(b);
     check_index(b);
-    emit_op_index(&b->e, HOST_OP_SUB_REG_RM, R14, HOST_RSP, R15, TLB(read_tag));
-    emit_op_index(&b->e, HOST_OP_ADD_REG_RM, R14, HOST_RSP, R15, TLB(hva));
+    emit_op_table(&b->e, HOST_OP_SUB_REG_RM, R14, R15, TLB(read_tag));
+    emit_op_table(&b->e, HOST_OP_ADD_REG_RM, R14, R15, TLB(hva));
     load(b, 0);
     finish(b);
     refused(b, "address is not checked");
@@ -261,40 +264,40 @@ static void test_broken_checks(void **state)
     for (size_t i = 0; i < sizeof(conditions); i++) {
         begin(b);
         check_index(b);
-        emit_op_index(&b->e, HOST_OP_SUB_REG_RM, R14, HOST_RSP, R15, TLB(read_tag));
+        emit_op_table(&b->e, HOST_OP_SUB_REG_RM, R14, R15, TLB(read_tag));
         check_limit(b, 4088, conditions[i]);
-        emit_op_index(&b->e, HOST_OP_ADD_REG_RM, R14, HOST_RSP, R15, TLB(hva));
+        emit_op_table(&b->e, HOST_OP_ADD_REG_RM, R14, R15, TLB(hva));
         load(b, 0);
         finish(b);
         refused(b, "address is not checked");
     }
     begin(b);
     check_index(b);
-    emit_op_index(&b->e, HOST_OP_SUB_REG_RM, R14, HOST_RSP, R15, TLB(read_tag));
+    emit_op_table(&b->e, HOST_OP_SUB_REG_RM, R14, R15, TLB(read_tag));
     check_limit(b, (uint32_t)-8, HOST_IF_ABOVE);
-    emit_op_index(&b->e, HOST_OP_ADD_REG_RM, R14, HOST_RSP, R15, TLB(hva));
+    emit_op_table(&b->e, HOST_OP_ADD_REG_RM, R14, R15, TLB(hva));
     load(b, 0);
     finish(b);
     refused(b, "address is not checked");
     /* Something between the comparison and the jump, or between the jump and the addition. */
     begin(b);
     check_index(b);
-    emit_op_index(&b->e, HOST_OP_SUB_REG_RM, R14, HOST_RSP, R15, TLB(read_tag));
+    emit_op_table(&b->e, HOST_OP_SUB_REG_RM, R14, R15, TLB(read_tag));
     PUT(b, 0x49, 0x81, 0xfe, 0xf8, 0x0f, 0, 0);
     PUT(b, 0x85, 0xc0); /* test eax, eax */
     uint8_t *over = emit_jcc(&b->e, 0x6);
     finish(b);
     emit_bind(over, b->e.at);
-    emit_op_index(&b->e, HOST_OP_ADD_REG_RM, R14, HOST_RSP, R15, TLB(hva));
+    emit_op_table(&b->e, HOST_OP_ADD_REG_RM, R14, R15, TLB(hva));
     load(b, 0);
     finish(b);
     refused(b, "address is not checked");
     begin(b);
     check_index(b);
-    emit_op_index(&b->e, HOST_OP_SUB_REG_RM, R14, HOST_RSP, R15, TLB(read_tag));
+    emit_op_table(&b->e, HOST_OP_SUB_REG_RM, R14, R15, TLB(read_tag));
     check_limit(b, 4088, HOST_IF_ABOVE);
     PUT(b, 0x41, 0x83, 0xe7, 0xc0); /* and r15d, -64: another entry */
-    emit_op_index(&b->e, HOST_OP_ADD_REG_RM, R14, HOST_RSP, R15, TLB(hva));
+    emit_op_table(&b->e, HOST_OP_ADD_REG_RM, R14, R15, TLB(hva));
     load(b, 0);
     finish(b);
     refused(b, "address is not checked");
@@ -462,7 +465,7 @@ static void test_instructions(void **state)
         {5, {0x48, 0x0f, 0xa3, 0x04, 0x24}, "a register moves its address"}, /* bt [rsp], rax */
         {3, {0x0f, 0xc7, 0xf0}, "must not have this"},                       /* rdrand */
         {3, {0x0f, 0x01, 0xd0}, "must not have this"},                       /* xgetbv */
-        {6, {0xc7, 0xf8, 0, 0, 0, 0}, "must not have this"},                     /* xbegin */
+        {6, {0xc7, 0xf8, 0, 0, 0, 0}, "must not have this"},                 /* xbegin */
     };
     for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
         begin(b);

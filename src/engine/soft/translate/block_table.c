@@ -79,6 +79,10 @@ int soft_native_init(struct soft_vcpu *v, struct error *err)
     n->meta_size = META_SIZE;
     n->epoch[0] = n->epoch[1] = 1;
     v->native_epoch[0] = v->native_epoch[1] = 1;
+    v->native_page_mask = (uint64_t)(SOFT_TLB_SIZE - 1) << GUEST_PAGE_SHIFT;
+    /* AMD's before Zen 3 take hundreds of cycles for it. */
+    n->has_fast_pext = __builtin_cpu_supports("bmi2") && !__builtin_cpu_is("bdver4") &&
+                       !__builtin_cpu_is("znver1") && !__builtin_cpu_is("znver2");
     v->native_host_mxcsr = MXCSR_MASKS;
     native_make_stubs(v);
     return 0;

@@ -104,6 +104,15 @@ void emit_op_base(struct emitter *e, uint8_t opcode, uint8_t reg, uint8_t base, 
     emit_op_index(e, opcode, reg, base, HOST_NONE, disp);
 }
 
+void emit_op_table(struct emitter *e, uint8_t opcode, uint8_t reg, uint8_t index, int32_t disp)
+{
+    emit8(e, (uint8_t)(0x48 | (reg >> 3) << 2 | (index >> 3) << 1));
+    emit8(e, opcode);
+    struct host_insn insn = {
+        .reg = reg, .is_memory = true, .base = HOST_RSP, .index = index, .shift = 3, .disp = disp};
+    emit_address(e, &insn);
+}
+
 void emit_op_reg(struct emitter *e, uint8_t opcode, uint8_t reg, uint8_t rm)
 {
     emit8(e, (uint8_t)(0x48 | (reg >> 3) << 2 | rm >> 3));

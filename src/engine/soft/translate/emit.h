@@ -90,6 +90,8 @@ void emit_insn(struct emitter *e, const struct host_insn *insn);
 void emit_op_base(struct emitter *e, uint8_t opcode, uint8_t reg, uint8_t base, int32_t disp);
 void emit_op_index(struct emitter *e, uint8_t opcode, uint8_t reg, uint8_t base, uint8_t index,
                    int32_t disp);
+/* op reg, [rsp + index * 8 + disp] */
+void emit_op_table(struct emitter *e, uint8_t opcode, uint8_t reg, uint8_t index, int32_t disp);
 void emit_op_reg(struct emitter *e, uint8_t opcode, uint8_t reg, uint8_t rm);
 /* mov reg, value in the shortest form. */
 void emit_mov_imm(struct emitter *e, uint8_t reg, uint64_t value);

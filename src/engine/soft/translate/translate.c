@@ -132,28 +132,48 @@ static void emit_address_of(struct translation *t, const struct native_insn *n)
     }
 }
 
+/* R15 = number of the TLB's entry for the address in R14. */
+static void emit_tlb_index(struct translation *t)
+{
+    struct emitter *e = &t->e;
+    if (t->native->has_fast_pext) {
+        emit_insn(e, &(struct host_insn){.prefix = 0xf3, /* pext r15, r14, [rsp + mask] */
+                                         .is_vex = true,
+                                         .w = true,
+                                         .map = 2,
+                                         .opcode = 0xf5,
+                                         .reg = SCRATCH,
+                                         .vvvv = ADDRESS,
+                                         .is_memory = true,
+                                         .base = HOST_RSP,
+                                         .index = HOST_NONE,
+                                         .disp = VCPU_FIELD(native_page_mask)});
+        return;
+    }
+    emit8(e, 0x45); /* mov r15d, r14d */
+    emit8(e, 0x89);
+    emit8(e, 0xf7);
+    emit8(e, 0x41); /* shr r15d, 12 */
+    emit8(e, 0xc1);
+    emit8(e, 0xef);
+    emit8(e, GUEST_PAGE_SHIFT);
+    emit8(e, 0x41); /* and r15d, entries - 1 */
+    emit8(e, 0x81);
+    emit8(e, 0xe7);
+    emit32(e, SOFT_TLB_SIZE - 1);
+}
+
 /* R14 from a linear address to the host's address of 'size' bytes, through the TLB of the block's mode. */
 static void emit_translation(struct translation *t, uint32_t size, bool is_write, bool is_aligned)
 {
     struct emitter *e = &t->e;
     int32_t tlb = (int32_t)(offsetof(struct soft_vcpu, tlbs) + t->tlb * sizeof(struct soft_tlb));
-    int32_t tag = tlb + (int32_t)(is_write ? offsetof(struct soft_tlb_entry, write_tag)
-                                           : offsetof(struct soft_tlb_entry, read_tag));
-    int32_t hva = tlb + (int32_t)offsetof(struct soft_tlb_entry, hva);
+    int32_t tag = tlb + (int32_t)(is_write ? offsetof(struct soft_tlb, write_tag)
+                                           : offsetof(struct soft_tlb, read_tag));
+    int32_t hva = tlb + (int32_t)offsetof(struct soft_tlb, hva);
     uint8_t *retry = e->at;
-    /* R15 = offset of the entry: mov r15d, r14d; shr r15d, 7; and r15d, mask */
-    emit8(e, 0x45);
-    emit8(e, 0x89);
-    emit8(e, 0xf7);
-    emit8(e, 0x41);
-    emit8(e, 0xc1);
-    emit8(e, 0xef);
-    emit8(e, GUEST_PAGE_SHIFT - 5);
-    emit8(e, 0x41);
-    emit8(e, 0x81);
-    emit8(e, 0xe7);
-    emit32(e, (SOFT_TLB_SIZE - 1) * (uint32_t)sizeof(struct soft_tlb_entry));
-    emit_op_index(e, HOST_OP_SUB_REG_RM, ADDRESS, HOST_RSP, SCRATCH, tag);
+    emit_tlb_index(t);
+    emit_op_table(e, HOST_OP_SUB_REG_RM, ADDRESS, SCRATCH, tag);
     if (is_aligned && size > 1) {
         emit8(e, 0x41); /* test r14b, size - 1 */
         emit8(e, 0xf6);
@@ -171,7 +191,7 @@ static void emit_translation(struct translation *t, uint32_t size, bool is_write
     slow->size = size;
     slow->is_write = is_write;
     slow->tag = tag;
-    emit_op_index(e, HOST_OP_ADD_REG_RM, ADDRESS, HOST_RSP, SCRATCH, hva);
+    emit_op_table(e, HOST_OP_ADD_REG_RM, ADDRESS, SCRATCH, hva);
 }
 
 /* The address of the instruction's access, 'disp' bytes further, in R14. */
@@ -778,7 +798,7 @@ static void emit_one(struct translation *t, const struct native_insn *n, bool is
 static void emit_fill(struct translation *t, const struct slow_path *slow)
 {
     struct emitter *e = &t->e;
-    emit_op_index(e, HOST_OP_ADD_REG_RM, ADDRESS, HOST_RSP, SCRATCH, slow->tag);
+    emit_op_table(e, HOST_OP_ADD_REG_RM, ADDRESS, SCRATCH, slow->tag);
     emit_mov_imm(e, SCRATCH, slow->size | (slow->is_write ? NATIVE_FILL_WRITE : 0));
     emit_bind(emit_call(e), t->native->fill);
     if (slow->has_vectors) {

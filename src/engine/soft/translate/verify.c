@@ -159,12 +159,17 @@ static int step_call(struct native_verifier *r, const struct node *node, uint64_
     uint64_t next = node->offset + node->at.insn.length;
     enum verify_stub stub = verify_find_stub(r->native, r->code + target);
     struct native_site site;
-    struct verify_state unknown;
+    struct verify_state unknown, state;
     verify_state_unknown(&unknown);
     int rc;
     switch (stub) {
     case VERIFY_STUB_RETURNS:
         return reach(r, next, &node->state);
+    case VERIFY_STUB_FILL:
+        state = node->state;
+        verify_forget(&state, HOST_R15);
+        memset(&state.flags, 0, sizeof(state.flags));
+        return reach(r, next, &state);
     case VERIFY_STUB_SITE:
         rc = check_site(r, next, &site);
         if (rc < 0 || !site.next) {

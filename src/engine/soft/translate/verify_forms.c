@@ -19,6 +19,8 @@
 #define READ  X86_OPERAND_READ
 #define WRITE X86_OPERAND_WRITE
 
+#define MEMBER(type, member) ((uint32_t)offsetof(struct type, member))
+
 struct field {
     uint32_t offset, size;
     uint8_t access;
@@ -39,6 +41,7 @@ static const struct field fields[] = {
     VCPU_RIGHTS(native_epoch[1], READ),
     VCPU_RIGHTS(native_tag, READ),
     VCPU_RIGHTS(native_target, READ | WRITE),
+    VCPU_RIGHTS(native_page_mask, READ),
     VCPU_RIGHTS(native_fault_rip, READ | WRITE),
     VCPU_RIGHTS(native_vectors_live, READ),
 };
@@ -46,31 +49,6 @@ static const struct field fields[] = {
 /* Whole elements of native_group are like registers: they keep what is known about a value. */
 _Static_assert(sizeof(((struct soft_vcpu *)0)->native_group) == 8 * VERIFY_SLOTS,
                "each element of native_group has its place in struct verify_state");
-
-enum table_id {
-    TABLE_TLB, /* of the block's own mode */
-    TABLE_JUMP,
-};
-
-/* Arrays at [rsp + index + displacement]: the index is a multiple of the stride by its mask. */
-struct table {
-    uint32_t offset, stride, count;
-};
-
-static struct table table_of(enum table_id id, uint32_t mode)
-{
-    if (id == TABLE_JUMP) {
-        return (struct table){offsetof(struct soft_vcpu, native_jump),
-                              sizeof(struct soft_native_jump), 1u << NATIVE_JUMP_BITS};
-    }
-    return (struct table){
-        (uint32_t)(offsetof(struct soft_vcpu, tlbs) +
-                   (mode & NATIVE_MODE_TLB) * sizeof(struct soft_tlb) +
-                   offsetof(struct soft_tlb, entry)),
-        sizeof(struct soft_tlb_entry),
-        SOFT_TLB_SIZE,
-    };
-}
 
 /* What a memory operand is. */
 enum form {
@@ -96,9 +74,9 @@ enum verify_stub verify_find_stub(const struct soft_native *n, const uint8_t *ta
         const uint8_t *code;
         enum verify_stub stub;
     } stubs[] = {
-        {n->load_vectors, VERIFY_STUB_RETURNS}, {n->interpret, VERIFY_STUB_SITE},
-        {n->exit_at, VERIFY_STUB_SITE_LAST},    {n->indirect, VERIFY_STUB_SITE_LAST},
-        {n->make_link, VERIFY_STUB_LINK},
+        {n->load_vectors, VERIFY_STUB_RETURNS}, {n->fill, VERIFY_STUB_FILL},
+        {n->interpret, VERIFY_STUB_SITE},       {n->exit_at, VERIFY_STUB_SITE_LAST},
+        {n->indirect, VERIFY_STUB_SITE_LAST},   {n->make_link, VERIFY_STUB_LINK},
     };
     for (size_t i = 0; i < ARRAY_COUNT(stubs); i++) {
         if (stubs[i].code == target) {
@@ -316,31 +294,41 @@ static const char *check_field(uint32_t size, struct memory *out)
     return "it uses a part of the vCPU that is not for blocks";
 }
 
-/* An entry's member, read as a whole; which of the tables the displacement says. */
-static const char *check_table(const struct verify_insn *at, const struct verify_value *index,
-                               struct memory *out)
+/* An element of the TLB of the block's mode, at [rsp + number * 8 + displacement]. */
+static const char *check_tlb(const struct verify_insn *at, const struct verify_value *index,
+                             struct memory *out)
 {
-    const struct {
-        enum table_id id;
-        enum form form;
-    } tables[] = {{TABLE_TLB, FORM_TLB}, {TABLE_JUMP, FORM_JUMP}};
-    for (size_t i = 0; i < ARRAY_COUNT(tables); i++) {
-        struct table table = table_of(tables[i].id, at->mode);
-        if (out->offset < table.offset || out->offset - table.offset >= table.stride) {
-            continue;
-        }
-        if (!is_bounded(index) || index->bits % table.stride ||
-            index->bits >= (uint64_t)table.stride * table.count) {
-            return "its index is not bound to the table";
-        }
-        out->offset -= table.offset;
-        out->form = tables[i].form;
-        if (out->size != 8 || out->offset % 8 || out->access != READ) {
-            return "it does not just read a member of a table's entry";
-        }
-        return NULL;
+    uint32_t tlb = (uint32_t)(offsetof(struct soft_vcpu, tlbs) +
+                              (at->mode & NATIVE_MODE_TLB) * sizeof(struct soft_tlb));
+    out->offset -= tlb;
+    out->form = FORM_TLB;
+    if (out->offset != MEMBER(soft_tlb, read_tag) && out->offset != MEMBER(soft_tlb, write_tag) &&
+        out->offset != MEMBER(soft_tlb, hva)) {
+        return "it is at no table for blocks of this mode";
     }
-    return "it is at no table for blocks of this mode";
+    if (!is_bounded(index) || index->bits >= SOFT_TLB_SIZE) {
+        return "its index is not bound to the table";
+    }
+    return out->size != 8 || out->access != READ ? "it does not just read an element of the TLB"
+                                                 : NULL;
+}
+
+/* A member of an entry of the jump cache, at [rsp + offset of the entry + displacement]. */
+static const char *check_jump(const struct verify_value *index, struct memory *out)
+{
+    const uint32_t stride = sizeof(struct soft_native_jump);
+    out->offset -= (uint32_t)offsetof(struct soft_vcpu, native_jump);
+    out->form = FORM_JUMP;
+    if (out->offset >= stride) {
+        return "it is at no table for blocks of this mode";
+    }
+    if (!is_bounded(index) || index->bits % stride ||
+        index->bits >= ((uint64_t)stride << NATIVE_JUMP_BITS)) {
+        return "its index is not bound to the table";
+    }
+    return out->size != 8 || out->offset % 8 || out->access != READ
+               ? "it does not just read a member of a table's entry"
+               : NULL;
 }
 
 static const char *check_guest(const struct x86_insn *insn, const struct verify_value *base,
@@ -408,11 +396,11 @@ static const char *check_memory(const struct verify_insn *at, const struct verif
         if (insn->index == X86_BASE_NONE) {
             return check_field(out->size, out);
         }
-        if (insn->scale != 1) {
-            return "its index is scaled";
-        }
         out->index = insn->index;
-        return check_table(at, &state->reg[insn->index], out);
+        if (insn->scale == 8) {
+            return check_tlb(at, &state->reg[insn->index], out);
+        }
+        return insn->scale == 1 ? check_jump(&state->reg[insn->index], out) : "its index is scaled";
     }
     if (insn->base == X86_BASE_NONE || insn->index != X86_BASE_NONE ||
         state->reg[insn->base].kind != VERIFY_HOST) {
@@ -423,7 +411,7 @@ static const char *check_memory(const struct verify_insn *at, const struct verif
 }
 
 /* The register has a new value that nothing is known about. */
-static void write_register(struct verify_state *state, uint8_t reg)
+void verify_forget(struct verify_state *state, uint8_t reg)
 {
     for (size_t i = 0; i < ARRAY_COUNT(state->reg); i++) {
         struct verify_value *value = &state->reg[i];
@@ -449,21 +437,16 @@ static bool is_gpr(const struct x86_operand *operand, uint32_t size)
            operand->size_bytes == size && !operand->is_high;
 }
 
-#define MEMBER(type, member) ((uint32_t)offsetof(struct type, member))
-
 /* SUB address, [TLB entry's tag]: the entry must be that of the address. */
 static void subtract_tag(const struct verify_state *state, uint8_t reg, const struct memory *memory,
                          struct verify_value *out)
 {
     const struct verify_value *index = &state->reg[memory->index];
-    bool is_own_entry =
-        index->kind == VERIFY_INDEX && index->of == reg &&
-        index->shift == GUEST_PAGE_SHIFT - __builtin_ctz(sizeof(struct soft_tlb_entry)) &&
-        index->bits == (SOFT_TLB_SIZE - 1) * sizeof(struct soft_tlb_entry);
-    uint8_t rights = memory->offset == MEMBER(soft_tlb_entry, read_tag) ? VERIFY_READ
-                     : memory->offset == MEMBER(soft_tlb_entry, write_tag)
-                         ? VERIFY_READ | VERIFY_WRITE
-                         : 0;
+    bool is_own_entry = index->kind == VERIFY_INDEX && index->of == reg &&
+                        index->shift == GUEST_PAGE_SHIFT && index->bits == SOFT_TLB_SIZE - 1;
+    uint8_t rights = memory->offset == MEMBER(soft_tlb, read_tag)    ? VERIFY_READ
+                     : memory->offset == MEMBER(soft_tlb, write_tag) ? VERIFY_READ | VERIFY_WRITE
+                                                                     : 0;
     if (is_own_entry && rights) {
         out->kind = VERIFY_DIFFERENCE;
         out->of = memory->index;
@@ -477,7 +460,7 @@ static void add_page(const struct verify_value *offset, const struct memory *mem
                      struct verify_value *out)
 {
     if (offset->kind == VERIFY_DIFFERENCE && offset->of == memory->index &&
-        memory->offset == MEMBER(soft_tlb_entry, hva) && offset->bits < GUEST_PAGE_SIZE) {
+        memory->offset == MEMBER(soft_tlb, hva) && offset->bits < GUEST_PAGE_SIZE) {
         out->kind = VERIFY_HOST;
         out->rights = offset->rights;
         out->zero_bits = offset->zero_bits;
@@ -593,6 +576,16 @@ static void transfer(const struct verify_insn *at, const struct verify_state *st
             add_page(&state->reg[target->reg], memory, out);
         }
         break;
+    case X86_ID_PEXT:
+        /* The number of the entry, by the mask that is the translator's own. */
+        if (memory->form == FORM_FIELD && target->size_bytes == 8 &&
+            memory->offset == offsetof(struct soft_vcpu, native_page_mask)) {
+            out->kind = VERIFY_INDEX;
+            out->of = insn->operand[1].reg;
+            out->shift = GUEST_PAGE_SHIFT;
+            out->bits = SOFT_TLB_SIZE - 1;
+        }
+        break;
     case X86_ID_IMUL:
         if (target->size_bytes == 4) {
             out->kind = VERIFY_MASKED;
@@ -679,7 +672,7 @@ const char *verify_step(const struct verify_insn *at, struct verify_state *state
                 result.of == operand->reg) {
                 memset(&result, 0, sizeof(result));
             }
-            write_register(state, operand->reg);
+            verify_forget(state, operand->reg);
         }
     }
     if (has_target) {
@@ -687,7 +680,7 @@ const char *verify_step(const struct verify_insn *at, struct verify_state *state
     }
     if (memory.form == FORM_SLOT && memory.access & WRITE) {
         bool is_store = insn->id == X86_ID_MOV && is_gpr(&insn->operand[1], 8);
-        write_register(state, memory.index);
+        verify_forget(state, memory.index);
         if (is_store && state->reg[insn->operand[1].reg].kind == VERIFY_HOST) {
             state->reg[memory.index] = state->reg[insn->operand[1].reg];
         }

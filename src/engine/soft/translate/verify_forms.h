@@ -67,6 +67,8 @@ void verify_state_unknown(struct verify_state *out);
 bool verify_state_join(struct verify_state *into, const struct verify_state *from);
 
 /* Checks an instruction that does not branch and applies what it does. NULL, or what is wrong with it. */
+/* The register has a new value that nothing is known about, and so have the flags that came from it. */
+void verify_forget(struct verify_state *state, uint8_t reg);
 const char *verify_step(const struct verify_insn *at, struct verify_state *state);
 /* The same for JMP through memory. */
 const char *verify_indirect_jump(const struct verify_insn *at, const struct verify_state *state);
@@ -75,6 +77,7 @@ void verify_edge(uint8_t condition, bool is_taken, struct verify_state *state);
 
 enum verify_stub {
     VERIFY_NO_STUB,
+    VERIFY_STUB_FILL,    /* called; comes back behind the call with another R15 and other flags */
     VERIFY_STUB_RETURNS, /* called; comes back behind the call */
     VERIFY_STUB_SITE, /* called; a struct native_site follows, behind it the code goes on if site.next says so */
     VERIFY_STUB_SITE_LAST, /* called; a struct native_site follows, and it never comes back */
