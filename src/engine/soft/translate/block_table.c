@@ -399,12 +399,26 @@ static const uint8_t *go_on(struct soft_vcpu *v)
     return block ? native_executable(v->native, block->entry_saved) : leave(v);
 }
 
+/* How translated code gets the vectors, after they may have changed. */
+static void choose_load(struct soft_vcpu *v)
+{
+    uint64_t upper = 0;
+    for (size_t i = 0; i < ARRAY_COUNT(v->vector); i++) {
+        uint64_t half[2];
+        memcpy(half, &v->vector[i][16], sizeof(half));
+        upper |= half[0] | half[1];
+    }
+    const struct soft_native *n = v->native;
+    v->native_load_vectors = native_executable(n, upper ? n->load_whole : n->load_halves);
+}
+
 /* Runs the instruction at RIP on the interpreter. */
 static void interpret_one(struct soft_vcpu *v)
 {
     soft_block_enter(v, soft_block_find(v, true));
     v->op = NULL;
     v->block = NULL;
+    choose_load(v);
 }
 
 const uint8_t *native_on_interpret(struct soft_vcpu *v, const struct native_site *site)
@@ -435,6 +449,7 @@ const uint8_t *native_on_exit_at(struct soft_vcpu *v, const struct native_site *
 uint32_t native_on_fill(struct soft_vcpu *v, uint64_t gva, uint32_t access)
 {
     uint32_t size = access & (NATIVE_FILL_WRITE - 1);
+    choose_load(v);
     bool is_crossing = (gva & (GUEST_PAGE_SIZE - 1)) + size > GUEST_PAGE_SIZE;
     return !is_crossing &&
            soft_tlb_load(v, gva, access & NATIVE_FILL_WRITE ? X86_ACCESS_WRITE : X86_ACCESS_READ);
@@ -512,6 +527,7 @@ bool soft_native_run(struct soft_vcpu *v)
     if (!block) {
         return false;
     }
+    choose_load(v);
     struct soft_native *n = v->native;
     void (*enter)(struct soft_vcpu *, const uint8_t *);
     const uint8_t *code = native_executable(n, n->enter);

@@ -69,8 +69,8 @@ struct soft_native {
     struct native_source *source;
     struct native_verifier *verifier; /* NULL: blocks are not verified */
     /* Stubs (writable view). */
-    uint8_t *enter, *leave, *interpret, *exit_at, *make_link, *indirect, *load_vectors, *fault,
-        *fill;
+    uint8_t *enter, *leave, *interpret, *exit_at, *make_link, *indirect, *load_vectors,
+        *load_halves, *load_whole, *fault, *fill;
 };
 
 static inline const uint8_t *native_executable(const struct soft_native *n, const uint8_t *code)

@@ -78,12 +78,18 @@ static void emit_at(struct emitter *e, uint8_t prefix, uint8_t map, uint8_t opco
 #define LDMXCSR 2
 #define STMXCSR 3
 
-static void move_vectors(struct emitter *e, bool is_load, int32_t stack)
+static void move_vectors(struct emitter *e, bool is_load, bool is_256, int32_t stack)
 {
-    bool has_avx = __builtin_cpu_supports("avx");
     for (uint8_t i = 0; i < 16; i++) {
-        emit_at(e, 0, 1, is_load ? 0x10 : 0x11, i, VCPU_FIELD(vector) + 32 * i + stack, has_avx);
+        emit_at(e, 0, 1, is_load ? 0x10 : 0x11, i, VCPU_FIELD(vector) + 32 * i + stack, is_256);
     }
+}
+
+static void emit_vzeroupper(struct emitter *e)
+{
+    emit8(e, 0xc5);
+    emit8(e, 0xf8);
+    emit8(e, 0x77);
 }
 
 static void set_live(struct emitter *e, uint8_t value, int32_t stack)
@@ -98,13 +104,11 @@ static void save_vectors(struct emitter *e)
     emit_at(e, 0, 0, 0x80, 7, VCPU_FIELD(native_vectors_live), false);
     emit8(e, 0);
     uint8_t *over = emit_jcc(e, HOST_IF_EQUAL);
-    move_vectors(e, false, 0);
+    move_vectors(e, false, __builtin_cpu_supports("avx"), 0);
     emit_at(e, 0, 1, 0xae, STMXCSR, VCPU_FIELD(mxcsr), false);
     emit_at(e, 0, 1, 0xae, LDMXCSR, VCPU_FIELD(native_host_mxcsr), false);
     if (__builtin_cpu_supports("avx")) {
-        emit8(e, 0xc5); /* vzeroupper */
-        emit8(e, 0xf8);
-        emit8(e, 0x77);
+        emit_vzeroupper(e);
     }
     set_live(e, 0, 0);
     emit_bind(over, e->at);
@@ -193,14 +197,25 @@ static uint8_t *make_fill(struct emitter *e)
     return start;
 }
 
-/* Called by blocks; changes no general register and no flag. */
-static uint8_t *make_load_vectors(struct emitter *e)
+/* Called by blocks; changes no general register and no flag. Registers whose upper halves are all 0 are loaded such that the
+ * host's CPU knows it, or else each SSE instruction waits for the one that wrote its target before. */
+static uint8_t *make_load_vectors(struct emitter *e, bool with_upper)
 {
     uint8_t *start = e->at;
-    move_vectors(e, true, 8);
+    if (!with_upper && __builtin_cpu_supports("avx")) {
+        emit_vzeroupper(e);
+    }
+    move_vectors(e, true, with_upper, 8);
     emit_at(e, 0, 1, 0xae, LDMXCSR, VCPU_FIELD(mxcsr) + 8, false);
     set_live(e, 1, 8);
     emit8(e, 0xc3);
+    return start;
+}
+
+static uint8_t *make_choose_vectors(struct emitter *e)
+{
+    uint8_t *start = e->at;
+    emit_at(e, 0, 0, 0xff, 4, VCPU_FIELD(native_load_vectors) + 8, false); /* jmp */
     return start;
 }
 
@@ -210,7 +225,10 @@ void native_make_stubs(struct soft_vcpu *v)
     struct emitter e = {.at = n->writable};
     n->enter = make_enter(&e);
     n->leave = make_leave(&e);
-    n->load_vectors = make_load_vectors(&e);
+    n->load_vectors = make_choose_vectors(&e);
+    n->load_halves = make_load_vectors(&e, false);
+    n->load_whole = __builtin_cpu_supports("avx") ? make_load_vectors(&e, true) : n->load_halves;
+    v->native_load_vectors = native_executable(n, n->load_whole);
     n->fill = make_fill(&e);
     n->interpret = make_call(&e, true, (const void *)(uintptr_t)native_on_interpret);
     n->exit_at = make_call(&e, true, (const void *)(uintptr_t)native_on_exit_at);
