@@ -116,18 +116,16 @@ struct x86_paging_memory soft_paging_memory(struct soft_vcpu *v)
     };
 }
 
-struct x86_paging soft_paging(const struct soft_vcpu *v)
+/* Member by member: a copy of the whole would wait for stores before it. */
+void soft_paging(const struct soft_vcpu *v, struct x86_paging *out)
 {
-    struct x86_paging paging = {
-        .cr0 = v->cr0,
-        .cr3 = v->cr3,
-        .cr4 = v->cr4,
-        .efer = v->efer,
-        .flag_ac = v->flags & X86_FLAG_AC,
-        .physical_bits = v->physical_bits,
-    };
-    memcpy(paging.pdpte, v->pdpte, sizeof(paging.pdpte));
-    return paging;
+    out->cr0 = v->cr0;
+    out->cr3 = v->cr3;
+    out->cr4 = v->cr4;
+    out->efer = v->efer;
+    out->flag_ac = v->flags & X86_FLAG_AC;
+    out->physical_bits = v->physical_bits;
+    memcpy(out->pdpte, v->pdpte, sizeof(out->pdpte));
 }
 
 static bool walk(struct soft_vcpu *v, uint64_t gva, enum x86_access access, bool is_user,
@@ -144,7 +142,8 @@ static bool walk(struct soft_vcpu *v, uint64_t gva, enum x86_access access, bool
         };
         return true;
     }
-    struct x86_paging paging = soft_paging(v);
+    struct x86_paging paging;
+    soft_paging(v, &paging);
     struct x86_paging_memory memory = soft_paging_memory(v);
     return x86_paging_walk(&paging, &memory, gva, access, is_user, is_implicit, out, out_error);
 }

@@ -72,7 +72,7 @@ void soft_resume_others(struct soft_vcpu *v);
 /* Until nobody has stopped the others; only outside of guest code. */
 void soft_wait_while_stopped(struct soft_vcpu *v);
 
-struct x86_paging soft_paging(const struct soft_vcpu *v);
+void soft_paging(const struct soft_vcpu *v, struct x86_paging *out);
 struct x86_paging_memory soft_paging_memory(struct soft_vcpu *v);
 
 #endif
