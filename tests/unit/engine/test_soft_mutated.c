@@ -81,10 +81,10 @@ static void map_ram(struct bed *b)
             memcpy(page + k, &value, sizeof(value));
         }
         for (size_t mode = 0; mode < SOFT_TLB_MODES; mode++) {
-            struct soft_tlb_entry *entry = &b->v->tlbs[mode].entry[i];
-            entry->hva = page;
-            entry->read_tag = i * GUEST_PAGE_SIZE;
-            entry->write_tag = is_read_only(i) ? soft_tlb_invalid(i) : entry->read_tag;
+            struct soft_tlb *tlb = &b->v->tlbs[mode];
+            tlb->hva[i] = page;
+            tlb->read_tag[i] = i * GUEST_PAGE_SIZE;
+            tlb->write_tag[i] = is_read_only(i) ? soft_tlb_invalid(i) : tlb->read_tag[i];
         }
         if (is_read_only(i)) {
             assert_int_equal(mprotect(page, GUEST_PAGE_SIZE, PROT_READ), 0);

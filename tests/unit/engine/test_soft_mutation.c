@@ -53,7 +53,7 @@ GUEST_CODE_BLOCK(code16, ".code16",
                  "mov %bx, %di\n mov $16, %cx\n rep stosw\n lock incw (%bx)\n fld1\n fstpl 8(%bx)\n"
                  "push %es\n pop %es\n push %cs\n call 2f\n mov %cs, %ax\n mov %ax, %fs\n"
                  "pushfl\n popfl\n smsw %ax\n in $0x7f, %al\n int $0x21\n sti\n nop\n cli\n"
-                 "addr32 mov 0x10(%esp), %eax\n jmp 1b\n 2: lret\n");
+                 ".byte 0x67, 0x8b, 0x44, 0x24, 0x10\n jmp 1b\n 2: lret\n");
 /* Interrupts return, exceptions stay. */
 GUEST_CODE_BLOCK(handler64, ".code64", "iretq\n 1: jmp 1b\n");
 GUEST_CODE_BLOCK(handler32, ".code32", "iret\n 1: jmp 1b\n");
