@@ -6,6 +6,7 @@
 #include "engine/soft/breakpoint.h"
 #include "engine/soft/mmu.h"
 #include "engine/soft/system.h"
+#include "engine/soft/trace.h"
 #include "engine/soft/translate/native.h"
 
 /* Requests that wake a sleeper. */
@@ -321,6 +322,9 @@ enum vcpu_exit soft_run(struct vcpu *vcpu)
             }
         }
         if (!v->native || !soft_native_run(v)) {
+            if (unlikely(v->vm->trace != NULL)) {
+                soft_trace_interpreted(v->vm->trace, v, "and its block: not for the translator");
+            }
             run_block(v, false);
         }
     }

@@ -8,17 +8,17 @@
 
 static always_inline uint8_t *first(struct soft_vcpu *v, const struct soft_op *op)
 {
-    return v->vector[0] + (uint16_t)op->imm;
+    return (uint8_t *)v->vector + (uint16_t)op->imm;
 }
 
 static always_inline uint8_t *second(struct soft_vcpu *v, const struct soft_op *op)
 {
-    return v->vector[0] + (uint16_t)(op->imm >> 16);
+    return (uint8_t *)v->vector + (uint16_t)(op->imm >> 16);
 }
 
 static always_inline uint8_t *third(struct soft_vcpu *v, const struct soft_op *op)
 {
-    return v->vector[0] + (uint16_t)(op->imm >> 32);
+    return (uint8_t *)v->vector + (uint16_t)(op->imm >> 32);
 }
 
 /* Loads of 'size' bytes; zeroes up to 'width' bytes of the register (16: legacy SSE, 32: VEX). */

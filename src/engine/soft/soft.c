@@ -7,50 +7,14 @@
 
 #include "engine/soft/block.h"
 #include "engine/soft/mmu.h"
+#include "engine/soft/options.h"
 #include "engine/soft/system.h"
 #include "engine/soft/translate/native.h"
-
-/* Whether the translator's blocks are verified unless an option says otherwise: meson option verify_code. */
-#ifdef HULL_VERIFY_CODE
-#define SOFT_VERIFIES true
-#else
-#define SOFT_VERIFIES false
-#endif
 
 static void soft_probe(struct engine_probe *out_probe)
 {
     *out_probe = (struct engine_probe){.quality = ENGINE_USABLE};
     strcpy(out_probe->reason, "the software CPU runs on every x86-64 host");
-}
-
-/* "NAME=VALUE,..." behind "soft,"; docs/engines.md describes them. */
-static int parse_options(struct soft_vm *vm, const char *options, struct error *err)
-{
-    const struct {
-        const char *text;
-        bool *place;
-        bool value;
-    } known[] = {
-        {"translate=on", &vm->interprets, false},    {"translate=off", &vm->interprets, true},
-        {"flags=exact", &vm->has_exact_flags, true}, {"verify=on", &vm->verifies, true},
-        {"verify=off", &vm->verifies, false},
-    };
-    while (options && *options) {
-        size_t length = strcspn(options, ","), i = 0;
-        while (i < ARRAY_COUNT(known) &&
-               (strlen(known[i].text) != length || strncmp(options, known[i].text, length) != 0)) {
-            i++;
-        }
-        if (i == ARRAY_COUNT(known)) {
-            return error_set(err, EINVAL,
-                             "'%.*s' is no option of the engine soft: translate=on, translate=off, "
-                             "flags=exact, verify=on and verify=off are",
-                             (int)length, options);
-        }
-        *known[i].place = known[i].value;
-        options += length + (options[length] == ',');
-    }
-    return 0;
 }
 
 /* A device has written to a page that holds code. */
@@ -73,8 +37,9 @@ static int soft_vm_create(const struct vm_config *config, struct vm **out_vm, st
     if (!vm) {
         return error_set(err, ENOMEM, "creating a VM of the software CPU");
     }
-    vm->verifies = SOFT_VERIFIES;
-    rc = parse_options(vm, config->options, err);
+    struct soft_trace_options trace = {0};
+    rc = soft_options_parse(vm, &trace, config->options, err);
+    rc = rc < 0 ? rc : soft_trace_create(&trace, &vm->trace, err);
     if (rc < 0) {
         free(vm);
         return rc;
@@ -107,6 +72,7 @@ static void soft_vm_destroy(struct vm *base)
     struct soft_vm *vm = soft_from_vm(base);
     guest_memory_on_code_written(base->config.memory, NULL, NULL);
     free_dirty(vm);
+    soft_trace_destroy(vm->trace);
     pthread_mutex_destroy(&vm->lock);
     pthread_mutex_destroy(&vm->code_lock);
     pthread_mutex_destroy(&vm->stop_lock);

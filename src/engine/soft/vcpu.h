@@ -21,6 +21,7 @@ struct soft_block;
 struct soft_native;
 struct native_block;
 struct soft_simd;
+struct soft_trace;
 struct soft_vm;
 
 /* Bits of 'requests': reasons to leave the blocks, raised by any thread (and by the vCPU for itself). */
@@ -232,6 +233,7 @@ struct soft_vm {
     bool interprets;             /* option: no translator */
     bool has_exact_flags;        /* option: see docs/engines.md */
     bool verifies;               /* option: each translated block is verified */
+    struct soft_trace *trace;    /* NULL: none */
     uint64_t initial_tsc_offset; /* so that the guest's counter starts near 0 */
     bool is_intel;             /* the host's vendor, thus the guest's: a few instructions differ */
     uint64_t tsc_hz;           /* the guest's */

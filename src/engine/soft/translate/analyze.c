@@ -11,6 +11,7 @@
 #include "base/core/bits.h"
 #include "cpu/x86/encoding.h"
 #include "cpu/x86/tables.h"
+#include "engine/soft/translate/block_table.h"
 
 #define STATUS    X86_FLAGS_STATUS
 #define MAX_ROWS  4096
@@ -390,6 +391,13 @@ static void classify(const struct soft_vcpu *v, struct native_insn *n, bool sse_
         (may_fault && v->vm->has_exact_flags)) {
         n->reads = STATUS; /* whatever it does, the flags are whole before it */
     }
+}
+
+bool native_has_template(const struct soft_vcpu *v, const struct x86_insn *insn)
+{
+    struct native_insn n = {.insn = *insn};
+    classify(v, &n, v->native_mode & NATIVE_MODE_SSE, v->native_mode & NATIVE_MODE_AVX);
+    return n.kind != NATIVE_INTERPRET;
 }
 
 /* The instruction leaves the block, or must be its last for what it changes. */

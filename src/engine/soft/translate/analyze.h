@@ -89,6 +89,9 @@ struct native_source {
 
 void native_rows_init(void);
 
+/* May 'insn' run as host code in the current mode of the vCPU? */
+bool native_has_template(const struct soft_vcpu *v, const struct x86_insn *insn);
+
 /* groups.c */
 void native_find_groups(struct native_source *source);
 

@@ -20,6 +20,7 @@
 #include "base/host/log.h"
 #include "engine/soft/block.h"
 #include "engine/soft/mmu.h"
+#include "engine/soft/trace.h"
 #include "engine/soft/translate/analyze.h"
 #include "engine/soft/translate/verify.h"
 
@@ -351,6 +352,9 @@ static struct native_block *find_or_translate(struct soft_vcpu *v, uint32_t mode
         return NULL;
     }
     verify(v, block);
+    if (unlikely(v->vm->trace != NULL)) {
+        soft_trace_block(v->vm->trace, v, block, n->source);
+    }
     v->stats.blocks_translated++;
     size_t hash = hash_of(gpa, rip, mode);
     block->hash_next = n->hash[hash];
@@ -412,9 +416,12 @@ static void choose_load(struct soft_vcpu *v)
     v->native_load_vectors = native_executable(n, upper ? n->load_whole : n->load_halves);
 }
 
-/* Runs the instruction at RIP on the interpreter. */
-static void interpret_one(struct soft_vcpu *v)
+/* Runs the instruction at RIP on the interpreter; 'reason' is for the trace. */
+static void interpret_one(struct soft_vcpu *v, const char *reason)
 {
+    if (unlikely(v->vm->trace != NULL)) {
+        soft_trace_interpreted(v->vm->trace, v, reason);
+    }
     soft_block_enter(v, soft_block_find(v, true));
     v->op = NULL;
     v->block = NULL;
@@ -430,7 +437,7 @@ const uint8_t *native_on_interpret(struct soft_vcpu *v, const struct native_site
     n->was_cut = false;
     v->stats.native_misses++;
     do {
-        interpret_one(v);
+        interpret_one(v, NULL);
     } while (v->rip - rip < next - rip && v->rip != rip && next && !n->was_cut &&
              !atomic_load_explicit(&v->requests, memory_order_relaxed));
     if (likely(v->rip == next && next && !n->was_cut && current_mode(v) == mode &&
@@ -458,7 +465,7 @@ uint32_t native_on_fill(struct soft_vcpu *v, uint64_t gva, uint32_t access)
 const uint8_t *native_on_fault(struct soft_vcpu *v, void *unused)
 {
     v->rip = v->native_fault_rip;
-    interpret_one(v);
+    interpret_one(v, "the host's CPU faulted");
     return go_on(v);
 }
 
@@ -516,7 +523,7 @@ const uint8_t *native_on_indirect(struct soft_vcpu *v, const struct native_site 
         /* The instruction itself faults: as if it had not begun. */
         v->gpr[X86_RSP] -= site->next;
         v->rip = site->rip;
-        interpret_one(v);
+        interpret_one(v, "its target is not canonical");
     }
     return go_on(v);
 }

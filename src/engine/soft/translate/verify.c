@@ -157,7 +157,7 @@ static int check_site(struct native_verifier *r, uint64_t offset, struct native_
 static int step_call(struct native_verifier *r, const struct node *node, uint64_t target)
 {
     uint64_t next = node->offset + node->at.insn.length;
-    enum verify_stub stub = verify_find_stub(r->native, r->code + target);
+    enum verify_stub stub = verify_find_stub(r->native, r->code + (int64_t)target);
     struct native_site site;
     struct verify_state unknown, state;
     verify_state_unknown(&unknown);

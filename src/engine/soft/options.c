@@ -1,0 +1,75 @@
+#include "engine/soft/options.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/core/bits.h"
+
+/* Whether the translator's blocks are verified unless an option says otherwise: meson option verify_code. */
+#ifdef HULL_VERIFY_CODE
+#define VERIFIES true
+#else
+#define VERIFIES false
+#endif
+
+struct option {
+    const char *name;
+    const char *on, *off; /* values; NULL: there is no such */
+    bool *is_on;
+    char *text; /* instead of a switch: takes any value */
+    size_t text_size;
+};
+
+static bool is_word(const char *word, const char *text, size_t length)
+{
+    return word && strlen(word) == length && strncmp(word, text, length) == 0;
+}
+
+static bool take_value(const struct option *option, const char *value, size_t length)
+{
+    if (option->text) {
+        if (!length || length >= option->text_size) {
+            return false;
+        }
+        memcpy(option->text, value, length);
+        option->text[length] = '\0';
+        return true;
+    }
+    bool is_on = is_word(option->on, value, length);
+    if (!is_on && !is_word(option->off, value, length)) {
+        return false;
+    }
+    *option->is_on = is_on;
+    return true;
+}
+
+int soft_options_parse(struct soft_vm *vm, struct soft_trace_options *out_trace,
+                       const char *options, struct error *err)
+{
+    const struct option known[] = {
+        {"translate", "off", "on", &vm->interprets},
+        {"flags", "exact", NULL, &vm->has_exact_flags},
+        {"verify", "on", "off", &vm->verifies},
+        {"perfmap", "on", "off", &out_trace->has_perf_map},
+        {"trace", .text = out_trace->path, .text_size = sizeof(out_trace->path)},
+        {"symbols", .text = out_trace->symbols, .text_size = sizeof(out_trace->symbols)},
+    };
+    vm->verifies = VERIFIES;
+    while (options && *options) {
+        size_t length = strcspn(options, ","), name_length = strcspn(options, ",="), i = 0;
+        const char *value = options + name_length + (name_length < length);
+        size_t value_length = (size_t)(options + length - value);
+        while (i < ARRAY_COUNT(known) && !is_word(known[i].name, options, name_length)) {
+            i++;
+        }
+        if (i == ARRAY_COUNT(known) || !take_value(&known[i], value, value_length)) {
+            return error_set(
+                err, EINVAL,
+                "'%.*s' is no option of the engine soft: translate=on|off, "
+                "flags=exact, verify=on|off, trace=FILE, perfmap=on and symbols=FILE are",
+                (int)length, options);
+        }
+        options += length + (options[length] == ',');
+    }
+    return 0;
+}
