@@ -1,10 +1,11 @@
 /* String instructions. Each element is one step with its own faults and the registers updated behind it, so that a repeated
- * instruction can be interrupted and goes on where it was. Runs of MOVS and STOS within a page are done at once. */
+ * instruction can be interrupted and goes on where it was. Runs within a page are done at once. */
 #include <string.h>
 
 #include "engine/soft/block.h"
 #include "engine/soft/interpret/alu.h"
 #include "engine/soft/interpret/operand.h"
+#include "engine/soft/string_run.h"
 #include "engine/soft/system.h"
 
 /* Elements between two looks at the requests. */
@@ -119,84 +120,63 @@ static void step_outs(struct soft_vcpu *v, const struct soft_op *op)
     advance(v, op, X86_RSI, stride(v, op));
 }
 
-/* Bytes from 'gva' to the end of its page. */
-static uint64_t page_rest(uint64_t gva)
+/* How many elements there are before the offset wraps; none, if the segment's limit is to be asked. */
+static uint64_t plain_elements(const struct soft_vcpu *v, const struct soft_op *op, unsigned reg,
+                               uint8_t segment, bool is_write)
 {
-    return GUEST_PAGE_SIZE - (gva & (GUEST_PAGE_SIZE - 1));
-}
-
-/* Is the run of 'bytes' upwards free of a wrap of the offset and of the segment's limit? */
-static bool is_plain_run(const struct soft_vcpu *v, const struct soft_op *op, unsigned reg,
-                         uint8_t segment, bool is_write, uint64_t bytes)
-{
-    uint64_t offset = v->gpr[reg] & soft_address_mask(op);
-    if (bytes - 1 > soft_address_mask(op) - offset) {
-        return false;
-    }
     uint8_t flat = is_write ? v->flat_write : v->flat_read;
-    return !(op->flags & SOFT_OP_LEGACY) || ((flat >> segment) & 1);
+    if ((op->flags & SOFT_OP_LEGACY) && !((flat >> segment) & 1)) {
+        return 0;
+    }
+    uint64_t mask = soft_address_mask(op), offset = v->gpr[reg] & mask;
+    uint32_t size = element_size(op);
+    if (size - 1 > mask - offset) {
+        return 0;
+    }
+    return v->flags & X86_FLAG_DF ? offset / size + 1 : (mask - offset - (size - 1)) / size + 1;
 }
 
-/* Moves as many elements as both pages hold; 0: take the slow way. */
-static uint64_t run_movs(struct soft_vcpu *v, const struct soft_op *op, uint64_t count)
+/* Does as many elements as the pages hold; 0: take the slow way. Where the addresses could fault, the step finds out in the
+ * right order. */
+static always_inline uint64_t run_string(struct soft_vcpu *v, const struct soft_op *op,
+                                         enum soft_string_kind kind, uint64_t count)
 {
     uint32_t size = element_size(op);
-    /* Where the addresses could fault, the step finds out in the right order. */
-    if ((v->flags & X86_FLAG_DF) || !is_plain_run(v, op, X86_RSI, op->segment, false, size) ||
-        !is_plain_run(v, op, X86_RDI, X86_ES, true, size)) {
+    struct soft_string s = {
+        .kind = (uint8_t)kind,
+        .size_bytes = (uint8_t)size,
+        .is_down = v->flags & X86_FLAG_DF,
+        .is_repne = op->variant == STRING_REPNE,
+    };
+    bool has_source = kind == SOFT_STRING_MOVS || kind == SOFT_STRING_CMPS;
+    bool writes = kind == SOFT_STRING_MOVS || kind == SOFT_STRING_STOS;
+    if (has_source) {
+        count = MIN(count, plain_elements(v, op, X86_RSI, op->segment, false));
+    }
+    count = MIN(count, plain_elements(v, op, X86_RDI, X86_ES, writes));
+    if (!count) {
         return 0;
     }
-    uint64_t from = source(v, op), to = destination(v, op, true);
-    uint64_t bytes = MIN(page_rest(from), page_rest(to));
-    bytes = MIN(bytes / size, count) * size;
-    if (bytes < 2 * size || !is_plain_run(v, op, X86_RSI, op->segment, false, bytes) ||
-        !is_plain_run(v, op, X86_RDI, X86_ES, true, bytes)) {
-        return 0;
+    uint64_t from = has_source ? source(v, op) : 0;
+    uint64_t done = soft_string_run(v, &s, from, destination(v, op, writes), count);
+    int64_t bytes = (int64_t)done * stride(v, op);
+    if (has_source) {
+        advance(v, op, X86_RSI, bytes);
     }
-    const uint8_t *in = soft_fast_read(v, from, size);
-    uint8_t *out = soft_fast_write(v, to, size);
-    if (!in || !out) {
-        return 0;
-    }
-    if (out > in && out < in + bytes) {
-        /* The copy feeds on itself, element by element. */
-        for (uint64_t i = 0; i < bytes; i += size) {
-            memmove(out + i, in + i, size);
-        }
-    } else {
-        memmove(out, in, bytes);
-    }
-    advance(v, op, X86_RSI, (int64_t)bytes);
-    advance(v, op, X86_RDI, (int64_t)bytes);
-    return bytes / size;
+    advance(v, op, X86_RDI, bytes);
+    return done;
 }
 
-static uint64_t run_stos(struct soft_vcpu *v, const struct soft_op *op, uint64_t count)
-{
-    uint32_t size = element_size(op);
-    if (v->flags & X86_FLAG_DF) {
-        return 0;
+#define RUN(name, kind)                                                                            \
+    static uint64_t run_##name(struct soft_vcpu *v, const struct soft_op *op, uint64_t count)      \
+    {                                                                                              \
+        return run_string(v, op, kind, count);                                                     \
     }
-    uint64_t to = destination(v, op, true);
-    uint64_t bytes = MIN(page_rest(to) / size, count) * size;
-    if (bytes < 2 * size || !is_plain_run(v, op, X86_RDI, X86_ES, true, bytes)) {
-        return 0;
-    }
-    uint8_t *out = soft_fast_write(v, to, size);
-    if (!out) {
-        return 0;
-    }
-    uint64_t value = v->gpr[X86_RAX];
-    if (size == 1 || value == 0) {
-        memset(out, (uint8_t)value, bytes);
-    } else {
-        for (uint64_t i = 0; i < bytes; i += size) {
-            memcpy(out + i, &value, size);
-        }
-    }
-    advance(v, op, X86_RDI, (int64_t)bytes);
-    return bytes / size;
-}
+
+RUN(movs, SOFT_STRING_MOVS)
+RUN(stos, SOFT_STRING_STOS)
+RUN(cmps, SOFT_STRING_CMPS)
+RUN(scas, SOFT_STRING_SCAS)
 
 typedef void (*step_fn)(struct soft_vcpu *v, const struct soft_op *op);
 typedef uint64_t (*run_fn)(struct soft_vcpu *v, const struct soft_op *op, uint64_t count);
@@ -252,8 +232,8 @@ static always_inline void repeat(struct soft_vcpu *v, const struct soft_op *op, 
 STRING(movs, run_movs, false, false)
 STRING(stos, run_stos, false, false)
 STRING(lods, NULL, false, false)
-STRING(cmps, NULL, true, false)
-STRING(scas, NULL, true, false)
+STRING(cmps, run_cmps, true, false)
+STRING(scas, run_scas, true, false)
 STRING(ins, NULL, false, true)
 STRING(outs, NULL, false, true)
 

@@ -148,6 +148,14 @@ static uint8_t kind_of_simple(const struct x86_row_encoding *encoding, unsigned 
     case X86_ID_PREFETCHT1:
     case X86_ID_PREFETCHT2:
         return NATIVE_NOTHING;
+    case X86_ID_MOVS:
+    case X86_ID_STOS:
+    case X86_ID_LODS:
+    case X86_ID_CMPS:
+    case X86_ID_SCAS:
+        return NATIVE_STRING;
+    case X86_ID_MOV_SREG:
+        return encoding->opcode == 0x8c ? NATIVE_SELECTOR : NATIVE_INTERPRET;
     case X86_ID_LEA:
         return NATIVE_LEA;
     case X86_ID_BSWAP:
@@ -341,8 +349,20 @@ static void classify(const struct soft_vcpu *v, struct native_insn *n, bool sse_
     switch (n->kind) {
     case NATIVE_PLAIN:
     case NATIVE_DIVIDE:
-        if (!fits_plain(n) ||
-            (row->is_bit_test && insn->has_memory && insn->map == 1 && insn->opcode != 0xba)) {
+        if (!fits_plain(n)) {
+            n->kind = NATIVE_INTERPRET;
+        } else if (row->is_bit_test && insn->has_memory && !insn->imm_bytes) {
+            n->kind = insn->address_bytes == 8 && insn->operand_bytes != 2 ? NATIVE_BIT_STRING
+                                                                           : NATIVE_INTERPRET;
+        }
+        break;
+    case NATIVE_STRING:
+        if (insn->address_bytes != 8) {
+            n->kind = NATIVE_INTERPRET;
+        }
+        break;
+    case NATIVE_SELECTOR:
+        if (insn->has_memory) {
             n->kind = NATIVE_INTERPRET;
         }
         break;
@@ -387,7 +407,7 @@ static void classify(const struct soft_vcpu *v, struct native_insn *n, bool sse_
         }
     }
     bool may_fault = insn->has_memory || n->kind >= NATIVE_PUSH_REG;
-    if (n->kind == NATIVE_INTERPRET || n->kind == NATIVE_DIVIDE ||
+    if (n->kind == NATIVE_INTERPRET || n->kind == NATIVE_DIVIDE || n->kind == NATIVE_STRING ||
         (may_fault && v->vm->has_exact_flags)) {
         n->reads = STATUS; /* whatever it does, the flags are whole before it */
     }

@@ -19,6 +19,9 @@ enum native_kind {
     NATIVE_BSWAP,
     NATIVE_XCHG_RAX,
     NATIVE_MOFFS,
+    NATIVE_STRING,
+    NATIVE_BIT_STRING, /* BT and its kin on memory, the register moves the address */
+    NATIVE_SELECTOR,   /* of a segment register to a general one */
     NATIVE_PUSH_REG,
     NATIVE_PUSH_IMM,
     NATIVE_PUSH_MEM,

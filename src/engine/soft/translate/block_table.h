@@ -69,7 +69,7 @@ struct soft_native {
     struct native_source *source;
     struct native_verifier *verifier; /* NULL: blocks are not verified */
     /* Stubs (writable view). */
-    uint8_t *enter, *leave, *interpret, *exit_at, *make_link, *indirect, *load_vectors,
+    uint8_t *enter, *leave, *interpret, *string, *exit_at, *make_link, *indirect, *load_vectors,
         *load_halves, *load_whole, *fault, *fill;
 };
 

@@ -5,6 +5,7 @@
 #include <stddef.h>
 
 #include "engine/soft/translate/block_table.h"
+#include "engine/soft/translate/native_string.h"
 
 static const uint8_t homes[13] = {
     HOST_RAX, HOST_RCX, HOST_RDX, HOST_RBX, HOST_R13, HOST_RBP, HOST_RSI,
@@ -114,14 +115,19 @@ static void save_vectors(struct emitter *e)
     emit_bind(over, e->at);
 }
 
-/* Calls 'function'(vCPU, R14) and goes on at what it returns. 'is_called': R14 is the return address on the stack. */
-static uint8_t *make_call(struct emitter *e, bool is_called, const void *function)
+/* Calls 'function'(vCPU, R14) and goes on at what it returns. 'is_called': R14 is the return address on the stack.
+ * 'out_stored': with the guest's general registers in the vCPU. */
+static uint8_t *make_call(struct emitter *e, bool is_called, const void *function,
+                          const uint8_t **out_stored)
 {
     uint8_t *start = e->at;
     if (is_called) {
         pop(e, HOST_R14);
     }
     store_guest(e);
+    if (out_stored) {
+        *out_stored = e->at;
+    }
     save_vectors(e);
     emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RDI, HOST_RSP);
     emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RSI, HOST_R14);
@@ -131,6 +137,31 @@ static uint8_t *make_call(struct emitter *e, bool is_called, const void *functio
     emit8(e, 0xff);
     emit8(e, 0xd0);
     emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RSP, HOST_RBX);
+    emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_R14, HOST_RAX);
+    load_guest(e);
+    jump_reg(e, HOST_R14);
+    return start;
+}
+
+/* native_on_string(vCPU, site, R15), which leaves the vectors where they are; what it does not do is for the interpreter. */
+static uint8_t *make_string(struct emitter *e, const uint8_t *interpret_stored)
+{
+    uint8_t *start = e->at;
+    pop(e, HOST_R14);
+    store_guest(e);
+    emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RDI, HOST_RSP);
+    emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RSI, HOST_R14);
+    emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RDX, HOST_R15);
+    emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RBX, HOST_RSP);
+    emit_op_base(e, HOST_OP_MOV_REG_RM, HOST_RSP, HOST_RSP, VCPU_FIELD(native_host_rsp));
+    emit_mov_imm(e, HOST_RAX, (uint64_t)(uintptr_t)native_on_string);
+    emit8(e, 0xff);
+    emit8(e, 0xd0);
+    emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RSP, HOST_RBX);
+    emit8(e, 0x48); /* test rax, rax */
+    emit8(e, 0x85);
+    emit8(e, 0xc0);
+    emit_bind(emit_jcc(e, HOST_IF_EQUAL), interpret_stored);
     emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_R14, HOST_RAX);
     load_guest(e);
     jump_reg(e, HOST_R14);
@@ -230,10 +261,13 @@ void native_make_stubs(struct soft_vcpu *v)
     n->load_whole = __builtin_cpu_supports("avx") ? make_load_vectors(&e, true) : n->load_halves;
     v->native_load_vectors = native_executable(n, n->load_whole);
     n->fill = make_fill(&e);
-    n->interpret = make_call(&e, true, (const void *)(uintptr_t)native_on_interpret);
-    n->exit_at = make_call(&e, true, (const void *)(uintptr_t)native_on_exit_at);
-    n->indirect = make_call(&e, true, (const void *)(uintptr_t)native_on_indirect);
-    n->make_link = make_call(&e, false, (const void *)(uintptr_t)native_on_link);
-    n->fault = make_call(&e, false, (const void *)(uintptr_t)native_on_fault);
+    const uint8_t *interpret_stored;
+    n->interpret =
+        make_call(&e, true, (const void *)(uintptr_t)native_on_interpret, &interpret_stored);
+    n->string = make_string(&e, interpret_stored);
+    n->exit_at = make_call(&e, true, (const void *)(uintptr_t)native_on_exit_at, NULL);
+    n->indirect = make_call(&e, true, (const void *)(uintptr_t)native_on_indirect, NULL);
+    n->make_link = make_call(&e, false, (const void *)(uintptr_t)native_on_link, NULL);
+    n->fault = make_call(&e, false, (const void *)(uintptr_t)native_on_fault, NULL);
     n->fixed = n->used = (size_t)(e.at - n->writable + 63) & ~(size_t)63;
 }

@@ -78,7 +78,7 @@ struct slow_path *native_add_slow(struct translation *t, enum slow_kind kind)
 }
 
 /* The effective address, segment base included, in R14. */
-static void emit_address_of(struct translation *t, const struct native_insn *n)
+void native_emit_address(struct translation *t, const struct native_insn *n)
 {
     struct emitter *e = &t->e;
     const struct x86_insn *insn = &n->insn;
@@ -164,7 +164,7 @@ static void emit_tlb_index(struct translation *t)
 }
 
 /* R14 from a linear address to the host's address of 'size' bytes, through the TLB of the block's mode. */
-static void emit_translation(struct translation *t, uint32_t size, bool is_write, bool is_aligned)
+void native_emit_translation(struct translation *t, uint32_t size, bool is_write, bool is_aligned)
 {
     struct emitter *e = &t->e;
     int32_t tlb = (int32_t)(offsetof(struct soft_vcpu, tlbs) + t->tlb * sizeof(struct soft_tlb));
@@ -214,7 +214,7 @@ static void emit_access_address(struct translation *t, const struct native_insn 
     default: {
         struct native_insn moved = *n;
         moved.insn.disp += disp;
-        emit_address_of(t, &moved);
+        native_emit_address(t, &moved);
         break;
     }
     }
@@ -235,7 +235,7 @@ static void emit_group_access(struct translation *t, const struct native_insn *n
     if (!(t->checked_groups >> n->group & 1)) {
         native_give_up_flags(t, n->live_before);
         emit_access_address(t, n, group->low - n->group_disp);
-        emit_translation(t, group->span, group->is_written, false);
+        native_emit_translation(t, group->span, group->is_written, false);
         t->checked_groups |= 1u << n->group;
         if (group->last != t->index) {
             emit_op_base(&t->e, HOST_OP_MOV_RM_REG, ADDRESS, HOST_RSP, slot);
@@ -265,8 +265,8 @@ void native_emit_operand(struct translation *t, const struct native_insn *n, uin
         return;
     }
     native_give_up_flags(t, n->live_before);
-    emit_address_of(t, n);
-    emit_translation(t, size, is_write, is_aligned);
+    native_emit_address(t, n);
+    native_emit_translation(t, size, is_write, is_aligned);
     t->address_group = NATIVE_NO_GROUP;
     t->operand_disp = 0;
 }
@@ -285,7 +285,7 @@ void native_emit_stack(struct translation *t, const struct native_insn *n, int32
     } else {
         emit_op_reg(&t->e, HOST_OP_MOV_REG_RM, ADDRESS, home(X86_RSP));
     }
-    emit_translation(t, 8, is_write, false);
+    native_emit_translation(t, 8, is_write, false);
     t->address_group = NATIVE_NO_GROUP;
     t->operand_disp = 0;
 }
@@ -530,7 +530,7 @@ static void emit_lea(struct translation *t, const struct native_insn *n)
     t->address_group = NATIVE_NO_GROUP;
     struct native_insn plain = *n;
     plain.insn.segment = X86_DS;
-    emit_address_of(t, &plain);
+    native_emit_address(t, &plain);
     /* R14 has the address; the register takes as much of it as the operand size says. */
     if (insn->operand_bytes == 2) {
         uint8_t to = home(reg);
@@ -685,7 +685,7 @@ static void emit_leave(struct translation *t, const struct native_insn *n)
     } else {
         native_give_up_flags(t, n->live_before);
         emit_op_reg(e, HOST_OP_MOV_REG_RM, ADDRESS, HOST_RBP);
-        emit_translation(t, 8, false, false);
+        native_emit_translation(t, 8, false, false);
         t->address_group = NATIVE_NO_GROUP;
         t->operand_disp = 0;
     }
@@ -771,6 +771,15 @@ static void emit_one(struct translation *t, const struct native_insn *n, bool is
         break;
     case NATIVE_LEAVE:
         emit_leave(t, n);
+        break;
+    case NATIVE_STRING:
+        native_emit_string(t, n);
+        break;
+    case NATIVE_BIT_STRING:
+        native_emit_bit_string(t, n);
+        break;
+    case NATIVE_SELECTOR:
+        native_emit_selector(t, n);
         break;
     case NATIVE_CALL:
     case NATIVE_CALL_INDIRECT:

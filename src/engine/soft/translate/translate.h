@@ -64,6 +64,15 @@ void native_emit_operand(struct translation *t, const struct native_insn *n, uin
 void native_emit_stack(struct translation *t, const struct native_insn *n, int32_t disp,
                        bool is_write);
 void native_emit_poll(struct translation *t);
+/* The two halves of native_emit_operand without groups: the effective address, segment base included, in R14; and R14 from a
+ * linear address to the host's address of 'size' bytes. The flags have been given up. */
+void native_emit_address(struct translation *t, const struct native_insn *n);
+void native_emit_translation(struct translation *t, uint32_t size, bool is_write, bool is_aligned);
+
+/* special.c */
+void native_emit_string(struct translation *t, const struct native_insn *n);
+void native_emit_bit_string(struct translation *t, const struct native_insn *n);
+void native_emit_selector(struct translation *t, const struct native_insn *n);
 
 /* branch.c */
 void native_emit_branch(struct translation *t, const struct native_insn *n);

@@ -36,6 +36,7 @@ static const struct field fields[] = {
     {offsetof(struct soft_vcpu, gpr), 8 * X86_GPR_COUNT, READ | WRITE},
     VCPU_RIGHTS(status, READ | WRITE),
     VCPU_RIGHTS(segment_base, READ),
+    VCPU_RIGHTS(segment, READ),
     VCPU_RIGHTS(requests, READ),
     VCPU_RIGHTS(native_epoch[0], READ),
     VCPU_RIGHTS(native_epoch[1], READ),
@@ -75,8 +76,9 @@ enum verify_stub verify_find_stub(const struct soft_native *n, const uint8_t *ta
         enum verify_stub stub;
     } stubs[] = {
         {n->load_vectors, VERIFY_STUB_RETURNS}, {n->fill, VERIFY_STUB_FILL},
-        {n->interpret, VERIFY_STUB_SITE},       {n->exit_at, VERIFY_STUB_SITE_LAST},
-        {n->indirect, VERIFY_STUB_SITE_LAST},   {n->make_link, VERIFY_STUB_LINK},
+        {n->interpret, VERIFY_STUB_SITE},       {n->string, VERIFY_STUB_SITE},
+        {n->exit_at, VERIFY_STUB_SITE_LAST},    {n->indirect, VERIFY_STUB_SITE_LAST},
+        {n->make_link, VERIFY_STUB_LINK},
     };
     for (size_t i = 0; i < ARRAY_COUNT(stubs); i++) {
         if (stubs[i].code == target) {
@@ -383,7 +385,10 @@ static const char *check_memory(const struct verify_insn *at, const struct verif
     bool is_bit_test = insn->id == X86_ID_BT || insn->id == X86_ID_BTS || insn->id == X86_ID_BTR ||
                        insn->id == X86_ID_BTC;
     if (is_bit_test && insn->imm_bytes == 0) {
-        return "a register moves its address";
+        const struct verify_value *bit = &state->reg[insn->operand[1].reg];
+        if (!is_bounded(bit) || bit->bits >= 8u * operand->size_bytes) {
+            return "a register moves its address";
+        }
     }
     out->size = operand->size_bytes;
     out->access = operand->access & (READ | WRITE);
