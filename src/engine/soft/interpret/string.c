@@ -159,6 +159,9 @@ static always_inline uint64_t run_string(struct soft_vcpu *v, const struct soft_
     }
     uint64_t from = has_source ? source(v, op) : 0;
     uint64_t done = soft_string_run(v, &s, from, destination(v, op, writes), count);
+    if (!done) {
+        return 0; /* not even the upper halves of registers change */
+    }
     int64_t bytes = (int64_t)done * stride(v, op);
     if (has_source) {
         advance(v, op, X86_RSI, bytes);

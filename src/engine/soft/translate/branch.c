@@ -206,6 +206,8 @@ void native_emit_branch(struct translation *t, const struct native_insn *n)
         break;
     case NATIVE_RET: {
         int32_t pops = 8 + (n->insn.imm_bytes ? (int32_t)(uint16_t)n->insn.imm : 0);
+        /* The search for the target spoils the flags, even where a group has spared the check of the stack. */
+        native_give_up_flags(t, n->live_before);
         native_emit_stack(t, n, 0, false);
         emit_op_base(e, HOST_OP_MOV_REG_RM, ADDRESS, ADDRESS, t->operand_disp);
         emit_op_base(e, HOST_OP_LEA, STACK, STACK, pops);
