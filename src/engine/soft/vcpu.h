@@ -85,6 +85,8 @@ struct soft_jump_entry {
     struct soft_block *block;
 };
 
+#define NATIVE_X87_NOTED 0x10000u
+
 /* Translated code's jump cache; see translate/block_table.h. */
 #define NATIVE_JUMP_BITS       12
 #define NATIVE_JUMP_MULTIPLIER 0x1e3779b1u
@@ -126,8 +128,14 @@ struct soft_vcpu {
     uint64_t native_fault_rip;          /* of the instruction that may fault on the host */
     uint32_t native_host_mxcsr;
     uint8_t native_vectors_live; /* the host's registers hold vector[] and mxcsr */
-    struct soft_native *native;  /* NULL: interpreter only */
-    const struct soft_op *op;    /* the instruction under way, for the RIP of exceptions */
+    uint8_t native_x87_live;     /* and fx[] */
+    uint8_t native_x87_is_saved; /* fx[] comes from the host: its pointers are to be seen to */
+    struct {
+        uint64_t fip, fdp;
+        uint32_t fop, segment;  /* with NATIVE_X87_NOTED */
+    } native_x87;               /* the last instruction and operand */
+    struct soft_native *native; /* NULL: interpreter only */
+    const struct soft_op *op;   /* the instruction under way, for the RIP of exceptions */
     struct soft_block *block;
     uint64_t block_epoch;  /* part of the jump cache's tags: raised when blocks or mappings go */
     uintptr_t chain_floor; /* the stack pointer's least value for a chain to go on */
@@ -137,6 +145,7 @@ struct soft_vcpu {
     uint8_t vector[16][32] __attribute__((aligned(64)));
     /* x87 and MMX in FXSAVE64 format (XMM and MXCSR fields unused). */
     uint8_t fx[512] __attribute__((aligned(64)));
+    uint8_t fx_header[64]; /* for XSAVE and XRSTOR by translated code */
     uint32_t mxcsr;
     struct soft_simd *simd; /* simd.c's own */
 

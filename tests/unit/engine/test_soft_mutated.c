@@ -344,8 +344,17 @@ struct span {
 static bool vcpu_is_intact(const struct bed *b)
 {
     static const struct span open[] = {
-        SPAN(gpr),           SPAN(status),           SPAN(native_host_rsp),     SPAN(native_group),
-        SPAN(native_target), SPAN(native_fault_rip), SPAN(native_vectors_live),
+        SPAN(gpr),
+        SPAN(status),
+        SPAN(native_host_rsp),
+        SPAN(native_group),
+        SPAN(native_target),
+        SPAN(native_fault_rip),
+        SPAN(native_vectors_live),
+        SPAN(native_x87_live),
+        SPAN(native_x87),
+        SPAN(native_x87_is_saved),
+        SPAN(fx_header),
     };
     for (size_t i = 0; i < ARRAY_COUNT(open); i++) {
         memcpy(b->vcpu_before + open[i].offset, (const uint8_t *)b->v + open[i].offset,
@@ -520,8 +529,8 @@ static void test_zydis_agrees(void **state)
             count++;
             if (insn.id == X86_ID_CALL) {
                 const uint8_t *target = block->entry_saved + offset + insn.imm;
-                bool comes_back =
-                    target == b->v->native->load_vectors || target == b->v->native->fill;
+                bool comes_back = target == b->v->native->load_vectors ||
+                                  target == b->v->native->load_x87 || target == b->v->native->fill;
                 offset += comes_back ? 0 : (uint32_t)sizeof(struct native_site);
             }
         }

@@ -228,6 +228,9 @@ static void init_row(size_t number)
     bool is_simd = row->attributes & (X86_ROW_SSE | X86_ROW_VEX);
     if (kind != NATIVE_INTERPRET) {
         /* As it is. */
+    } else if (row->attributes & X86_ROW_X87) {
+        bool is_escape = encoding->map == 0 && is_between(encoding->opcode, 0xd8, 0xdf);
+        kind = is_escape && native_x87_is_plain(row->id) ? NATIVE_X87 : NATIVE_INTERPRET;
     } else if (row->attributes &
                (X86_ROW_BRANCH | X86_ROW_STRING | X86_ROW_IO | X86_ROW_SYSTEM | X86_ROW_PRIVILEGED |
                 X86_ROW_SERIALIZES | X86_ROW_X87 | X86_ROW_MMX)) {
@@ -331,8 +334,7 @@ static bool fits_plain(const struct native_insn *n)
     return spilled <= available;
 }
 
-static void classify(const struct soft_vcpu *v, struct native_insn *n, bool sse_is_on,
-                     bool avx_is_on)
+static void classify(const struct soft_vcpu *v, struct native_insn *n, uint32_t mode)
 {
     const struct x86_insn *insn = &n->insn;
     const struct native_row *row = n->row = &rows[insn->row];
@@ -341,12 +343,18 @@ static void classify(const struct soft_vcpu *v, struct native_insn *n, bool sse_
     n->writes = row->flags_written;
     uint32_t attributes = x86_rows[insn->row].attributes;
     bool is_announced = v->instruction_sets >> x86_rows[insn->row].feature & 1;
-    bool is_vector_off = row->is_vector && !(attributes & X86_ROW_VEX ? avx_is_on : sse_is_on);
+    bool is_vector_off =
+        row->is_vector && !(mode & (attributes & X86_ROW_VEX ? NATIVE_MODE_AVX : NATIVE_MODE_SSE));
     if (!is_announced || is_vector_off || (insn->has_memory && insn->address_bytes == 2) ||
         (insn->prefixes & (X86_PREFIX_REP | X86_PREFIX_REPNE) && row->is_vector)) {
         n->kind = NATIVE_INTERPRET;
     }
     switch (n->kind) {
+    case NATIVE_X87:
+        if (!(mode & NATIVE_MODE_X87) || insn->segment == X86_FS || insn->segment == X86_GS) {
+            n->kind = NATIVE_INTERPRET;
+        }
+        break;
     case NATIVE_PLAIN:
     case NATIVE_DIVIDE:
         if (!fits_plain(n)) {
@@ -416,7 +424,7 @@ static void classify(const struct soft_vcpu *v, struct native_insn *n, bool sse_
 bool native_has_template(const struct soft_vcpu *v, const struct x86_insn *insn)
 {
     struct native_insn n = {.insn = *insn};
-    classify(v, &n, v->native_mode & NATIVE_MODE_SSE, v->native_mode & NATIVE_MODE_AVX);
+    classify(v, &n, v->native_mode);
     return n.kind != NATIVE_INTERPRET;
 }
 
@@ -501,8 +509,8 @@ static void find_live_flags(struct native_source *source)
     }
 }
 
-bool native_analyze(const struct soft_vcpu *v, uint64_t rip, const uint8_t *page, bool sse_is_on,
-                    bool avx_is_on, struct native_source *out)
+bool native_analyze(const struct soft_vcpu *v, uint64_t rip, const uint8_t *page, uint32_t mode,
+                    struct native_source *out)
 {
     out->rip = rip;
     out->page = page;
@@ -523,7 +531,7 @@ bool native_analyze(const struct soft_vcpu *v, uint64_t rip, const uint8_t *page
             break;
         }
         n->offset = offset;
-        classify(v, n, sse_is_on, avx_is_on);
+        classify(v, n, mode);
         offset += n->insn.length;
         out->count++;
         out->uses_vectors |= n->row->is_vector && n->kind != NATIVE_INTERPRET;

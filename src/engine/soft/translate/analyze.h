@@ -15,6 +15,7 @@ enum native_kind {
     NATIVE_RAW,       /* its bytes as they are */
     NATIVE_NOTHING,   /* NOPs and hints */
     NATIVE_LEA,
+    NATIVE_X87,
     NATIVE_MOV_IMM, /* to the opcode's register */
     NATIVE_BSWAP,
     NATIVE_XCHG_RAX,
@@ -95,12 +96,15 @@ void native_rows_init(void);
 /* May 'insn' run as host code in the current mode of the vCPU? */
 bool native_has_template(const struct soft_vcpu *v, const struct x86_insn *insn);
 
+/* x87.c */
+bool native_x87_is_plain(uint16_t id);
+
 /* groups.c */
 void native_find_groups(struct native_source *source);
 
 /* Decodes the block at 'rip' in the page at 'page'. False: its first instruction is none, or not all in the page. */
-bool native_analyze(const struct soft_vcpu *v, uint64_t rip, const uint8_t *page, bool sse_is_on,
-                    bool avx_is_on, struct native_source *out);
+bool native_analyze(const struct soft_vcpu *v, uint64_t rip, const uint8_t *page, uint32_t mode,
+                    struct native_source *out);
 
 static inline uint64_t native_rip(const struct native_source *source, uint32_t index)
 {

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "base/core/bits.h"
+#include "base/core/endian.h"
 #include "base/core/invariant.h"
 #include "base/host/log.h"
 #include "engine/soft/block.h"
@@ -31,6 +32,8 @@
 #define META_RESERVE ((size_t)4 << 10)
 
 #define MXCSR_MASKS 0x1f80u
+#define X87_MASKS   0x3fu
+#define X87_PENDING 0x80u
 
 static __thread struct soft_vcpu *running;
 
@@ -82,6 +85,7 @@ int soft_native_init(struct soft_vcpu *v, struct error *err)
     v->native_epoch[0] = v->native_epoch[1] = 1;
     v->native_page_mask = (uint64_t)(SOFT_TLB_SIZE - 1) << GUEST_PAGE_SHIFT;
     /* AMD's before Zen 3 take hundreds of cycles for it. */
+    n->has_xsave = __builtin_cpu_supports("xsave");
     n->has_fast_pext = __builtin_cpu_supports("bmi2") && !__builtin_cpu_is("bdver4") &&
                        !__builtin_cpu_is("znver1") && !__builtin_cpu_is("znver2");
     v->native_host_mxcsr = MXCSR_MASKS;
@@ -130,6 +134,11 @@ static uint32_t current_mode(const struct soft_vcpu *v)
     }
     if (is_masked && !(v->cr0 & X86_CR0_TS) && (v->cr4 & X86_CR4_OSXSAVE) && (~v->xcr0 & 6) == 0) {
         mode |= NATIVE_MODE_AVX;
+    }
+    uint16_t control = le16_get(v->fx), status = le16_get(v->fx + 2);
+    if ((control & X87_MASKS) == X87_MASKS && !(status & X87_PENDING) &&
+        !(v->cr0 & (X86_CR0_EM | X86_CR0_TS)) && v->native->has_xsave) {
+        mode |= NATIVE_MODE_X87;
     }
     return mode;
 }
@@ -428,8 +437,17 @@ static void interpret_one(struct soft_vcpu *v, const char *reason)
     choose_load(v);
 }
 
+/* At the beginning of each function that stubs call with all state put away. */
+static inline void begin_c(struct soft_vcpu *v)
+{
+    if (unlikely(v->native_x87_is_saved)) {
+        native_x87_saved(v);
+    }
+}
+
 const uint8_t *native_on_interpret(struct soft_vcpu *v, const struct native_site *site)
 {
+    begin_c(v);
     struct soft_native *n = v->native;
     uint64_t rip = site->rip, next = site->next;
     uint32_t mode = v->native_mode;
@@ -449,6 +467,7 @@ const uint8_t *native_on_interpret(struct soft_vcpu *v, const struct native_site
 
 const uint8_t *native_on_exit_at(struct soft_vcpu *v, const struct native_site *site)
 {
+    begin_c(v);
     v->rip = site->rip;
     return leave(v);
 }
@@ -464,6 +483,7 @@ uint32_t native_on_fill(struct soft_vcpu *v, uint64_t gva, uint32_t access)
 
 const uint8_t *native_on_fault(struct soft_vcpu *v, void *unused)
 {
+    begin_c(v);
     v->rip = v->native_fault_rip;
     interpret_one(v, "the host's CPU faulted");
     return go_on(v);
@@ -471,6 +491,7 @@ const uint8_t *native_on_fault(struct soft_vcpu *v, void *unused)
 
 const uint8_t *native_on_link(struct soft_vcpu *v, struct native_link *link)
 {
+    begin_c(v);
     struct soft_native *n = v->native;
     uint32_t mode = v->native_mode;
     v->rip = link->rip;
@@ -518,6 +539,7 @@ const uint8_t *native_on_link(struct soft_vcpu *v, struct native_link *link)
 
 const uint8_t *native_on_indirect(struct soft_vcpu *v, const struct native_site *site)
 {
+    begin_c(v);
     v->rip = v->native_target;
     if (unlikely(!x86_is_canonical(v->rip))) {
         /* The instruction itself faults: as if it had not begun. */

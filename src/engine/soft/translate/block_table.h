@@ -16,6 +16,7 @@
 #define NATIVE_MODE_TLB  0x03u
 #define NATIVE_MODE_SSE  0x04u
 #define NATIVE_MODE_AVX  0x08u
+#define NATIVE_MODE_X87  0x10u
 #define NATIVE_MODE_NONE UINT32_MAX /* not for the translator */
 
 /* A direct exit of a block, and where its jump goes. */
@@ -64,13 +65,13 @@ struct soft_native {
     uint64_t epoch[2]; /* of the halves of the address space; 32 bits are compared, never 0 */
     /* Which linear pages have blocks, hashed: what an INVLPG has to care for. */
     uint64_t linear_pages[64];
-    bool has_fast_pext;
+    bool has_fast_pext, has_xsave;
     bool was_cut; /* blocks have gone while one of them ran */
     struct native_source *source;
     struct native_verifier *verifier; /* NULL: blocks are not verified */
     /* Stubs (writable view). */
     uint8_t *enter, *leave, *interpret, *string, *exit_at, *make_link, *indirect, *load_vectors,
-        *load_halves, *load_whole, *fault, *fill;
+        *load_x87, *load_halves, *load_whole, *fault, *fill;
 };
 
 static inline const uint8_t *native_executable(const struct soft_native *n, const uint8_t *code)
@@ -100,6 +101,9 @@ const uint8_t *native_on_indirect(struct soft_vcpu *v, const struct native_site 
 #define NATIVE_FILL_WRITE 0x10000u
 uint32_t native_on_fill(struct soft_vcpu *v, uint64_t gva, uint32_t access);
 const uint8_t *native_on_fault(struct soft_vcpu *v, void *unused);
+
+/* x87.c: after fx[] has been saved by a stub. */
+void native_x87_saved(struct soft_vcpu *v);
 
 /* Memory for blocks' descriptions. */
 void *native_alloc(struct soft_native *n, size_t size);

@@ -43,7 +43,7 @@ void native_emit_string(struct translation *t, const struct native_insn *n)
     emit64(&t->e, native_rip(t->source, t->index));
     emit64(&t->e, native_next_rip(t->source, t->index));
     t->flags = FLAGS_SAVED;
-    t->has_vectors = false; /* if the interpreter had to help */
+    t->has_vectors = t->has_x87 = false; /* if the interpreter had to help */
     t->address_group = NATIVE_NO_GROUP;
 }
 

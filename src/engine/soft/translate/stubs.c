@@ -79,6 +79,19 @@ static void emit_at(struct emitter *e, uint8_t prefix, uint8_t map, uint8_t opco
 #define LDMXCSR 2
 #define STMXCSR 3
 
+/* XSAVE64 (4) or XRSTOR64 (5) of the components in EDX:EAX. */
+static void emit_xsave(struct emitter *e, uint8_t extension, int32_t disp)
+{
+    emit_insn(e, &(struct host_insn){.w = true,
+                                     .map = 1,
+                                     .opcode = 0xae,
+                                     .reg = extension,
+                                     .is_memory = true,
+                                     .base = HOST_RSP,
+                                     .index = HOST_NONE,
+                                     .disp = disp});
+}
+
 static void move_vectors(struct emitter *e, bool is_load, bool is_256, int32_t stack)
 {
     for (uint8_t i = 0; i < 16; i++) {
@@ -115,6 +128,42 @@ static void save_vectors(struct emitter *e)
     emit_bind(over, e->at);
 }
 
+/* The same for the x87 state; RAX and RDX are spoiled. */
+static void save_x87(struct emitter *e)
+{
+    emit_at(e, 0, 0, 0x80, 7, VCPU_FIELD(native_x87_live), false);
+    emit8(e, 0);
+    uint8_t *over = emit_jcc(e, HOST_IF_EQUAL);
+    emit_mov_imm(e, HOST_RAX, 1);
+    emit_mov_imm(e, HOST_RDX, 0);
+    emit_xsave(e, 4, VCPU_FIELD(fx));
+    emit8(e, 0xdb); /* fninit: C code finds empty registers */
+    emit8(e, 0xe3);
+    emit_at(e, 0, 0, 0xc6, 0, VCPU_FIELD(native_x87_live), false);
+    emit8(e, 0);
+    emit_at(e, 0, 0, 0xc6, 0, VCPU_FIELD(native_x87_is_saved), false);
+    emit8(e, 1);
+    emit_bind(over, e->at);
+}
+
+/* Called by blocks; changes no general register and no flag. */
+static uint8_t *make_load_x87(struct emitter *e)
+{
+    uint8_t *start = e->at;
+    emit_op_base(e, HOST_OP_MOV_RM_REG, HOST_RAX, HOST_RSP, VCPU_FIELD(gpr) + 8 * X86_RAX + 8);
+    emit_op_base(e, HOST_OP_MOV_RM_REG, HOST_RDX, HOST_RSP, VCPU_FIELD(gpr) + 8 * X86_RDX + 8);
+    emit_mov_imm(e, HOST_RAX, 1);
+    emit_mov_imm(e, HOST_RDX, 0);
+    emit_op_base(e, HOST_OP_MOV_RM_REG, HOST_RAX, HOST_RSP, VCPU_FIELD(fx_header) + 8);
+    emit_xsave(e, 5, VCPU_FIELD(fx) + 8);
+    emit_op_base(e, HOST_OP_MOV_REG_RM, HOST_RAX, HOST_RSP, VCPU_FIELD(gpr) + 8 * X86_RAX + 8);
+    emit_op_base(e, HOST_OP_MOV_REG_RM, HOST_RDX, HOST_RSP, VCPU_FIELD(gpr) + 8 * X86_RDX + 8);
+    emit_at(e, 0, 0, 0xc6, 0, VCPU_FIELD(native_x87_live) + 8, false);
+    emit8(e, 1);
+    emit8(e, 0xc3);
+    return start;
+}
+
 /* Calls 'function'(vCPU, R14) and goes on at what it returns. 'is_called': R14 is the return address on the stack.
  * 'out_stored': with the guest's general registers in the vCPU. */
 static uint8_t *make_call(struct emitter *e, bool is_called, const void *function,
@@ -129,6 +178,7 @@ static uint8_t *make_call(struct emitter *e, bool is_called, const void *functio
         *out_stored = e->at;
     }
     save_vectors(e);
+    save_x87(e);
     emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RDI, HOST_RSP);
     emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RSI, HOST_R14);
     emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RBX, HOST_RSP);
@@ -261,6 +311,7 @@ void native_make_stubs(struct soft_vcpu *v)
     n->load_whole = __builtin_cpu_supports("avx") ? make_load_vectors(&e, true) : n->load_halves;
     v->native_load_vectors = native_executable(n, n->load_whole);
     n->fill = make_fill(&e);
+    n->load_x87 = make_load_x87(&e);
     const uint8_t *interpret_stored;
     n->interpret =
         make_call(&e, true, (const void *)(uintptr_t)native_on_interpret, &interpret_stored);

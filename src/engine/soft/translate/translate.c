@@ -194,6 +194,13 @@ void native_emit_translation(struct translation *t, uint32_t size, bool is_write
     emit_op_table(e, HOST_OP_ADD_REG_RM, ADDRESS, SCRATCH, hva);
 }
 
+void native_emit_check(struct translation *t, uint32_t size, bool is_write)
+{
+    native_emit_translation(t, size, is_write, false);
+    t->address_group = NATIVE_NO_GROUP;
+    t->operand_disp = 0;
+}
+
 /* The address of the instruction's access, 'disp' bytes further, in R14. */
 static void emit_access_address(struct translation *t, const struct native_insn *n, int32_t disp)
 {
@@ -702,6 +709,7 @@ static void emit_interpret(struct translation *t, const struct native_insn *n, b
     emit64(&t->e, is_last ? 0 : native_next_rip(t->source, t->index));
     t->flags = FLAGS_SAVED;
     t->has_vectors = false;
+    t->has_x87 = false;
     t->address_group = NATIVE_NO_GROUP;
 }
 
@@ -748,6 +756,9 @@ static void emit_one(struct translation *t, const struct native_insn *n, bool is
         break;
     case NATIVE_LEA:
         emit_lea(t, n);
+        break;
+    case NATIVE_X87:
+        native_emit_x87(t, n);
         break;
     case NATIVE_MOV_IMM:
         emit_mov_immediate(t, n);
@@ -799,6 +810,7 @@ static void emit_one(struct translation *t, const struct native_insn *n, bool is
                 (is_last && t->source->ends_by_itself) || is_within_group(t) ? NULL : t->e.at;
             t->slow[i].wants_flags = (t->flags & FLAGS_HOST) && n->live_after;
             t->slow[i].wants_vectors = t->has_vectors;
+            t->slow[i].wants_x87 = t->has_x87;
         }
     }
 }
@@ -840,6 +852,9 @@ static void emit_slow_paths(struct translation *t)
             if (slow->wants_vectors) {
                 emit_bind(emit_call(e), t->native->load_vectors);
             }
+            if (slow->wants_x87) {
+                emit_bind(emit_call(e), t->native->load_x87);
+            }
             if (slow->wants_flags) {
                 native_restore_flags(e, ADDRESS);
             }
@@ -847,6 +862,10 @@ static void emit_slow_paths(struct translation *t)
             break;
         case SLOW_VECTORS:
             emit_bind(emit_call(e), t->native->load_vectors);
+            emit_bind(emit_jmp(e), slow->after);
+            break;
+        case SLOW_X87:
+            emit_bind(emit_call(e), t->native->load_x87);
             emit_bind(emit_jmp(e), slow->after);
             break;
         case SLOW_EXIT:
@@ -887,7 +906,7 @@ struct native_block *native_translate(struct soft_vcpu *v, uint64_t rip, uint64_
 {
     struct soft_native *native = v->native;
     struct native_source *source = native->source;
-    if (!native_analyze(v, rip, page, mode & NATIVE_MODE_SSE, mode & NATIVE_MODE_AVX, source)) {
+    if (!native_analyze(v, rip, page, mode, source)) {
         return NULL;
     }
     struct native_block *block = native_alloc(native, sizeof(*block));

@@ -11,6 +11,7 @@
 
 enum slow_kind {
     SLOW_INTERPRET, /* the instruction, on the interpreter */
+    SLOW_X87,       /* the guest's x87 state is to be loaded */
     SLOW_VECTORS,   /* the guest's vectors are to be loaded */
     SLOW_EXIT,      /* a request: leave before the instruction */
     SLOW_INDIRECT,  /* target in R14, not in the jump cache */
@@ -19,7 +20,7 @@ enum slow_kind {
 /* Code out of line. */
 struct slow_path {
     uint8_t kind; /* enum slow_kind */
-    bool wants_flags, wants_vectors;
+    bool wants_flags, wants_vectors, wants_x87;
     bool has_vectors;     /* here */
     uint32_t index;       /* of the instruction */
     int32_t stack_change; /* what a branch has added to RSP */
@@ -40,8 +41,8 @@ struct translation {
     struct native_block *block;
     uint32_t tlb; /* enum soft_tlb_mode */
     uint32_t index;
-    uint32_t flags; /* FLAGS_* */
-    bool has_vectors;
+    uint32_t flags;            /* FLAGS_* */
+    bool has_vectors, has_x87; /* are in the host's registers */
     bool needs_poll;
     uint32_t checked_groups; /* bit n: group n has its check behind it */
     uint8_t address_group;   /* whose address R14 has */
@@ -63,6 +64,11 @@ void native_emit_operand(struct translation *t, const struct native_insn *n, uin
                          bool is_write, bool is_aligned);
 void native_emit_stack(struct translation *t, const struct native_insn *n, int32_t disp,
                        bool is_write);
+/* The effective address of the memory operand in R14, and R14 from that to the host's address. */
+void native_emit_address(struct translation *t, const struct native_insn *n);
+void native_emit_check(struct translation *t, uint32_t size, bool is_write);
+/* x87.c */
+void native_emit_x87(struct translation *t, const struct native_insn *n);
 void native_emit_poll(struct translation *t);
 /* The two halves of native_emit_operand without groups: the effective address, segment base included, in R14; and R14 from a
  * linear address to the host's address of 'size' bytes. The flags have been given up. */

@@ -43,6 +43,8 @@ static const struct field fields[] = {
     VCPU_RIGHTS(native_tag, READ),
     VCPU_RIGHTS(native_target, READ | WRITE),
     VCPU_RIGHTS(native_page_mask, READ),
+    VCPU_RIGHTS(native_x87_live, READ),
+    VCPU_RIGHTS(native_x87, READ | WRITE),
     VCPU_RIGHTS(native_fault_rip, READ | WRITE),
     VCPU_RIGHTS(native_vectors_live, READ),
 };
@@ -75,9 +77,13 @@ enum verify_stub verify_find_stub(const struct soft_native *n, const uint8_t *ta
         const uint8_t *code;
         enum verify_stub stub;
     } stubs[] = {
-        {n->load_vectors, VERIFY_STUB_RETURNS}, {n->fill, VERIFY_STUB_FILL},
-        {n->interpret, VERIFY_STUB_SITE},       {n->string, VERIFY_STUB_SITE},
-        {n->exit_at, VERIFY_STUB_SITE_LAST},    {n->indirect, VERIFY_STUB_SITE_LAST},
+        {n->load_vectors, VERIFY_STUB_RETURNS},
+        {n->load_x87, VERIFY_STUB_RETURNS},
+        {n->fill, VERIFY_STUB_FILL},
+        {n->interpret, VERIFY_STUB_SITE},
+        {n->string, VERIFY_STUB_SITE},
+        {n->exit_at, VERIFY_STUB_SITE_LAST},
+        {n->indirect, VERIFY_STUB_SITE_LAST},
         {n->make_link, VERIFY_STUB_LINK},
     };
     for (size_t i = 0; i < ARRAY_COUNT(stubs); i++) {
