@@ -87,15 +87,15 @@ struct soft_jump_entry {
 
 #define NATIVE_X87_NOTED 0x10000u
 
-/* Translated code's jump cache; see translate/block_table.h. */
-#define NATIVE_JUMP_BITS       12
-#define NATIVE_JUMP_MULTIPLIER 0x1e3779b1u
+/* Translated code's jump cache, by the low bits of RIP; see translate/block_table.c. */
+#define NATIVE_JUMP_BITS 13
+#define NATIVE_JUMP_SIZE (1u << NATIVE_JUMP_BITS)
 
 struct soft_native_jump {
-    uint64_t rip;
-    uint64_t tag; /* mode and epoch */
-    const uint8_t *code;
-    struct native_block *block;
+    uint64_t rip[NATIVE_JUMP_SIZE];
+    uint64_t tag[NATIVE_JUMP_SIZE]; /* mode and epoch */
+    const uint8_t *code[NATIVE_JUMP_SIZE];
+    struct native_block *block[NATIVE_JUMP_SIZE]; /* NULL: empty */
 };
 
 #define SOFT_DR6_BS (1u << 14)
@@ -216,7 +216,7 @@ struct soft_vcpu {
     pthread_mutex_t wait_lock;
     pthread_cond_t wait_changed;
 
-    struct soft_native_jump native_jump[1u << NATIVE_JUMP_BITS];
+    struct soft_native_jump native_jump;
     struct soft_tlb tlbs[SOFT_TLB_MODES];
     struct soft_large_range large[2];
     bool high_half_has_local; /* the TLB's upper half holds entries that are not global */

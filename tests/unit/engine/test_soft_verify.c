@@ -240,7 +240,7 @@ static void test_broken_checks(void **state)
     check_index(b);
     emit_op_index(&b->e, HOST_OP_SUB_REG_RM, R14, HOST_RSP, R15, TLB(read_tag));
     finish(b);
-    refused(b, "at no table");
+    refused(b, "not scaled");
     begin(b);
     emit_op_table(&b->e, HOST_OP_SUB_REG_RM, R14, R15, TLB(read_tag));
     finish(b);
@@ -411,7 +411,7 @@ static void test_instructions(void **state)
         {3, {0x48, 0x8b, 0x00}, "address is not checked"},                   /* mov rax, [rax] */
         {3, {0x49, 0x8b, 0x06}, "address is not checked"},                   /* mov rax, [r14] */
         {3, {0x48, 0x8b, 0x06}, "address is not checked"},                   /* mov rax, [rsi] */
-        {4, {0x48, 0x8b, 0x04, 0x0c}, "at no table"},                        /* [rsp + rcx] */
+        {4, {0x48, 0x8b, 0x04, 0x0c}, "not scaled"},                         /* [rsp + rcx] */
         {8, {0x48, 0x8b, 0x04, 0x25, 0, 0, 0, 0}, "address is not checked"}, /* absolute */
         {7, {0x48, 0x8b, 0x05, 0, 0, 0, 0}, "relative to RIP"},
         {7, {0x48, 0x8d, 0x05, 0, 0, 0, 0}, NULL}, /* replaced below: lea rax, [rip] */
@@ -665,24 +665,24 @@ static void test_links(void **state)
 static void emit_indirect(struct bench *b, int skip)
 {
     struct emitter *e = &b->e;
-    PUT(b, 0x45, 0x69, 0xfe, 1, 2, 3, 4);                         /* imul r15d, r14d, ... */
-    PUT(b, 0x41, 0xc1, 0xef, 32 - NATIVE_JUMP_BITS - 5);          /* shr */
-    PUT(b, 0x41, 0x83, 0xe7, (uint8_t)(skip == 3 ? 0xff : 0xe0)); /* and r15d, -32 */
+    PUT(b, 0x45, 0x89, 0xf7); /* mov r15d, r14d */
+    PUT(b, 0x41, 0x81, 0xe7); /* and r15d, ... */
+    emit32(e, skip == 3 ? 2 * NATIVE_JUMP_SIZE - 1 : NATIVE_JUMP_SIZE - 1);
     if (skip != 1) {
-        emit_op_index(e, HOST_OP_CMP_REG_RM, R14, HOST_RSP, R15, JUMP(rip));
+        emit_op_table(e, HOST_OP_CMP_REG_RM, R14, R15, JUMP(rip));
         uint8_t *over = emit_jcc(e, HOST_IF_EQUAL);
         finish(b);
         emit_bind(over, e->at);
     }
     if (skip != 2) {
-        emit_op_index(e, HOST_OP_MOV_REG_RM, R14, HOST_RSP, R15, JUMP(tag));
+        emit_op_table(e, HOST_OP_MOV_REG_RM, R14, R15, JUMP(tag));
         emit_op_base(e, HOST_OP_CMP_REG_RM, R14, HOST_RSP, VCPU_FIELD(native_tag));
         uint8_t *over = emit_jcc(e, HOST_IF_EQUAL);
         finish(b);
         emit_bind(over, e->at);
     }
-    PUT(b, 0x42, 0xff, 0xa4, 0x3c);
-    emit32(e, (uint32_t)(skip == 4 ? JUMP(block) : JUMP(code)));
+    PUT(b, 0x42, 0xff, 0xa4, 0xfc);
+    emit32(e, (uint32_t)(skip == 4 ? JUMP(rip) : JUMP(code)));
 }
 
 static void test_indirect_branch(void **state)

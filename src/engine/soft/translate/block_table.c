@@ -203,11 +203,9 @@ static size_t page_hash(uint64_t gpa)
     return ((gpa >> GUEST_PAGE_SHIFT) * 0x9e3779b97f4a7c15ull) >> (64 - NATIVE_PAGE_BITS);
 }
 
-/* The multiplier of emitted code, which finds the same slot. */
-static struct soft_native_jump *jump_slot(struct soft_vcpu *v, uint64_t rip)
+static size_t jump_index(uint64_t rip)
 {
-    uint32_t mixed = (uint32_t)rip * NATIVE_JUMP_MULTIPLIER;
-    return &v->native_jump[mixed >> (32 - NATIVE_JUMP_BITS)];
+    return rip & (NATIVE_JUMP_SIZE - 1);
 }
 
 static void unlink_incoming(struct soft_native *n, struct native_block *block)
@@ -240,9 +238,11 @@ static void drop_block(struct soft_vcpu *v, struct native_block *block)
     unlink_incoming(n, block);
     unlink_outgoing(&block->link[0]);
     unlink_outgoing(&block->link[1]);
-    struct soft_native_jump *entry = jump_slot(v, block->rip);
-    if (entry->block == block) {
-        *entry = (struct soft_native_jump){0};
+    struct soft_native_jump *jump = &v->native_jump;
+    size_t index = jump_index(block->rip);
+    if (jump->block[index] == block) {
+        jump->block[index] = NULL;
+        jump->tag[index] = 0; /* no tag of any mode: epochs begin with 1 */
     }
     struct native_block **at = &n->hash[hash_of(block->gpa, block->rip, block->mode)];
     while (*at && *at != block) {
@@ -301,7 +301,7 @@ static void empty_cache(struct soft_vcpu *v)
     memset(n->hash, 0, sizeof(n->hash));
     memset(n->pages, 0, sizeof(n->pages));
     memset(n->linear_pages, 0, sizeof(n->linear_pages));
-    memset(v->native_jump, 0, sizeof(v->native_jump));
+    memset(&v->native_jump, 0, sizeof(v->native_jump));
     n->used = n->fixed;
     n->meta_used = 0;
     n->was_cut = true;
@@ -382,18 +382,17 @@ static struct native_block *find_block(struct soft_vcpu *v)
         return NULL;
     }
     set_mode(v, mode);
-    struct soft_native_jump *entry = jump_slot(v, v->rip);
-    if (entry->rip == v->rip && entry->tag == v->native_tag && entry->block) {
-        return entry->block;
+    struct soft_native_jump *jump = &v->native_jump;
+    size_t index = jump_index(v->rip);
+    if (jump->rip[index] == v->rip && jump->tag[index] == v->native_tag && jump->block[index]) {
+        return jump->block[index];
     }
     struct native_block *block = find_or_translate(v, mode);
     if (block && has_usual_address(v->rip, mode)) {
-        *entry = (struct soft_native_jump){
-            .rip = v->rip,
-            .tag = v->native_tag,
-            .code = native_executable(v->native, block->entry_saved),
-            .block = block,
-        };
+        jump->rip[index] = v->rip;
+        jump->tag[index] = v->native_tag;
+        jump->code[index] = native_executable(v->native, block->entry_saved);
+        jump->block[index] = block;
     }
     return block;
 }

@@ -87,42 +87,32 @@ static void emit_jcc_exits(struct translation *t, const struct native_insn *n)
 static void emit_indirect(struct translation *t, int32_t stack_change)
 {
     struct emitter *e = &t->e;
-    int32_t table = VCPU_FIELD(native_jump);
-    /* imul r15d, r14d, multiplier; shr r15d; and r15d, -32 */
-    emit8(e, 0x45);
-    emit8(e, 0x69);
-    emit8(e, 0xfe);
-    emit32(e, NATIVE_JUMP_MULTIPLIER);
-    emit8(e, 0x41);
-    emit8(e, 0xc1);
-    emit8(e, 0xef);
-    emit8(e, 32 - NATIVE_JUMP_BITS - 5);
-    emit8(e, 0x41);
-    emit8(e, 0x83);
+    int32_t jump = VCPU_FIELD(native_jump);
+    int32_t rip = jump + (int32_t)offsetof(struct soft_native_jump, rip);
+    emit8(e, 0x45); /* mov r15d, r14d */
+    emit8(e, 0x89);
+    emit8(e, 0xf7);
+    emit8(e, 0x41); /* and r15d, entries - 1 */
+    emit8(e, 0x81);
     emit8(e, 0xe7);
-    emit8(e, 0xe0);
-    emit_op_index(e, HOST_OP_CMP_REG_RM, ADDRESS, HOST_RSP, SCRATCH,
-                  table + (int32_t)offsetof(struct soft_native_jump, rip));
+    emit32(e, NATIVE_JUMP_SIZE - 1);
+    emit_op_table(e, HOST_OP_CMP_REG_RM, ADDRESS, SCRATCH, rip);
     struct slow_path *slow = native_add_slow(t, SLOW_INDIRECT);
     slow->jump = emit_jcc(e, HOST_IF_NOT_EQUAL);
     slow->stack_change = stack_change;
-    emit_op_base(e, HOST_OP_MOV_RM_REG, ADDRESS, HOST_RSP, VCPU_FIELD(native_target));
-    emit_op_index(e, HOST_OP_MOV_REG_RM, ADDRESS, HOST_RSP, SCRATCH,
-                  table + (int32_t)offsetof(struct soft_native_jump, tag));
+    emit_op_table(e, HOST_OP_MOV_REG_RM, ADDRESS, SCRATCH,
+                  jump + (int32_t)offsetof(struct soft_native_jump, tag));
     emit_op_base(e, HOST_OP_CMP_REG_RM, ADDRESS, HOST_RSP, VCPU_FIELD(native_tag));
-    /* The other tag: back to the address for the slow path. */
-    uint8_t *is_equal = emit_jcc(e, HOST_IF_EQUAL);
-    emit_op_base(e, HOST_OP_MOV_REG_RM, ADDRESS, HOST_RSP, VCPU_FIELD(native_target));
     slow = native_add_slow(t, SLOW_INDIRECT);
-    slow->jump = emit_jmp(e);
+    slow->jump = emit_jcc(e, HOST_IF_NOT_EQUAL);
     slow->stack_change = stack_change;
-    emit_bind(is_equal, e->at);
-    /* jmp [rsp + r15 + code] */
+    slow->tag = rip; /* where the target is to be had again */
+    /* jmp [rsp + r15 * 8 + code] */
     emit8(e, 0x42);
     emit8(e, 0xff);
     emit8(e, 0xa4);
-    emit8(e, 0x3c);
-    emit32(e, (uint32_t)(table + (int32_t)offsetof(struct soft_native_jump, code)));
+    emit8(e, 0xfc);
+    emit32(e, (uint32_t)(jump + (int32_t)offsetof(struct soft_native_jump, code)));
 }
 
 /* The operand of an indirect branch into R14. */

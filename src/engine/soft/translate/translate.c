@@ -874,6 +874,9 @@ static void emit_slow_paths(struct translation *t)
             emit64(e, 0);
             break;
         case SLOW_INDIRECT:
+            if (slow->tag) {
+                emit_op_table(e, HOST_OP_MOV_REG_RM, ADDRESS, SCRATCH, slow->tag);
+            }
             emit_op_base(e, HOST_OP_MOV_RM_REG, ADDRESS, HOST_RSP, VCPU_FIELD(native_target));
             emit_bind(emit_call(e), t->native->indirect);
             emit64(e, native_rip(t->source, slow->index));

@@ -302,41 +302,37 @@ static const char *check_field(uint32_t size, struct memory *out)
     return "it uses a part of the vCPU that is not for blocks";
 }
 
-/* An element of the TLB of the block's mode, at [rsp + number * 8 + displacement]. */
-static const char *check_tlb(const struct verify_insn *at, const struct verify_value *index,
-                             struct memory *out)
+/* An element of the TLB of the block's mode or of the jump cache, at [rsp + number * 8 + displacement]. */
+static const char *check_table(const struct verify_insn *at, const struct verify_value *index,
+                               struct memory *out)
 {
     uint32_t tlb = (uint32_t)(offsetof(struct soft_vcpu, tlbs) +
                               (at->mode & NATIVE_MODE_TLB) * sizeof(struct soft_tlb));
-    out->offset -= tlb;
-    out->form = FORM_TLB;
-    if (out->offset != MEMBER(soft_tlb, read_tag) && out->offset != MEMBER(soft_tlb, write_tag) &&
-        out->offset != MEMBER(soft_tlb, hva)) {
-        return "it is at no table for blocks of this mode";
+    uint32_t jump = (uint32_t)offsetof(struct soft_vcpu, native_jump);
+    const struct {
+        uint32_t start, member, count;
+        enum form form;
+    } arrays[] = {
+        {tlb, MEMBER(soft_tlb, read_tag), SOFT_TLB_SIZE, FORM_TLB},
+        {tlb, MEMBER(soft_tlb, write_tag), SOFT_TLB_SIZE, FORM_TLB},
+        {tlb, MEMBER(soft_tlb, hva), SOFT_TLB_SIZE, FORM_TLB},
+        {jump, MEMBER(soft_native_jump, rip), NATIVE_JUMP_SIZE, FORM_JUMP},
+        {jump, MEMBER(soft_native_jump, tag), NATIVE_JUMP_SIZE, FORM_JUMP},
+        {jump, MEMBER(soft_native_jump, code), NATIVE_JUMP_SIZE, FORM_JUMP},
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(arrays); i++) {
+        if (out->offset != arrays[i].start + arrays[i].member) {
+            continue;
+        }
+        if (!is_bounded(index) || index->bits >= arrays[i].count) {
+            return "its index is not bound to the table";
+        }
+        out->offset = arrays[i].member;
+        out->form = (uint8_t)arrays[i].form;
+        return out->size != 8 || out->access != READ ? "it does not just read an element of a table"
+                                                     : NULL;
     }
-    if (!is_bounded(index) || index->bits >= SOFT_TLB_SIZE) {
-        return "its index is not bound to the table";
-    }
-    return out->size != 8 || out->access != READ ? "it does not just read an element of the TLB"
-                                                 : NULL;
-}
-
-/* A member of an entry of the jump cache, at [rsp + offset of the entry + displacement]. */
-static const char *check_jump(const struct verify_value *index, struct memory *out)
-{
-    const uint32_t stride = sizeof(struct soft_native_jump);
-    out->offset -= (uint32_t)offsetof(struct soft_vcpu, native_jump);
-    out->form = FORM_JUMP;
-    if (out->offset >= stride) {
-        return "it is at no table for blocks of this mode";
-    }
-    if (!is_bounded(index) || index->bits % stride ||
-        index->bits >= ((uint64_t)stride << NATIVE_JUMP_BITS)) {
-        return "its index is not bound to the table";
-    }
-    return out->size != 8 || out->offset % 8 || out->access != READ
-               ? "it does not just read a member of a table's entry"
-               : NULL;
+    return "it is at no table for blocks of this mode";
 }
 
 static const char *check_guest(const struct x86_insn *insn, const struct verify_value *base,
@@ -408,10 +404,8 @@ static const char *check_memory(const struct verify_insn *at, const struct verif
             return check_field(out->size, out);
         }
         out->index = insn->index;
-        if (insn->scale == 8) {
-            return check_tlb(at, &state->reg[insn->index], out);
-        }
-        return insn->scale == 1 ? check_jump(&state->reg[insn->index], out) : "its index is scaled";
+        return insn->scale == 8 ? check_table(at, &state->reg[insn->index], out)
+                                : "its index is not scaled by 8";
     }
     if (insn->base == X86_BASE_NONE || insn->index != X86_BASE_NONE ||
         state->reg[insn->base].kind != VERIFY_HOST) {
