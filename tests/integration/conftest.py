@@ -7,9 +7,11 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pexpect
 import pytest
@@ -19,6 +21,7 @@ BUILD = pathlib.Path(os.environ.get("HULL_BUILD", ROOT / "build"))
 GUESTS = pathlib.Path(os.environ.get("HULL_GUESTS", BUILD / "guest"))
 HULL = BUILD / "bin/hull"
 BOOT_TIMEOUT = 240  # seconds; an upper bound for a loaded machine, not an expectation
+CLOSE_TIMEOUT = 30
 
 
 def make_guest(*what):
@@ -67,6 +70,11 @@ class Console:
         return self.child.exitstatus
 
     def close(self):
+        """Hangs up; a machine under load may take a while to end the VM."""
+        end = time.monotonic() + CLOSE_TIMEOUT
+        self.child.kill(signal.SIGHUP)
+        while self.child.isalive() and time.monotonic() < end:
+            time.sleep(0.02)
         self.child.close(force=True)
 
 

@@ -1,7 +1,10 @@
 #!/usr/bin/env python3
 """Runs a command in a VM of QEMU's TCG that has a nested AMD KVM. Exit status: the command's; 125 if the bed failed."""
 import argparse
+import collections
+import ctypes
 import gzip
+import mmap
 import os
 import pathlib
 import re
@@ -10,12 +13,16 @@ import shutil
 import stat
 import subprocess
 import sys
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 MODULES = ["kvm-amd"]
 SHARE_MODULES = ["virtio_pci", "9p", "9pnet_virtio"]
 BEGIN, END = "==== nested begin ====", "==== nested status "
 BED_FAILED, SKIPPED = 125, 77
+TIMED_OUT = 124  # of timeout(1)
+LAST_LINES = 30
+RDTSC = bytes.fromhex("0f31 48c1e220 4809d0 c3")  # rdtsc; shl $32, %rdx; or %rdx, %rax; ret
 
 
 class BedError(Exception):
@@ -155,21 +162,50 @@ def make_initramfs(folder, options, command):
     return archive.finish()
 
 
+def tsc_khz():
+    """The rate of this machine's TSC, which is that of QEMU's TCG."""
+    with mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC) as code:
+        code.write(RDTSC)
+        start = ctypes.c_char.from_buffer(code)
+        rdtsc = ctypes.CFUNCTYPE(ctypes.c_uint64)(ctypes.addressof(start))
+
+        def read():  # of several tries the one that took least
+            tries = []
+            for _ in range(50):
+                before, tsc, after = time.monotonic_ns(), rdtsc(), time.monotonic_ns()
+                tries.append((after - before, before, tsc))
+            return min(tries)[1:]
+
+        begin_ns, begin = read()
+        time.sleep(0.2)
+        end_ns, end = read()
+        del rdtsc, start  # they keep 'code' from being closed
+    return round((end - begin) * 1000000 / (end_ns - begin_ns))
+
+
+def kernel_options():
+    """Checks of its clocks that the kernel would make: on a machine under load they fail, or end in wrong rates."""
+    options = "console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off no_timer_check "
+    return options + f"tsc=reliable tsc_early_khz={tsc_khz()} " if os.uname().machine == "x86_64" else options
+
+
 def boot(kernel, initramfs, options):
-    """Runs the bed, passes on what the command writes; its exit status, or None."""
+    """Runs the bed, passes on what the command writes. The command's exit status, or None; QEMU's, its console's end."""
     qemu = [
         "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-machine", "q35", "-cpu", "max,+svm,+npt",
         "-smp", str(options.cpus), "-m", options.memory, "-nodefaults", "-display", "none",
         "-serial", "stdio", "-no-reboot", "-kernel", str(kernel), "-initrd", str(initramfs),
-        "-append", "console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off " + options.append,
+        "-append", kernel_options() + options.append,
     ]
     if options.share:
         qemu += ["-virtfs", f"local,path={options.share},mount_tag=share,security_model=none"]
     status, inside = None, options.verbose
+    last = collections.deque(maxlen=LAST_LINES)
     with subprocess.Popen(["timeout", str(options.timeout), *qemu], stdin=subprocess.DEVNULL,
                           stdout=subprocess.PIPE) as process:
         for raw in process.stdout:
             line = raw.decode(errors="replace").rstrip("\r\n")
+            last.append(line)
             found = re.search(re.escape(END) + r"(\d+)", line)
             if found:
                 status = int(found[1])
@@ -178,7 +214,7 @@ def boot(kernel, initramfs, options):
                 print(line, flush=True)
             elif BEGIN in line:
                 inside = True
-    return status
+    return status, process.returncode, last
 
 
 def main():
@@ -189,7 +225,7 @@ def main():
     parser.add_argument("--kernel", type=pathlib.Path, help="of the bed; default: Debian's, downloaded into the cache")
     parser.add_argument("--modules", type=pathlib.Path, help="the kernel's folder of modules")
     parser.add_argument("--cache", type=pathlib.Path, default=ROOT / "build/nested")
-    parser.add_argument("--cpus", type=int, default=2)
+    parser.add_argument("--cpus", type=int, default=1, help="of the bed; see README.md on more than one")
     parser.add_argument("--memory", default="2G")
     parser.add_argument("--append", default="", help="more words for the kernel's command line")
     parser.add_argument("--timeout", type=int, default=600, help="seconds for all of it")
@@ -204,15 +240,15 @@ def main():
         initramfs = options.cache / f"initramfs.{os.getpid()}"
         initramfs.write_bytes(make_initramfs(folder, options, command))
         try:
-            status = boot(kernel, initramfs, options)
+            status, qemu_status, last = boot(kernel, initramfs, options)
         finally:
             initramfs.unlink()
     except (BedError, OSError) as problem:
         print(f"nested: {problem}", file=sys.stderr)
         return SKIPPED if options.skip else BED_FAILED
     if status is None:
-        print(f"nested: the bed ended before the command (limit {options.timeout} s); "
-              "--verbose shows its console", file=sys.stderr)
+        why = f"after {options.timeout} s" if qemu_status == TIMED_OUT else f"by itself, QEMU with status {qemu_status}"
+        print(f"nested: the bed ended before the command, {why}; the end of its console:", *last, sep="\n", file=sys.stderr)
         return BED_FAILED
     return status
 
