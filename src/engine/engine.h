@@ -62,6 +62,12 @@ struct vm_callbacks {
     bool (*apic_msr_write)(void *ctx, uint32_t vcpu, uint32_t msr, uint64_t value);
     uint8_t (*apic_get_cr8)(void *ctx, uint32_t vcpu);
     void (*apic_set_cr8)(void *ctx, uint32_t vcpu, uint8_t value);
+    /* For interrupts whose end the guest only notes in memory. May the end of 'vector', just acknowledged, be told late: does
+     * nobody wait for it? And the end itself, as a write to EOI. NULL: such ends are not to be had. */
+    bool (*apic_can_end_late)(void *ctx, uint32_t vcpu, uint8_t vector);
+    void (*apic_end)(void *ctx, uint32_t vcpu);
+    /* Sends what the low half of ICR says (vector, delivery mode) to vCPU 'target'. False: there is none. */
+    bool (*apic_send)(void *ctx, uint32_t target, uint32_t icr);
 };
 
 /* What a VM of this engine can do by itself. */

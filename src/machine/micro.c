@@ -119,6 +119,21 @@ static void apic_set_cr8(void *ctx, uint32_t vcpu, uint8_t value)
     lapic_set_cr8(((struct machine *)ctx)->lapics, vcpu, value);
 }
 
+static bool apic_can_end_late(void *ctx, uint32_t vcpu, uint8_t vector)
+{
+    return lapic_can_end_late(((struct machine *)ctx)->lapics, vcpu, vector);
+}
+
+static void apic_end(void *ctx, uint32_t vcpu)
+{
+    lapic_end(((struct machine *)ctx)->lapics, vcpu);
+}
+
+static bool apic_send(void *ctx, uint32_t target, uint32_t icr)
+{
+    return lapic_send(((struct machine *)ctx)->lapics, target, icr);
+}
+
 struct vm_callbacks micro_callbacks(struct machine *machine)
 {
     return (struct vm_callbacks){
@@ -133,6 +148,9 @@ struct vm_callbacks micro_callbacks(struct machine *machine)
         .apic_msr_write = apic_msr_write,
         .apic_get_cr8 = apic_get_cr8,
         .apic_set_cr8 = apic_set_cr8,
+        .apic_can_end_late = apic_can_end_late,
+        .apic_end = apic_end,
+        .apic_send = apic_send,
     };
 }
 

@@ -167,7 +167,7 @@ static int restore_vcpu(struct machine *machine, uint32_t index, uint32_t versio
     if (state == NULL) {
         return error_set(err, ENOMEM, "allocating a vcpu's state");
     }
-    int rc = vcpu_state_restore(state, reader, err);
+    int rc = vcpu_state_restore(state, version, reader, err);
     if (rc == 0 && version >= 2) {
         rc = restore_identity(machine, index, reader, err);
     }

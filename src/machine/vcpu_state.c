@@ -7,6 +7,7 @@
 struct walk {
     struct archive_writer *writer; /* or */
     struct archive_reader *reader;
+    uint32_t version;
 };
 
 static void walk_bytes(struct walk *walk, void *data, size_t size)
@@ -153,6 +154,9 @@ static void walk_events(struct walk *walk, struct x86_state *state)
     uint8_t activity = (uint8_t)state->activity;
     walk_u8(walk, &activity);
     state->activity = (enum x86_activity)activity;
+    if (walk->version >= 3) {
+        walk_bool(walk, &state->pv_unhalted);
+    }
     walk_bytes(walk, state->lapic, sizeof(state->lapic));
 }
 
@@ -165,14 +169,15 @@ static void walk_all(struct walk *walk, struct x86_state *state)
 
 void vcpu_state_save(const struct x86_state *state, struct archive_writer *writer)
 {
-    struct walk walk = {.writer = writer};
+    struct walk walk = {.writer = writer, .version = VCPU_STATE_VERSION};
     /* The writing walk changes nothing: 'activity' is put back as it was. */
     walk_all(&walk, (struct x86_state *)state);
 }
 
-int vcpu_state_restore(struct x86_state *state, struct archive_reader *reader, struct error *err)
+int vcpu_state_restore(struct x86_state *state, uint32_t version, struct archive_reader *reader,
+                       struct error *err)
 {
-    struct walk walk = {.reader = reader};
+    struct walk walk = {.reader = reader, .version = version};
 
     memset(state, 0, sizeof(*state));
     walk_all(&walk, state);

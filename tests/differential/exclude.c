@@ -68,6 +68,7 @@ const char *exclude_reason(size_t row)
     switch (entry->feature) {
     case X86_FEATURE_VMX:
     case X86_FEATURE_SVM:
+    case X86_FEATURE_HYPERCALL:
     case X86_FEATURE_RTM:
     case X86_FEATURE_CET:
     case X86_FEATURE_SMAP:

@@ -82,8 +82,10 @@ static const uint32_t host_leaves[] = {
 #define LEAF_EXTENDED  0x80000000u
 #define LEAF_BRAND     0x80000002u
 
-/* The clock (CLOCKSOURCE2) and its stable bit: what of KVM's paravirtual features every engine has. */
-#define PORTABLE_KVM_FEATURES (BIT(3) | BIT(24))
+/* What of KVM's paravirtual features every engine has (KVM since Linux 5.4): no I/O delay, clock, steal time, end of interrupt,
+ * unhalt, TLB flush, IPIs, poll control, yield, stable clock. */
+#define PORTABLE_KVM_FEATURES                                                                      \
+    (BIT(1) | BIT(3) | BIT(5) | BIT(6) | BIT(7) | BIT(9) | BIT(11) | BIT(12) | BIT(13) | BIT(24))
 
 /* Family 15, model 107, stepping 1: in no list of CPU errata that today's kernels work around. */
 #define MODEL_SIGNATURE 0x00060fb1u

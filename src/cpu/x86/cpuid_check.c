@@ -33,6 +33,8 @@ static const struct named_feature names[] = {
     {X86_CPUID_KVM_FEATURES, 0, EAX, 9, "kvm pv tlb flush"},
     {X86_CPUID_KVM_FEATURES, 0, EAX, 11, "kvm pv ipi"},
     {X86_CPUID_KVM_FEATURES, 0, EAX, 12, "kvm poll control"},
+    {X86_CPUID_KVM_FEATURES, 0, EAX, 13, "kvm pv sched yield"},
+    {X86_CPUID_KVM_FEATURES, 0, EAX, 14, "kvm async page faults by interrupt"},
     {X86_CPUID_KVM_FEATURES, 0, EAX, 24, "kvm stable clock"},
 };
 

@@ -91,6 +91,13 @@ void x86_state_reset(struct x86_state *state, bool is_bsp, bool is_init)
     state->interrupt_shadow_mov_ss = false;
     state->sipi_pending = false;
     state->sipi_vector = 0;
+    state->pv_unhalted = false;
+    /* As KVM has it: nobody writes to where the software of the time before INIT wanted it. */
+    state->kvm_system_time = 0;
+    state->kvm_steal_time = 0;
+    state->kvm_async_pf = 0;
+    state->kvm_async_pf_int = 0;
+    state->kvm_pv_eoi = 0;
     if (is_bsp) {
         state->activity = X86_ACTIVITY_RUNNING;
     } else {

@@ -241,6 +241,7 @@ struct x86_state {
     bool interrupt_shadow_mov_ss;
     bool sipi_pending;
     uint8_t sipi_vector;
+    bool pv_unhalted; /* kicked by KVM_HC_KICK_CPU: the next HLT does not wait */
     enum x86_activity activity;
 
     uint8_t lapic[X86_LAPIC_SIZE]; /* from whoever models the APIC: the engine or device/irqchip */

@@ -158,6 +158,18 @@ static void end_of_interrupt(struct lapic *lapic)
     priority_fell(lapic);
 }
 
+/* Edge-triggered ones have no line that somebody might lower after their end, and what else waits in IRR is looked at with
+ * every change of IF. */
+bool lapic_can_end_late(const struct lapic_set *set, uint32_t vcpu, uint8_t vector)
+{
+    return (reg_get(&set->lapic[vcpu], REG_TMR + vector / 32u) & 1u << (vector % 32)) == 0;
+}
+
+void lapic_end(struct lapic_set *set, uint32_t vcpu)
+{
+    end_of_interrupt(&set->lapic[vcpu]);
+}
+
 uint8_t lapic_get_cr8(const struct lapic_set *set, uint32_t vcpu)
 {
     return (uint8_t)(reg_get(&set->lapic[vcpu], REG_TPR) >> 4);

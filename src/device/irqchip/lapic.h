@@ -70,6 +70,9 @@ bool lapic_msr_read(struct lapic_set *set, uint32_t vcpu, uint32_t msr, uint64_t
 bool lapic_msr_write(struct lapic_set *set, uint32_t vcpu, uint32_t msr, uint64_t value);
 uint8_t lapic_get_cr8(const struct lapic_set *set, uint32_t vcpu);
 void lapic_set_cr8(struct lapic_set *set, uint32_t vcpu, uint8_t value);
+bool lapic_can_end_late(const struct lapic_set *set, uint32_t vcpu, uint8_t vector);
+void lapic_end(struct lapic_set *set, uint32_t vcpu);
+bool lapic_send(struct lapic_set *set, uint32_t target, uint32_t icr);
 
 /* Any thread. */
 void lapic_deliver(struct lapic_set *set, const struct apic_message *message);

@@ -116,6 +116,19 @@ void lapic_deliver(struct lapic_set *set, const struct apic_message *message)
     }
 }
 
+bool lapic_send(struct lapic_set *set, uint32_t target, uint32_t icr)
+{
+    if (target >= set->count || !lapic_is_on(&set->lapic[target])) {
+        return false;
+    }
+    const struct apic_message message = {
+        .delivery = (enum apic_delivery)((icr >> 8) & 7),
+        .vector = (uint8_t)icr,
+    };
+    deliver_to(&set->lapic[target], &message);
+    return true;
+}
+
 void lapic_send_msi(struct lapic_set *set, uint64_t address, uint32_t data)
 {
     if (address >> 20 != 0xfee) {

@@ -431,7 +431,8 @@ static int set_activity(struct kvm_processor *processor, const struct x86_state 
     struct kvm_mp_state mp = {.mp_state = KVM_MP_STATE_RUNNABLE};
     switch (state->activity) {
     case X86_ACTIVITY_HALTED:
-        mp.mp_state = KVM_MP_STATE_HALTED;
+        /* The kernel has no way to set its own note of a kick: it reads as runnable from a vCPU that halts. */
+        mp.mp_state = state->pv_unhalted ? KVM_MP_STATE_RUNNABLE : KVM_MP_STATE_HALTED;
         break;
     case X86_ACTIVITY_WAIT_FOR_INIT:
         mp.mp_state = KVM_MP_STATE_UNINITIALIZED;

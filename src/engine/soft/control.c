@@ -146,6 +146,7 @@ static void mov_from_cr(struct soft_vcpu *v, const struct soft_op *op)
         value = v->cr4;
         break;
     default:
+        soft_sync_apic(v);
         if (callbacks->apic_get_cr8) {
             value = callbacks->apic_get_cr8(callbacks->ctx, v->vcpu.index);
         }
@@ -178,6 +179,7 @@ static void mov_to_cr(struct soft_vcpu *v, const struct soft_op *op)
         break;
     default:
         is_valid = value <= 15;
+        soft_sync_apic(v);
         if (is_valid && callbacks->apic_set_cr8) {
             callbacks->apic_set_cr8(callbacks->ctx, v->vcpu.index, (uint8_t)value);
             soft_request(v, SOFT_REQUEST_INTERRUPT);

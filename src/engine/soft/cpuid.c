@@ -1,6 +1,7 @@
 /* What this engine can run, as CPUID: instruction sets that the host has and this engine passes through, system features that it
  * models itself. */
 #include <cpuid.h>
+#include <linux/kvm_para.h>
 #include <stddef.h>
 #include <string.h>
 
@@ -38,6 +39,10 @@
 #define SSB_NO            BIT(26)
 
 #define PHYSICAL_BITS 40u
+
+#define LEAF_KVM        0x40000000u
+#define LEAF_KVM_TIMING 0x40000010u
+#define KVM_EBX         0x4b4d564bu /* "KVMK" */
 
 struct registers {
     uint32_t eax, ebx, ecx, edx;
@@ -157,19 +162,30 @@ int soft_supported_cpuid(struct x86_cpuid *out_cpuid, struct error *err)
     return 0;
 }
 
-/* The leaves that Linux knows as KVM's: clocks by shared memory (Documentation/virt/kvm/x86/cpuid.rst). */
+/* The leaves that Linux knows as KVM's (Documentation/virt/kvm/x86/cpuid.rst). Not there: asynchronous page faults, which
+ * let a guest run something else while the host fetches a page. A load of translated code waits for its page in the host's own
+ * page fault, and this process learns of none before. */
 void soft_hypervisor_cpuid(struct x86_cpuid *out_cpuid)
 {
-    struct registers signature = {.eax = 0x40000010u};
-    memcpy(&signature.ebx, "KVMK", 4);
+    static const unsigned features[] = {
+        KVM_FEATURE_NOP_IO_DELAY,   KVM_FEATURE_CLOCKSOURCE2,
+        KVM_FEATURE_STEAL_TIME,     KVM_FEATURE_PV_EOI,
+        KVM_FEATURE_PV_UNHALT,      KVM_FEATURE_PV_TLB_FLUSH,
+        KVM_FEATURE_PV_SEND_IPI,    KVM_FEATURE_POLL_CONTROL,
+        KVM_FEATURE_PV_SCHED_YIELD, KVM_FEATURE_CLOCKSOURCE_STABLE_BIT,
+    };
+    struct registers signature = {.eax = LEAF_KVM_TIMING, .ebx = KVM_EBX};
     memcpy(&signature.ecx, "VMKV", 4);
     memcpy(&signature.edx, "M\0\0\0", 4);
-    uint32_t features = (uint32_t)(BIT(3) | BIT(24)); /* CLOCKSOURCE2, CLOCKSOURCE_STABLE_BIT */
+    struct registers kvm = {0};
+    for (size_t i = 0; i < ARRAY_COUNT(features); i++) {
+        kvm.eax |= 1u << features[i];
+    }
     memset(out_cpuid, 0, sizeof(*out_cpuid));
-    add(out_cpuid, 0x40000000u, 0, false, signature);
-    add(out_cpuid, 0x40000001u, 0, false, (struct registers){.eax = features});
+    add(out_cpuid, LEAF_KVM, 0, false, signature);
+    add(out_cpuid, X86_CPUID_KVM_FEATURES, 0, false, kvm);
     uint32_t khz = (uint32_t)(soft_host_tsc_hz() / 1000);
-    add(out_cpuid, 0x40000010u, 0, false, (struct registers){.eax = khz, .ebx = 1000000});
+    add(out_cpuid, LEAF_KVM_TIMING, 0, false, (struct registers){.eax = khz, .ebx = 1000000});
 }
 
 static struct x86_cpuid_entry find(const struct soft_vcpu *v, uint32_t leaf, uint32_t subleaf)
@@ -251,6 +267,11 @@ static uint64_t instruction_sets(const struct soft_vcpu *v)
     return sets;
 }
 
+static uint32_t kvm_features(const struct soft_vcpu *v)
+{
+    return find(v, LEAF_KVM, 0).ebx == KVM_EBX ? find(v, X86_CPUID_KVM_FEATURES, 0).eax : 0;
+}
+
 void soft_features_set(struct soft_vcpu *v)
 {
     struct x86_cpuid_entry leaf1 = find(v, 1, 0), leaf7 = find(v, 7, 0);
@@ -278,7 +299,9 @@ void soft_features_set(struct soft_vcpu *v)
         .gbpages = leaf81.edx & BIT(26),
         .rdtscp = leaf81.edx & BIT(27),
     };
-    v->instruction_sets = instruction_sets(v);
+    v->paravirt.features = kvm_features(v);
+    v->instruction_sets =
+        instruction_sets(v) | (v->paravirt.features ? BIT(X86_FEATURE_HYPERCALL) : 0);
     v->physical_bits = leaf88.eax & 0xff ? (uint8_t)(leaf88.eax & 0xff) : 36;
     if (v->physical_bits > 52) {
         v->physical_bits = 52;

@@ -26,6 +26,7 @@
 #include "engine/soft/block.h"
 #include "engine/soft/breakpoint.h"
 #include "engine/soft/memory_access.h"
+#include "engine/soft/system.h"
 #include "engine/soft/translate/native.h"
 
 struct soft_page soft_page_find(struct soft_vm *vm, uint64_t gpa)
@@ -313,6 +314,7 @@ static void mmio_load(struct soft_vcpu *v, uint64_t gpa, void *out_data, uint32_
     const struct vm_callbacks *callbacks = &v->vm->vm.config.callbacks;
     uint8_t *bytes = out_data;
     v->stats.exits_mmio++;
+    soft_sync_apic(v);
     soft_leave_guest(v);
     while (size) {
         uint32_t part = size >= 8 ? 8 : size >= 4 ? 4 : size >= 2 ? 2 : 1;
@@ -332,6 +334,7 @@ static void mmio_store(struct soft_vcpu *v, uint64_t gpa, const void *data, uint
     const struct vm_callbacks *callbacks = &v->vm->vm.config.callbacks;
     const uint8_t *bytes = data;
     v->stats.exits_mmio++;
+    soft_sync_apic(v);
     soft_leave_guest(v);
     while (size) {
         uint32_t part = size >= 8 ? 8 : size >= 4 ? 4 : size >= 2 ? 2 : 1;

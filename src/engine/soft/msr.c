@@ -19,6 +19,7 @@
 #define MSR_MC_END         0x480u
 #define MSR_K8_SYSCFG      0xc0010010u
 #define MSR_K7_HWCR        0xc0010015u
+#define HWCR_TSC_AT_P0     BIT(24) /* what Linux wants to see of an invariant TSC */
 #define MSR_K8_INT_PENDING 0xc0010055u
 #define MSR_AMD_NB_CFG     0xc001001fu
 #define MSR_AMD_DE_CFG     0xc0011029u
@@ -96,10 +97,6 @@ static uint64_t *plain_msr(struct soft_vcpu *v, uint32_t msr, uint64_t *out_mask
         return v->features.spec_ctrl ? &v->spec_ctrl : NULL;
     case X86_MSR_MCG_STATUS:
         return &v->mcg_status;
-    case X86_MSR_KVM_STEAL_TIME:
-    case X86_MSR_KVM_ASYNC_PF_EN:
-    case X86_MSR_KVM_PV_EOI_EN:
-        return NULL; /* not in the feature leaf */
     default:
         return NULL;
     }
@@ -137,6 +134,7 @@ bool soft_msr_read(struct soft_vcpu *v, uint32_t msr, uint64_t *out_value)
         return true;
     }
     if (is_apic_msr(msr)) {
+        soft_sync_apic(v);
         if (callbacks->apic_msr_read) {
             return callbacks->apic_msr_read(callbacks->ctx, v->vcpu.index, msr, out_value);
         }
@@ -169,6 +167,9 @@ bool soft_msr_read(struct soft_vcpu *v, uint32_t msr, uint64_t *out_value)
     case X86_MSR_XSS:
         *out_value = v->xss;
         return v->features.xsave;
+    case MSR_K7_HWCR:
+        *out_value = HWCR_TSC_AT_P0;
+        return !v->vm->is_intel;
     case X86_MSR_KVM_SYSTEM_TIME:
     case 0x12:
         *out_value = v->kvm_system_time;
@@ -178,7 +179,7 @@ bool soft_msr_read(struct soft_vcpu *v, uint32_t msr, uint64_t *out_value)
         *out_value = v->kvm_wall_clock;
         return true;
     default:
-        return is_ignored(v, msr);
+        return is_ignored(v, msr) || soft_paravirt_msr_read(v, msr, out_value);
     }
 }
 
@@ -256,6 +257,7 @@ bool soft_msr_write(struct soft_vcpu *v, uint32_t msr, uint64_t value)
         return true;
     }
     if (is_apic_msr(msr)) {
+        soft_sync_apic(v);
         if (!callbacks->apic_msr_write ||
             !callbacks->apic_msr_write(callbacks->ctx, v->vcpu.index, msr, value)) {
             return false;
@@ -295,6 +297,6 @@ bool soft_msr_write(struct soft_vcpu *v, uint32_t msr, uint64_t value)
         soft_clock_write_wall_clock(v, value);
         return true;
     default:
-        return is_ignored(v, msr);
+        return is_ignored(v, msr) || soft_paravirt_msr_write(v, msr, value);
     }
 }

@@ -12,7 +12,7 @@
 /* Requests that wake a sleeper. */
 #define WAKING                                                                                     \
     (SOFT_REQUEST_KICK | SOFT_REQUEST_INTERRUPT | SOFT_REQUEST_NMI | SOFT_REQUEST_INIT |           \
-     SOFT_REQUEST_SIPI)
+     SOFT_REQUEST_SIPI | SOFT_REQUEST_KICKED_BY_GUEST)
 
 static void wake(struct soft_vcpu *v)
 {
@@ -27,6 +27,13 @@ void soft_kick(struct vcpu *vcpu)
 {
     struct soft_vcpu *v = soft_from_vcpu(vcpu);
     soft_request(v, SOFT_REQUEST_KICK);
+    wake(v);
+}
+
+/* KVM_HC_KICK_CPU. Any thread. */
+void soft_wake_from_guest(struct soft_vcpu *v)
+{
+    soft_request(v, SOFT_REQUEST_KICKED_BY_GUEST);
     wake(v);
 }
 
@@ -66,6 +73,10 @@ void soft_signal(struct vcpu *vcpu, enum vcpu_signal signal, uint8_t value)
 /* Until one of the WAKING requests. */
 static void sleep_until_request(struct soft_vcpu *v)
 {
+    if (atomic_load(&v->requests) & WAKING) {
+        return;
+    }
+    soft_paravirt_end(v);
     soft_leave_guest(v);
     pthread_mutex_lock(&v->wait_lock);
     atomic_store(&v->is_sleeping, true);
@@ -75,6 +86,7 @@ static void sleep_until_request(struct soft_vcpu *v)
     atomic_store(&v->is_sleeping, false);
     pthread_mutex_unlock(&v->wait_lock);
     soft_enter_guest(v);
+    soft_paravirt_begin(v);
 }
 
 static bool take_request(struct soft_vcpu *v, uint32_t bit)
@@ -86,6 +98,7 @@ static void take_init(struct soft_vcpu *v)
 {
     struct x86_state state;
     bool is_bsp = v->apic_base & X86_APIC_BASE_BSP;
+    soft_paravirt_reset(v);
     soft_state_get(v, &state);
     x86_state_reset(&state, is_bsp, true);
     state.tsc = 0; /* goes on as it is, in step with those of the others */
@@ -153,6 +166,7 @@ static void deliver_interrupts(struct soft_vcpu *v)
     }
     if (v->interrupt_waiting && (v->flags & X86_FLAG_IF) && !v->shadow_sti && !v->shadow_mov_ss) {
         v->interrupt_waiting = false;
+        soft_sync_apic(v);
         soft_leave_guest(v);
         int vector = callbacks->apic_acknowledge
                          ? callbacks->apic_acknowledge(callbacks->ctx, v->vcpu.index)
@@ -162,6 +176,7 @@ static void deliver_interrupts(struct soft_vcpu *v)
             v->interrupt_waiting = true; /* there may be more */
             v->stats.interrupts++;
             begin_event(v);
+            soft_paravirt_interrupt(v, (uint8_t)vector);
             soft_deliver(v, (uint8_t)vector, SOFT_EVENT_EXTERNAL, 0, v->rip);
         }
     }
@@ -257,6 +272,10 @@ static bool serve_requests(struct soft_vcpu *v, enum vcpu_exit *out_exit)
     if ((requests & SOFT_REQUEST_SIPI) && take_request(v, SOFT_REQUEST_SIPI)) {
         take_sipi(v);
     }
+    if ((requests & SOFT_REQUEST_KICKED_BY_GUEST) &&
+        take_request(v, SOFT_REQUEST_KICKED_BY_GUEST)) {
+        v->paravirt.is_unhalted = true;
+    }
     if (v->activity == X86_ACTIVITY_SHUTDOWN) {
         *out_exit = VCPU_EXIT_SHUTDOWN;
         return false;
@@ -273,6 +292,10 @@ static bool serve_requests(struct soft_vcpu *v, enum vcpu_exit *out_exit)
         deliver_debug_trap(v); /* SYSRET's; before interrupts */
     }
     deliver_interrupts(v);
+    if (v->activity == X86_ACTIVITY_HALTED && v->paravirt.is_unhalted) {
+        v->paravirt.is_unhalted = false;
+        v->activity = X86_ACTIVITY_RUNNING;
+    }
     if (v->activity == X86_ACTIVITY_HALTED) {
         sleep_until_request(v);
         return true;
@@ -299,12 +322,14 @@ enum vcpu_exit soft_run(struct vcpu *vcpu)
     struct soft_vcpu *v = soft_from_vcpu(vcpu);
     enum vcpu_exit result = VCPU_EXIT_KICKED;
     soft_enter_guest(v);
+    soft_paravirt_begin(v);
     v->chain_floor = soft_stack_pointer() - SOFT_CHAIN_STACK;
     /* So that the state is looked at once before the first block. */
     soft_request(v, SOFT_REQUEST_STEP);
     if (sigsetjmp(v->raise_to, 0) && !soft_deliver_raised(v)) {
         v->delivering = -1;
         result = shut_down(v);
+        soft_paravirt_end(v);
         soft_leave_guest(v);
         return result;
     }
@@ -330,6 +355,7 @@ enum vcpu_exit soft_run(struct vcpu *vcpu)
     }
     v->op = NULL;
     v->block = NULL;
+    soft_paravirt_end(v);
     soft_leave_guest(v);
     return result;
 }

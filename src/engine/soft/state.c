@@ -93,6 +93,7 @@ void soft_state_get(struct soft_vcpu *v, struct x86_state *out)
     out->interrupt_shadow_mov_ss = v->shadow_mov_ss;
     out->sipi_pending = requests & SOFT_REQUEST_SIPI;
     out->sipi_vector = atomic_load(&v->sipi_vector);
+    out->pv_unhalted = v->paravirt.is_unhalted || (requests & SOFT_REQUEST_KICKED_BY_GUEST);
     if (callbacks->apic_get_cr8) {
         out->cr8 = callbacks->apic_get_cr8(callbacks->ctx, v->vcpu.index);
     }
@@ -131,6 +132,7 @@ int soft_state_load(struct soft_vcpu *v, const struct x86_state *state, struct e
         soft_tsc_restore(v, state->tsc);
     }
     v->nmi_waiting = state->nmi_pending;
+    v->paravirt.is_unhalted = state->pv_unhalted;
     v->shadow_sti = state->interrupt_shadow_sti;
     v->shadow_mov_ss = state->interrupt_shadow_mov_ss;
     v->interrupt_waiting = true;
@@ -155,7 +157,8 @@ int soft_state_set(struct soft_vcpu *v, const struct x86_state *state, struct er
     if (rc < 0) {
         return rc;
     }
-    atomic_fetch_and(&v->requests, ~(SOFT_REQUEST_SIPI | SOFT_REQUEST_INIT | SOFT_REQUEST_NMI));
+    atomic_fetch_and(&v->requests, ~(SOFT_REQUEST_SIPI | SOFT_REQUEST_INIT | SOFT_REQUEST_NMI |
+                                     SOFT_REQUEST_KICKED_BY_GUEST));
     if (state->sipi_pending) {
         atomic_store(&v->sipi_vector, state->sipi_vector);
         soft_request(v, SOFT_REQUEST_SIPI);

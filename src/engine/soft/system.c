@@ -256,6 +256,8 @@ static const struct {
     {X86_ID_INVD, 0, privileged_nothing},
     {X86_ID_WBINVD, 0, privileged_nothing},
     {X86_ID_WBNOINVD, 0, privileged_nothing},
+    {X86_ID_VMCALL, 0, soft_hypercall},
+    {X86_ID_VMMCALL, 0, soft_hypercall},
     {X86_ID_HLT, 0, hlt},
     {X86_ID_CPUID, 0, cpuid},
     {X86_ID_RDTSC, 0, rdtsc},

@@ -118,6 +118,28 @@ uint64_t soft_clock_now_ns(struct soft_vm *vm);
 void soft_clock_set_ns(struct soft_vm *vm, uint64_t ns);
 void soft_clock_init(struct soft_vm *vm);
 
+/* paravirt.c, for the vCPU's own thread, within soft_enter_guest and soft_leave_guest. */
+/* False: #GP. */
+bool soft_paravirt_msr_read(struct soft_vcpu *v, uint32_t msr, uint64_t *out_value);
+bool soft_paravirt_msr_write(struct soft_vcpu *v, uint32_t msr, uint64_t value);
+/* Guest code runs from here, and no longer from here: a run of the vCPU, or the sleep of HLT. */
+void soft_paravirt_begin(struct soft_vcpu *v);
+void soft_paravirt_end(struct soft_vcpu *v);
+/* 'vector' has been acknowledged and is about to be delivered. */
+void soft_paravirt_interrupt(struct soft_vcpu *v, uint8_t vector);
+/* Before the local APIC is asked for anything that depends on what is in service. */
+void soft_paravirt_end_interrupt(struct soft_vcpu *v);
+void soft_paravirt_reset(struct soft_vcpu *v);
+/* VMCALL or VMMCALL. */
+void soft_hypercall(struct soft_vcpu *v, const struct soft_op *op);
+
+static inline void soft_sync_apic(struct soft_vcpu *v)
+{
+    if (unlikely(v->paravirt.is_end_in_memory)) {
+        soft_paravirt_end_interrupt(v);
+    }
+}
+
 /* cpuid.c */
 int soft_supported_cpuid(struct x86_cpuid *out_cpuid, struct error *err);
 void soft_hypervisor_cpuid(struct x86_cpuid *out_cpuid);
@@ -133,6 +155,7 @@ int soft_state_set(struct soft_vcpu *v, const struct x86_state *state, struct er
 /* run.c */
 enum vcpu_exit soft_run(struct vcpu *vcpu);
 void soft_kick(struct vcpu *vcpu);
+void soft_wake_from_guest(struct soft_vcpu *v);
 void soft_signal(struct vcpu *vcpu, enum vcpu_signal signal, uint8_t value);
 
 #endif

@@ -38,6 +38,8 @@ struct soft_vm;
 #define SOFT_REQUEST_STOP  0x0080u /* stay out of the guest until another vCPU takes this back */
 #define SOFT_REQUEST_CODE  0x0200u /* others have written to pages that hold code */
 #define SOFT_REQUEST_CLOCK 0x0100u /* write the kvmclock structure again */
+#define SOFT_REQUEST_KICKED_BY_GUEST                                                               \
+    0x0400u /* another vCPU woke it by a hypercall: its HLT, or its next one, ends */
 
 /* The soft TLB: direct mapped, one array for each kind of access rights. A tag is the page's address; those of permissions
  * that the entry lacks are soft_tlb_invalid(index): an address that is not canonical and has its place in another entry, so
@@ -96,6 +98,18 @@ struct soft_native_jump {
     uint64_t tag[NATIVE_JUMP_SIZE]; /* mode and epoch */
     const uint8_t *code[NATIVE_JUMP_SIZE];
     struct native_block *block[NATIVE_JUMP_SIZE]; /* NULL: empty */
+};
+
+/* What paravirt.c keeps beside the MSRs. */
+struct soft_paravirt {
+    uint32_t features; /* KVM_FEATURE_*, as announced to the guest */
+    bool is_unhalted;  /* the next HLT ends at once */
+    bool
+        is_end_in_memory; /* of the interrupt in service: the guest may have noted it instead of writing to EOI */
+    uint64_t end_gpa; /* where */
+    /* Steal time: the host's clocks when last looked at, what is still to be told to the guest, and when. */
+    uint64_t wall_ns, thread_ns, due_tsc;
+    int64_t stolen_ns;
 };
 
 #define SOFT_DR6_BS (1u << 14)
@@ -165,6 +179,7 @@ struct soft_vcpu {
         kvm_pv_eoi, kvm_poll_control;
     _Atomic uint64_t tsc_offset; /* guest TSC minus the host's, at the guest's rate */
     uint32_t clock_version;      /* of the kvmclock structure */
+    struct soft_paravirt paravirt;
 
     /* Events. */
     bool shadow_sti, shadow_mov_ss; /* until after the next instruction */
