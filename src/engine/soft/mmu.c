@@ -27,6 +27,7 @@
 #include "engine/soft/breakpoint.h"
 #include "engine/soft/memory_access.h"
 #include "engine/soft/system.h"
+#include "engine/soft/translate/lockstep.h"
 #include "engine/soft/translate/native.h"
 
 struct soft_page soft_page_find(struct soft_vm *vm, uint64_t gpa)
@@ -224,6 +225,9 @@ static void tlb_fill(struct soft_vcpu *v, uint64_t gva, enum x86_access access,
         tlb->read_tag[index] = tag;
         tlb->write_tag[index] = soft_tlb_invalid(index);
         if (access == X86_ACCESS_WRITE && claim_writable(v, &page)) {
+            if (unlikely(v->lockstep != NULL)) {
+                soft_lockstep_note_write(v, tlb, index, tlb->hva[index]);
+            }
             tlb->write_tag[index] = tag;
         }
     }

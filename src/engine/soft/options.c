@@ -50,6 +50,7 @@ int soft_options_parse(struct soft_vm *vm, struct soft_trace_options *out_trace,
         {"translate", "off", "on", &vm->interprets},
         {"flags", "exact", NULL, &vm->has_exact_flags},
         {"verify", "on", "off", &vm->verifies},
+        {"lockstep", "on", "off", &vm->is_lockstep},
         {"perfmap", "on", "off", &out_trace->has_perf_map},
         {"trace", .text = out_trace->path, .text_size = sizeof(out_trace->path)},
         {"symbols", .text = out_trace->symbols, .text_size = sizeof(out_trace->symbols)},
@@ -66,10 +67,11 @@ int soft_options_parse(struct soft_vm *vm, struct soft_trace_options *out_trace,
             return error_set(
                 err, EINVAL,
                 "'%.*s' is no option of the engine soft: translate=on|off, "
-                "flags=exact, verify=on|off, trace=FILE, perfmap=on and symbols=FILE are",
+                "flags=exact, verify=on|off, lockstep=on, trace=FILE, perfmap=on and symbols=FILE are",
                 (int)length, options);
         }
         options += length + (options[length] == ',');
     }
+    vm->has_exact_flags |= vm->is_lockstep;
     return 0;
 }

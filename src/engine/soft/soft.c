@@ -292,6 +292,9 @@ static void soft_vcpu_stats(struct vcpu *vcpu,
         {"interrupts", &stats->interrupts},
         {"exceptions", &stats->exceptions},
         {"halts", &stats->halts},
+        {"lockstep_equal", &stats->lockstep_equal},
+        {"lockstep_repeated", &stats->lockstep_repeated},
+        {"lockstep_left_out", &stats->lockstep_left_out},
     };
     for (size_t i = 0; i < ARRAY_COUNT(counters); i++) {
         emit(ctx, counters[i].name, __atomic_load_n(counters[i].value, __ATOMIC_RELAXED));

@@ -232,25 +232,30 @@ void soft_trace_block(struct soft_trace *trace, const struct soft_vcpu *v,
     pthread_mutex_unlock(&trace->lock);
 }
 
-/* The instruction at RIP, without faults and without changing accessed bits. */
-static bool read_instruction(struct soft_vcpu *v, uint8_t *out_bytes, struct x86_insn *out_insn)
+bool soft_read_instruction(struct soft_vcpu *v, uint8_t out_bytes[X86_INSN_MAX_LENGTH],
+                           struct x86_insn *out_insn)
 {
     uint64_t gva = v->rip + v->segment_base[X86_CS];
     uint32_t size = 0;
-    while (size < X86_INSN_MAX_LENGTH) {
+    enum x86_decode_status status = X86_DECODE_MORE;
+    while (size < X86_INSN_MAX_LENGTH && status == X86_DECODE_MORE) {
         uint64_t gpa;
         uint32_t error;
         if (!soft_probe_translate(v, gva + size, X86_ACCESS_FETCH, v->cpl == 3, false, &gpa,
                                   &error)) {
-            break;
+            return false;
         }
         struct soft_page page = soft_page_find(v->vm, align_down(gpa, GUEST_PAGE_SIZE));
         if (!page.slot) {
-            break;
+            return false;
         }
-        out_bytes[size++] = page.hva[gpa % GUEST_PAGE_SIZE];
+        uint32_t offset = (uint32_t)(gpa % GUEST_PAGE_SIZE);
+        uint32_t part = MIN(X86_INSN_MAX_LENGTH - size, GUEST_PAGE_SIZE - offset);
+        memcpy(out_bytes + size, page.hva + offset, part);
+        size += part;
+        status = x86_decode(out_bytes, size, v->code_size, out_insn);
     }
-    return x86_decode(out_bytes, size, v->code_size, out_insn) == X86_DECODE_OK;
+    return status == X86_DECODE_OK;
 }
 
 void soft_trace_interpreted(struct soft_trace *trace, struct soft_vcpu *v, const char *reason)
@@ -262,7 +267,7 @@ void soft_trace_interpreted(struct soft_trace *trace, struct soft_vcpu *v, const
     uint8_t bytes[X86_INSN_MAX_LENGTH];
     char text[128] = "(cannot be read)", name[300];
     name_of(trace, v->rip, name, sizeof(name));
-    if (read_instruction(v, bytes, &insn)) {
+    if (soft_read_instruction(v, bytes, &insn)) {
         x86_disassemble(&insn, v->rip, text, sizeof(text));
         if (!reason) {
             reason = v->native && native_has_template(v, &insn)

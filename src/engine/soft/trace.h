@@ -8,6 +8,7 @@
 
 #include "base/core/compiler.h"
 #include "base/core/error.h"
+#include "cpu/x86/decode.h"
 
 struct soft_vcpu;
 struct native_block;
@@ -30,6 +31,9 @@ void soft_trace_block(struct soft_trace *trace, const struct soft_vcpu *v,
                       const struct native_block *block, const struct native_source *source);
 /* The interpreter runs the instruction at RIP; 'reason' NULL: it has no template, or its access missed. */
 void soft_trace_interpreted(struct soft_trace *trace, struct soft_vcpu *v, const char *reason);
+/* The instruction at RIP, without faults and without changing accessed bits. False: it cannot be read or is none. */
+bool soft_read_instruction(struct soft_vcpu *v, uint8_t out_bytes[X86_INSN_MAX_LENGTH],
+                           struct x86_insn *out_insn);
 /* A line of its own. */
 void soft_trace_note(struct soft_trace *trace, const struct soft_vcpu *v, const char *text);
 

@@ -22,6 +22,7 @@ struct soft_native;
 struct native_block;
 struct soft_simd;
 struct soft_trace;
+struct soft_lockstep;
 struct soft_vm;
 
 /* Bits of 'requests': reasons to leave the blocks, raised by any thread (and by the vCPU for itself). */
@@ -74,7 +75,8 @@ struct soft_large_range {
 /* Written by the vCPU's thread, read by any: whole words, no order. */
 struct soft_stats {
     uint64_t instructions, blocks_decoded, blocks_translated, code_cache_flushes, native_misses,
-        tlb_misses, tlb_flushes, exits_mmio, exits_pio, interrupts, exceptions, halts;
+        tlb_misses, tlb_flushes, exits_mmio, exits_pio, interrupts, exceptions, halts,
+        lockstep_equal, lockstep_repeated, lockstep_left_out;
 };
 
 #define SOFT_JUMP_CACHE_BITS 12
@@ -146,10 +148,11 @@ struct soft_vcpu {
     uint8_t native_x87_is_saved; /* fx[] comes from the host: its pointers are to be seen to */
     struct {
         uint64_t fip, fdp;
-        uint32_t fop, segment;  /* with NATIVE_X87_NOTED */
-    } native_x87;               /* the last instruction and operand */
-    struct soft_native *native; /* NULL: interpreter only */
-    const struct soft_op *op;   /* the instruction under way, for the RIP of exceptions */
+        uint32_t fop, segment;      /* with NATIVE_X87_NOTED */
+    } native_x87;                   /* the last instruction and operand */
+    struct soft_native *native;     /* NULL: interpreter only */
+    struct soft_lockstep *lockstep; /* NULL: off */
+    const struct soft_op *op;       /* the instruction under way, for the RIP of exceptions */
     struct soft_block *block;
     uint64_t block_epoch;  /* part of the jump cache's tags: raised when blocks or mappings go */
     uintptr_t chain_floor; /* the stack pointer's least value for a chain to go on */
@@ -258,6 +261,7 @@ struct soft_vm {
     bool has_exact_flags;        /* option: see docs/engines.md */
     bool verifies;               /* option: each translated block is verified */
     struct soft_trace *trace;    /* NULL: none */
+    bool is_lockstep;            /* option: the interpreter checks the translator */
     uint64_t initial_tsc_offset; /* so that the guest's counter starts near 0 */
     bool is_intel;             /* the host's vendor, thus the guest's: a few instructions differ */
     uint64_t tsc_hz;           /* the guest's */

@@ -23,6 +23,7 @@
 #include "engine/soft/mmu.h"
 #include "engine/soft/trace.h"
 #include "engine/soft/translate/analyze.h"
+#include "engine/soft/translate/lockstep.h"
 #include "engine/soft/translate/verify.h"
 
 #define CODE_SIZE ((size_t)64 << 20)
@@ -90,7 +91,7 @@ int soft_native_init(struct soft_vcpu *v, struct error *err)
                        !__builtin_cpu_is("znver1") && !__builtin_cpu_is("znver2");
     v->native_host_mxcsr = MXCSR_MASKS;
     native_make_stubs(v);
-    return 0;
+    return v->vm->is_lockstep ? soft_lockstep_init(v, err) : 0;
 }
 
 void soft_native_fini(struct soft_vcpu *v)
@@ -110,6 +111,7 @@ void soft_native_fini(struct soft_vcpu *v)
     }
     free(n->source);
     native_verifier_destroy(n->verifier);
+    soft_lockstep_fini(v);
     free(n);
     v->native = NULL;
 }
@@ -388,7 +390,7 @@ static struct native_block *find_block(struct soft_vcpu *v)
         return jump->block[index];
     }
     struct native_block *block = find_or_translate(v, mode);
-    if (block && has_usual_address(v->rip, mode)) {
+    if (block && has_usual_address(v->rip, mode) && !v->lockstep) {
         jump->rip[index] = v->rip;
         jump->tag[index] = v->native_tag;
         jump->code[index] = native_executable(v->native, block->entry_saved);
@@ -402,13 +404,23 @@ static const uint8_t *leave(const struct soft_vcpu *v)
     return native_executable(v->native, v->native->leave);
 }
 
+/* Where to go on with 'block'. */
+static const uint8_t *enter_block(struct soft_vcpu *v, const struct native_block *block)
+{
+    const uint8_t *code = native_executable(v->native, block->entry_saved);
+    if (unlikely(v->lockstep != NULL)) {
+        soft_lockstep_begin(v, block, code);
+    }
+    return code;
+}
+
 static const uint8_t *go_on(struct soft_vcpu *v)
 {
     if (unlikely(atomic_load_explicit(&v->requests, memory_order_relaxed))) {
         return leave(v);
     }
     struct native_block *block = find_block(v);
-    return block ? native_executable(v->native, block->entry_saved) : leave(v);
+    return block ? enter_block(v, block) : leave(v);
 }
 
 /* How translated code gets the vectors, after they may have changed. */
@@ -444,10 +456,25 @@ static inline void begin_c(struct soft_vcpu *v)
     }
 }
 
+/* Translated code has left for C code at 'rip'. NULL, or where to run it again. */
+static const uint8_t *check_lockstep(struct soft_vcpu *v, uint64_t rip, bool is_block_end)
+{
+    if (likely(v->lockstep == NULL)) {
+        return NULL;
+    }
+    const uint8_t *again = soft_lockstep_end(v, rip, is_block_end);
+    choose_load(v);
+    return again;
+}
+
 const uint8_t *native_on_interpret(struct soft_vcpu *v, const struct native_site *site)
 {
     begin_c(v);
     struct soft_native *n = v->native;
+    const uint8_t *again = check_lockstep(v, site->rip, false);
+    if (unlikely(again != NULL)) {
+        return again;
+    }
     uint64_t rip = site->rip, next = site->next;
     uint32_t mode = v->native_mode;
     v->rip = rip;
@@ -459,6 +486,9 @@ const uint8_t *native_on_interpret(struct soft_vcpu *v, const struct native_site
              !atomic_load_explicit(&v->requests, memory_order_relaxed));
     if (likely(v->rip == next && next && !n->was_cut && current_mode(v) == mode &&
                !atomic_load_explicit(&v->requests, memory_order_relaxed))) {
+        if (unlikely(v->lockstep != NULL)) {
+            soft_lockstep_begin(v, NULL, (const uint8_t *)(site + 1));
+        }
         return (const uint8_t *)(site + 1);
     }
     return go_on(v);
@@ -467,8 +497,9 @@ const uint8_t *native_on_interpret(struct soft_vcpu *v, const struct native_site
 const uint8_t *native_on_exit_at(struct soft_vcpu *v, const struct native_site *site)
 {
     begin_c(v);
+    const uint8_t *again = check_lockstep(v, site->rip, false);
     v->rip = site->rip;
-    return leave(v);
+    return again ? again : leave(v);
 }
 
 uint32_t native_on_fill(struct soft_vcpu *v, uint64_t gva, uint32_t access)
@@ -483,6 +514,10 @@ uint32_t native_on_fill(struct soft_vcpu *v, uint64_t gva, uint32_t access)
 const uint8_t *native_on_fault(struct soft_vcpu *v, void *unused)
 {
     begin_c(v);
+    const uint8_t *again = check_lockstep(v, v->native_fault_rip, false);
+    if (unlikely(again != NULL)) {
+        return again;
+    }
     v->rip = v->native_fault_rip;
     interpret_one(v, "the host's CPU faulted");
     return go_on(v);
@@ -493,6 +528,10 @@ const uint8_t *native_on_link(struct soft_vcpu *v, struct native_link *link)
     begin_c(v);
     struct soft_native *n = v->native;
     uint32_t mode = v->native_mode;
+    const uint8_t *again = check_lockstep(v, link->rip, true);
+    if (unlikely(again != NULL)) {
+        return again;
+    }
     v->rip = link->rip;
     if (atomic_load_explicit(&v->requests, memory_order_relaxed)) {
         return leave(v);
@@ -502,8 +541,8 @@ const uint8_t *native_on_link(struct soft_vcpu *v, struct native_link *link)
     if (!block) {
         return leave(v);
     }
-    if (n->was_cut) {
-        return native_executable(n, block->entry_saved); /* the link may be gone */
+    if (n->was_cut || v->lockstep) {
+        return enter_block(v, block); /* the link may be gone */
     }
     /* Without an epoch to compare, the two blocks must be of one page for good. */
     bool is_safe = link->epoch ? has_usual_address(v->rip, mode)
@@ -539,8 +578,13 @@ const uint8_t *native_on_link(struct soft_vcpu *v, struct native_link *link)
 const uint8_t *native_on_indirect(struct soft_vcpu *v, const struct native_site *site)
 {
     begin_c(v);
+    bool is_canonical = x86_is_canonical(v->native_target);
+    const uint8_t *again = is_canonical ? check_lockstep(v, v->native_target, true) : NULL;
+    if (unlikely(again != NULL)) {
+        return again;
+    }
     v->rip = v->native_target;
-    if (unlikely(!x86_is_canonical(v->rip))) {
+    if (unlikely(!is_canonical)) {
         /* The instruction itself faults: as if it had not begun. */
         v->gpr[X86_RSP] -= site->next;
         v->rip = site->rip;
@@ -561,7 +605,7 @@ bool soft_native_run(struct soft_vcpu *v)
     const uint8_t *code = native_executable(n, n->enter);
     memcpy(&enter, &code, sizeof(enter));
     running = v;
-    enter(v, native_executable(n, block->entry_saved));
+    enter(v, enter_block(v, block));
     return true;
 }
 

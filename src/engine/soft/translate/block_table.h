@@ -36,6 +36,7 @@ struct native_block {
     struct native_block *page_next;
     struct native_link *incoming;
     uint64_t rip, gpa;
+    uint64_t last_rip; /* of the last instruction */
     uint32_t mode;
     uint32_t code_size;
     uint8_t *entry;       /* writable view; status flags in the host's */

@@ -913,7 +913,8 @@ struct native_block *native_translate(struct soft_vcpu *v, uint64_t rip, uint64_
         return NULL;
     }
     struct native_block *block = native_alloc(native, sizeof(*block));
-    *block = (struct native_block){.rip = rip, .gpa = gpa, .mode = mode};
+    *block = (struct native_block){
+        .rip = rip, .gpa = gpa, .mode = mode, .last_rip = native_rip(source, source->count - 1)};
     struct translation t = {
         .native = native,
         .source = source,

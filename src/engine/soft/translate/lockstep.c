@@ -1,0 +1,403 @@
+/* Each stretch of translated code that runs without a call of C code is run again by the interpreter: from the same
+ * registers and the same memory, to the same address. Then registers and memory must be the same.
+ *
+ * Memory: before a stretch no entry of the TLB lets anything be written, so that the first write to a page comes to
+ * soft_lockstep_note_write, which keeps a copy of the page. For the interpreter's turn what the translator has changed is
+ * put back. Only bytes that differ are ever put back, as devices write to guest memory, too. Their writes may make the two
+ * runs differ; such a stretch is repeated from its beginning, and only what differs time after time is a difference.
+ *
+ * Blocks are not linked, and indirect branches always miss, so that a stretch is straight code of one block. Instructions
+ * that the interpreter runs for the translator are run once and are not compared. */
+#include "engine/soft/translate/lockstep.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/core/bits.h"
+#include "base/core/invariant.h"
+#include "base/host/log.h"
+#include "engine/soft/block.h"
+#include "engine/soft/trace.h"
+#include "engine/soft/translate/analyze.h"
+
+#define MAX_PAGES   256
+#define MAX_ENTRIES 4096
+#define TRIES       4
+
+/* What translated code changes beside memory. */
+struct registers {
+    uint64_t gpr[X86_GPR_COUNT];
+    uint64_t rip;
+    uint16_t status;
+    uint32_t mxcsr;
+    uint8_t vector[16][32];
+    uint8_t fx[512];
+    uint8_t x87[sizeof(((struct soft_vcpu *)0)->native_x87)]; /* what becomes part of fx later */
+};
+
+struct page {
+    uint8_t *hva;
+    uint8_t before[GUEST_PAGE_SIZE];
+    uint8_t native[GUEST_PAGE_SIZE];
+};
+
+struct entry {
+    struct soft_tlb *tlb;
+    size_t index;
+};
+
+struct soft_lockstep {
+    bool is_under_way;
+    const struct native_block *block;
+    const uint8_t *code;
+    uint32_t mode;
+    struct soft_tlb *tlb;
+    unsigned tries;
+    struct registers start, native, interpreted;
+    size_t page_count;
+    struct page page[MAX_PAGES];
+    size_t entry_count; /* that let something be written, or have done so */
+    struct entry entry[MAX_ENTRIES];
+    bool has_too_many_pages;
+};
+
+int soft_lockstep_init(struct soft_vcpu *v, struct error *err)
+{
+    v->lockstep = calloc(1, sizeof(*v->lockstep));
+    return v->lockstep ? 0 : error_set(err, ENOMEM, "memory for running in lock-step");
+}
+
+void soft_lockstep_fini(struct soft_vcpu *v)
+{
+    if (v->lockstep) {
+        free(v->lockstep);
+        v->lockstep = NULL;
+    }
+}
+
+static void read_registers(const struct soft_vcpu *v, struct registers *out)
+{
+    memcpy(out->gpr, v->gpr, sizeof(out->gpr));
+    out->rip = v->rip;
+    out->status = v->status;
+    out->mxcsr = v->mxcsr;
+    memcpy(out->vector, v->vector, sizeof(out->vector));
+    memcpy(out->fx, v->fx, sizeof(out->fx));
+    memcpy(out->x87, &v->native_x87, sizeof(out->x87));
+}
+
+static void write_registers(struct soft_vcpu *v, const struct registers *in)
+{
+    memcpy(v->gpr, in->gpr, sizeof(in->gpr));
+    v->rip = in->rip;
+    v->status = in->status;
+    v->mxcsr = in->mxcsr;
+    memcpy(v->vector, in->vector, sizeof(in->vector));
+    memcpy(v->fx, in->fx, sizeof(in->fx));
+    memcpy(&v->native_x87, in->x87, sizeof(in->x87));
+}
+
+static void forbid_writes(struct soft_vcpu *v)
+{
+    struct soft_lockstep *l = v->lockstep;
+    if (l->entry_count == MAX_ENTRIES) {
+        for (size_t mode = 0; mode < SOFT_TLB_MODES; mode++) {
+            for (size_t i = 0; i < SOFT_TLB_SIZE; i++) {
+                v->tlbs[mode].write_tag[i] = soft_tlb_invalid(i);
+            }
+        }
+    }
+    for (size_t i = 0; i < l->entry_count; i++) {
+        const struct entry *entry = &l->entry[i];
+        entry->tlb->write_tag[entry->index] = soft_tlb_invalid(entry->index);
+    }
+    l->entry_count = 0;
+}
+
+void soft_lockstep_note_write(struct soft_vcpu *v, struct soft_tlb *tlb, size_t index, uint8_t *hva)
+{
+    struct soft_lockstep *l = v->lockstep;
+    if (l->entry_count < MAX_ENTRIES) {
+        l->entry[l->entry_count++] = (struct entry){tlb, index};
+    }
+    if (!l->is_under_way) {
+        return;
+    }
+    for (size_t i = 0; i < l->page_count; i++) {
+        if (l->page[i].hva == hva) {
+            return;
+        }
+    }
+    if (l->page_count == MAX_PAGES) {
+        l->has_too_many_pages = true;
+        return;
+    }
+    struct page *page = &l->page[l->page_count++];
+    page->hva = hva;
+    memcpy(page->before, hva, GUEST_PAGE_SIZE);
+    memcpy(page->native, hva, GUEST_PAGE_SIZE); /* if it is the interpreter that writes */
+}
+
+void soft_lockstep_begin(struct soft_vcpu *v, const struct native_block *block, const uint8_t *code)
+{
+    struct soft_lockstep *l = v->lockstep;
+    if (block) {
+        l->block = block;
+    }
+    l->code = code;
+    l->mode = v->native_mode;
+    l->tlb = v->tlb;
+    l->tries = 0;
+    l->page_count = 0;
+    l->has_too_many_pages = false;
+    read_registers(v, &l->start);
+    forbid_writes(v);
+    l->is_under_way = true;
+}
+
+/* 'from' becomes 'to' where they differ. */
+static void change_bytes(uint8_t *hva, const uint8_t *from, const uint8_t *to)
+{
+    for (size_t i = 0; i < GUEST_PAGE_SIZE; i += 8) {
+        if (memcmp(from + i, to + i, 8) == 0) {
+            continue;
+        }
+        for (size_t k = i; k < i + 8; k++) {
+            if (from[k] != to[k]) {
+                __atomic_store_n(hva + k, to[k], __ATOMIC_RELAXED);
+            }
+        }
+    }
+}
+
+enum outcome {
+    SAME,
+    NOT_COMPARABLE,
+    DIFFERENT,
+};
+
+/* One instruction of the interpreter's. False: it has raised an exception. */
+static bool interpret(struct soft_vcpu *v)
+{
+    sigjmp_buf outer;
+    memcpy(&outer, &v->raise_to, sizeof(outer));
+    volatile bool is_good = true;
+    if (sigsetjmp(v->raise_to, 0) == 0) {
+        soft_block_enter(v, soft_block_find(v, true));
+    } else {
+        is_good = false;
+    }
+    memcpy(&v->raise_to, &outer, sizeof(outer));
+    v->op = NULL;
+    v->block = NULL;
+    return is_good;
+}
+
+/* Flags that nothing defines after 'insn', of those that were not before it. */
+static bool follow_flags(const struct x86_insn *insn, uint32_t *undefined)
+{
+    const struct x86_row *row = &x86_rows[insn->row];
+    if (row->flags_read & *undefined & X86_FLAGS_STATUS) {
+        return false; /* the result is undefined, too */
+    }
+    /* A shift by zero defines nothing. */
+    if (!row->flags_undefined) {
+        *undefined &= ~row->flags_written;
+    }
+    *undefined |= row->flags_undefined & X86_FLAGS_STATUS;
+    return true;
+}
+
+/* The interpreter's turn, to 'rip' or to the end of the block. */
+static enum outcome run_interpreter(struct soft_vcpu *v, uint64_t rip, bool is_block_end,
+                                    uint32_t *out_undefined)
+{
+    const struct native_block *block = v->lockstep->block;
+    for (unsigned steps = 0; is_block_end || v->rip != rip; steps++) {
+        struct x86_insn insn;
+        uint8_t bytes[X86_INSN_MAX_LENGTH];
+        uint64_t at = v->rip;
+        if (steps > NATIVE_MAX_INSNS) {
+            return DIFFERENT;
+        }
+        if (!soft_read_instruction(v, bytes, &insn)) {
+            return NOT_COMPARABLE;
+        }
+        uint32_t attributes = x86_rows[insn.row].attributes;
+        if (attributes & (X86_ROW_SYSTEM | X86_ROW_PRIVILEGED | X86_ROW_IO | X86_ROW_SERIALIZES) ||
+            !follow_flags(&insn, out_undefined)) {
+            return NOT_COMPARABLE;
+        }
+        if (!interpret(v)) {
+            return DIFFERENT;
+        }
+        if (is_block_end && at == block->last_rip) {
+            break;
+        }
+    }
+    return v->rip == rip ? SAME : DIFFERENT;
+}
+
+static uint32_t rflags_of(uint16_t status)
+{
+    return ((status >> 8) & 0xd5u) | (status & 1u) << 11;
+}
+
+static enum outcome compare(const struct soft_lockstep *l, uint32_t undefined)
+{
+    const struct registers *a = &l->native, *b = &l->interpreted;
+    uint32_t flags = (rflags_of(a->status) ^ rflags_of(b->status)) & ~undefined;
+    if (memcmp(a->gpr, b->gpr, sizeof(a->gpr)) != 0 || a->rip != b->rip || flags ||
+        a->mxcsr != b->mxcsr || memcmp(a->vector, b->vector, sizeof(a->vector)) != 0 ||
+        memcmp(a->fx, b->fx, sizeof(a->fx)) != 0) {
+        return DIFFERENT;
+    }
+    for (size_t i = 0; i < l->page_count; i++) {
+        if (memcmp(l->page[i].hva, l->page[i].native, GUEST_PAGE_SIZE) != 0) {
+            return DIFFERENT;
+        }
+    }
+    return SAME;
+}
+
+static void report_registers(const char *who, const struct registers *r)
+{
+    static const char *const names[] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+                                        "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
+    log_error("lock-step: %s: rip %" PRIx64 ", status flags %x, mxcsr %x", who, r->rip,
+              rflags_of(r->status), r->mxcsr);
+    for (int i = 0; i < X86_GPR_COUNT; i += 4) {
+        log_error("lock-step: %s:  %s %" PRIx64 "  %s %" PRIx64 "  %s %" PRIx64 "  %s %" PRIx64,
+                  who, names[i], r->gpr[i], names[i + 1], r->gpr[i + 1], names[i + 2],
+                  r->gpr[i + 2], names[i + 3], r->gpr[i + 3]);
+    }
+}
+
+static void report_vectors(const struct soft_lockstep *l)
+{
+    for (int i = 0; i < 16; i++) {
+        uint64_t a[4], b[4];
+        memcpy(a, l->native.vector[i], sizeof(a));
+        memcpy(b, l->interpreted.vector[i], sizeof(b));
+        if (memcmp(a, b, sizeof(a)) != 0) {
+            log_error("lock-step: ymm%d: translated %" PRIx64 " %" PRIx64 " %" PRIx64 " %" PRIx64
+                      ", interpreted %" PRIx64 " %" PRIx64 " %" PRIx64 " %" PRIx64,
+                      i, a[3], a[2], a[1], a[0], b[3], b[2], b[1], b[0]);
+        }
+    }
+    for (int i = 0; i < 512; i++) {
+        if (l->native.fx[i] != l->interpreted.fx[i]) {
+            log_error("lock-step: x87 image, byte %d: translated %02x, interpreted %02x", i,
+                      l->native.fx[i], l->interpreted.fx[i]);
+        }
+    }
+}
+
+static void report_memory(const struct soft_lockstep *l)
+{
+    for (size_t i = 0; i < l->page_count; i++) {
+        const struct page *page = &l->page[i];
+        for (size_t k = 0; k < GUEST_PAGE_SIZE; k += 8) {
+            uint64_t before, native, now;
+            memcpy(&before, page->before + k, 8);
+            memcpy(&native, page->native + k, 8);
+            memcpy(&now, page->hva + k, 8);
+            if (native != now) {
+                log_error("lock-step: page %zu, offset 0x%zx: before %" PRIx64
+                          ", translated %" PRIx64 ", interpreted %" PRIx64,
+                          i, k, before, native, now);
+            }
+        }
+    }
+}
+
+static noreturn_fn void give_up(struct soft_vcpu *v, uint64_t rip)
+{
+    struct soft_lockstep *l = v->lockstep;
+    log_error("lock-step: translated code and interpreter differ from rip 0x%" PRIx64
+              " to 0x%" PRIx64 ", after %" PRIu64 " equal stretches",
+              l->start.rip, rip, v->stats.lockstep_equal);
+    report_registers("before", &l->start);
+    report_registers("translated", &l->native);
+    report_registers("interpreted", &l->interpreted);
+    report_vectors(l);
+    report_memory(l);
+    write_registers(v, &l->start);
+    while (v->rip >= l->block->rip && v->rip <= l->block->last_rip) {
+        struct x86_insn insn;
+        uint8_t bytes[X86_INSN_MAX_LENGTH];
+        char text[128];
+        if (!soft_read_instruction(v, bytes, &insn)) {
+            break;
+        }
+        x86_disassemble(&insn, v->rip, text, sizeof(text));
+        log_error("lock-step: guest: %" PRIx64 "  %s", v->rip, text);
+        v->rip += insn.length;
+    }
+    uint32_t at = 0;
+    while (at < l->block->code_size) {
+        struct x86_insn insn;
+        char text[128];
+        uint32_t left = MIN(l->block->code_size - at, X86_INSN_MAX_LENGTH);
+        const uint8_t *code = l->block->entry_saved + at;
+        if (x86_decode(code, left, X86_CODE_64, &insn) != X86_DECODE_OK) {
+            break; /* data behind a call */
+        }
+        x86_disassemble(&insn, at, text, sizeof(text));
+        log_error("lock-step: host:%s %x  %s",
+                  native_executable(v->native, code) == l->code ? " >" : "", at, text);
+        at += insn.length;
+    }
+    invariant(!"translated code does what the interpreter does");
+    abort();
+}
+
+const uint8_t *soft_lockstep_end(struct soft_vcpu *v, uint64_t rip, bool is_block_end)
+{
+    struct soft_lockstep *l = v->lockstep;
+    if (!l->is_under_way) {
+        return NULL;
+    }
+    v->rip = rip;
+    read_registers(v, &l->native);
+    if (v->native_mode != l->mode || v->tlb != l->tlb || l->has_too_many_pages) {
+        l->is_under_way = false;
+        v->stats.lockstep_left_out++;
+        return NULL;
+    }
+    for (size_t i = 0; i < l->page_count; i++) {
+        struct page *page = &l->page[i];
+        memcpy(page->native, page->hva, GUEST_PAGE_SIZE);
+        change_bytes(page->hva, page->native, page->before);
+    }
+    forbid_writes(v);
+    write_registers(v, &l->start);
+    uint32_t undefined = 0;
+    enum outcome outcome = run_interpreter(v, rip, is_block_end, &undefined);
+    read_registers(v, &l->interpreted);
+    if (outcome == SAME) {
+        outcome = compare(l, undefined);
+    }
+    if (outcome == DIFFERENT && ++l->tries == TRIES) {
+        give_up(v, rip);
+    }
+    for (size_t i = 0; i < l->page_count && outcome != SAME; i++) {
+        struct page *page = &l->page[i];
+        uint8_t now[GUEST_PAGE_SIZE];
+        memcpy(now, page->hva, sizeof(now));
+        change_bytes(page->hva, now, outcome == DIFFERENT ? page->before : page->native);
+    }
+    if (outcome == DIFFERENT) {
+        v->stats.lockstep_repeated++;
+        l->page_count = 0;
+        forbid_writes(v);
+        write_registers(v, &l->start);
+        return l->code;
+    }
+    *(outcome == SAME ? &v->stats.lockstep_equal : &v->stats.lockstep_left_out) += 1;
+    write_registers(v, &l->native);
+    l->is_under_way = false;
+    return NULL;
+}
