@@ -1,8 +1,11 @@
-/* Options of the engine, and what the trace and perf's map say of a small guest. */
+/* Options of the engine, what the trace and perf's map say of a small guest, and whether lock-step finds what is wrong. */
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include "engine/soft/translate/block_table.h"
 #include "soft_guest.h"
 
 /* mov eax, 5; cpuid-free loop: dec eax; jnz; then out 0xf4, al */
@@ -57,6 +60,48 @@ static void test_trace(void **state)
     assert_int_equal(rmdir(folder), 0);
 }
 
+/* Runs 'code' in lock-step twice; 'spoils': the second time its block adds another number. */
+static void run_in_lockstep(bool spoils)
+{
+    static const uint8_t adding[] = {0x05, 0x55, 0x44, 0x33, 0x22, 0x48, 0x89, 0x04,
+                                     0x25, 0x00, 0x00, 0x02, 0x00, 0xe6, 0xf4, 0xf4};
+    struct soft_guest g;
+    struct x86_state s, after;
+    guest_start_with(&g, 1, "lockstep=on");
+    guest_long_mode(&g, 0, adding, sizeof(adding), &s);
+    assert_int_equal(guest_run(&g, 0, &s, &after), VCPU_EXIT_KICKED);
+    struct soft_vcpu *v = soft_from_vcpu(g.vcpu[0]);
+    assert_true(v->stats.lockstep_equal > 0);
+    assert_int_equal(v->stats.lockstep_left_out, 0);
+    uint8_t *code_end = v->native->writable + v->native->used;
+    unsigned found = 0;
+    for (uint8_t *at = v->native->writable + v->native->fixed; at + 4 < code_end; at++) {
+        if (memcmp(at, adding + 1, 4) == 0) {
+            *at += spoils;
+            found++;
+        }
+    }
+    assert_int_equal(found, 1);
+    assert_int_equal(guest_run(&g, 0, &s, &after), VCPU_EXIT_KICKED);
+    guest_end(&g);
+}
+
+static void test_lockstep(void **state)
+{
+    run_in_lockstep(false);
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        (void)freopen("/dev/null", "w", stderr);
+        run_in_lockstep(true);
+        _exit(0);
+    }
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFSIGNALED(status));
+    assert_int_equal(WTERMSIG(status), SIGABRT);
+}
+
 static void test_options(void **state)
 {
     static const char *const bad[] = {
@@ -93,6 +138,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_trace),
+        cmocka_unit_test(test_lockstep),
         cmocka_unit_test(test_options),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -354,6 +354,16 @@ static noreturn_fn void give_up(struct soft_vcpu *v, uint64_t rip)
     abort();
 }
 
+/* Translated code may have left in the middle of a repeated string instruction. */
+static bool is_at_repetition(struct soft_vcpu *v)
+{
+    struct x86_insn insn;
+    uint8_t bytes[X86_INSN_MAX_LENGTH];
+    return soft_read_instruction(v, bytes, &insn) &&
+           x86_rows[insn.row].attributes & X86_ROW_STRING &&
+           insn.prefixes & (X86_PREFIX_REP | X86_PREFIX_REPNE);
+}
+
 const uint8_t *soft_lockstep_end(struct soft_vcpu *v, uint64_t rip, bool is_block_end)
 {
     struct soft_lockstep *l = v->lockstep;
@@ -379,6 +389,9 @@ const uint8_t *soft_lockstep_end(struct soft_vcpu *v, uint64_t rip, bool is_bloc
     read_registers(v, &l->interpreted);
     if (outcome == SAME) {
         outcome = compare(l, undefined);
+        if (outcome == DIFFERENT && is_at_repetition(v)) {
+            outcome = NOT_COMPARABLE;
+        }
     }
     if (outcome == DIFFERENT && ++l->tries == TRIES) {
         give_up(v, rip);
