@@ -933,7 +933,8 @@ struct native_block *native_translate(struct soft_vcpu *v, uint64_t rip, uint64_
     for (t.index = 0; t.index < source->count; t.index++) {
         const struct native_insn *n = &source->insn[t.index];
         bool is_last = t.index + 1 == source->count;
-        bool flags_are_free = !n->live_before || (t.flags & FLAGS_SAVED);
+        bool flags_are_free =
+            (!n->live_before && !source->has_exact_flags) || (t.flags & FLAGS_SAVED);
         if (t.needs_poll && (flags_are_free || is_last)) {
             native_give_up_flags(&t, n->live_before);
             native_emit_poll(&t);
