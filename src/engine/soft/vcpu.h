@@ -137,7 +137,6 @@ struct soft_vcpu {
     uint64_t native_tag;      /* of those in the jump cache that may run */
     uint64_t native_host_rsp;
     uint64_t native_group[16]; /* host addresses of groups of accesses in the block that runs */
-    uint64_t native_page_mask; /* which bits of an address choose the entry of the TLB */
     const uint8_t *native_load_vectors; /* the stub that loads the vectors as they are now */
     uint64_t native_return;             /* of the stub that fills the TLB */
     uint64_t native_target;             /* of an indirect branch under way */

@@ -202,12 +202,16 @@ static void test_broken_checks(void **state)
     load(b, 0);
     finish(b);
     refused(b, "address is not checked");
-    /* PEXT by something else than the translator's mask. */
+    /* RORX by another number of bits. */
     begin(b);
-    PUT(b, 0xc4, 0x62, 0x8a, 0xf5, 0xf8); /* pext r15, r14, rax */
+    PUT(b, 0xc4, 0x43, 0x7b, 0xf0, 0xfe, 11);         /* rorx r15d, r14d, 11 */
+    PUT(b, 0x41, 0x81, 0xe7, 0xff, 0x03, 0x00, 0x00); /* and r15d, 1023 */
     emit_op_table(&b->e, HOST_OP_SUB_REG_RM, R14, R15, TLB(read_tag));
+    check_limit(b, 4088, HOST_IF_ABOVE);
+    emit_op_table(&b->e, HOST_OP_ADD_REG_RM, R14, R15, TLB(hva));
+    load(b, 0);
     finish(b);
-    refused(b, "index is not bound");
+    refused(b, "address is not checked");
     /* Of the register as it was. */
     begin(b);
     check_index(b);

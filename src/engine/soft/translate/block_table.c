@@ -84,11 +84,8 @@ int soft_native_init(struct soft_vcpu *v, struct error *err)
     n->meta_size = META_SIZE;
     n->epoch[0] = n->epoch[1] = 1;
     v->native_epoch[0] = v->native_epoch[1] = 1;
-    v->native_page_mask = (uint64_t)(SOFT_TLB_SIZE - 1) << GUEST_PAGE_SHIFT;
-    /* AMD's before Zen 3 take hundreds of cycles for it. */
     n->has_xsave = __builtin_cpu_supports("xsave");
-    n->has_fast_pext = __builtin_cpu_supports("bmi2") && !__builtin_cpu_is("bdver4") &&
-                       !__builtin_cpu_is("znver1") && !__builtin_cpu_is("znver2");
+    n->has_bmi2 = __builtin_cpu_supports("bmi2");
     v->native_host_mxcsr = MXCSR_MASKS;
     native_make_stubs(v);
     return v->vm->is_lockstep ? soft_lockstep_init(v, err) : 0;

@@ -66,7 +66,7 @@ struct soft_native {
     uint64_t epoch[2]; /* of the halves of the address space; 32 bits are compared, never 0 */
     /* Which linear pages have blocks, hashed: what an INVLPG has to care for. */
     uint64_t linear_pages[64];
-    bool has_fast_pext, has_xsave;
+    bool has_bmi2, has_xsave;
     bool was_cut; /* blocks have gone while one of them ran */
     struct native_source *source;
     struct native_verifier *verifier; /* NULL: blocks are not verified */

@@ -136,27 +136,25 @@ void native_emit_address(struct translation *t, const struct native_insn *n)
 static void emit_tlb_index(struct translation *t)
 {
     struct emitter *e = &t->e;
-    if (t->native->has_fast_pext) {
-        emit_insn(e, &(struct host_insn){.prefix = 0xf3, /* pext r15, r14, [rsp + mask] */
+    if (t->native->has_bmi2) {
+        static const uint8_t shift = GUEST_PAGE_SHIFT;
+        emit_insn(e, &(struct host_insn){.prefix = 0xf2, /* rorx r15d, r14d, 12 */
                                          .is_vex = true,
-                                         .w = true,
-                                         .map = 2,
-                                         .opcode = 0xf5,
+                                         .map = 3,
+                                         .opcode = 0xf0,
                                          .reg = SCRATCH,
-                                         .vvvv = ADDRESS,
-                                         .is_memory = true,
-                                         .base = HOST_RSP,
-                                         .index = HOST_NONE,
-                                         .disp = VCPU_FIELD(native_page_mask)});
-        return;
+                                         .rm = ADDRESS,
+                                         .imm_bytes = 1,
+                                         .imm = &shift});
+    } else {
+        emit8(e, 0x45); /* mov r15d, r14d */
+        emit8(e, 0x89);
+        emit8(e, 0xf7);
+        emit8(e, 0x41); /* shr r15d, 12 */
+        emit8(e, 0xc1);
+        emit8(e, 0xef);
+        emit8(e, GUEST_PAGE_SHIFT);
     }
-    emit8(e, 0x45); /* mov r15d, r14d */
-    emit8(e, 0x89);
-    emit8(e, 0xf7);
-    emit8(e, 0x41); /* shr r15d, 12 */
-    emit8(e, 0xc1);
-    emit8(e, 0xef);
-    emit8(e, GUEST_PAGE_SHIFT);
     emit8(e, 0x41); /* and r15d, entries - 1 */
     emit8(e, 0x81);
     emit8(e, 0xe7);

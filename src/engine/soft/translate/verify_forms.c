@@ -42,7 +42,6 @@ static const struct field fields[] = {
     VCPU_RIGHTS(native_epoch[1], READ),
     VCPU_RIGHTS(native_tag, READ),
     VCPU_RIGHTS(native_target, READ | WRITE),
-    VCPU_RIGHTS(native_page_mask, READ),
     VCPU_RIGHTS(native_x87_live, READ),
     VCPU_RIGHTS(native_x87, READ | WRITE),
     VCPU_RIGHTS(native_fault_rip, READ | WRITE),
@@ -581,14 +580,14 @@ static void transfer(const struct verify_insn *at, const struct verify_state *st
             add_page(&state->reg[target->reg], memory, out);
         }
         break;
-    case X86_ID_PEXT:
-        /* The number of the entry, by the mask that is the translator's own. */
-        if (memory->form == FORM_FIELD && target->size_bytes == 8 &&
-            memory->offset == offsetof(struct soft_vcpu, native_page_mask)) {
+    case X86_ID_RORX:
+        /* The low 32 - n bits are those of a shift; a mask for fewer of them follows. */
+        if (target->size_bytes == 4 && insn->operand[1].kind == X86_OPERAND_REG &&
+            (insn->imm & 31) == GUEST_PAGE_SHIFT) {
             out->kind = VERIFY_INDEX;
             out->of = insn->operand[1].reg;
             out->shift = GUEST_PAGE_SHIFT;
-            out->bits = SOFT_TLB_SIZE - 1;
+            out->bits = UINT32_MAX;
         }
         break;
     case X86_ID_IMUL:
