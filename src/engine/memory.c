@@ -85,6 +85,8 @@ void guest_memory_destroy(struct guest_memory *public)
         unmap(memory->dirty[i], slot_dirty_size(slot));
         unmap(slot->page_flags, slot_page_count(slot));
         unmap(slot->code_generation, slot_page_count(slot) * sizeof(uint32_t));
+        unmap(slot->code_granules, slot_page_count(slot) * sizeof(uint64_t));
+        unmap(slot->code_writes, slot_page_count(slot) * sizeof(uint32_t));
     }
     free(memory);
 }
@@ -208,7 +210,14 @@ int guest_memory_track_code(struct guest_memory *memory, struct error *err)
         if (slot->code_generation == NULL) {
             slot->code_generation = map_lazily(slot_page_count(slot) * sizeof(uint32_t));
         }
-        if (slot->page_flags == NULL || slot->code_generation == NULL) {
+        if (slot->code_granules == NULL) {
+            slot->code_granules = map_lazily(slot_page_count(slot) * sizeof(uint64_t));
+        }
+        if (slot->code_writes == NULL) {
+            slot->code_writes = map_lazily(slot_page_count(slot) * sizeof(uint32_t));
+        }
+        if (slot->page_flags == NULL || slot->code_generation == NULL ||
+            slot->code_granules == NULL || slot->code_writes == NULL) {
             return error_set_errno(err, ENOMEM, "mapping the notes on pages that hold code");
         }
     }

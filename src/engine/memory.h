@@ -29,6 +29,10 @@ struct guest_slot {
     _Atomic uint8_t *page_flags;
     /* One count a page, raised whenever a page that holds decoded code is written; NULL as above. */
     _Atomic uint32_t *code_generation;
+    /* One word a page: which of its 64-byte granules hold decoded code. And the writes to a page with code, see the soft
+     * engine's mmu.c. NULL as above. */
+    _Atomic uint64_t *code_granules;
+    _Atomic uint32_t *code_writes;
 };
 
 /* page_flags: the page holds bytes that some vCPU has decoded. */
@@ -51,7 +55,7 @@ void guest_memory_destroy(struct guest_memory *memory);
 int must_check guest_memory_add(struct guest_memory *memory, uint64_t gpa, uint64_t size_bytes,
                                 bool huge, bool is_readonly, struct error *err);
 
-/* Allocates page_flags and code_generation of all slots (the soft engine asks). */
+/* Allocates page_flags and the notes on code of all slots (the soft engine asks). */
 int must_check guest_memory_track_code(struct guest_memory *memory, struct error *err);
 /* 'code_written' is called, on the writer's thread, after guest_memory_written has raised the generation of a page. */
 void guest_memory_on_code_written(struct guest_memory *memory, void (*code_written)(void *ctx),

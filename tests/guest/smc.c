@@ -140,6 +140,87 @@ static void test_data_beside(void)
     check_equal("data beside code: sum", 10000 * 10001 / 2, trap.rax);
 }
 
+/* What comes before depends on it: whether the comparison's flags matter is up to the code at the target. */
+SNIPPET(flags_ahead, ".code64",
+        "0: xorl %eax, %eax; movl $5, %edx; cmpl $7, %edx; jmp 1f\n"
+        ".skip 128 - (. - 0b), 0x90\n1: addl $0, %edx; nop; nop; ret");
+SNIPPET(reads_flags, ".code64", "setc %al; ret");
+#define FLAGS_AHEAD_TARGET 128
+
+/* Two granules of straight code. */
+SNIPPET(two_granules, ".code64",
+        "xorl %eax, %eax; .rept 30; addl $1, %eax; .endr; addl $100, %eax; ret");
+
+static void test_granules(void)
+{
+    uint64_t page = page_alloc();
+    LOAD_SNIPPET(flags_ahead, page);
+    check_equal("flags that nobody reads", 0, call(page));
+    check_equal("flags that nobody reads, again", 0, call(page));
+    LOAD_SNIPPET(reads_flags, page + FLAGS_AHEAD_TARGET);
+    check_equal("the jump's target changed: it reads the flags", 1, call(page));
+    page = page_alloc();
+    LOAD_SNIPPET(two_granules, page);
+    check_equal("code in two granules", 130, call(page));
+    *(volatile uint8_t *)(page + 2 + 3 * 2 + 2) = 11;
+    check_equal("the first one changed", 140, call(page));
+    *(volatile uint8_t *)(page + 2 + 3 * 29 + 2) = 21;
+    check_equal("the second one changed", 160, call(page));
+    /* One store over the border between them: the immediate at 64 and the opcode of the next instruction. */
+    uint32_t bytes = read32(page + 62);
+    write32(page + 62, (bytes & ~0xff0000u) | 31u << 16);
+    check_equal("a store to both", 190, call(page));
+    /* Data in the page and in the granule behind, more often than a page stays closed for. */
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < 3000; i++) {
+        write32(page + 256, i);
+        sum += call(page) + read32(page + 256);
+    }
+    check_equal("data beside it", 3000 * 190 + 2999 * 3000 / 2, sum);
+    for (uint32_t i = 0; i < 3000; i++) {
+        write32(page + 112, i);
+    }
+    check_equal("many writes to its last granule", 190, call(page));
+    *(volatile uint8_t *)(page + 2 + 3 * 2 + 2) = 1;
+    check_equal("and one to its first", 180, call(page));
+}
+
+static void test_ways_to_write(void)
+{
+    uint64_t page = page_alloc(), source = page_alloc();
+    LOAD_SNIPPET(return_one, page);
+    LOAD_SNIPPET(return_one, source);
+    check_equal("before it is written", 1, call(page));
+    for (uint32_t i = 2; i < 5; i++) {
+        void *from = (void *)source, *to = (void *)page;
+        uint64_t count = 6;
+        write32(source + 1, i);
+        __asm__ volatile("rep movsb" : "+S"(from), "+D"(to), "+c"(count)::"memory");
+        check_equal("written by REP MOVSB", i, call(page));
+    }
+    void *to = (void *)(page + 1);
+    uint64_t count = 1;
+    __asm__ volatile("rep stosl" : "+D"(to), "+c"(count) : "a"(77) : "memory");
+    check_equal("written by REP STOSD", 77, call(page));
+    void *from = (void *)(source + 4);
+    to = (void *)(page + 4);
+    count = 4;
+    __asm__ volatile("std; rep movsb; cld" : "+S"(from), "+D"(to), "+c"(count)::"memory");
+    check_equal("written downwards", 4, call(page));
+    __asm__ volatile("lock addl $5, (%0)" ::"r"(page + 1) : "memory");
+    check_equal("written by LOCK ADD", 9, call(page));
+    __asm__ volatile("lock btsl %1, (%0)" ::"r"(page + 1), "r"(20) : "memory");
+    check_equal("written by LOCK BTS", 9 | 1 << 20, call(page));
+    uint32_t expected = 9 | 1 << 20, desired = 33;
+    __asm__ volatile("lock cmpxchgl %2, (%1)"
+                     : "+a"(expected)
+                     : "r"(page + 1), "r"(desired)
+                     : "memory");
+    check_equal("written by LOCK CMPXCHG", 33, call(page));
+    __asm__ volatile("pushq %0; popq (%1)" ::"r"(read64(page) + 0x100), "r"(page) : "memory");
+    check_equal("written by POP", 34, call(page));
+}
+
 /* Many functions generated, run, overwritten: whatever keeps translations must come to its limits. */
 static void test_many(void)
 {
@@ -164,5 +245,7 @@ void guest_main(void)
     test_functions();
     test_page_crossing();
     test_data_beside();
+    test_granules();
+    test_ways_to_write();
     test_many();
 }

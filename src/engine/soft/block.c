@@ -122,7 +122,7 @@ static void mark_code(struct soft_vcpu *v, const struct soft_page *page)
     uint8_t before = atomic_fetch_or(flags, GUEST_PAGE_CODE);
     if (before & SOFT_PAGE_WRITABLE) {
         atomic_fetch_and(flags, (uint8_t)~SOFT_PAGE_WRITABLE);
-        soft_vm_flush_writes(v->vm, v);
+        soft_vm_flush_page_writes(v->vm, v, page->hva - (uintptr_t)page->hva % GUEST_PAGE_SIZE);
     }
     /* Not if a writer has taken the mark away meanwhile: later ones would find a page that nobody decodes. */
     uint8_t seen = atomic_load(flags);
@@ -142,12 +142,25 @@ uint32_t soft_begin_decode(struct soft_vcpu *v, const struct soft_page *page,
     _Atomic uint8_t *flags = &page->slot->page_flags[page->index];
     const _Atomic uint32_t *generation = &page->slot->code_generation[page->index];
     *out_generation = generation;
+    /* Its writers are counted anew. */
+    _Atomic uint32_t *writes = &page->slot->code_writes[page->index];
+    uint32_t count = atomic_load_explicit(writes, memory_order_relaxed);
+    if (count & 0xffff) {
+        atomic_store_explicit(writes, count & ~0xffffu, memory_order_relaxed);
+    }
     for (;;) {
         uint32_t seen = atomic_load(generation);
         if (page->slot->is_readonly || (atomic_load(flags) & SOFT_PAGE_CODE_READY)) {
             return seen;
         }
         mark_code(v, page);
+    }
+}
+
+static void mark_bytes(const struct soft_page *page, uint32_t size)
+{
+    if (page->slot) {
+        soft_mark_granules(soft_page_granules(page), soft_granules((uintptr_t)page->hva, size));
     }
 }
 
@@ -300,6 +313,7 @@ static void decode_crossing(struct soft_vcpu *v, struct soft_block *block,
     block->has_second_page = true;
     struct soft_page second = soft_page_find(v->vm, block->second_gpa);
     block->generation_seen[1] = soft_begin_decode(v, &second, &block->generation[1]);
+    mark_bytes(&second, X86_INSN_MAX_LENGTH);
     memcpy(bytes, first->slot ? first->hva : unbacked_bytes, here);
     memcpy(bytes + here, second.slot ? second.hva : unbacked_bytes, sizeof(bytes) - here);
     *out_status = x86_decode(bytes, sizeof(bytes), v->code_size, out_insn);
@@ -319,6 +333,7 @@ static struct soft_block *decode_block(struct soft_vcpu *v, uint64_t gpa, uint64
     block->gpa = gpa;
     block->key = key;
     block->generation_seen[0] = soft_begin_decode(v, &page, &block->generation[0]);
+    mark_bytes(&page, MIN(left, max_ops * X86_INSN_MAX_LENGTH));
     uint32_t offset = 0;
     while (block->count < max_ops && offset < left) {
         struct x86_insn insn;

@@ -8,13 +8,16 @@
  *   to decode (block.c):       under code_lock: set CODE; if WRITABLE was set, clear it and make all vCPUs drop their write
  *                              entries (request flag, acknowledged between two blocks or outside of guest code); set READY if
  *                              CODE is still set, else begin again.
- *                              Then read the generation, see that READY is still set, and only then read the bytes.
- *   to write without entry:    store; full fence; if CODE is set: raise the generation, clear CODE and READY (the page may
- *                              be written fast again), raise the generation again.
+ *                              Then read the generation and see that READY is still set. Before bytes are read, set the bits of
+ *                              their granules (64 bytes each) in the page's code_granules.
+ *   to write without entry:    store; full fence; if CODE is set and a bit of the granules written: raise the generation, clear
+ *                              these bits, raise the generation again. A page that is written often while nothing is decoded
+ *                              in it is opened for plain writes: all bits, CODE and READY are cleared between the two raises.
  *
- * A decoder that saw READY after it read the generation has read it before the clearing, thus before the second raise: its
- * block dies with it. A writer that finds CODE clear after its store either precedes the marking, whose reader then sees
- * the bytes, or follows another writer's first raise, so that its own vCPU enters no old block either.
+ * A decoder has read the generation before it sets bits; if a writer clears them or READY after that, its second raise comes
+ * later still, and the block dies with it. A writer that finds CODE or the bits clear after its store either precedes the
+ * marking, whose reader then sees the bytes, or follows another writer's first raise: interpreted blocks look at the
+ * generation when they are entered, and translated ones of its own it drops itself.
  *
  * The writer's own block may be hit: its remaining operations are replaced by one that leaves (soft_block_cut). */
 #include "engine/soft/mmu.h"
@@ -64,19 +67,66 @@ void soft_vm_code_written(struct soft_vm *vm, const struct soft_vcpu *self)
     }
 }
 
-void soft_written(struct soft_vcpu *v, const struct soft_page *page)
+/* A page with code is opened for plain writes, which ends all its code, when so many have come since code was last decoded in
+ * it; the more often that has happened, the more are waited for. */
+#define WRITES_FIRST_LIMIT 64u
+#define WRITES_LAST_LIMIT  4096u
+#define WRITES_COUNT       0xffffu
+#define WRITES_OPENED      0x10000u
+
+static bool is_one_write_too_many(_Atomic uint32_t *writes)
+{
+    uint32_t seen = atomic_load_explicit(writes, memory_order_relaxed);
+    uint32_t limit = WRITES_FIRST_LIMIT << 2 * MIN(seen / WRITES_OPENED, 3u);
+    if ((seen & WRITES_COUNT) < MIN(limit, WRITES_LAST_LIMIT)) {
+        /* Others may count at the same time; a few more or less do not matter. */
+        atomic_store_explicit(writes, seen + 1, memory_order_relaxed);
+        return false;
+    }
+    seen = seen < 3 * WRITES_OPENED ? seen + WRITES_OPENED : seen;
+    atomic_store_explicit(writes, seen & ~WRITES_COUNT, memory_order_relaxed);
+    return true;
+}
+
+/* 'mask': of the granules that have been written. */
+static void written_code(struct soft_vcpu *v, const struct soft_page *page, uint64_t gpa,
+                         uint64_t mask)
+{
+    const struct guest_slot *slot = page->slot;
+    _Atomic uint32_t *generation = &slot->code_generation[page->index];
+    bool opens = is_one_write_too_many(&slot->code_writes[page->index]);
+    uint64_t hit = opens ? UINT64_MAX : mask & atomic_load(&slot->code_granules[page->index]);
+    if (!hit) {
+        /* Another writer may have ended the code, and this vCPU not have heard of it yet. */
+        soft_native_written(v, gpa, mask);
+        soft_block_cut(v);
+        return;
+    }
+    uint32_t before = atomic_fetch_add(generation, 1);
+    atomic_fetch_and(&slot->code_granules[page->index], ~hit);
+    if (opens) {
+        atomic_fetch_and(&slot->page_flags[page->index],
+                         (uint8_t) ~(GUEST_PAGE_CODE | SOFT_PAGE_CODE_READY));
+    }
+    uint32_t after = atomic_fetch_add(generation, 1) + 1;
+    soft_block_cut(v);
+    soft_native_written(v, gpa, hit);
+    if (after == before + 2) {
+        soft_native_keep_page(v, gpa, before, after);
+    }
+    soft_vm_code_written(v->vm, v);
+}
+
+void soft_written(struct soft_vcpu *v, const struct soft_page *page, uint32_t size)
 {
     mark_dirty(v->vm, page);
     atomic_thread_fence(memory_order_seq_cst);
-    _Atomic uint8_t *flags = &page->slot->page_flags[page->index];
-    if (unlikely(atomic_load(flags) & GUEST_PAGE_CODE)) {
-        _Atomic uint32_t *generation = &page->slot->code_generation[page->index];
-        atomic_fetch_add(generation, 1);
-        atomic_fetch_and(flags, (uint8_t) ~(GUEST_PAGE_CODE | SOFT_PAGE_CODE_READY));
-        atomic_fetch_add(generation, 1);
+    uint64_t gpa = page->slot->gpa + page->index * GUEST_PAGE_SIZE;
+    if (unlikely(atomic_load(&page->slot->page_flags[page->index]) & GUEST_PAGE_CODE)) {
+        written_code(v, page, gpa, soft_granules((uintptr_t)page->hva, size));
+    } else {
+        soft_native_written(v, gpa, UINT64_MAX);
         soft_block_cut(v);
-        soft_native_page_written(v, page->slot->gpa + page->index * GUEST_PAGE_SIZE);
-        soft_vm_code_written(v->vm, v);
     }
 }
 
@@ -105,7 +155,7 @@ static bool paging_compare_exchange(void *ctx, uint64_t gpa, unsigned size, uint
         done = __sync_bool_compare_and_swap((uint32_t *)page.hva, (uint32_t)expected,
                                             (uint32_t)desired);
     }
-    soft_written(v, &page);
+    soft_written(v, &page, size);
     return done;
 }
 
@@ -197,6 +247,43 @@ static void clear_entry(struct soft_tlb *tlb, size_t index)
     tlb->read_tag[index] = tlb->write_tag[index] = tlb->fetch_tag[index] = soft_tlb_invalid(index);
 }
 
+static struct soft_code_page *code_page_slot(struct soft_vcpu *v, uint64_t gva)
+{
+    return &v->code_page[(gva >> GUEST_PAGE_SHIFT) % SOFT_CODE_PAGES];
+}
+
+static void remember_code_page(struct soft_vcpu *v, uint64_t gva, const struct soft_page *page)
+{
+    if (!page->slot->is_readonly) {
+        *code_page_slot(v, gva) = (struct soft_code_page){
+            .tag = soft_tlb_tag(gva),
+            .tlb = v->tlb,
+            .block_epoch = v->block_epoch,
+            .slot = page->slot,
+            .index = page->index,
+            .hva = page->hva,
+        };
+    }
+}
+
+/* Where to write at 'gva', if it is known to be in a page with code. */
+static bool find_code_page(struct soft_vcpu *v, uint64_t gva, struct soft_page *out)
+{
+    const struct soft_code_page *known = code_page_slot(v, gva);
+    if (known->tag != soft_tlb_tag(gva) || known->tlb != v->tlb ||
+        known->block_epoch != v->block_epoch ||
+        !(atomic_load_explicit(&known->slot->page_flags[known->index], memory_order_relaxed) &
+          GUEST_PAGE_CODE)) {
+        return false;
+    }
+    *out = (struct soft_page){
+        .slot = known->slot,
+        .index = known->index,
+        .hva = known->hva + gva % GUEST_PAGE_SIZE,
+    };
+    return true;
+}
+
 /* Takes a translation into the TLB; a write only where 'is_write'. */
 static void tlb_fill(struct soft_vcpu *v, uint64_t gva, enum x86_access access,
                      const struct x86_translation *translation)
@@ -229,6 +316,8 @@ static void tlb_fill(struct soft_vcpu *v, uint64_t gva, enum x86_access access,
                 soft_lockstep_note_write(v, tlb, index, tlb->hva[index]);
             }
             tlb->write_tag[index] = tag;
+        } else if (access == X86_ACCESS_WRITE) {
+            remember_code_page(v, gva, &page);
         }
     }
     if ((gva >> 63) && !(translation->is_global && (v->cr4 & X86_CR4_PGE))) {
@@ -267,6 +356,10 @@ bool soft_tlb_load(struct soft_vcpu *v, uint64_t gva, enum x86_access access)
 {
     struct x86_translation translation;
     uint32_t error;
+    struct soft_page page;
+    if (access == X86_ACCESS_WRITE && find_code_page(v, gva, &page)) {
+        return false;
+    }
     v->stats.tlb_misses++;
     if (!x86_is_canonical(gva) || !walk(v, gva, access, v->cpl == 3, false, &translation, &error)) {
         return false;
@@ -394,7 +487,7 @@ void soft_physical_store(struct soft_vcpu *v, uint64_t gpa, const void *data, ui
         mmio_store(v, gpa, data, size);
     } else if (!page.slot->is_readonly) {
         copy_piece(page.hva, data, size);
-        soft_written(v, &page);
+        soft_written(v, &page, size);
     }
 }
 
@@ -445,6 +538,13 @@ void soft_store_unchecked(struct soft_vcpu *v, const struct soft_op *op, uint64_
     if (unlikely(part != size)) {
         check_second_page(v, op, linear_add(v, gva, part));
     }
+    struct soft_page page;
+    if (part == size && find_code_page(v, gva, &page)) {
+        v->op = op;
+        copy_piece(page.hva, data, size);
+        soft_written(v, &page, size);
+        return;
+    }
     uint64_t gpa = translate(v, op, gva, X86_ACCESS_WRITE);
     if (likely(part == size)) {
         soft_breakpoint_access(v, gva, size, true);
@@ -494,7 +594,9 @@ static void check_access(struct soft_vcpu *v, const struct soft_op *op, uint64_t
         const struct soft_tlb *tlb = v->tlb;
         size_t index = soft_tlb_index(gva);
         uint64_t tag = (access == X86_ACCESS_WRITE ? tlb->write_tag : tlb->read_tag)[index];
-        if (tag != soft_tlb_tag(gva)) {
+        struct soft_page page;
+        if (tag != soft_tlb_tag(gva) &&
+            !(access == X86_ACCESS_WRITE && find_code_page(v, gva, &page))) {
             (void)translate(v, op, gva, access);
         }
         gva = linear_add(v, gva, part);
@@ -655,7 +757,7 @@ void soft_tlb_flush_writes(struct soft_vcpu *v)
     atomic_fetch_and(&v->requests, ~SOFT_REQUEST_FLUSH_WRITES);
 }
 
-void soft_vm_flush_writes(struct soft_vm *vm, struct soft_vcpu *self)
+static void flush_writes_of_others(struct soft_vm *vm, struct soft_vcpu *self)
 {
     for (size_t i = 0; i < ENGINE_MAX_VCPUS; i++) {
         struct soft_vcpu *other = atomic_load(&vm->vcpu[i]);
@@ -673,8 +775,26 @@ void soft_vm_flush_writes(struct soft_vm *vm, struct soft_vcpu *self)
             sched_yield();
         }
     }
+}
+
+void soft_vm_flush_writes(struct soft_vm *vm, struct soft_vcpu *self)
+{
+    flush_writes_of_others(vm, self);
     if (self) {
         soft_tlb_flush_writes(self);
+    }
+}
+
+void soft_vm_flush_page_writes(struct soft_vm *vm, struct soft_vcpu *self, const uint8_t *hva)
+{
+    flush_writes_of_others(vm, self);
+    for (int i = 0; i < SOFT_TLB_MODES; i++) {
+        struct soft_tlb *tlb = &self->tlbs[i];
+        for (size_t n = 0; n < SOFT_TLB_SIZE; n++) {
+            if (unlikely(tlb->hva[n] == hva)) {
+                tlb->write_tag[n] = soft_tlb_invalid(n);
+            }
+        }
     }
 }
 

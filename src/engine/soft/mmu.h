@@ -46,7 +46,30 @@ void soft_physical_store(struct soft_vcpu *v, uint64_t gpa, const void *data, ui
  * page crossing); faults are raised. After writing through it without a TLB entry: soft_written. */
 uint8_t *soft_map_write(struct soft_vcpu *v, const struct soft_op *op, uint64_t gva, uint32_t size,
                         struct soft_page *out_page);
-void soft_written(struct soft_vcpu *v, const struct soft_page *page);
+void soft_written(struct soft_vcpu *v, const struct soft_page *page, uint32_t size);
+
+/* The granules of its page that [at, at + size) touches, one bit each; 'at' is a host or guest address. */
+#define SOFT_GRANULE_SIZE 64u
+static inline uint64_t soft_granules(uint64_t at, uint32_t size)
+{
+    uint64_t first = at % GUEST_PAGE_SIZE / SOFT_GRANULE_SIZE;
+    uint64_t last = (at + size - 1) % GUEST_PAGE_SIZE / SOFT_GRANULE_SIZE;
+    return (UINT64_MAX >> (63 - last)) & (UINT64_MAX << first);
+}
+
+/* Marks granules of a page as code, before their bytes are read. NULL: nobody writes there. */
+static inline void soft_mark_granules(_Atomic uint64_t *granules, uint64_t mask)
+{
+    if (granules && (atomic_load(granules) & mask) != mask) {
+        atomic_fetch_or(granules, mask);
+    }
+}
+
+/* Those of a page, or NULL if it is read-only. */
+static inline _Atomic uint64_t *soft_page_granules(const struct soft_page *page)
+{
+    return page->slot->is_readonly ? NULL : &page->slot->code_granules[page->index];
+}
 
 /* Code of the VM has changed: the other vCPUs are to look at their translated blocks. 'self': the caller's, or NULL. */
 void soft_vm_code_written(struct soft_vm *vm, const struct soft_vcpu *self);
@@ -60,6 +83,8 @@ void soft_update_mode(struct soft_vcpu *v);
 
 /* All other vCPUs have dropped their write entries when this returns. 'self': the caller's vCPU or NULL. */
 void soft_vm_flush_writes(struct soft_vm *vm, struct soft_vcpu *self);
+/* The same for one page, given by its host address, where the caller's own TLB is concerned. */
+void soft_vm_flush_page_writes(struct soft_vm *vm, struct soft_vcpu *self, const uint8_t *hva);
 
 /* Around everything that is not guest code: waiting, callbacks. No host address of guest memory may be kept across. */
 void soft_leave_guest(struct soft_vcpu *v);

@@ -112,7 +112,7 @@ static void steal_update(struct soft_vcpu *v)
     if (time) {
         steal_count(v);
         steal_tell(v, time);
-        soft_written(v, &page);
+        soft_written(v, &page, sizeof(*time));
     }
     v->paravirt.due_tsc = soft_tsc(v) + v->vm->tsc_hz / STEAL_UPDATES_PER_SECOND;
 }
@@ -126,7 +126,7 @@ void soft_paravirt_begin(struct soft_vcpu *v)
     }
     steal_mark(v);
     uint8_t seen = __atomic_exchange_n(&time->preempted, 0, __ATOMIC_SEQ_CST);
-    soft_written(v, &page);
+    soft_written(v, &page, sizeof(*time));
     if (seen & KVM_VCPU_FLUSH_TLB) {
         soft_tlb_flush(v, true);
     }
@@ -143,7 +143,7 @@ void soft_paravirt_end(struct soft_vcpu *v)
     steal_count(v);
     steal_tell(v, time);
     __atomic_store_n(&time->preempted, KVM_VCPU_PREEMPTED, __ATOMIC_SEQ_CST);
-    soft_written(v, &page);
+    soft_written(v, &page, sizeof(*time));
 }
 
 static bool steal_set(struct soft_vcpu *v, uint64_t value)
@@ -169,7 +169,7 @@ void soft_paravirt_interrupt(struct soft_vcpu *v, uint8_t vector)
         uint8_t *note = shared_bytes(v, gpa, sizeof(uint32_t), &page);
         if (note) {
             *(volatile uint8_t *)note = PV_EOI_PENDING;
-            soft_written(v, &page);
+            soft_written(v, &page, sizeof(uint32_t));
             v->paravirt.is_end_in_memory = true;
             v->paravirt.end_gpa = gpa;
         }
@@ -190,7 +190,7 @@ void soft_paravirt_end_interrupt(struct soft_vcpu *v)
     uint8_t *note = shared_bytes(v, v->paravirt.end_gpa, sizeof(uint32_t), &page);
     if (note && (*(volatile uint8_t *)note & PV_EOI_PENDING)) {
         *(volatile uint8_t *)note = PV_EOI_DONE;
-        soft_written(v, &page);
+        soft_written(v, &page, sizeof(uint32_t));
     } else {
         callbacks->apic_end(callbacks->ctx, v->vcpu.index);
     }

@@ -79,6 +79,18 @@ struct soft_stats {
         lockstep_equal, lockstep_repeated, lockstep_left_out;
 };
 
+/* A page with code that may be written, but never by a write entry of the TLB: so that its writers need no page walk. Good
+ * while no translation has gone. */
+struct soft_code_page {
+    uint64_t tag; /* as the TLB's */
+    const struct soft_tlb *tlb;
+    uint64_t block_epoch;
+    const struct guest_slot *slot;
+    size_t index;
+    uint8_t *hva;
+};
+#define SOFT_CODE_PAGES 16u
+
 #define SOFT_JUMP_CACHE_BITS 12
 #define SOFT_BLOCK_HASH_BITS 15
 #define SOFT_ARENA_SEGMENTS  8
@@ -235,6 +247,7 @@ struct soft_vcpu {
 
     struct soft_native_jump native_jump;
     struct soft_tlb tlbs[SOFT_TLB_MODES];
+    struct soft_code_page code_page[SOFT_CODE_PAGES];
     struct soft_large_range large[2];
     bool high_half_has_local; /* the TLB's upper half holds entries that are not global */
     struct soft_jump_entry jump_cache[1u << SOFT_JUMP_CACHE_BITS];

@@ -28,7 +28,7 @@
                 result = result_of_old;                                                            \
             } while (!__sync_bool_compare_and_swap((uint##bits##_t *)at, old, result));            \
             if (unlikely(page.slot)) {                                                             \
-                soft_written(v, &page);                                                            \
+                soft_written(v, &page, bits / 8);                                                  \
             }                                                                                      \
         } else {                                                                                   \
             soft_stop_others(v);                                                                   \
@@ -140,7 +140,7 @@ static void bit_locked(struct soft_vcpu *v, const struct soft_op *op)
               : operation == BIT_RESET ? __atomic_fetch_and(at, (uint8_t)~mask, __ATOMIC_SEQ_CST)
                                        : __atomic_fetch_xor(at, mask, __ATOMIC_SEQ_CST);
         if (page.slot) {
-            soft_written(v, &page);
+            soft_written(v, &page, 1);
         }
     } else {
         soft_load_unchecked(v, op, gva, &old, 1);
@@ -172,7 +172,7 @@ static void cmpxchg8b(struct soft_vcpu *v, const struct soft_op *op)
     if (at) {
         old = __sync_val_compare_and_swap(at, expected, desired);
         if (page.slot) {
-            soft_written(v, &page);
+            soft_written(v, &page, 8);
         }
     } else {
         soft_stop_others(v);
@@ -209,7 +209,7 @@ static void cmpxchg16b(struct soft_vcpu *v, const struct soft_op *op)
                          : "b"(v->gpr[X86_RBX]), "c"(v->gpr[X86_RCX])
                          : "memory");
         if (page.slot) {
-            soft_written(v, &page);
+            soft_written(v, &page, 16);
         }
     } else {
         uint64_t old[2];

@@ -11,6 +11,7 @@
 #include "base/core/bits.h"
 #include "cpu/x86/encoding.h"
 #include "cpu/x86/tables.h"
+#include "engine/soft/mmu.h"
 #include "engine/soft/translate/block_table.h"
 
 #define STATUS    X86_FLAGS_STATUS
@@ -439,8 +440,32 @@ static bool in_page(const struct native_source *source, uint64_t rip)
     return (rip ^ source->rip) < GUEST_PAGE_SIZE && (rip >> 12) == (source->rip >> 12);
 }
 
+/* Reads bytes of the page up to the end of a granule, which is marked before: whoever writes there later tells. */
+static uint32_t read_granule(struct native_source *source, uint32_t offset, uint8_t *out)
+{
+    uint32_t size = SOFT_GRANULE_SIZE - offset % SOFT_GRANULE_SIZE;
+    uint64_t mask = soft_granules(offset, 1);
+    soft_mark_granules(source->marks, mask);
+    source->granules |= mask;
+    memcpy(out, source->page + offset, size);
+    return size;
+}
+
+static bool decode_ahead(struct native_source *source, uint32_t offset, struct x86_insn *out)
+{
+    uint8_t bytes[2 * SOFT_GRANULE_SIZE];
+    uint32_t size = read_granule(source, offset, bytes);
+    enum x86_decode_status status =
+        x86_decode(bytes, MIN(size, X86_INSN_MAX_LENGTH), X86_CODE_64, out);
+    if (status == X86_DECODE_MORE && offset + size < GUEST_PAGE_SIZE) {
+        size += read_granule(source, offset + size, bytes + size);
+        status = x86_decode(bytes, MIN(size, X86_INSN_MAX_LENGTH), X86_CODE_64, out);
+    }
+    return status == X86_DECODE_OK;
+}
+
 /* Flags that code at 'rip' may read before it writes them. */
-static uint16_t live_at(const struct native_source *source, uint64_t rip)
+static uint16_t live_at(struct native_source *source, uint64_t rip)
 {
     if (source->has_exact_flags) {
         return STATUS;
@@ -451,11 +476,7 @@ static uint16_t live_at(const struct native_source *source, uint64_t rip)
             return live | unknown;
         }
         struct native_insn n;
-        uint32_t offset = (uint32_t)(rip & (GUEST_PAGE_SIZE - 1));
-        uint32_t left = MIN(GUEST_PAGE_SIZE - offset, X86_INSN_MAX_LENGTH);
-        uint8_t bytes[X86_INSN_MAX_LENGTH];
-        memcpy(bytes, source->page + offset, left);
-        if (x86_decode(bytes, left, X86_CODE_64, &n.insn) != X86_DECODE_OK) {
+        if (!decode_ahead(source, (uint32_t)(rip & (GUEST_PAGE_SIZE - 1)), &n.insn)) {
             return live | unknown;
         }
         const struct native_row *row = &rows[n.insn.row];
@@ -516,16 +537,22 @@ bool native_analyze(const struct soft_vcpu *v, uint64_t rip, const uint8_t *page
     out->page = page;
     uint32_t start = (uint32_t)(rip & (GUEST_PAGE_SIZE - 1));
     uint32_t left = MIN(GUEST_PAGE_SIZE - start, NATIVE_MAX_BYTES);
-    memcpy(out->copy, page + start, left);
+    out->granules = 0;
     out->count = 0;
     out->ends_by_itself = false;
     out->uses_vectors = false;
     out->has_exact_flags = v->vm->has_exact_flags;
-    uint32_t offset = 0;
+    uint32_t offset = 0, read = 0;
     while (out->count < NATIVE_MAX_INSNS && offset < left) {
         struct native_insn *n = &out->insn[out->count];
         enum x86_decode_status status =
-            x86_decode(out->copy + offset, left - offset, X86_CODE_64, &n->insn);
+            read > offset
+                ? x86_decode(out->copy + offset, MIN(read, left) - offset, X86_CODE_64, &n->insn)
+                : X86_DECODE_MORE;
+        if (status == X86_DECODE_MORE && read < left) {
+            read += read_granule(out, start + read, out->copy + read);
+            continue;
+        }
         if (status != X86_DECODE_OK) {
             /* The interpreter raises what is to be raised. */
             break;

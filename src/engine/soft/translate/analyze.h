@@ -80,8 +80,10 @@ struct native_source {
     uint64_t rip;
     uint32_t count;
     uint32_t size_bytes;
-    const uint8_t *page;            /* the guest's: other vCPUs may write it at any moment */
-    uint8_t copy[NATIVE_MAX_BYTES]; /* of the block's bytes, and the only ones that are used */
+    _Atomic uint64_t *marks; /* the page's granules with code, or NULL; set by the caller */
+    uint64_t granules;       /* that have been read */
+    const uint8_t *page;     /* the guest's: other vCPUs may write it at any moment */
+    uint8_t copy[NATIVE_MAX_BYTES + 64]; /* of the block's bytes, and the only ones that are used */
     bool ends_by_itself; /* the last instruction leaves the block; else it goes on behind it */
     uint16_t live_taken, live_next; /* flags that matter at the targets */
     bool uses_vectors;

@@ -75,7 +75,7 @@ int soft_native_init(struct soft_vcpu *v, struct error *err)
     }
     void *meta = mmap(NULL, META_SIZE, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    n->source = malloc(sizeof(*n->source));
+    n->source = calloc(1, sizeof(*n->source));
     n->verifier = v->vm->verifies ? native_verifier_create(CODE_RESERVE) : NULL;
     if (meta == MAP_FAILED || !n->source || (v->vm->verifies && !n->verifier)) {
         return error_set(err, ENOMEM, "reserving memory for translated code");
@@ -259,6 +259,7 @@ static void drop_page(struct soft_vcpu *v, struct native_page *page)
         page->blocks = block->page_next;
         drop_block(v, block);
     }
+    page->granules = 0;
     v->native->was_cut = true;
 }
 
@@ -271,14 +272,35 @@ static struct native_page *find_page(struct soft_native *n, uint64_t gpa)
     return page;
 }
 
-void soft_native_page_written(struct soft_vcpu *v, uint64_t gpa)
+void soft_native_written(struct soft_vcpu *v, uint64_t gpa, uint64_t granules)
 {
     if (!v->native) {
         return;
     }
-    struct native_page *page = find_page(v->native, align_down(gpa, GUEST_PAGE_SIZE));
-    if (page) {
-        drop_page(v, page);
+    struct native_page *page = find_page(v->native, gpa);
+    if (likely(!page) || !(page->granules & granules)) {
+        return;
+    }
+    page->granules = 0;
+    struct native_block **at = &page->blocks;
+    while (*at) {
+        struct native_block *block = *at;
+        if (block->granules & granules) {
+            *at = block->page_next;
+            drop_block(v, block);
+            v->native->was_cut = true;
+        } else {
+            page->granules |= block->granules;
+            at = &block->page_next;
+        }
+    }
+}
+
+void soft_native_keep_page(struct soft_vcpu *v, uint64_t gpa, uint32_t before, uint32_t after)
+{
+    struct native_page *page = v->native ? find_page(v->native, gpa) : NULL;
+    if (page && page->generation_seen == before) {
+        page->generation_seen = after;
     }
 }
 
@@ -342,6 +364,7 @@ static struct native_block *find_or_translate(struct soft_vcpu *v, uint32_t mode
     }
     const _Atomic uint32_t *generation;
     uint32_t seen = soft_begin_decode(v, &guest, &generation);
+    n->source->marks = soft_page_granules(&guest);
     struct native_page *page = find_page(n, align_down(gpa, GUEST_PAGE_SIZE));
     if (page && page->generation_seen != seen) {
         drop_page(v, page);
@@ -364,6 +387,8 @@ static struct native_block *find_or_translate(struct soft_vcpu *v, uint32_t mode
         soft_trace_block(v->vm->trace, v, block, n->source);
     }
     v->stats.blocks_translated++;
+    block->granules = n->source->granules;
+    page->granules |= block->granules;
     size_t hash = hash_of(gpa, rip, mode);
     block->hash_next = n->hash[hash];
     n->hash[hash] = block;

@@ -37,6 +37,7 @@ struct native_block {
     struct native_link *incoming;
     uint64_t rip, gpa;
     uint64_t last_rip; /* of the last instruction */
+    uint64_t granules; /* of its page that it depends on */
     uint32_t mode;
     uint32_t code_size;
     uint8_t *entry;       /* writable view; status flags in the host's */
@@ -50,6 +51,7 @@ struct native_page {
     uint64_t gpa;
     const _Atomic uint32_t *generation;
     uint32_t generation_seen;
+    uint64_t granules; /* those of its blocks */
     struct native_block *blocks;
 };
 

@@ -19,8 +19,10 @@ void soft_native_fini(struct soft_vcpu *v);
  * interpreter has to go on. Raises the faults of the fetch. */
 bool soft_native_run(struct soft_vcpu *v);
 
-/* The guest has written to a page that holds code: the vCPU's own blocks of it go. */
-void soft_native_page_written(struct soft_vcpu *v, uint64_t gpa);
+/* The guest has written to these granules of a page that may hold code: the vCPU's own blocks of them go. */
+void soft_native_written(struct soft_vcpu *v, uint64_t gpa, uint64_t granules);
+/* That was all that has raised the page's generation since 'before'. */
+void soft_native_keep_page(struct soft_vcpu *v, uint64_t gpa, uint32_t before, uint32_t after);
 /* Others have written to code: blocks of pages whose generation has changed go. SOFT_REQUEST_CODE. */
 void soft_native_check_pages(struct soft_vcpu *v);
 /* After a flush of the TLB: what was found by linear address is looked up again. */

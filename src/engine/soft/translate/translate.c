@@ -913,15 +913,15 @@ struct native_block *native_translate(struct soft_vcpu *v, uint64_t rip, uint64_
     struct native_block *block = native_alloc(native, sizeof(*block));
     *block = (struct native_block){
         .rip = rip, .gpa = gpa, .mode = mode, .last_rip = native_rip(source, source->count - 1)};
-    struct translation t = {
-        .native = native,
-        .source = source,
-        .block = block,
-        .e = {.at = native->writable + native->used},
-        .tlb = mode & NATIVE_MODE_TLB,
-        .needs_poll = goes_back(source),
-        .address_group = NATIVE_NO_GROUP,
-    };
+    struct translation t; /* the array at its end is large */
+    memset(&t, 0, offsetof(struct translation, slow));
+    t.native = native;
+    t.source = source;
+    t.block = block;
+    t.e.at = native->writable + native->used;
+    t.tlb = mode & NATIVE_MODE_TLB;
+    t.needs_poll = goes_back(source);
+    t.address_group = NATIVE_NO_GROUP;
     block->entry_saved = t.e.at;
     if (source->insn[0].live_before) {
         native_restore_flags(&t.e, ADDRESS);
