@@ -9,6 +9,7 @@
  * them. Their code stays where it is until the whole cache is emptied, so that it may be on its way still. */
 #include "engine/soft/translate/block_table.h"
 
+#include <cpuid.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -84,7 +85,8 @@ int soft_native_init(struct soft_vcpu *v, struct error *err)
     n->meta_size = META_SIZE;
     n->epoch[0] = n->epoch[1] = 1;
     v->native_epoch[0] = v->native_epoch[1] = 1;
-    n->has_xsave = __builtin_cpu_supports("xsave");
+    unsigned eax, ebx, ecx = 0, edx; /* clang 14 has no name for it */
+    n->has_xsave = __get_cpuid(1, &eax, &ebx, &ecx, &edx) && ecx & bit_OSXSAVE;
     n->has_bmi2 = __builtin_cpu_supports("bmi2");
     v->native_host_mxcsr = MXCSR_MASKS;
     native_make_stubs(v);
