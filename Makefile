@@ -11,7 +11,7 @@ help:
 	@echo "make run         make a small Debian guest and boot it to a shell (without a terminal: it shows itself)"
 	@echo "make check       run all tests that fit in 20 minutes"
 	@echo "make check-long  run the long ones too"
-	@echo "make bench       measure, beside qemu-system-x86_64 -accel tcg"
+	@echo "make bench       measure, beside native and qemu-system-x86_64 -accel tcg (CASES=a,b ROUNDS=3 VCPUS=1,2 QUICK=1 JSON=FILE)"
 	@echo "make install     install under $(prefix) (DESTDIR is honoured)"
 	@echo "make clean       remove $(BUILD)"
 
@@ -39,7 +39,8 @@ check-long:
 bench:
 	tools/install_deps build run bench
 	tools/build $(BUILD)
-	$(PYTHON) tools/bench.py $(BUILD)
+	$(PYTHON) tools/bench $(if $(CASES),--cases $(CASES)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+		$(if $(VCPUS),--vcpus $(VCPUS)) $(if $(QUICK),--quick) $(if $(JSON),--json $(JSON)) $(BUILD)
 
 install: build
 	meson install -C $(BUILD) --no-rebuild

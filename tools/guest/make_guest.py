@@ -4,6 +4,8 @@
   make_guest.py OUT kernel cloud|generic   OUT/vmlinuz-FLAVOUR   and its modules in OUT/modules-FLAVOUR/
   make_guest.py OUT initrd cloud|generic   OUT/initrd-FLAVOUR    busybox and the virtio modules
   make_guest.py OUT disk                   OUT/debian.raw        a Debian root file system with systemd
+  make_guest.py OUT bench                  OUT/bench-root/       the programs that `make bench` measures, and their data
+                                           OUT/bench.raw         the same as a disk
 
 Nothing is installed on this machine: packages are downloaded and unpacked into OUT. What is there already is kept, and
 each result appears under its final name only when it is whole.
@@ -29,6 +31,8 @@ MODULES = [
 DEBIAN_SUITE = "bookworm"
 DEBIAN_INCLUDE = ["systemd-sysv", "udev", "iproute2", "busybox", "procps"]
 DISK_SIZE_MIB = 1024
+
+BENCH_INCLUDE = ["python3", "gcc", "libc6-dev", "xz-utils"]
 
 
 def run(*command, **options):
@@ -139,10 +143,35 @@ def make_disk(out):
         os.rename(unfinished, disk)
 
 
+def make_bench(out):
+    root, disk = out / "bench-root", out / "bench.raw"
+    sources = [pathlib.Path(__file__), HERE / "bench_data.py"]
+    if root.exists() and disk.exists() and all(disk.stat().st_mtime > s.stat().st_mtime for s in sources):
+        return
+    with tempfile.TemporaryDirectory(dir=out) as scratch:
+        scratch = pathlib.Path(scratch)
+        scratch.chmod(0o755)
+        print("making a Debian root file system with compilers (a minute or so)", flush=True)
+        run("mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(BENCH_INCLUDE)}",
+            "--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*",
+            "--dpkgopt=path-exclude=/usr/share/locale/*", DEBIAN_SUITE, scratch / "root.tar")
+        # Unpacked for the host, which runs it with chroot; its /dev is the host's own, so no device nodes are made.
+        (scratch / "root").mkdir()
+        run("tar", "-C", scratch / "root", "--exclude=./dev/*", "--no-same-owner", "-xf", scratch / "root.tar")
+        run(sys.executable, HERE / "bench_data.py", scratch / "root/data")
+        unfinished = scratch / "bench.raw"
+        with open(unfinished, "wb") as file:
+            file.truncate(DISK_SIZE_MIB << 20)
+        run("fakeroot", "/sbin/mke2fs", "-q", "-t", "ext4", "-L", "bench", "-d", scratch / "root", unfinished)
+        shutil.rmtree(root, ignore_errors=True)
+        os.rename(scratch / "root", root)
+        os.rename(unfinished, disk)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=pathlib.Path)
-    parser.add_argument("what", choices=["kernel", "initrd", "disk"])
+    parser.add_argument("what", choices=["kernel", "initrd", "disk", "bench"])
     parser.add_argument("flavour", nargs="?", choices=list(METAPACKAGES), default="cloud")
     arguments = parser.parse_args()
     out = arguments.out.resolve()
@@ -152,8 +181,10 @@ def main():
             make_kernel(out, arguments.flavour)
         elif arguments.what == "initrd":
             make_initrd(out, arguments.flavour)
-        else:
+        elif arguments.what == "disk":
             make_disk(out)
+        else:
+            make_bench(out)
     except subprocess.CalledProcessError as error:
         fail(f"{error.cmd[0]} failed with status {error.returncode}")
     except FileNotFoundError as error:
