@@ -108,12 +108,12 @@ static void read_timer(uint64_t *out_tsc, uint32_t *out_count)
     uint64_t least = UINT64_MAX;
     for (unsigned i = 0; i < 32; i++) {
         uint64_t before = rdtsc();
-        uint32_t count = apic_read(REG_CURRENT);
+        uint32_t current = apic_read(REG_CURRENT);
         uint64_t took = rdtsc() - before;
         if (took < least) {
             least = took;
             *out_tsc = before + took / 2;
-            *out_count = count;
+            *out_count = current;
         }
     }
 }
