@@ -15,7 +15,8 @@
 #include "base/host/file.h"
 #include "cli/unix_socket.h"
 
-#define HELPER_TIMEOUT_MS 10000
+/* One that cannot start ends, which is seen at once; a machine under load may take this long. */
+#define HELPER_TIMEOUT_MS 60000
 
 void boot_files_init(struct boot_files *files)
 {

@@ -22,7 +22,7 @@ start() {
     until "$HULL" ctl "/tmp/$vm.control" status >/dev/null 2>&1; do
         kill -0 "$process" 2>/dev/null || fail "$vm did not start"
         tries=$((tries + 1))
-        [ $tries -lt 300 ] || fail "$vm did not open its control socket"
+        [ $tries -lt 900 ] || fail "$vm did not open its control socket"
         sleep 0.1
     done
 }
