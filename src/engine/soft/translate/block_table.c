@@ -475,6 +475,7 @@ static void interpret_one(struct soft_vcpu *v, const char *reason)
 /* At the beginning of each function that stubs call with all state put away. */
 static inline void begin_c(struct soft_vcpu *v)
 {
+    choose_load(v); /* the stub may have saved vectors that were other ones when they were loaded */
     if (unlikely(v->native_x87_is_saved)) {
         native_x87_saved(v);
     }
