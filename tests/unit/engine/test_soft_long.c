@@ -26,6 +26,29 @@ static void test_integer(void **state)
     guest_end(&g);
 }
 
+/* Upper halves that come into being in translated code live on when it leaves to have blocks linked or found. */
+GUEST_CODE_BLOCK(upper_halves, ".code64",
+                 "xor %eax, %eax\n xorps %xmm1, %xmm1\n"
+                 "vpcmpeqd %ymm0, %ymm0, %ymm0\n jmp 1f\n"
+                 "1: vextractf128 $1, %ymm0, %xmm2\n vmovq %xmm2, %rax\n"
+                 "vpcmpeqd %ymm3, %ymm3, %ymm3\n lea 2f(%rip), %rcx\n jmp *%rcx\n"
+                 "2: vextractf128 $1, %ymm3, %xmm2\n vmovq %xmm2, %rbx\n"
+                 "out %al, $0xf4\n hlt\n");
+
+static void test_upper_halves(void **state)
+{
+    struct soft_guest g;
+    struct x86_state s, after;
+    guest_start(&g, 1);
+    guest_long_mode(&g, 0, upper_halves, GUEST_CODE_SIZE(upper_halves), &s);
+    s.cr4 |= X86_CR4_OSFXSR | X86_CR4_OSXSAVE;
+    s.xcr0 = 7;
+    assert_int_equal(guest_run(&g, 0, &s, &after), VCPU_EXIT_KICKED);
+    assert_true(after.gpr[X86_RAX] == UINT64_MAX);
+    assert_true(after.gpr[X86_RBX] == UINT64_MAX);
+    guest_end(&g);
+}
+
 /* The handler keeps error code and RIP, CR2, and the stack that it runs on. */
 GUEST_CODE_BLOCK(fault_code, ".code64",
                  "mov $0x300123, %esi\n"
@@ -284,6 +307,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_wide_displacements),
         cmocka_unit_test(test_integer),
+        cmocka_unit_test(test_upper_halves),
         cmocka_unit_test(test_implicit_result),
         cmocka_unit_test(test_page_faults),
         cmocka_unit_test(test_page_crossing),
