@@ -148,6 +148,28 @@ static uint8_t cmos_seconds(void)
     return cmos_read(0);
 }
 
+/* Ticks of the PM timer from one second of the clock to the next. A VM that is put aside in between sees too many or too few,
+ * so it has some tries. */
+static uint32_t ticks_in_a_second(void)
+{
+    uint32_t ticks = 0;
+    for (int attempt = 0; attempt < 5 && !(ticks >= 3200000 && ticks <= 4000000); attempt++) {
+        uint8_t second = cmos_seconds();
+        uint64_t limit = rdtsc() + 3 * tsc_hz();
+        while (cmos_seconds() == second && rdtsc() < limit) {
+        }
+        uint32_t begin = inl(pm_timer_port);
+        uint8_t next = cmos_seconds();
+        if (!attempt) {
+            check("clock: it goes", next != second);
+        }
+        while (cmos_seconds() == next && rdtsc() < limit) {
+        }
+        ticks = (inl(pm_timer_port) - begin) & 0xffffff;
+    }
+    return ticks;
+}
+
 static void test_clocks(void)
 {
     check_equal("clock: valid", 0x80, cmos_read(0xd) & 0x80);
@@ -167,17 +189,7 @@ static void test_clocks(void)
         check_skipped("PM timer", "the board has none");
         return;
     }
-    uint8_t second = cmos_seconds();
-    uint64_t limit = rdtsc() + 3 * tsc_hz();
-    while (cmos_seconds() == second && rdtsc() < limit) {
-    }
-    uint32_t begin = inl(pm_timer_port);
-    uint8_t next = cmos_seconds();
-    check("clock: it goes", next != second);
-    while (cmos_seconds() == next && rdtsc() < limit) {
-    }
-    uint32_t ticks = (inl(pm_timer_port) - begin) & 0xffffff;
-    check_range("PM timer: ticks in a second of the clock", 3200000, 4000000, ticks);
+    check_range("PM timer: ticks in a second of the clock", 3200000, 4000000, ticks_in_a_second());
     check("PM timer: 24 or 32 bits", inl(pm_timer_port) != 0xffffffff);
     uint32_t last = inl(pm_timer_port), backward = 0;
     for (unsigned i = 0; i < 1000; i++) {
