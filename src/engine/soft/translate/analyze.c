@@ -295,7 +295,6 @@ static bool fits_plain(const struct native_insn *n)
     const struct native_row *row = n->row;
     uint32_t spilled = 0, available = insn->has_memory ? 1 : 2;
     uint32_t seen = 0;
-    bool needs_rex = insn->has_memory || insn->rex;
     bool has_high = false;
     const struct {
         const struct native_field *field;
@@ -312,7 +311,6 @@ static bool fits_plain(const struct native_insn *n)
             continue;
         }
         uint8_t number = fields[i].number;
-        needs_rex |= number == X86_RSP && !(insn->prefixes & X86_PREFIX_VEX);
         if (native_is_spilled(number) && !(seen >> number & 1)) {
             seen |= 1u << number;
             spilled++;
