@@ -8,6 +8,7 @@ checksum differs, or a side failed at something.
 import argparse
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,16 @@ def progress(text):
     """One line that is written over, if somebody looks."""
     if sys.stderr.isatty():
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def print_interpreter(build):
+    """How fast the soft engine's interpreter is: the reference, and what runs the code that is not translated."""
+    speeds = []
+    for _ in range(3):
+        output = subprocess.run([build / "tests/unit/engine/bench_soft"], capture_output=True, text=True, check=False).stdout
+        speeds += [int(speed) for speed in re.findall(r"(\d+) million a second", output)]
+    if speeds:
+        print(f"\ninterpreter: {sorted(speeds)[len(speeds) // 2]} million guest instructions a second of CPU time")
 
 
 def log_line(text):
@@ -110,6 +121,7 @@ def main():
             boots = Boots(monitors, guests, scratch, arguments.rounds, show).measure(guest_rows)
             show("")
             report.print_boots(boots)
+            print_interpreter(build)
     print("\nclocks")
     for right, text in clocks:
         print(f"  {'right ' if right else 'LIES  '} {text}")

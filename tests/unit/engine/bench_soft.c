@@ -26,7 +26,7 @@ static void measure(void **state)
     struct x86_state s, after;
     struct timespec from, to;
     uint64_t instructions = 0;
-    guest_start(&g, 1);
+    guest_start_with(&g, 1, "translate=off");
     guest_long_mode(&g, 0, mixed, GUEST_CODE_SIZE(mixed), &s);
     clock_gettime(CLOCK_MONOTONIC, &from);
     assert_int_equal(guest_run(&g, 0, &s, &after), VCPU_EXIT_KICKED);
