@@ -144,9 +144,10 @@ def make_disk(out):
 
 
 def make_bench(out):
-    root, disk = out / "bench-root", out / "bench.raw"
-    sources = [pathlib.Path(__file__), HERE / "bench_data.py"]
-    if root.exists() and disk.exists() and all(disk.stat().st_mtime > s.stat().st_mtime for s in sources):
+    root, disk, stamp = out / "bench-root", out / "bench.raw", out / "bench.made-of"
+    # By content: it takes minutes, and a checkout gives unchanged files a new time.
+    made_of = f"{DEBIAN_SUITE} {' '.join(BENCH_INCLUDE)}\n{(HERE / 'bench_data.py').read_text()}"
+    if root.exists() and disk.exists() and stamp.exists() and stamp.read_text() == made_of:
         return
     with tempfile.TemporaryDirectory(dir=out) as scratch:
         scratch = pathlib.Path(scratch)
@@ -163,9 +164,11 @@ def make_bench(out):
         with open(unfinished, "wb") as file:
             file.truncate(DISK_SIZE_MIB << 20)
         run("fakeroot", "/sbin/mke2fs", "-q", "-t", "ext4", "-L", "bench", "-d", scratch / "root", unfinished)
+        stamp.unlink(missing_ok=True)
         shutil.rmtree(root, ignore_errors=True)
         os.rename(scratch / "root", root)
         os.rename(unfinished, disk)
+        stamp.write_text(made_of)
 
 
 def main():
