@@ -124,7 +124,7 @@ def main():
             print_interpreter(build)
     print("\nclocks")
     for right, text in clocks:
-        print(f"  {'right ' if right else 'LIES  '} {text}")
+        print(f"  {'?     ' if right is None else 'right ' if right else 'LIES  '} {text}")
     reached = report.aims(results, boots, memory)
     report.print_aims(reached)
     if arguments.json:
@@ -137,7 +137,7 @@ def main():
     bad = [f"{name} ({cpus} vCPU)" for cpus, rows in results.items() for name, row in rows.items()
            if any("lacks" not in note for note in row["notes"])]
     bad += [name for name, row in boots.items() if row["notes"]]
-    bad += [text for right, text in clocks if not right]
+    bad += [text for right, text in clocks if right is False]
     if bad:
         print(f"\n{len(bad)} failed: {', '.join(bad)}")
     return 1 if bad else 0

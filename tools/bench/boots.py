@@ -46,6 +46,8 @@ def idle_cost(**machine):
             time.sleep(3)
             before = guest.cpu_seconds()
             time.sleep(IDLE_SECONDS)
+            if not guest.child.isalive():
+                raise GuestLost("ended while idle")
             return (guest.cpu_seconds() - before) / IDLE_SECONDS * 100, *guest.overhead_mib()
         finally:
             guest.close()

@@ -86,7 +86,11 @@ def aims(suites, boots, memory):
         add(text, holds, ", ".join(slow + ([f"not measured: {', '.join(missing)}"] if missing else [])))
 
     mean = means(one)["all"]["hull/native"] if one else None
-    add("geometric mean at most 2.0 times native, 1 vCPU", mean <= 2.0 if mean else None, times(mean))
+    gaps = [name for name, row in one.items() if not (row["native"] and row["hull"] and row["tcg"])]
+    # A mean over some of the rows may miss the aim, but does not show that it holds.
+    add("geometric mean at most 2.0 times native, 1 vCPU",
+        None if not mean or (gaps and mean <= 2.0) else mean <= 2.0,
+        f"{times(mean)} over {len(one) - len(gaps)} of {len(one)} rows")
 
     slower, missing = [], []
     for name, row in one.items():

@@ -86,7 +86,7 @@ class GuestSide:
         self.guest = Guest(self.monitor.command(**self.machine))
         try:
             self.guest.until("# ", BOOT_TIMEOUT)
-            self.guest.shell("dmesg -n 1; ulimit -s unlimited", 60)
+            self.guest.shell("dmesg -n 1", 60)
             if self.has_disk:
                 text, _ = self.guest.shell("mount -t ext4 -o ro /dev/vda /mnt && echo moun''ted", 60)
                 if "mounted" not in text:
@@ -128,6 +128,8 @@ class GuestSide:
         """(is it right, text)"""
         self.add_clock()
         guest, host = self.clock_total
+        if not host:
+            return None, f"{self.name}: no guest lived long enough to compare"
         right = abs(guest - host) <= CLOCK_TOLERANCE * host + 0.2 and not self.fast
         text = f"{self.name}: {guest:.1f} s by the guest's clock, {host:.1f} s by the host's"
         if self.fast:
