@@ -125,8 +125,10 @@ struct engine_ops {
     void (*probe)(struct engine_probe *out_probe);
     /* The CPUID that this engine can run, leaf by leaf, for x86_cpuid_build. */
     int (*supported_cpuid)(struct x86_cpuid *out_cpuid, struct error *err);
-    /* The hypervisor leaves 0x40000000.. that this engine stands for. */
+    /* The leaves 0x40000000.. of KVM's interface that this engine stands for. */
     void (*hypervisor_cpuid)(struct x86_cpuid *out_cpuid);
+    /* Can it stand for Hyper-V's interface (cpu/x86/hypervisor.h), too? NULL: it cannot. */
+    bool (*has_hyperv)(void);
 
     int (*vm_create)(const struct vm_config *config, struct vm **out_vm, struct error *err);
     void (*vm_destroy)(struct vm *vm);

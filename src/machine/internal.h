@@ -120,7 +120,7 @@ int must_check vcpu_cpuid_restore(struct x86_cpuid *cpuid, struct archive_reader
 void vcpu_state_save(const struct x86_state *state, struct archive_writer *writer);
 int must_check vcpu_state_restore(struct x86_state *state, uint32_t version,
                                   struct archive_reader *reader, struct error *err);
-/* Version 2: CPUID and the rate of the TSC behind the state. 3: with pv_unhalted. */
-#define VCPU_STATE_VERSION 3u
+/* Version 2: CPUID and the rate of the TSC behind the state. 3: with pv_unhalted. 4: with Hyper-V's MSRs. */
+#define VCPU_STATE_VERSION 4u
 
 #endif

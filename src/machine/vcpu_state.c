@@ -133,6 +133,11 @@ static void walk_msrs(struct walk *walk, struct x86_state *state)
     walk_u64s(walk, state->mtrr_fixed, ARRAY_COUNT(state->mtrr_fixed));
     walk_u64s(walk, state->mtrr_base, ARRAY_COUNT(state->mtrr_base));
     walk_u64s(walk, state->mtrr_mask, ARRAY_COUNT(state->mtrr_mask));
+    if (walk->version >= 4) {
+        walk_u64s(walk, &state->hyperv_guest_os_id, 1);
+        walk_u64s(walk, &state->hyperv_hypercall, 1);
+        walk_u64s(walk, &state->hyperv_reference_tsc, 1);
+    }
 }
 
 static void walk_events(struct walk *walk, struct x86_state *state)

@@ -6,6 +6,7 @@
 #include "base/core/endian.h"
 #include "base/core/invariant.h"
 #include "cpu/x86/cpuid.h"
+#include "cpu/x86/hypervisor.h"
 #include "machine/internal.h"
 
 static const struct engine_ops *ops_of(const struct machine *machine)
@@ -80,11 +81,11 @@ static void timer_expired(void *ctx)
     }
 }
 
-static int vcpu_create(struct machine *machine, uint32_t index, const struct x86_cpuid *supported,
-                       const struct x86_cpuid *hypervisor, struct error *err)
+static int vcpu_create(struct machine *machine, uint32_t index, const char *model,
+                       const struct x86_cpuid *supported, const struct x86_cpuid *hypervisor,
+                       struct error *err)
 {
     struct machine_vcpu *vcpu = &machine->vcpu[index];
-    const char *model = machine->config.cpu_model != NULL ? machine->config.cpu_model : "host";
     const struct x86_cpuid_topology topology = {machine->config.vcpu_count, index};
 
     vcpu->machine = machine;
@@ -102,6 +103,26 @@ static int vcpu_create(struct machine *machine, uint32_t index, const struct x86
     return rc;
 }
 
+/* The leaves of the hypervisor that the guest is to see, by what the CPU model says of it. */
+static int hypervisor_leaves(const struct machine *machine, struct x86_cpu_choice *out_choice,
+                             struct x86_cpuid *out_leaves, struct error *err)
+{
+    const char *text = machine->config.cpu_model != NULL ? machine->config.cpu_model : "host";
+    struct x86_cpuid kvm = {0};
+    int rc = x86_cpu_choice_parse(text, out_choice, err);
+    if (rc < 0) {
+        return rc;
+    }
+    if (out_choice->has_hyperv &&
+        (ops_of(machine)->has_hyperv == NULL || !ops_of(machine)->has_hyperv())) {
+        return error_set(err, ENOTSUP, "the engine %s has no interface of Hyper-V here: hyperv=off",
+                         ops_of(machine)->name);
+    }
+    ops_of(machine)->hypervisor_cpuid(&kvm);
+    x86_hypervisor_build(out_choice, machine->config.vcpu_count, &kvm, out_leaves);
+    return 0;
+}
+
 int vcpus_create(struct machine *machine, struct error *err)
 {
     const uint32_t count = machine->config.vcpu_count;
@@ -113,11 +134,12 @@ int vcpus_create(struct machine *machine, struct error *err)
         return error_set(err, ENOMEM, "allocating %u vcpus", count);
     }
     machine->is_pause_wanted = true;
+    struct x86_cpu_choice choice;
     int rc = ops_of(machine)->supported_cpuid(&supported, err);
-    ops_of(machine)->hypervisor_cpuid(&hypervisor);
+    rc = rc < 0 ? rc : hypervisor_leaves(machine, &choice, &hypervisor, err);
     for (uint32_t i = 0; rc == 0 && i < count; i++) {
         machine->vcpu_count = i + 1;
-        rc = vcpu_create(machine, i, &supported, &hypervisor, err);
+        rc = vcpu_create(machine, i, choice.model, &supported, &hypervisor, err);
     }
     for (uint32_t i = 0; rc == 0 && i < count; i++) {
         char name[16];

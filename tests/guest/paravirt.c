@@ -125,16 +125,20 @@ static void test_steal_time(void)
 /* --- TLB flushes of a processor that sleeps --- */
 
 static uint64_t flush_gva = TEST_GVA;
-static volatile uint32_t flush_errors, flush_round, flush_seen;
+static volatile uint32_t flush_errors, flush_round, flush_seen, flush_stop;
+static uint64_t deadline; /* of a part that may end early on a slow host */
 
 static void sleep_and_look(void *arg)
 {
     (void)arg;
     wrmsr(MSR_STEAL, (uintptr_t)&steal[1] | 1);
-    for (uint32_t round = 1; round <= ROUNDS; round++) {
+    for (uint32_t round = 1;; round++) {
         flush_errors += read32(flush_gva) != round - 1; /* now the translation is known */
         flush_round = round;
         asm volatile("sti; hlt; cli" ::: "memory");
+        if (flush_stop) {
+            break;
+        }
         flush_errors += read32(flush_gva) != round;
         flush_seen = round;
     }
@@ -153,13 +157,15 @@ static void test_tlb_flush(void)
     page_map(flush_gva, frames[0] | PTE_P | PTE_W, 1);
     trap_hook[VECTOR] = on_interrupt;
     smp_run(1, sleep_and_look, NULL);
-    for (uint32_t round = 1; round <= ROUNDS && is_in_time; round++) {
+    deadline = rdtsc() + 3 * tsc_hz();
+    uint32_t round = 1;
+    for (; round <= ROUNDS && is_in_time && has_slept && rdtsc() < deadline; round++) {
         write32(frames[round % 2], round);
         uint64_t end = rdtsc() + 20 * tsc_hz();
         while (flush_round != round && rdtsc() < end) {
             pause();
         }
-        has_slept &= wait_until(&steal[1].preempted, PREEMPTED);
+        has_slept = wait_until(&steal[1].preempted, PREEMPTED);
         *(volatile uint64_t *)entry = frames[round % 2] | PTE_P | PTE_W;
         uint8_t seen = PREEMPTED;
         has_slept &= __atomic_compare_exchange_n(&steal[1].preempted, &seen, PREEMPTED | FLUSH_TLB,
@@ -169,8 +175,13 @@ static void test_tlb_flush(void)
         while (flush_seen != round && rdtsc() < end) {
             pause();
         }
-        is_in_time &= flush_seen == round;
+        is_in_time = flush_seen == round;
     }
+    while (is_in_time && flush_round != round) {
+        pause();
+    }
+    flush_stop = true;
+    apic_send(VECTOR, cpu_apic_id[1]);
     check("TLB flush: a halted processor is preempted", has_slept);
     check("TLB flush: it wakes", is_in_time);
     if (is_in_time) {
@@ -280,6 +291,7 @@ SNIPPET(call_from_user, ".code64", "vmcall\n int $0x80");
 
 static volatile uint32_t kicked_round;
 static volatile uint8_t kicked_state;
+static volatile bool kicked_last;
 
 /* Halts with interrupts off: only the kick ends that. */
 static void halt_until_kicked(void *arg)
@@ -289,10 +301,14 @@ static void halt_until_kicked(void *arg)
     for (uint32_t round = 1; round <= ROUNDS; round++) {
         kicked_state = 1;
         asm volatile("hlt" ::: "memory");
-        kicked_state = 2;
         kicked_round = round;
+        kicked_state = 2;
+        bool is_last = kicked_last; /* of this round, as long as the state is 2 */
         while (kicked_state == 2) {
             pause();
+        }
+        if (is_last) {
+            break;
         }
     }
 }
@@ -305,7 +321,10 @@ static void test_kick(void)
     }
     bool is_complete = true;
     smp_run(1, halt_until_kicked, NULL);
-    for (uint32_t round = 1; round <= ROUNDS && is_complete; round++) {
+    uint32_t round = 1;
+    deadline = rdtsc() + 3 * tsc_hz();
+    for (; round <= ROUNDS && is_complete; round++) {
+        kicked_last = round == ROUNDS || rdtsc() > deadline;
         is_complete &= wait_until(&kicked_state, 1);
         /* Before its HLT, in it, or after: one kick ends one HLT. */
         for (unsigned i = 0; i < round % 64; i++) {
@@ -314,6 +333,9 @@ static void test_kick(void)
         is_complete &= hypercall(CALL_KICK, 0, cpu_apic_id[1], 0, 0) == 0;
         is_complete &= wait_until(&kicked_state, 2) && kicked_round == round;
         kicked_state = 0;
+        if (kicked_last) {
+            break;
+        }
     }
     check("kick: ends HLT, before and in it", is_complete);
     if (is_complete) {
@@ -347,10 +369,10 @@ static void test_ipis(void)
     for (unsigned i = 1; i < cpu_count; i++) {
         smp_wait(i);
     }
-    interrupts = 0;
-    check_equal("IPIs: counted from another first one", 1,
+    check_equal("IPIs: nobody has that ID", 0,
+                (uint64_t)hypercall(CALL_IPI, BIT(63), 0, 0, VECTOR));
+    check_equal("IPIs: nor does one over the end", 0,
                 (uint64_t)hypercall(CALL_IPI, BIT(63), 0, cpu_apic_id[0] - 63ull, VECTOR));
-    check("IPIs: it came", wait_for_interrupts(1));
     check_equal("IPIs: to nobody", 0,
                 (uint64_t)hypercall(CALL_IPI, ~0ull, ~0ull, 0x10000000, VECTOR));
     check_equal("IPIs: no shorthand", (uint64_t)BAD_VALUE,
@@ -385,7 +407,9 @@ static void test_hypercalls(void)
     struct trap_frame user = frame_user();
     user.rax = CALL_YIELD;
     trap_run(&user);
-    check_equal("hypercall from user mode: not permitted", (uint64_t)NOT_PERMITTED, trap.rax);
+    /* KVM does not know this instruction in user mode, if it is the other vendor's. */
+    check("hypercall from user mode: not permitted",
+          trap.vector == UD || trap.rax == (uint64_t)NOT_PERMITTED);
     if (features & HAS_YIELD) {
         check_equal("yield", 0,
                     (uint64_t)hypercall(CALL_YIELD, cpu_apic_id[cpu_count - 1], 0, 0, 0));

@@ -13,6 +13,7 @@ from known_guest_failures import KNOWN_FAILURES, ONLY_NESTED
 PROGRAMS = sorted(path.stem for path in (ROOT / "tests/guest").glob("*.c"))
 PROGRAM_DIR = BUILD / "tests/guest"
 ARGUMENTS = ["--memory", "64M", "--net", "none", "--debug-exit"]
+MORE_ARGUMENTS = {"hyperv": ["--cpu", "host,hyperv=on"]}
 PASSED, FAILED = 1, 3  # statuses of writes of 0 and 1 to the debug exit port
 TIMEOUT = 180  # seconds; an upper bound for a loaded machine
 BED_TIMEOUT = 1500
@@ -44,8 +45,8 @@ def judge(engine, program, output, status):
 @pytest.mark.parametrize("cpus", [1, 2, pytest.param(4, marks=pytest.mark.long)])
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_soft(program, cpus):
-    result = hull("boot", "--engine", "soft", "--cpus", cpus, *ARGUMENTS, "--kernel", PROGRAM_DIR / program,
-                  timeout=TIMEOUT, errors="replace")
+    result = hull("boot", "--engine", "soft", "--cpus", cpus, *ARGUMENTS, *MORE_ARGUMENTS.get(program, []),
+                  "--kernel", PROGRAM_DIR / program, timeout=TIMEOUT, errors="replace")
     judge("soft", program, result.stdout + result.stderr, result.returncode)
 
 
@@ -55,7 +56,7 @@ def nested(tmp_path_factory):
     script = tmp_path_factory.mktemp("nested") / "run_programs"
     script.write_text("\n".join(
         f"echo '@@ begin {program} {cpus}'; timeout -s KILL 100 /test/bin/hull boot --engine kvm --cpus {cpus} "
-        f"{' '.join(ARGUMENTS)} --kernel /test/guest/{program} </dev/null 2>&1; status=$?; echo; "
+        f"{' '.join(ARGUMENTS + MORE_ARGUMENTS.get(program, []))} --kernel /test/guest/{program} </dev/null 2>&1; status=$?; echo; "
         f"echo \"@@ end $status\""
         for program in PROGRAMS for cpus in (1, 2)) + "\n")
     added = [f"{HULL}:/test/bin/hull", f"{HULL}-vmm:/test/bin/hull-vmm", f"{script}:/test/run_programs",

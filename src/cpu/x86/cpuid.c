@@ -3,6 +3,7 @@
 #include "cpu/x86/cpuid.h"
 
 #include "base/core/bits.h"
+#include "cpu/x86/hypervisor.h"
 #include "cpu/x86/state.h"
 
 enum cpuid_register {
@@ -450,6 +451,7 @@ int x86_cpuid_build(const char *name, const struct x86_cpuid *supported,
     struct x86_cpuid_entry *first = table_entry(&cpuid, 1, 0, false);
     first->ecx &= ~(uint32_t)(BIT(27) | BIT(31)); /* OSXSAVE follows CR4 */
     if (hypervisor != NULL && hypervisor->count != 0) {
+        const uint32_t kvm_base = x86_cpuid_kvm_base(hypervisor);
         first->ecx |= BIT(31);
         for (size_t i = 0; i < hypervisor->count; i++) {
             if (cpuid.count == X86_CPUID_MAX_ENTRIES) {
@@ -457,7 +459,7 @@ int x86_cpuid_build(const char *name, const struct x86_cpuid *supported,
             }
             struct x86_cpuid_entry *entry = &cpuid.entry[cpuid.count++];
             *entry = hypervisor->entry[i];
-            if (entry->leaf == X86_CPUID_KVM_FEATURES && !is_host) {
+            if (kvm_base != 0 && entry->leaf == kvm_base + 1 && !is_host) {
                 entry->eax &= (uint32_t)PORTABLE_KVM_FEATURES;
             }
         }

@@ -1,6 +1,7 @@
 /* Whether a guest that saw one CPUID table can go on where another one is offered: no feature may vanish under it. */
 #include "base/core/bits.h"
 #include "cpu/x86/cpuid.h"
+#include "cpu/x86/hypervisor.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -36,6 +37,11 @@ static const struct named_feature names[] = {
     {X86_CPUID_KVM_FEATURES, 0, EAX, 13, "kvm pv sched yield"},
     {X86_CPUID_KVM_FEATURES, 0, EAX, 14, "kvm async page faults by interrupt"},
     {X86_CPUID_KVM_FEATURES, 0, EAX, 24, "kvm stable clock"},
+    {X86_HYPERV_LEAF_FEATURES, 0, EAX, 1, "hyper-v reference counter"},
+    {X86_HYPERV_LEAF_FEATURES, 0, EAX, 5, "hyper-v hypercalls"},
+    {X86_HYPERV_LEAF_FEATURES, 0, EAX, 6, "hyper-v processor index"},
+    {X86_HYPERV_LEAF_FEATURES, 0, EAX, 9, "hyper-v reference TSC"},
+    {X86_HYPERV_LEAF_FEATURES, 0, EAX, 11, "hyper-v frequencies"},
 };
 
 /* Registers that consist of feature bits, and which bits of them; in the order in which they are named. */
@@ -44,7 +50,9 @@ static const struct {
     enum cpuid_register reg;
     uint32_t mask;
 } feature_registers[] = {
-    {X86_CPUID_KVM_FEATURES, 0, EAX, ~0u},
+    {X86_CPUID_KVM_FEATURES, 0, EAX, ~0u}, /* wherever that is, see table_get */
+    {X86_HYPERV_LEAF_FEATURES, 0, EAX, ~0u},
+    {X86_HYPERV_LEAF_FEATURES, 0, EDX, ~0u},
     {1, 0, ECX, ~(uint32_t)BIT(27)}, /* OSXSAVE follows CR4 */
     {1, 0, EDX, ~(uint32_t)BIT(28)}, /* a matter of topology */
     {6, 0, EAX, ~0u},
@@ -84,6 +92,13 @@ static void list_add(struct list *list, const char *word)
 static uint32_t table_get(const struct x86_cpuid *cpuid, uint32_t leaf, uint32_t subleaf,
                           enum cpuid_register reg)
 {
+    if (leaf == X86_CPUID_KVM_FEATURES) {
+        uint32_t kvm_base = x86_cpuid_kvm_base(cpuid);
+        if (kvm_base == 0) {
+            return 0;
+        }
+        leaf = kvm_base + 1;
+    }
     const struct x86_cpuid_entry *entry = x86_cpuid_find(cpuid, leaf, subleaf);
     if (entry == NULL) {
         return 0;

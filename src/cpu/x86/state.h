@@ -225,6 +225,8 @@ struct x86_state {
     /* Paravirtual MSRs, 0 when the guest has not set them (poll control: 1). */
     uint64_t kvm_system_time, kvm_wall_clock, kvm_steal_time, kvm_async_pf, kvm_async_pf_int,
         kvm_pv_eoi, kvm_poll_control;
+    /* Hyper-V's; the VM has one of each, so all vCPUs have the same. */
+    uint64_t hyperv_guest_os_id, hyperv_hypercall, hyperv_reference_tsc;
 
     /* Events between instructions */
     bool exception_pending; /* an exception that was raised and not yet delivered */
@@ -252,47 +254,54 @@ struct x86_state {
 void x86_state_reset(struct x86_state *state, bool is_bsp, bool is_init);
 
 /* MSR numbers. */
-#define X86_MSR_TSC               0x10
-#define X86_MSR_APIC_BASE         0x1b
-#define X86_MSR_FEATURE_CONTROL   0x3a
-#define X86_MSR_TSC_ADJUST        0x3b
-#define X86_MSR_SPEC_CTRL         0x48
-#define X86_MSR_PRED_CMD          0x49
-#define X86_MSR_BIOS_SIGN_ID      0x8b
-#define X86_MSR_MTRRCAP           0xfe
-#define X86_MSR_ARCH_CAPABILITIES 0x10a
-#define X86_MSR_SYSENTER_CS       0x174
-#define X86_MSR_SYSENTER_ESP      0x175
-#define X86_MSR_SYSENTER_EIP      0x176
-#define X86_MSR_MCG_CAP           0x179
-#define X86_MSR_MCG_STATUS        0x17a
-#define X86_MSR_MISC_ENABLE       0x1a0
-#define X86_MSR_MTRR_BASE0        0x200 /* base and mask in turn, 8 pairs */
-#define X86_MSR_MTRR_FIX64K       0x250
-#define X86_MSR_MTRR_FIX16K       0x258 /* 2 */
-#define X86_MSR_MTRR_FIX4K        0x268 /* 8 */
-#define X86_MSR_PAT               0x277
-#define X86_MSR_MTRR_DEF_TYPE     0x2ff
-#define X86_MSR_TSC_DEADLINE      0x6e0
-#define X86_MSR_X2APIC            0x800 /* to 0x8ff */
-#define X86_MSR_XSS               0xda0
-#define X86_MSR_EFER              0xc0000080
-#define X86_MSR_STAR              0xc0000081
-#define X86_MSR_LSTAR             0xc0000082
-#define X86_MSR_CSTAR             0xc0000083
-#define X86_MSR_SFMASK            0xc0000084
-#define X86_MSR_FS_BASE           0xc0000100
-#define X86_MSR_GS_BASE           0xc0000101
-#define X86_MSR_KERNEL_GS_BASE    0xc0000102
-#define X86_MSR_TSC_AUX           0xc0000103
-#define X86_MSR_KVM_WALL_CLOCK    0x4b564d00
-#define X86_MSR_KVM_SYSTEM_TIME   0x4b564d01
-#define X86_MSR_KVM_ASYNC_PF_EN   0x4b564d02
-#define X86_MSR_KVM_STEAL_TIME    0x4b564d03
-#define X86_MSR_KVM_PV_EOI_EN     0x4b564d04
-#define X86_MSR_KVM_POLL_CONTROL  0x4b564d05
-#define X86_MSR_KVM_ASYNC_PF_INT  0x4b564d06
-#define X86_MSR_KVM_ASYNC_PF_ACK  0x4b564d07
+#define X86_MSR_TSC                   0x10
+#define X86_MSR_APIC_BASE             0x1b
+#define X86_MSR_FEATURE_CONTROL       0x3a
+#define X86_MSR_TSC_ADJUST            0x3b
+#define X86_MSR_SPEC_CTRL             0x48
+#define X86_MSR_PRED_CMD              0x49
+#define X86_MSR_BIOS_SIGN_ID          0x8b
+#define X86_MSR_MTRRCAP               0xfe
+#define X86_MSR_ARCH_CAPABILITIES     0x10a
+#define X86_MSR_SYSENTER_CS           0x174
+#define X86_MSR_SYSENTER_ESP          0x175
+#define X86_MSR_SYSENTER_EIP          0x176
+#define X86_MSR_MCG_CAP               0x179
+#define X86_MSR_MCG_STATUS            0x17a
+#define X86_MSR_MISC_ENABLE           0x1a0
+#define X86_MSR_MTRR_BASE0            0x200 /* base and mask in turn, 8 pairs */
+#define X86_MSR_MTRR_FIX64K           0x250
+#define X86_MSR_MTRR_FIX16K           0x258 /* 2 */
+#define X86_MSR_MTRR_FIX4K            0x268 /* 8 */
+#define X86_MSR_PAT                   0x277
+#define X86_MSR_MTRR_DEF_TYPE         0x2ff
+#define X86_MSR_TSC_DEADLINE          0x6e0
+#define X86_MSR_X2APIC                0x800 /* to 0x8ff */
+#define X86_MSR_XSS                   0xda0
+#define X86_MSR_EFER                  0xc0000080
+#define X86_MSR_STAR                  0xc0000081
+#define X86_MSR_LSTAR                 0xc0000082
+#define X86_MSR_CSTAR                 0xc0000083
+#define X86_MSR_SFMASK                0xc0000084
+#define X86_MSR_FS_BASE               0xc0000100
+#define X86_MSR_GS_BASE               0xc0000101
+#define X86_MSR_KERNEL_GS_BASE        0xc0000102
+#define X86_MSR_TSC_AUX               0xc0000103
+#define X86_MSR_HYPERV_GUEST_OS_ID    0x40000000
+#define X86_MSR_HYPERV_HYPERCALL      0x40000001
+#define X86_MSR_HYPERV_VP_INDEX       0x40000002
+#define X86_MSR_HYPERV_TIME_REF_COUNT 0x40000020
+#define X86_MSR_HYPERV_REFERENCE_TSC  0x40000021
+#define X86_MSR_HYPERV_TSC_FREQUENCY  0x40000022
+#define X86_MSR_HYPERV_APIC_FREQUENCY 0x40000023
+#define X86_MSR_KVM_WALL_CLOCK        0x4b564d00
+#define X86_MSR_KVM_SYSTEM_TIME       0x4b564d01
+#define X86_MSR_KVM_ASYNC_PF_EN       0x4b564d02
+#define X86_MSR_KVM_STEAL_TIME        0x4b564d03
+#define X86_MSR_KVM_PV_EOI_EN         0x4b564d04
+#define X86_MSR_KVM_POLL_CONTROL      0x4b564d05
+#define X86_MSR_KVM_ASYNC_PF_INT      0x4b564d06
+#define X86_MSR_KVM_ASYNC_PF_ACK      0x4b564d07
 
 #define X86_APIC_BASE_BSP    (1u << 8)
 #define X86_APIC_BASE_X2APIC (1u << 10)

@@ -84,6 +84,7 @@ int kvm_ioctl(int fd, unsigned long request, void *argument);
 void kvm_probe(struct engine_probe *out_probe);
 int kvm_supported_cpuid(struct x86_cpuid *out_cpuid, struct error *err);
 void kvm_hypervisor_cpuid(struct x86_cpuid *out_cpuid);
+bool kvm_has_hyperv(void);
 
 /* vm.c */
 int kvm_vm_create(const struct vm_config *config, struct vm **out_vm, struct error *err);

@@ -197,3 +197,15 @@ void kvm_hypervisor_cpuid(struct x86_cpuid *out_cpuid)
         .count = 2,
     };
 }
+
+bool kvm_has_hyperv(void)
+{
+    static const int capabilities[] = {KVM_CAP_HYPERV, KVM_CAP_HYPERV_TIME, KVM_CAP_HYPERV_VP_INDEX,
+                                       KVM_CAP_HYPERV_TLBFLUSH, KVM_CAP_HYPERV_SEND_IPI};
+    AUTO_CLOSE int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+    bool has_all = fd >= 0;
+    for (size_t i = 0; has_all && i < ARRAY_COUNT(capabilities); i++) {
+        has_all = kvm_ioctl(fd, KVM_CHECK_EXTENSION, (void *)(long)capabilities[i]) > 0;
+    }
+    return has_all;
+}

@@ -7,6 +7,7 @@
 #include "base/core/bits.h"
 #include "base/core/endian.h"
 #include "base/core/invariant.h"
+#include "cpu/x86/hypervisor.h"
 #include "cpu/x86/state_check.h"
 #include "engine/kvm/kvm_internal.h"
 
@@ -29,7 +30,7 @@ struct msr_place {
     uint32_t step; /* between numbers, where count > 1 */
 };
 
-/* In the order of writing: async page faults are switched on last, with their vector known. TSC_DEADLINE is not here: it
+/* In the order of writing: Hyper-V's hypercall page needs a guest that has told its name, async page faults are switched on last, with their vector known. TSC_DEADLINE is not here: it
  * is armed after TSC and APIC. */
 static const struct msr_place msr_places[] = {
     {X86_MSR_STAR, 1, offsetof(struct x86_state, star), 1},
@@ -54,6 +55,9 @@ static const struct msr_place msr_places[] = {
     {X86_MSR_MTRR_BASE0, 8, offsetof(struct x86_state, mtrr_base), 2},
     {X86_MSR_MTRR_BASE0 + 1, 8, offsetof(struct x86_state, mtrr_mask), 2},
     {X86_MSR_MCG_STATUS, 1, offsetof(struct x86_state, mcg_status), 1},
+    {X86_MSR_HYPERV_GUEST_OS_ID, 1, offsetof(struct x86_state, hyperv_guest_os_id), 1},
+    {X86_MSR_HYPERV_HYPERCALL, 1, offsetof(struct x86_state, hyperv_hypercall), 1},
+    {X86_MSR_HYPERV_REFERENCE_TSC, 1, offsetof(struct x86_state, hyperv_reference_tsc), 1},
     {X86_MSR_KVM_SYSTEM_TIME, 1, offsetof(struct x86_state, kvm_system_time), 1},
     {X86_MSR_KVM_WALL_CLOCK, 1, offsetof(struct x86_state, kvm_wall_clock), 1},
     {X86_MSR_KVM_STEAL_TIME, 1, offsetof(struct x86_state, kvm_steal_time), 1},
@@ -302,12 +306,19 @@ static bool set_msr(struct kvm_processor *processor, uint32_t index, uint64_t va
     return kvm_ioctl(processor->fd, KVM_SET_MSRS, &msr) == 1;
 }
 
+/* To ask for Hyper-V's would have the kernel prepare the vCPU for it. */
+static bool is_wanted(const struct kvm_processor *processor, const struct msr_place *place)
+{
+    return place->index < X86_MSR_HYPERV_GUEST_OS_ID ||
+           place->index > X86_MSR_HYPERV_APIC_FREQUENCY || x86_cpuid_has_hyperv(&processor->cpuid);
+}
+
 /* An MSR that this kernel or CPU does not have reads as 0. */
 static void get_msrs(struct kvm_processor *processor, struct x86_state *state)
 {
     for (size_t i = 0; i < ARRAY_COUNT(msr_places); i++) {
         const struct msr_place *place = &msr_places[i];
-        for (uint32_t j = 0; j < place->count; j++) {
+        for (uint32_t j = 0; is_wanted(processor, place) && j < place->count; j++) {
             uint64_t value = 0;
             (void)get_msr(processor, place->index + j * place->step, &value); /* stays 0 */
             memcpy((uint8_t *)state + place->offset + j * sizeof(value), &value, sizeof(value));
@@ -323,7 +334,7 @@ static int set_msrs(struct kvm_processor *processor, const struct x86_state *sta
 {
     for (size_t i = 0; i < ARRAY_COUNT(msr_places); i++) {
         const struct msr_place *place = &msr_places[i];
-        for (uint32_t j = 0; j < place->count; j++) {
+        for (uint32_t j = 0; is_wanted(processor, place) && j < place->count; j++) {
             uint32_t index = place->index + j * place->step;
             uint64_t value;
             memcpy(&value, (const uint8_t *)state + place->offset + j * sizeof(value),

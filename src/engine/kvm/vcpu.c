@@ -367,6 +367,7 @@ const struct engine_ops kvm_engine_ops = {
     .probe = kvm_probe,
     .supported_cpuid = kvm_supported_cpuid,
     .hypervisor_cpuid = kvm_hypervisor_cpuid,
+    .has_hyperv = kvm_has_hyperv,
     .vm_create = kvm_vm_create,
     .vm_destroy = kvm_vm_destroy,
     .vm_irq_line = kvm_vm_irq_line,

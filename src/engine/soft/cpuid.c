@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/core/bits.h"
+#include "cpu/x86/hypervisor.h"
 #include "engine/soft/system.h"
 
 #define LEAF_1_ECX                                                                                 \
@@ -269,7 +270,8 @@ static uint64_t instruction_sets(const struct soft_vcpu *v)
 
 static uint32_t kvm_features(const struct soft_vcpu *v)
 {
-    return find(v, LEAF_KVM, 0).ebx == KVM_EBX ? find(v, X86_CPUID_KVM_FEATURES, 0).eax : 0;
+    uint32_t base = x86_cpuid_kvm_base(&v->cpuid);
+    return base ? find(v, base + 1, 0).eax : 0;
 }
 
 void soft_features_set(struct soft_vcpu *v)
@@ -300,8 +302,10 @@ void soft_features_set(struct soft_vcpu *v)
         .rdtscp = leaf81.edx & BIT(27),
     };
     v->paravirt.features = kvm_features(v);
+    v->paravirt.has_hyperv = x86_cpuid_has_hyperv(&v->cpuid);
     v->instruction_sets =
-        instruction_sets(v) | (v->paravirt.features ? BIT(X86_FEATURE_HYPERCALL) : 0);
+        instruction_sets(v) |
+        (v->paravirt.features || v->paravirt.has_hyperv ? BIT(X86_FEATURE_HYPERCALL) : 0);
     v->physical_bits = leaf88.eax & 0xff ? (uint8_t)(leaf88.eax & 0xff) : 36;
     if (v->physical_bits > 52) {
         v->physical_bits = 52;

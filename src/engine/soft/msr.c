@@ -124,6 +124,11 @@ static bool is_apic_msr(uint32_t msr)
            (msr >= X86_MSR_X2APIC && msr < X86_MSR_X2APIC + 0x100);
 }
 
+static bool is_hyperv_msr(uint32_t msr)
+{
+    return msr >= X86_MSR_HYPERV_GUEST_OS_ID && msr <= X86_MSR_HYPERV_APIC_FREQUENCY;
+}
+
 bool soft_msr_read(struct soft_vcpu *v, uint32_t msr, uint64_t *out_value)
 {
     const struct vm_callbacks *callbacks = &v->vm->vm.config.callbacks;
@@ -142,6 +147,9 @@ bool soft_msr_read(struct soft_vcpu *v, uint32_t msr, uint64_t *out_value)
         return msr == X86_MSR_APIC_BASE;
     }
     *out_value = 0;
+    if (is_hyperv_msr(msr)) {
+        return soft_hyperv_msr_read(v, msr, out_value);
+    }
     switch (msr) {
     case X86_MSR_TSC:
         *out_value = soft_tsc(v);
@@ -266,6 +274,9 @@ bool soft_msr_write(struct soft_vcpu *v, uint32_t msr, uint64_t value)
             v->apic_base = value;
         }
         return true;
+    }
+    if (is_hyperv_msr(msr)) {
+        return soft_hyperv_msr_write(v, msr, value);
     }
     switch (msr) {
     case X86_MSR_TSC: {

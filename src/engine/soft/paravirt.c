@@ -121,6 +121,7 @@ void soft_paravirt_begin(struct soft_vcpu *v)
 {
     struct soft_page page;
     struct kvm_steal_time *time = steal_time(v, &page);
+    atomic_store(&v->paravirt.is_running, true);
     if (!time) {
         return;
     }
@@ -137,13 +138,13 @@ void soft_paravirt_end(struct soft_vcpu *v)
     struct soft_page page;
     struct kvm_steal_time *time = steal_time(v, &page);
     soft_sync_apic(v);
-    if (!time) {
-        return;
+    if (time) {
+        steal_count(v);
+        steal_tell(v, time);
+        __atomic_store_n(&time->preempted, KVM_VCPU_PREEMPTED, __ATOMIC_SEQ_CST);
+        soft_written(v, &page, sizeof(*time));
     }
-    steal_count(v);
-    steal_tell(v, time);
-    __atomic_store_n(&time->preempted, KVM_VCPU_PREEMPTED, __ATOMIC_SEQ_CST);
-    soft_written(v, &page, sizeof(*time));
+    atomic_store(&v->paravirt.is_running, false);
 }
 
 static bool steal_set(struct soft_vcpu *v, uint64_t value)
@@ -272,7 +273,7 @@ static int64_t send_ipis(struct soft_vcpu *v, const uint64_t argument[4], unsign
         return -KVM_EINVAL;
     }
     int64_t count = 0;
-    for (unsigned half = 0; half < 2; half++) {
+    for (unsigned half = 0; half < 2 && argument[2] < ENGINE_MAX_VCPUS; half++) {
         for (uint64_t left = argument[half]; left; left &= left - 1) {
             uint64_t id = argument[2] + half * bits + (unsigned)__builtin_ctzll(left);
             count +=
@@ -359,11 +360,15 @@ static int64_t call(struct soft_vcpu *v, uint64_t number, const uint64_t argumen
 
 void soft_hypercall(struct soft_vcpu *v, const struct soft_op *op)
 {
+    v->op = op;
+    if (v->paravirt.has_hyperv && atomic_load(&v->vm->hyperv_guest_os_id) != 0) {
+        soft_hyperv_call(v, op);
+        SOFT_NEXT(v, op);
+    }
     bool is_64 = soft_is_64(v);
     uint64_t mask = is_64 ? UINT64_MAX : UINT32_MAX;
     const uint64_t argument[4] = {v->gpr[X86_RBX] & mask, v->gpr[X86_RCX] & mask,
                                   v->gpr[X86_RDX] & mask, v->gpr[X86_RSI] & mask};
-    v->op = op;
     int64_t result = v->cpl == 0 ? call(v, v->gpr[X86_RAX] & mask, argument, is_64) : -KVM_EPERM;
     soft_put_sized(v, X86_RAX * 8, is_64 ? 8 : 4, (uint64_t)result);
     SOFT_NEXT(v, op);

@@ -251,6 +251,9 @@ static bool serve_requests(struct soft_vcpu *v, enum vcpu_exit *out_exit)
     if (requests & SOFT_REQUEST_FLUSH_WRITES) {
         soft_tlb_flush_writes(v);
     }
+    if (requests & SOFT_REQUEST_FLUSH) {
+        soft_hyperv_flush(v);
+    }
     if (requests & SOFT_REQUEST_STOP) {
         soft_leave_guest(v);
         soft_enter_guest(v);
@@ -260,6 +263,7 @@ static bool serve_requests(struct soft_vcpu *v, enum vcpu_exit *out_exit)
     }
     if ((requests & SOFT_REQUEST_CLOCK) && take_request(v, SOFT_REQUEST_CLOCK)) {
         soft_clock_set_system_time(v, v->kvm_system_time);
+        soft_hyperv_update_clock(v);
     }
     if (requests & SOFT_REQUEST_KICK) {
         take_request(v, SOFT_REQUEST_KICK);

@@ -17,6 +17,11 @@ static void soft_probe(struct engine_probe *out_probe)
     strcpy(out_probe->reason, "the software CPU runs on every x86-64 host");
 }
 
+static bool soft_has_hyperv(void)
+{
+    return true;
+}
+
 /* A device has written to a page that holds code. */
 static void on_code_written(void *ctx)
 {
@@ -306,6 +311,7 @@ const struct engine_ops soft_engine_ops = {
     .probe = soft_probe,
     .supported_cpuid = soft_supported_cpuid,
     .hypervisor_cpuid = soft_hypervisor_cpuid,
+    .has_hyperv = soft_has_hyperv,
     .vm_create = soft_vm_create,
     .vm_destroy = soft_vm_destroy,
     .vm_irq_line = soft_vm_irq_line,

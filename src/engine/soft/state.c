@@ -88,6 +88,9 @@ void soft_state_get(struct soft_vcpu *v, struct x86_state *out)
     COPY_REGISTERS(out, v);
     soft_xsave_get(v, out->xsave);
     out->tsc = soft_tsc(v);
+    out->hyperv_guest_os_id = atomic_load(&v->vm->hyperv_guest_os_id);
+    out->hyperv_hypercall = atomic_load(&v->vm->hyperv_hypercall);
+    out->hyperv_reference_tsc = atomic_load(&v->vm->hyperv_reference_tsc);
     out->nmi_pending = v->nmi_waiting || (requests & SOFT_REQUEST_NMI);
     out->interrupt_shadow_sti = v->shadow_sti;
     out->interrupt_shadow_mov_ss = v->shadow_mov_ss;
@@ -157,6 +160,9 @@ int soft_state_set(struct soft_vcpu *v, const struct x86_state *state, struct er
     if (rc < 0) {
         return rc;
     }
+    atomic_store(&v->vm->hyperv_guest_os_id, state->hyperv_guest_os_id);
+    atomic_store(&v->vm->hyperv_hypercall, state->hyperv_hypercall);
+    atomic_store(&v->vm->hyperv_reference_tsc, state->hyperv_reference_tsc);
     atomic_fetch_and(&v->requests, ~(SOFT_REQUEST_SIPI | SOFT_REQUEST_INIT | SOFT_REQUEST_NMI |
                                      SOFT_REQUEST_KICKED_BY_GUEST));
     if (state->sipi_pending) {

@@ -130,6 +130,16 @@ void soft_paravirt_interrupt(struct soft_vcpu *v, uint8_t vector);
 /* Before the local APIC is asked for anything that depends on what is in service. */
 void soft_paravirt_end_interrupt(struct soft_vcpu *v);
 void soft_paravirt_reset(struct soft_vcpu *v);
+/* hyperv.c; false: #GP. */
+bool soft_hyperv_msr_read(struct soft_vcpu *v, uint32_t msr, uint64_t *out_value);
+bool soft_hyperv_msr_write(struct soft_vcpu *v, uint32_t msr, uint64_t value);
+/* Writes the reference TSC page again: rate or clock have changed. */
+void soft_hyperv_update_clock(struct soft_vcpu *v);
+/* A hypercall of a guest that has told Hyper-V its name. Registers in and out as that specification has them. */
+void soft_hyperv_call(struct soft_vcpu *v, const struct soft_op *op);
+/* SOFT_REQUEST_FLUSH. */
+void soft_hyperv_flush(struct soft_vcpu *v);
+
 /* VMCALL or VMMCALL. */
 void soft_hypercall(struct soft_vcpu *v, const struct soft_op *op);
 

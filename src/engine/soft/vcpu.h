@@ -39,6 +39,7 @@ struct soft_vm;
 #define SOFT_REQUEST_STOP  0x0080u /* stay out of the guest until another vCPU takes this back */
 #define SOFT_REQUEST_CODE  0x0200u /* others have written to pages that hold code */
 #define SOFT_REQUEST_CLOCK 0x0100u /* write the kvmclock structure again */
+#define SOFT_REQUEST_FLUSH 0x0800u /* drop all translations, then clear the bit; see hyperv.c */
 #define SOFT_REQUEST_KICKED_BY_GUEST                                                               \
     0x0400u /* another vCPU woke it by a hypercall: its HLT, or its next one, ends */
 
@@ -116,8 +117,10 @@ struct soft_native_jump {
 
 /* What paravirt.c keeps beside the MSRs. */
 struct soft_paravirt {
-    uint32_t features; /* KVM_FEATURE_*, as announced to the guest */
-    bool is_unhalted;  /* the next HLT ends at once */
+    uint32_t features;      /* KVM_FEATURE_*, as announced to the guest */
+    bool has_hyperv;        /* announced */
+    bool is_unhalted;       /* the next HLT ends at once */
+    atomic_bool is_running; /* between soft_paravirt_begin and soft_paravirt_end */
     bool
         is_end_in_memory; /* of the interrupt in service: the guest may have noted it instead of writing to EOI */
     uint64_t end_gpa; /* where */
@@ -269,12 +272,15 @@ struct soft_vm {
     pthread_mutex_t stop_lock; /* held by the vCPU that has stopped all others, see stop.c */
     _Atomic(_Atomic uint64_t *) dirty[GUEST_MEMORY_MAX_SLOTS];
     _Atomic uint64_t *dirty_storage[GUEST_MEMORY_MAX_SLOTS];
-    bool interprets;             /* option: no translator */
-    bool has_exact_flags;        /* option: see docs/engines.md */
-    bool verifies;               /* option: each translated block is verified */
-    struct soft_trace *trace;    /* NULL: none */
-    bool is_lockstep;            /* option: the interpreter checks the translator */
-    uint64_t initial_tsc_offset; /* so that the guest's counter starts near 0 */
+    /* Hyper-V's MSRs of the VM. */
+    _Atomic uint64_t hyperv_guest_os_id, hyperv_hypercall, hyperv_reference_tsc;
+    _Atomic uint32_t hyperv_sequence; /* of the reference TSC page */
+    bool interprets;                  /* option: no translator */
+    bool has_exact_flags;             /* option: see docs/engines.md */
+    bool verifies;                    /* option: each translated block is verified */
+    struct soft_trace *trace;         /* NULL: none */
+    bool is_lockstep;                 /* option: the interpreter checks the translator */
+    uint64_t initial_tsc_offset;      /* so that the guest's counter starts near 0 */
     bool is_intel;             /* the host's vendor, thus the guest's: a few instructions differ */
     uint64_t tsc_hz;           /* the guest's */
     uint64_t tsc_ratio;        /* guest ticks in a host tick, times 2^32; 0: they are the same */
