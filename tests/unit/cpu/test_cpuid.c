@@ -49,7 +49,11 @@ static struct x86_cpuid must_build(const char *name, const struct x86_cpuid *sup
     struct x86_cpuid cpuid;
     struct x86_cpuid_topology topology = {.vcpu_count = count, .vcpu_index = index};
     struct x86_cpuid hypervisor = {
-        .entry = {{.leaf = 0x40000000, .eax = 0x40000001, .ebx = 0x4b4d564b},
+        .entry = {{.leaf = 0x40000000,
+                   .eax = 0x40000001,
+                   .ebx = 0x4b4d564b,
+                   .ecx = 0x564b4d56,
+                   .edx = 0x4d},
                   {.leaf = 0x40000001, .eax = 8}},
         .count = 2,
     };
@@ -190,8 +194,9 @@ static void named_models_are_portable(void **state)
     assert_int_equal(query(&cpuid, 7, 0).v[1] & (1 << 10), 0);         /* INVPCID */
     assert_int_equal(query(&cpuid, 0x80000007, 0).v[3] & (1 << 8), 0); /* invariant TSC */
     struct x86_cpuid hypervisor = {
-        .entry = {{.leaf = X86_CPUID_KVM_FEATURES, .eax = ~0u}},
-        .count = 1,
+        .entry = {{.leaf = 0x40000000, .ebx = 0x4b4d564b, .ecx = 0x564b4d56, .edx = 0x4d},
+                  {.leaf = X86_CPUID_KVM_FEATURES, .eax = ~0u}},
+        .count = 2,
     };
     const struct x86_cpuid_topology topology = {1, 0};
     struct error err;
