@@ -137,6 +137,7 @@ static void walk_msrs(struct walk *walk, struct x86_state *state)
         walk_u64s(walk, &state->hyperv_guest_os_id, 1);
         walk_u64s(walk, &state->hyperv_hypercall, 1);
         walk_u64s(walk, &state->hyperv_reference_tsc, 1);
+        walk_u64s(walk, &state->hyperv_vp_assist, 1);
     }
 }
 

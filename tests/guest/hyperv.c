@@ -8,6 +8,7 @@
 #define MSR_REFERENCE_TSC  0x40000021
 #define MSR_TSC_FREQUENCY  0x40000022
 #define MSR_APIC_FREQUENCY 0x40000023
+#define MSR_VP_ASSIST      0x40000073
 #define MSR_ABSENT         0x40000003
 
 #define CALL_FLUSH    0x0002u
@@ -95,6 +96,11 @@ static void test_page(void)
     check_equal("#UD in user mode", UD, trap.vector);
     TRY("rdmsr", ::"c"(MSR_ABSENT) : "eax", "edx", "memory");
     check("an MSR that is not announced", trap.vector == GP || trap.vector == NO_TRAP);
+    input[0] = input[511] = UINT64_MAX;
+    wrmsr(MSR_VP_ASSIST, (uintptr_t)input | 1);
+    check_equal("the assist page", (uintptr_t)input | 1, rdmsr(MSR_VP_ASSIST));
+    check_equal("nothing to assist with", 0, (uint32_t)input[0]);
+    wrmsr(MSR_VP_ASSIST, 0);
     TRY("wrmsr", ::"c"(MSR_VP_INDEX), "a"(1), "d"(0) : "memory");
     check("the index is not for writing", trap.vector == GP);
 }

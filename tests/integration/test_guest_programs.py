@@ -56,8 +56,8 @@ def nested(tmp_path_factory):
     script = tmp_path_factory.mktemp("nested") / "run_programs"
     script.write_text("\n".join(
         f"echo '@@ begin {program} {cpus}'; timeout -s KILL 100 /test/bin/hull boot --engine kvm --cpus {cpus} "
-        f"{' '.join(ARGUMENTS + MORE_ARGUMENTS.get(program, []))} --kernel /test/guest/{program} </dev/null 2>&1; status=$?; echo; "
-        f"echo \"@@ end $status\""
+        f"{' '.join(ARGUMENTS + MORE_ARGUMENTS.get(program, []))} --kernel /test/guest/{program} </dev/null 2>&1; "
+        f"status=$?; echo; echo \"@@ end $status\""
         for program in PROGRAMS for cpus in (1, 2)) + "\n")
     added = [f"{HULL}:/test/bin/hull", f"{HULL}-vmm:/test/bin/hull-vmm", f"{script}:/test/run_programs",
              *(f"{PROGRAM_DIR / program}:/test/guest/{program}" for program in PROGRAMS)]

@@ -227,6 +227,7 @@ struct x86_state {
         kvm_pv_eoi, kvm_poll_control;
     /* Hyper-V's; the VM has one of each, so all vCPUs have the same. */
     uint64_t hyperv_guest_os_id, hyperv_hypercall, hyperv_reference_tsc;
+    uint64_t hyperv_vp_assist; /* each vCPU's own */
 
     /* Events between instructions */
     bool exception_pending; /* an exception that was raised and not yet delivered */
@@ -294,6 +295,7 @@ void x86_state_reset(struct x86_state *state, bool is_bsp, bool is_init);
 #define X86_MSR_HYPERV_REFERENCE_TSC  0x40000021
 #define X86_MSR_HYPERV_TSC_FREQUENCY  0x40000022
 #define X86_MSR_HYPERV_APIC_FREQUENCY 0x40000023
+#define X86_MSR_HYPERV_VP_ASSIST      0x40000073
 #define X86_MSR_KVM_WALL_CLOCK        0x4b564d00
 #define X86_MSR_KVM_SYSTEM_TIME       0x4b564d01
 #define X86_MSR_KVM_ASYNC_PF_EN       0x4b564d02

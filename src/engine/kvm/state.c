@@ -30,8 +30,8 @@ struct msr_place {
     uint32_t step; /* between numbers, where count > 1 */
 };
 
-/* In the order of writing: Hyper-V's hypercall page needs a guest that has told its name, async page faults are switched on last, with their vector known. TSC_DEADLINE is not here: it
- * is armed after TSC and APIC. */
+/* In the order of writing: Hyper-V's hypercall page needs a guest that has told its name, async page faults are switched on
+ * last, with their vector known. TSC_DEADLINE is not here: it is armed after TSC and APIC. */
 static const struct msr_place msr_places[] = {
     {X86_MSR_STAR, 1, offsetof(struct x86_state, star), 1},
     {X86_MSR_LSTAR, 1, offsetof(struct x86_state, lstar), 1},
@@ -58,6 +58,7 @@ static const struct msr_place msr_places[] = {
     {X86_MSR_HYPERV_GUEST_OS_ID, 1, offsetof(struct x86_state, hyperv_guest_os_id), 1},
     {X86_MSR_HYPERV_HYPERCALL, 1, offsetof(struct x86_state, hyperv_hypercall), 1},
     {X86_MSR_HYPERV_REFERENCE_TSC, 1, offsetof(struct x86_state, hyperv_reference_tsc), 1},
+    {X86_MSR_HYPERV_VP_ASSIST, 1, offsetof(struct x86_state, hyperv_vp_assist), 1},
     {X86_MSR_KVM_SYSTEM_TIME, 1, offsetof(struct x86_state, kvm_system_time), 1},
     {X86_MSR_KVM_WALL_CLOCK, 1, offsetof(struct x86_state, kvm_wall_clock), 1},
     {X86_MSR_KVM_STEAL_TIME, 1, offsetof(struct x86_state, kvm_steal_time), 1},
@@ -309,8 +310,8 @@ static bool set_msr(struct kvm_processor *processor, uint32_t index, uint64_t va
 /* To ask for Hyper-V's would have the kernel prepare the vCPU for it. */
 static bool is_wanted(const struct kvm_processor *processor, const struct msr_place *place)
 {
-    return place->index < X86_MSR_HYPERV_GUEST_OS_ID ||
-           place->index > X86_MSR_HYPERV_APIC_FREQUENCY || x86_cpuid_has_hyperv(&processor->cpuid);
+    return place->index < X86_MSR_HYPERV_GUEST_OS_ID || place->index > X86_MSR_HYPERV_VP_ASSIST ||
+           x86_cpuid_has_hyperv(&processor->cpuid);
 }
 
 /* An MSR that this kernel or CPU does not have reads as 0. */

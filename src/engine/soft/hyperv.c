@@ -112,6 +112,21 @@ static bool hypercall_set(struct soft_vcpu *v, uint64_t value)
     return true;
 }
 
+/* Nothing of what the page is for is announced (short EOIs, nested virtualization): it stays empty. Linux sets it regardless. */
+static bool vp_assist_set(struct soft_vcpu *v, uint64_t value)
+{
+    static const uint8_t empty[GUEST_PAGE_SIZE];
+    if (value & MSR_ENABLED) {
+        struct soft_page page = soft_page_find(v->vm, PAGE_OF(value));
+        if (!page.slot || page.slot->is_readonly) {
+            return false;
+        }
+        soft_physical_store(v, PAGE_OF(value), empty, sizeof(empty));
+    }
+    v->paravirt.hyperv_vp_assist = value;
+    return true;
+}
+
 bool soft_hyperv_msr_read(struct soft_vcpu *v, uint32_t msr, uint64_t *out_value)
 {
     struct soft_vm *vm = v->vm;
@@ -140,6 +155,9 @@ bool soft_hyperv_msr_read(struct soft_vcpu *v, uint32_t msr, uint64_t *out_value
     case X86_MSR_HYPERV_APIC_FREQUENCY:
         *out_value = APIC_FREQUENCY_HZ;
         return true;
+    case X86_MSR_HYPERV_VP_ASSIST:
+        *out_value = v->paravirt.hyperv_vp_assist;
+        return true;
     default:
         return false;
     }
@@ -163,6 +181,8 @@ bool soft_hyperv_msr_write(struct soft_vcpu *v, uint32_t msr, uint64_t value)
     case X86_MSR_HYPERV_REFERENCE_TSC:
         reference_tsc_set(v, value);
         return true;
+    case X86_MSR_HYPERV_VP_ASSIST:
+        return vp_assist_set(v, value);
     default:
         return false;
     }

@@ -126,7 +126,7 @@ static bool is_apic_msr(uint32_t msr)
 
 static bool is_hyperv_msr(uint32_t msr)
 {
-    return msr >= X86_MSR_HYPERV_GUEST_OS_ID && msr <= X86_MSR_HYPERV_APIC_FREQUENCY;
+    return msr >= X86_MSR_HYPERV_GUEST_OS_ID && msr <= X86_MSR_HYPERV_VP_ASSIST;
 }
 
 bool soft_msr_read(struct soft_vcpu *v, uint32_t msr, uint64_t *out_value)

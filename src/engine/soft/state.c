@@ -91,6 +91,7 @@ void soft_state_get(struct soft_vcpu *v, struct x86_state *out)
     out->hyperv_guest_os_id = atomic_load(&v->vm->hyperv_guest_os_id);
     out->hyperv_hypercall = atomic_load(&v->vm->hyperv_hypercall);
     out->hyperv_reference_tsc = atomic_load(&v->vm->hyperv_reference_tsc);
+    out->hyperv_vp_assist = v->paravirt.hyperv_vp_assist;
     out->nmi_pending = v->nmi_waiting || (requests & SOFT_REQUEST_NMI);
     out->interrupt_shadow_sti = v->shadow_sti;
     out->interrupt_shadow_mov_ss = v->shadow_mov_ss;
@@ -163,6 +164,7 @@ int soft_state_set(struct soft_vcpu *v, const struct x86_state *state, struct er
     atomic_store(&v->vm->hyperv_guest_os_id, state->hyperv_guest_os_id);
     atomic_store(&v->vm->hyperv_hypercall, state->hyperv_hypercall);
     atomic_store(&v->vm->hyperv_reference_tsc, state->hyperv_reference_tsc);
+    v->paravirt.hyperv_vp_assist = state->hyperv_vp_assist;
     atomic_fetch_and(&v->requests, ~(SOFT_REQUEST_SIPI | SOFT_REQUEST_INIT | SOFT_REQUEST_NMI |
                                      SOFT_REQUEST_KICKED_BY_GUEST));
     if (state->sipi_pending) {

@@ -117,10 +117,11 @@ struct soft_native_jump {
 
 /* What paravirt.c keeps beside the MSRs. */
 struct soft_paravirt {
-    uint32_t features;      /* KVM_FEATURE_*, as announced to the guest */
-    bool has_hyperv;        /* announced */
-    bool is_unhalted;       /* the next HLT ends at once */
-    atomic_bool is_running; /* between soft_paravirt_begin and soft_paravirt_end */
+    uint32_t features;         /* KVM_FEATURE_*, as announced to the guest */
+    bool has_hyperv;           /* announced */
+    uint64_t hyperv_vp_assist; /* MSR */
+    bool is_unhalted;          /* the next HLT ends at once */
+    atomic_bool is_running;    /* between soft_paravirt_begin and soft_paravirt_end */
     bool
         is_end_in_memory; /* of the interrupt in service: the guest may have noted it instead of writing to EOI */
     uint64_t end_gpa; /* where */
