@@ -4,24 +4,6 @@
 #include "engine/soft/mmu.h"
 #include "engine/soft/system.h"
 
-/* Flat segments as SYSCALL and its like load them, whatever the tables say. */
-static void set_flat(struct soft_vcpu *v, uint16_t cs, uint16_t ss, unsigned cpl, bool is_long)
-{
-    uint16_t common = (uint16_t)(X86_SEGMENT_P | X86_SEGMENT_S | X86_SEGMENT_G |
-                                 X86_SEGMENT_ACCESSED | X86_SEGMENT_WRITABLE | cpl << 5);
-    v->segment[X86_CS] = (struct x86_segment){
-        .selector = (uint16_t)((cs & ~3u) | cpl),
-        .limit = UINT32_MAX,
-        .attributes = common | X86_SEGMENT_CODE | (is_long ? X86_SEGMENT_L : X86_SEGMENT_DB),
-    };
-    v->segment[X86_SS] = (struct x86_segment){
-        .selector = (uint16_t)((ss & ~3u) | cpl),
-        .limit = UINT32_MAX,
-        .attributes = common | X86_SEGMENT_DB,
-    };
-    v->cpl = (uint8_t)cpl;
-}
-
 /* SYSCALL and SYSRET trap by the TF that they leave, so that a kernel that masks TF is not stepped into, and a program is
  * stepped right behind its SYSCALL. */
 static void trap_by_new_tf(struct soft_vcpu *v)
@@ -45,12 +27,12 @@ static void syscall(struct soft_vcpu *v, const struct soft_op *op)
         uint64_t target = soft_is_64(v) ? v->lstar : v->cstar;
         v->gpr[X86_RCX] = next;
         v->gpr[X86_R11] = soft_rflags(v) & ~X86_FLAG_RF;
-        set_flat(v, cs, (uint16_t)(cs + 8), 0, true);
+        soft_set_flat_segments(v, cs, (uint16_t)(cs + 8), 0, true);
         v->rip = target;
         soft_set_flags(v, 0, (uint32_t)v->sfmask | X86_FLAG_RF);
     } else {
         soft_put32(v, X86_RCX * 8, (uint32_t)next);
-        set_flat(v, cs, (uint16_t)(cs + 8), 0, false);
+        soft_set_flat_segments(v, cs, (uint16_t)(cs + 8), 0, false);
         v->rip = (uint32_t)v->star;
         soft_set_flags(v, 0, X86_FLAG_IF | X86_FLAG_RF | X86_FLAG_VM);
     }
@@ -71,7 +53,8 @@ static void sysret(struct soft_vcpu *v, const struct soft_op *op)
     uint16_t base = (uint16_t)(v->star >> 48);
     bool was_long = soft_is_long(v);
     uint32_t flags = (uint32_t)v->gpr[X86_R11];
-    set_flat(v, (uint16_t)(to_long ? base + 16 : base), (uint16_t)(base + 8), 3, to_long);
+    soft_set_flat_segments(v, (uint16_t)(to_long ? base + 16 : base), (uint16_t)(base + 8), 3,
+                           to_long);
     v->rip = target;
     if (was_long) {
         soft_set_flags(v, flags, 0x3c7fd7 & ~(X86_FLAG_RF | X86_FLAG_VM));
@@ -92,7 +75,7 @@ static void sysenter(struct soft_vcpu *v, const struct soft_op *op)
     uint16_t cs = (uint16_t)v->sysenter_cs;
     v->gpr[X86_RSP] = is_long ? v->sysenter_esp : (uint32_t)v->sysenter_esp;
     v->rip = is_long ? v->sysenter_eip : (uint32_t)v->sysenter_eip;
-    set_flat(v, cs, (uint16_t)(cs + 8), 0, is_long);
+    soft_set_flat_segments(v, cs, (uint16_t)(cs + 8), 0, is_long);
     soft_set_flags(v, 0, X86_FLAG_VM | X86_FLAG_IF | X86_FLAG_RF);
     soft_update_mode(v);
 }
@@ -109,7 +92,7 @@ static void sysexit(struct soft_vcpu *v, const struct soft_op *op)
     uint16_t cs = (uint16_t)(v->sysenter_cs + (to_long ? 32 : 16));
     v->gpr[X86_RSP] = to_long ? sp : (uint32_t)sp;
     v->rip = to_long ? target : (uint32_t)target;
-    set_flat(v, cs, (uint16_t)(cs + 8), 3, to_long);
+    soft_set_flat_segments(v, cs, (uint16_t)(cs + 8), 3, to_long);
     soft_update_mode(v);
 }
 

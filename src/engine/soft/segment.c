@@ -39,22 +39,6 @@ uint64_t soft_segment_check(struct soft_vcpu *v, const struct soft_op *op, uint8
     return (uint32_t)(offset + segment->base);
 }
 
-static void decode_descriptor(struct soft_descriptor *d, uint16_t selector)
-{
-    uint64_t raw = d->low;
-    uint32_t limit = (uint32_t)((raw & 0xffff) | ((raw >> 32) & 0xf0000));
-    uint16_t attributes = (uint16_t)((raw >> 40) & 0xf0ff);
-    if (attributes & X86_SEGMENT_G) {
-        limit = limit << 12 | 0xfff;
-    }
-    d->segment = (struct x86_segment){
-        .base = ((raw >> 16) & 0xffffff) | ((raw >> 32) & 0xff000000),
-        .limit = limit,
-        .selector = selector,
-        .attributes = attributes,
-    };
-}
-
 bool soft_descriptor_read(struct soft_vcpu *v, uint16_t selector, struct soft_descriptor *out)
 {
     uint64_t base = v->gdtr.base;
@@ -78,7 +62,7 @@ bool soft_descriptor_read(struct soft_vcpu *v, uint16_t selector, struct soft_de
         out->address = (uint32_t)out->address;
     }
     out->low = soft_system_load_value(v, out->address, 8);
-    decode_descriptor(out, selector);
+    out->segment = soft_descriptor_segment(out->low, selector);
     return true;
 }
 

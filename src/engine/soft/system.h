@@ -30,6 +30,41 @@ static inline bool soft_descriptor_is_code(const struct soft_descriptor *d)
            (X86_SEGMENT_S | X86_SEGMENT_CODE);
 }
 
+/* What the 8 bytes of a code or data descriptor say. */
+static inline struct x86_segment soft_descriptor_segment(uint64_t raw, uint16_t selector)
+{
+    uint32_t limit = (uint32_t)((raw & 0xffff) | ((raw >> 32) & 0xf0000));
+    uint16_t attributes = (uint16_t)((raw >> 40) & 0xf0ff);
+    if (attributes & X86_SEGMENT_G) {
+        limit = limit << 12 | 0xfff;
+    }
+    return (struct x86_segment){
+        .base = ((raw >> 16) & 0xffffff) | ((raw >> 32) & 0xff000000),
+        .limit = limit,
+        .selector = selector,
+        .attributes = attributes,
+    };
+}
+
+/* Flat segments as SYSCALL and its like load them, whatever the tables say, and the CPL. */
+static inline void soft_set_flat_segments(struct soft_vcpu *v, uint16_t cs, uint16_t ss,
+                                          unsigned cpl, bool is_long)
+{
+    uint16_t common = (uint16_t)(X86_SEGMENT_P | X86_SEGMENT_S | X86_SEGMENT_G |
+                                 X86_SEGMENT_ACCESSED | X86_SEGMENT_WRITABLE | cpl << 5);
+    v->segment[X86_CS] = (struct x86_segment){
+        .selector = (uint16_t)((cs & ~3u) | cpl),
+        .limit = UINT32_MAX,
+        .attributes = common | X86_SEGMENT_CODE | (is_long ? X86_SEGMENT_L : X86_SEGMENT_DB),
+    };
+    v->segment[X86_SS] = (struct x86_segment){
+        .selector = (uint16_t)((ss & ~3u) | cpl),
+        .limit = UINT32_MAX,
+        .attributes = common | X86_SEGMENT_DB,
+    };
+    v->cpl = (uint8_t)cpl;
+}
+
 /* Reads the descriptor that 'selector' names; false: outside of its table. Null selectors: false. */
 bool soft_descriptor_read(struct soft_vcpu *v, uint16_t selector, struct soft_descriptor *out);
 /* The upper half of a system descriptor in long mode, base included. False: outside of the table. */

@@ -164,14 +164,28 @@ static void print_insn(FILE *log, uint64_t address, const uint8_t *bytes,
     fprintf(log, "  %12" PRIx64 "  %-24s %s%s\n", address, hex, text, remark);
 }
 
-static const char *stub_name(const struct soft_native *n, const uint8_t *code)
+static const char *stub_name(const struct soft_native *n, const uint8_t *code, bool *out_has_site)
 {
-    return code == n->interpret      ? "  ; interpret"
-           : code == n->exit_at      ? "  ; exit"
-           : code == n->indirect     ? "  ; indirect"
-           : code == n->make_link    ? "  ; link"
-           : code == n->load_vectors ? "  ; load vectors"
-                                     : "";
+    const struct {
+        const uint8_t *code;
+        const char *name;
+        bool has_site;
+    } stubs[] = {
+        {n->interpret, "  ; interpret", true}, {n->string, "  ; string", true},
+        {n->syscall, "  ; syscall", true},     {n->sysret, "  ; sysret", true},
+        {n->iret, "  ; iret", true},           {n->exit_at, "  ; exit", true},
+        {n->indirect, "  ; indirect", true},   {n->make_link, "  ; link", false},
+        {n->fill, "  ; fill the TLB", false},  {n->load_vectors, "  ; load vectors", false},
+        {n->load_x87, "  ; load x87", false},
+    };
+    *out_has_site = false;
+    for (size_t i = 0; i < ARRAY_COUNT(stubs); i++) {
+        if (stubs[i].code == code) {
+            *out_has_site = stubs[i].has_site;
+            return stubs[i].name;
+        }
+    }
+    return "";
 }
 
 /* The block's code, addresses as they are executed. */
@@ -189,10 +203,11 @@ static void print_host_code(FILE *log, const struct soft_native *n,
         }
         bool is_branch = insn.operand_count && insn.operand[0].kind == X86_OPERAND_REL;
         const uint8_t *target = code + insn.length + (int64_t)insn.imm;
-        const char *name = is_branch ? stub_name(n, target) : "";
+        bool has_site = false;
+        const char *name = is_branch ? stub_name(n, target, &has_site) : "";
         print_insn(log, (uint64_t)(uintptr_t)native_executable(n, code), code, &insn, name);
         at += insn.length;
-        if (insn.id == X86_ID_CALL && *name && target != n->load_vectors) {
+        if (insn.id == X86_ID_CALL && has_site) {
             struct native_site site;
             memcpy(&site, block->entry_saved + at, sizeof(site));
             fprintf(log, "                site 0x%" PRIx64 ", 0x%" PRIx64 "\n", site.rip,

@@ -153,10 +153,9 @@ struct soft_vcpu {
     uint64_t native_tag;      /* of those in the jump cache that may run */
     uint64_t native_host_rsp;
     uint64_t native_group[16]; /* host addresses of groups of accesses in the block that runs */
-    const uint8_t *native_load_vectors; /* the stub that loads the vectors as they are now */
-    uint64_t native_return;             /* of the stub that fills the TLB */
-    uint64_t native_target;             /* of an indirect branch under way */
-    uint64_t native_fault_rip;          /* of the instruction that may fault on the host */
+    uint64_t native_return;    /* of the stub that fills the TLB */
+    uint64_t native_target;    /* of an indirect branch under way */
+    uint64_t native_fault_rip; /* of the instruction that may fault on the host */
     uint32_t native_host_mxcsr;
     uint8_t native_vectors_live; /* the host's registers hold vector[] and mxcsr */
     uint8_t native_x87_live;     /* and fx[] */

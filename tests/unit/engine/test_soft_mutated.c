@@ -44,7 +44,7 @@ struct bed {
     struct mutation taken[MAX_TAKEN];
     size_t taken_count;
     uint8_t *vcpu_before;
-    uint8_t stubs[4096];
+    uint8_t stubs[8192];
     struct {
         const uint8_t *pages;
         size_t count;

@@ -1,5 +1,6 @@
 /* The verifier of translated code: takes what the translator makes, refuses sequences that break one rule each, for the
  * right reason. Mutated blocks are in test_soft_mutated.c. */
+#include "engine/soft/translate/native_system.h"
 #include "engine/soft/translate/verify.h"
 
 #include <stdlib.h>
@@ -486,6 +487,72 @@ static void test_instructions(void **state)
     }
 }
 
+static void small(struct bench *b, enum native_small which)
+{
+    emit_bind(emit_call(&b->e), b->v->native->small[which]);
+}
+
+static void check_with_tlb(struct bench *b, enum soft_tlb_mode mode)
+{
+    int32_t tlb = (int32_t)(mode * sizeof(struct soft_tlb));
+    check_index(b);
+    emit_op_table(&b->e, HOST_OP_SUB_REG_RM, R14, R15, TLB(read_tag) + tlb);
+    check_limit(b, 4096 - 8, HOST_IF_ABOVE);
+    emit_op_table(&b->e, HOST_OP_ADD_REG_RM, R14, R15, TLB(hva) + tlb);
+    load(b, 0);
+}
+
+/* STAC and CLAC change which table the code behind them may use. */
+static void test_modes(void **state)
+{
+    struct bench *b = *state;
+    begin(b);
+    b->block.mode |= NATIVE_MODE_SMAP;
+    check_with_tlb(b, SOFT_TLB_SUPERVISOR);
+    small(b, NATIVE_SMALL_STAC);
+    check_with_tlb(b, SOFT_TLB_SUPERVISOR_AC);
+    small(b, NATIVE_SMALL_SWAPGS);
+    check_with_tlb(b, SOFT_TLB_SUPERVISOR_AC);
+    small(b, NATIVE_SMALL_CLAC);
+    check_with_tlb(b, SOFT_TLB_SUPERVISOR);
+    finish(b);
+    accepted(b);
+    /* The table of before. */
+    begin(b);
+    b->block.mode |= NATIVE_MODE_SMAP;
+    small(b, NATIVE_SMALL_STAC);
+    check_with_tlb(b, SOFT_TLB_SUPERVISOR);
+    finish(b);
+    refused(b, "no table for blocks of this mode");
+    /* A place that is reached in two modes. */
+    begin(b);
+    b->block.mode |= NATIVE_MODE_SMAP;
+    uint8_t *over = emit_jcc(&b->e, HOST_IF_EQUAL);
+    small(b, NATIVE_SMALL_STAC);
+    emit_bind(over, b->e.at);
+    check_with_tlb(b, SOFT_TLB_SUPERVISOR);
+    finish(b);
+    refused(b, "more than one mode");
+    /* What was checked in one mode is no address behind the change. */
+    begin(b);
+    b->block.mode |= NATIVE_MODE_SMAP;
+    check(b, 8, false);
+    small(b, NATIVE_SMALL_STAC);
+    load(b, 0);
+    finish(b);
+    refused(b, "address is not checked");
+    /* Not for users, nor without SMAP. */
+    begin(b);
+    b->block.mode = SOFT_TLB_USER | NATIVE_MODE_SMAP;
+    small(b, NATIVE_SMALL_STAC);
+    finish(b);
+    refused(b, "not the kernel's");
+    begin(b);
+    small(b, NATIVE_SMALL_CLAC);
+    finish(b);
+    refused(b, "not the kernel's");
+}
+
 static void test_fields(void **state)
 {
     struct bench *b = *state;
@@ -505,7 +572,11 @@ static void test_fields(void **state)
         {VCPU_FIELD(native_host_rsp), true, "not for blocks"},
         {VCPU_FIELD(native_host_rsp), false, "not for blocks"},
         {VCPU_FIELD(native), false, "not for blocks"},
-        {VCPU_FIELD(cr3), false, "not for blocks"},
+        {VCPU_FIELD(cr3), false, NULL},
+        {VCPU_FIELD(cr3), true, "it must not"},
+        {VCPU_FIELD(flags), true, "not for blocks"},
+        {VCPU_FIELD(tlb), true, "not for blocks"},
+        {VCPU_FIELD(xcr0), false, "not for blocks"},
         {VCPU_FIELD(vm), true, "not for blocks"},
         {TLB(hva), true, "not for blocks"},
         {JUMP(code), true, "not for blocks"},
@@ -708,10 +779,15 @@ static void test_indirect_branch(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_checked_accesses), cmocka_unit_test(test_broken_checks),
-        cmocka_unit_test(test_alignment),        cmocka_unit_test(test_groups),
-        cmocka_unit_test(test_instructions),     cmocka_unit_test(test_fields),
-        cmocka_unit_test(test_control_flow),     cmocka_unit_test(test_links),
+        cmocka_unit_test(test_checked_accesses),
+        cmocka_unit_test(test_broken_checks),
+        cmocka_unit_test(test_alignment),
+        cmocka_unit_test(test_groups),
+        cmocka_unit_test(test_instructions),
+        cmocka_unit_test(test_fields),
+        cmocka_unit_test(test_modes),
+        cmocka_unit_test(test_control_flow),
+        cmocka_unit_test(test_links),
         cmocka_unit_test(test_indirect_branch),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);

@@ -155,6 +155,24 @@ static uint8_t kind_of_simple(const struct x86_row_encoding *encoding, unsigned 
     case X86_ID_CMPS:
     case X86_ID_SCAS:
         return NATIVE_STRING;
+    case X86_ID_CLI:
+    case X86_ID_STI:
+    case X86_ID_CLD:
+    case X86_ID_STD:
+    case X86_ID_STAC:
+    case X86_ID_CLAC:
+    case X86_ID_SWAPGS:
+    case X86_ID_RDTSC:
+    case X86_ID_RDTSCP:
+        return NATIVE_SMALL;
+    case X86_ID_SYSCALL:
+    case X86_ID_SYSRET:
+    case X86_ID_IRET:
+        return NATIVE_ENTRY;
+    case X86_ID_MOV_CR:
+        return encoding->opcode == 0x20 ? NATIVE_READ_CR : NATIVE_INTERPRET;
+    case X86_ID_PUSHF:
+        return NATIVE_PUSHF;
     case X86_ID_MOV_SREG:
         return encoding->opcode == 0x8c ? NATIVE_SELECTOR : NATIVE_INTERPRET;
     case X86_ID_LEA:
@@ -368,6 +386,14 @@ static void classify(const struct soft_vcpu *v, struct native_insn *n, uint32_t 
             n->kind = NATIVE_INTERPRET;
         }
         break;
+    case NATIVE_SMALL:
+    case NATIVE_READ_CR:
+    case NATIVE_ENTRY:
+    case NATIVE_PUSHF:
+        if (!native_system_is_allowed(v, insn, mode)) {
+            n->kind = NATIVE_INTERPRET;
+        }
+        break;
     case NATIVE_SELECTOR:
         if (insn->has_memory) {
             n->kind = NATIVE_INTERPRET;
@@ -415,6 +441,7 @@ static void classify(const struct soft_vcpu *v, struct native_insn *n, uint32_t 
     }
     bool may_fault = insn->has_memory || n->kind >= NATIVE_PUSH_REG;
     if (n->kind == NATIVE_INTERPRET || n->kind == NATIVE_DIVIDE || n->kind == NATIVE_STRING ||
+        n->kind == NATIVE_ENTRY || n->kind == NATIVE_PUSHF ||
         (may_fault && v->vm->has_exact_flags)) {
         n->reads = STATUS; /* whatever it does, the flags are whole before it */
     }

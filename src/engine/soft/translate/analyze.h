@@ -23,9 +23,13 @@ enum native_kind {
     NATIVE_STRING,
     NATIVE_BIT_STRING, /* BT and its kin on memory, the register moves the address */
     NATIVE_SELECTOR,   /* of a segment register to a general one */
+    NATIVE_SMALL,      /* system instructions: a call of a stub */
+    NATIVE_READ_CR,
+    NATIVE_ENTRY, /* SYSCALL, SYSRET, IRET */
     NATIVE_PUSH_REG,
     NATIVE_PUSH_IMM,
     NATIVE_PUSH_MEM,
+    NATIVE_PUSHF,
     NATIVE_POP_REG,
     NATIVE_LEAVE,
     NATIVE_CALL,
@@ -97,6 +101,10 @@ void native_rows_init(void);
 
 /* May 'insn' run as host code in the current mode of the vCPU? */
 bool native_has_template(const struct soft_vcpu *v, const struct x86_insn *insn);
+
+/* system_insn.c: of those that have a template, may this one use it in blocks of 'mode'? */
+bool native_system_is_allowed(const struct soft_vcpu *v, const struct x86_insn *insn,
+                              uint32_t mode);
 
 /* x87.c */
 bool native_x87_is_plain(uint16_t id);

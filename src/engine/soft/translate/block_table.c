@@ -125,7 +125,8 @@ void *native_alloc(struct soft_native *n, size_t size)
 
 static uint32_t current_mode(const struct soft_vcpu *v)
 {
-    if (v->code_size != X86_CODE_64 || v->align_check) {
+    /* Of the four privileges only 0 and 3 are told apart by the TLB that a mode names. */
+    if (v->code_size != X86_CODE_64 || v->align_check || v->cpl == 1 || v->cpl == 2) {
         return NATIVE_MODE_NONE;
     }
     uint32_t mode = (uint32_t)(v->tlb - v->tlbs);
@@ -140,6 +141,9 @@ static uint32_t current_mode(const struct soft_vcpu *v)
     if ((control & X87_MASKS) == X87_MASKS && !(status & X87_PENDING) &&
         !(v->cr0 & (X86_CR0_EM | X86_CR0_TS)) && v->native->has_xsave) {
         mode |= NATIVE_MODE_X87;
+    }
+    if (v->cr4 & X86_CR4_SMAP) {
+        mode |= NATIVE_MODE_SMAP;
     }
     return mode;
 }
@@ -384,10 +388,10 @@ static struct native_block *find_or_translate(struct soft_vcpu *v, uint32_t mode
     if (!block) {
         return NULL;
     }
-    verify(v, block);
     if (unlikely(v->vm->trace != NULL)) {
         soft_trace_block(v->vm->trace, v, block, n->source);
     }
+    verify(v, block);
     v->stats.blocks_translated++;
     block->granules = n->source->granules;
     page->granules |= block->granules;
@@ -447,19 +451,6 @@ static const uint8_t *go_on(struct soft_vcpu *v)
     return block ? enter_block(v, block) : leave(v);
 }
 
-/* How translated code gets the vectors, after they may have changed. */
-static void choose_load(struct soft_vcpu *v)
-{
-    uint64_t upper = 0;
-    for (size_t i = 0; i < ARRAY_COUNT(v->vector); i++) {
-        uint64_t half[2];
-        memcpy(half, &v->vector[i][16], sizeof(half));
-        upper |= half[0] | half[1];
-    }
-    const struct soft_native *n = v->native;
-    v->native_load_vectors = native_executable(n, upper ? n->load_whole : n->load_halves);
-}
-
 /* Runs the instruction at RIP on the interpreter; 'reason' is for the trace. */
 static void interpret_one(struct soft_vcpu *v, const char *reason)
 {
@@ -469,13 +460,11 @@ static void interpret_one(struct soft_vcpu *v, const char *reason)
     soft_block_enter(v, soft_block_find(v, true));
     v->op = NULL;
     v->block = NULL;
-    choose_load(v);
 }
 
 /* At the beginning of each function that stubs call with all state put away. */
 static inline void begin_c(struct soft_vcpu *v)
 {
-    choose_load(v); /* the stub may have saved vectors that were other ones when they were loaded */
     if (unlikely(v->native_x87_is_saved)) {
         native_x87_saved(v);
     }
@@ -487,9 +476,7 @@ static const uint8_t *check_lockstep(struct soft_vcpu *v, uint64_t rip, bool is_
     if (likely(v->lockstep == NULL)) {
         return NULL;
     }
-    const uint8_t *again = soft_lockstep_end(v, rip, is_block_end);
-    choose_load(v);
-    return again;
+    return soft_lockstep_end(v, rip, is_block_end);
 }
 
 const uint8_t *native_on_interpret(struct soft_vcpu *v, const struct native_site *site)
@@ -530,7 +517,6 @@ const uint8_t *native_on_exit_at(struct soft_vcpu *v, const struct native_site *
 uint32_t native_on_fill(struct soft_vcpu *v, uint64_t gva, uint32_t access)
 {
     uint32_t size = access & (NATIVE_FILL_WRITE - 1);
-    choose_load(v);
     bool is_crossing = (gva & (GUEST_PAGE_SIZE - 1)) + size > GUEST_PAGE_SIZE;
     return !is_crossing &&
            soft_tlb_load(v, gva, access & NATIVE_FILL_WRITE ? X86_ACCESS_WRITE : X86_ACCESS_READ);
@@ -618,13 +604,19 @@ const uint8_t *native_on_indirect(struct soft_vcpu *v, const struct native_site 
     return go_on(v);
 }
 
+const uint8_t *native_on_resume(struct soft_vcpu *v, void *unused)
+{
+    (void)unused;
+    begin_c(v);
+    return go_on(v);
+}
+
 bool soft_native_run(struct soft_vcpu *v)
 {
     struct native_block *block = find_block(v);
     if (!block) {
         return false;
     }
-    choose_load(v);
     struct soft_native *n = v->native;
     void (*enter)(struct soft_vcpu *, const uint8_t *);
     const uint8_t *code = native_executable(n, n->enter);

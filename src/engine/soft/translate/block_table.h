@@ -17,6 +17,7 @@
 #define NATIVE_MODE_SSE  0x04u
 #define NATIVE_MODE_AVX  0x08u
 #define NATIVE_MODE_X87  0x10u
+#define NATIVE_MODE_SMAP 0x20u      /* CR4.SMAP: STAC and CLAC mean something */
 #define NATIVE_MODE_NONE UINT32_MAX /* not for the translator */
 
 /* A direct exit of a block, and where its jump goes. */
@@ -55,6 +56,8 @@ struct native_page {
     struct native_block *blocks;
 };
 
+#define NATIVE_SMALL_COUNT 10u /* native_system.h */
+
 #define NATIVE_HASH_BITS 15
 #define NATIVE_PAGE_BITS 12
 
@@ -74,7 +77,8 @@ struct soft_native {
     struct native_verifier *verifier; /* NULL: blocks are not verified */
     /* Stubs (writable view). */
     uint8_t *enter, *leave, *interpret, *string, *exit_at, *make_link, *indirect, *load_vectors,
-        *load_x87, *load_halves, *load_whole, *fault, *fill;
+        *load_x87, *fault, *fill, *resume, *syscall, *sysret, *iret;
+    uint8_t *small[NATIVE_SMALL_COUNT];
 };
 
 static inline const uint8_t *native_executable(const struct soft_native *n, const uint8_t *code)
@@ -104,6 +108,8 @@ const uint8_t *native_on_indirect(struct soft_vcpu *v, const struct native_site 
 #define NATIVE_FILL_WRITE 0x10000u
 uint32_t native_on_fill(struct soft_vcpu *v, uint64_t gva, uint32_t access);
 const uint8_t *native_on_fault(struct soft_vcpu *v, void *unused);
+/* On at RIP, from stubs that found no way there themselves. */
+const uint8_t *native_on_resume(struct soft_vcpu *v, void *unused);
 
 /* x87.c: after fx[] has been saved by a stub. */
 void native_x87_saved(struct soft_vcpu *v);

@@ -66,6 +66,7 @@ static bool find_access(const struct followed *f, const struct native_source *so
         break;
     case NATIVE_PUSH_REG:
     case NATIVE_PUSH_IMM:
+    case NATIVE_PUSHF:
     case NATIVE_CALL:
         out->disp = -8;
         out->is_write = true;
@@ -133,6 +134,7 @@ static void follow(struct followed *f, const struct native_insn *n)
     case NATIVE_PUSH_REG:
     case NATIVE_PUSH_IMM:
     case NATIVE_PUSH_MEM:
+    case NATIVE_PUSHF:
         f->reg[X86_RSP].offset -= 8;
         return;
     case NATIVE_POP_REG:
@@ -177,7 +179,8 @@ void native_find_groups(struct native_source *source)
         struct native_insn *n = &source->insn[i];
         struct access a;
         n->group = NATIVE_NO_GROUP;
-        if (n->kind == NATIVE_INTERPRET || n->kind == NATIVE_STRING) {
+        if (n->kind == NATIVE_INTERPRET || n->kind == NATIVE_STRING || n->kind == NATIVE_SMALL) {
+            /* Of the last, some change how memory is seen, some change registers. */
             first_open = source->group_count;
             for (uint8_t reg = 0; reg < X86_GPR_COUNT; reg++) {
                 forget(&followed, reg);

@@ -6,6 +6,10 @@
 
 #include "engine/soft/translate/block_table.h"
 #include "engine/soft/translate/native_string.h"
+#include "engine/soft/translate/native_system.h"
+
+typedef const uint8_t *quick_function(struct soft_vcpu *v, const struct native_site *site,
+                                      uint32_t argument);
 
 static const uint8_t homes[13] = {
     HOST_RAX, HOST_RCX, HOST_RDX, HOST_RBX, HOST_R13, HOST_RBP, HOST_RSI,
@@ -193,8 +197,9 @@ static uint8_t *make_call(struct emitter *e, bool is_called, const void *functio
     return start;
 }
 
-/* native_on_string(vCPU, site, R15), which leaves the vectors where they are; what it does not do is for the interpreter. */
-static uint8_t *make_string(struct emitter *e, const uint8_t *interpret_stored)
+/* function(vCPU, site, R15), one that leaves the vectors where they are; what it does not do is for the interpreter. */
+static uint8_t *make_quick(struct emitter *e, quick_function *function,
+                           const uint8_t *interpret_stored)
 {
     uint8_t *start = e->at;
     pop(e, HOST_R14);
@@ -204,7 +209,7 @@ static uint8_t *make_string(struct emitter *e, const uint8_t *interpret_stored)
     emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RDX, HOST_R15);
     emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RBX, HOST_RSP);
     emit_op_base(e, HOST_OP_MOV_REG_RM, HOST_RSP, HOST_RSP, VCPU_FIELD(native_host_rsp));
-    emit_mov_imm(e, HOST_RAX, (uint64_t)(uintptr_t)native_on_string);
+    emit_mov_imm(e, HOST_RAX, (uint64_t)(uintptr_t)function);
     emit8(e, 0xff);
     emit8(e, 0xd0);
     emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RSP, HOST_RBX);
@@ -278,25 +283,43 @@ static uint8_t *make_fill(struct emitter *e)
     return start;
 }
 
-/* Called by blocks; changes no general register and no flag. Registers whose upper halves are all 0 are loaded such that the
- * host's CPU knows it, or else each SSE instruction waits for the one that wrote its target before. */
-static uint8_t *make_load_vectors(struct emitter *e, bool with_upper)
+/* Sets ZF if the upper halves of all vectors in the vCPU are 0. XMM0 is spoiled. */
+static void test_upper_halves(struct emitter *e)
 {
-    uint8_t *start = e->at;
-    if (!with_upper && __builtin_cpu_supports("avx")) {
-        emit_vzeroupper(e);
+    for (uint8_t i = 0; i < 16; i++) {
+        emit_insn(e, &(struct host_insn){.prefix = i ? 0x66 : 0xf3, /* vmovdqu, then vpor */
+                                         .is_vex = true,
+                                         .map = 1,
+                                         .opcode = i ? 0xeb : 0x6f,
+                                         .is_memory = true,
+                                         .base = HOST_RSP,
+                                         .index = HOST_NONE,
+                                         .disp = VCPU_FIELD(vector) + 32 * i + 16 + 8});
     }
+    emit_insn(e, &(struct host_insn){.prefix = 0x66, .is_vex = true, .map = 2, .opcode = 0x17});
+}
+
+static void load_vectors(struct emitter *e, bool with_upper)
+{
     move_vectors(e, true, with_upper, 8);
     emit_at(e, 0, 1, 0xae, LDMXCSR, VCPU_FIELD(mxcsr) + 8, false);
     set_live(e, 1, 8);
     emit8(e, 0xc3);
-    return start;
 }
 
-static uint8_t *make_choose_vectors(struct emitter *e)
+/* Called by blocks; changes no general register, but the flags. Registers whose upper halves are all 0 are loaded such that the
+ * host's CPU knows it, or else each SSE instruction waits for the one that wrote its target before. */
+static uint8_t *make_load_vectors(struct emitter *e)
 {
     uint8_t *start = e->at;
-    emit_at(e, 0, 0, 0xff, 4, VCPU_FIELD(native_load_vectors) + 8, false); /* jmp */
+    if (__builtin_cpu_supports("avx")) {
+        test_upper_halves(e);
+        uint8_t *over = emit_jcc(e, HOST_IF_EQUAL);
+        load_vectors(e, true);
+        emit_bind(over, e->at);
+        emit_vzeroupper(e);
+    }
+    load_vectors(e, false);
     return start;
 }
 
@@ -306,19 +329,24 @@ void native_make_stubs(struct soft_vcpu *v)
     struct emitter e = {.at = n->writable};
     n->enter = make_enter(&e);
     n->leave = make_leave(&e);
-    n->load_vectors = make_choose_vectors(&e);
-    n->load_halves = make_load_vectors(&e, false);
-    n->load_whole = __builtin_cpu_supports("avx") ? make_load_vectors(&e, true) : n->load_halves;
-    v->native_load_vectors = native_executable(n, n->load_whole);
+    n->load_vectors = make_load_vectors(&e);
     n->fill = make_fill(&e);
     n->load_x87 = make_load_x87(&e);
     const uint8_t *interpret_stored;
     n->interpret =
         make_call(&e, true, (const void *)(uintptr_t)native_on_interpret, &interpret_stored);
-    n->string = make_string(&e, interpret_stored);
+    n->string = make_quick(&e, native_on_string, interpret_stored);
+    n->syscall = make_quick(&e, native_on_syscall, interpret_stored);
+    n->sysret = make_quick(&e, native_on_sysret, interpret_stored);
+    n->iret = make_quick(&e, native_on_iret, interpret_stored);
     n->exit_at = make_call(&e, true, (const void *)(uintptr_t)native_on_exit_at, NULL);
     n->indirect = make_call(&e, true, (const void *)(uintptr_t)native_on_indirect, NULL);
     n->make_link = make_call(&e, false, (const void *)(uintptr_t)native_on_link, NULL);
+    n->resume = make_call(&e, false, (const void *)(uintptr_t)native_on_resume, NULL);
+    for (unsigned i = 0; i < NATIVE_SMALL_COUNT; i++) {
+        n->small[i] = e.at;
+        native_make_small(&e, (enum native_small)i);
+    }
     n->fault = make_call(&e, false, (const void *)(uintptr_t)native_on_fault, NULL);
     n->fixed = n->used = (size_t)(e.at - n->writable + 63) & ~(size_t)63;
 }

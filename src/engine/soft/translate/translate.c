@@ -206,6 +206,7 @@ static void emit_access_address(struct translation *t, const struct native_insn 
     switch (n->kind) {
     case NATIVE_PUSH_REG:
     case NATIVE_PUSH_IMM:
+    case NATIVE_PUSHF:
     case NATIVE_CALL:
         emit_op_base(e, HOST_OP_LEA, ADDRESS, home(X86_RSP), disp - 8);
         break;
@@ -733,8 +734,18 @@ static bool is_within_group(const struct translation *t)
     return false;
 }
 
+/* An interrupt must not come between STI and the next instruction, so this one has to be here and nobody may look between them. */
+static bool is_sti(const struct native_insn *n)
+{
+    return n->kind == NATIVE_SMALL && n->insn.id == X86_ID_STI;
+}
+
 static void emit_one(struct translation *t, const struct native_insn *n, bool is_last)
 {
+    if (is_last && is_sti(n)) {
+        emit_interpret(t, n, is_last);
+        return;
+    }
     uint32_t first_slow = t->slow_count;
     if (n->row->is_vector && n->kind != NATIVE_INTERPRET) {
         emit_vectors(t, n);
@@ -774,6 +785,18 @@ static void emit_one(struct translation *t, const struct native_insn *n, bool is
     case NATIVE_PUSH_IMM:
     case NATIVE_PUSH_MEM:
         emit_push(t, n);
+        break;
+    case NATIVE_PUSHF:
+        native_emit_pushf(t, n);
+        break;
+    case NATIVE_SMALL:
+        native_emit_small(t, n);
+        break;
+    case NATIVE_READ_CR:
+        native_emit_read_cr(t, n);
+        break;
+    case NATIVE_ENTRY:
+        native_emit_entry(t, n);
         break;
     case NATIVE_POP_REG:
         emit_pop(t, n);
@@ -933,7 +956,7 @@ struct native_block *native_translate(struct soft_vcpu *v, uint64_t rip, uint64_
         bool is_last = t.index + 1 == source->count;
         bool flags_are_free =
             (!n->live_before && !source->has_exact_flags) || (t.flags & FLAGS_SAVED);
-        if (t.needs_poll && (flags_are_free || is_last)) {
+        if (t.needs_poll && (flags_are_free || is_last || is_sti(n))) {
             native_give_up_flags(&t, n->live_before);
             native_emit_poll(&t);
         }

@@ -39,7 +39,7 @@ struct translation {
     struct soft_native *native;
     struct native_source *source;
     struct native_block *block;
-    uint32_t tlb; /* enum soft_tlb_mode */
+    uint32_t tlb; /* enum soft_tlb_mode, here */
     uint32_t index;
     uint32_t flags;            /* FLAGS_* */
     bool has_vectors, has_x87; /* are in the host's registers */
@@ -79,6 +79,12 @@ void native_emit_translation(struct translation *t, uint32_t size, bool is_write
 void native_emit_string(struct translation *t, const struct native_insn *n);
 void native_emit_bit_string(struct translation *t, const struct native_insn *n);
 void native_emit_selector(struct translation *t, const struct native_insn *n);
+
+/* system_insn.c */
+void native_emit_small(struct translation *t, const struct native_insn *n);
+void native_emit_pushf(struct translation *t, const struct native_insn *n);
+void native_emit_read_cr(struct translation *t, const struct native_insn *n);
+void native_emit_entry(struct translation *t, const struct native_insn *n);
 
 /* branch.c */
 void native_emit_branch(struct translation *t, const struct native_insn *n);

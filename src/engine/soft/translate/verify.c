@@ -93,7 +93,6 @@ static int add_node(struct native_verifier *r, uint32_t offset, const struct ver
     struct node *node = &r->node[++r->node_count];
     node->offset = offset;
     node->state = *state;
-    node->at.mode = r->block->mode;
     size_t left = r->size - offset;
     if (x86_decode(r->code + offset, MIN(left, X86_INSN_MAX_LENGTH), X86_CODE_64, &node->at.insn) !=
         X86_DECODE_OK) {
@@ -154,17 +153,37 @@ static int check_site(struct native_verifier *r, uint64_t offset, struct native_
     return is_in_page(r, out_site->rip) ? 0 : refuse(r, "its data name another page's address");
 }
 
+static bool can_switch(const struct native_verifier *r, const struct verify_state *state)
+{
+    return r->block->mode & NATIVE_MODE_SMAP &&
+           (state->tlb == SOFT_TLB_SUPERVISOR || state->tlb == SOFT_TLB_SUPERVISOR_AC);
+}
+
 static int step_call(struct native_verifier *r, const struct node *node, uint64_t target)
 {
     uint64_t next = node->offset + node->at.insn.length;
     enum verify_stub stub = verify_find_stub(r->native, r->code + (int64_t)target);
     struct native_site site;
     struct verify_state unknown, state;
-    verify_state_unknown(&unknown);
+    static const uint8_t spoiled[] = {HOST_RAX, HOST_RCX, HOST_RDX, HOST_R14, HOST_R15};
+    verify_state_unknown(&unknown, node->state.tlb);
     int rc;
     switch (stub) {
     case VERIFY_STUB_RETURNS:
         return reach(r, next, &node->state);
+    case VERIFY_STUB_SMALL:
+        state = node->state;
+        for (size_t i = 0; i < sizeof(spoiled); i++) {
+            verify_forget(&state, spoiled[i]);
+        }
+        memset(&state.flags, 0, sizeof(state.flags));
+        return reach(r, next, &state);
+    case VERIFY_STUB_STAC:
+    case VERIFY_STUB_CLAC:
+        unknown.tlb = stub == VERIFY_STUB_STAC ? SOFT_TLB_SUPERVISOR_AC : SOFT_TLB_SUPERVISOR;
+        return can_switch(r, &node->state)
+                   ? reach(r, next, &unknown)
+                   : refuse(r, "it changes the mode of code that is not the kernel's");
     case VERIFY_STUB_FILL:
         state = node->state;
         verify_forget(&state, HOST_R15);
@@ -200,7 +219,8 @@ static int check_link(struct native_verifier *r, const struct node *node, const 
         if (target != other->entry_saved && (target != other->entry || !link->with_flags)) {
             return refuse(r, "it jumps into another block elsewhere than at its beginning");
         }
-        if (other->mode != block->mode || other->rip != link->rip) {
+        uint32_t mode = (block->mode & ~NATIVE_MODE_TLB) | node->state.tlb;
+        if (other->mode != mode || other->rip != link->rip) {
             return refuse(r, "it jumps to a block of another address or mode");
         }
         bool is_same_page =
@@ -286,10 +306,10 @@ static int step_node(struct native_verifier *r, const struct node *node)
     return fault ? refuse(r, fault) : reach(r, node->offset + node->at.insn.length, &state);
 }
 
-static int check_entry(struct native_verifier *r, const uint8_t *entry)
+static int check_entry(struct native_verifier *r, const uint8_t *entry, uint8_t tlb)
 {
     struct verify_state unknown;
-    verify_state_unknown(&unknown);
+    verify_state_unknown(&unknown, tlb);
     uint64_t offset = (uint64_t)(entry - r->code);
     if (offset >= r->size) {
         return refuse_at(r, 0, "an entry of the block is outside of it");
@@ -359,16 +379,17 @@ int native_verify(struct native_verifier *r, const struct soft_vcpu *v,
         return refuse_at(r, 0, "the block is too large");
     }
     memset(r->byte, 0, r->size * sizeof(*r->byte));
-    int rc = check_entry(r, block->entry_saved);
-    rc = rc < 0 ? rc : check_entry(r, block->entry);
+    uint8_t tlb = block->mode & NATIVE_MODE_TLB;
+    int rc = check_entry(r, block->entry_saved, tlb);
+    rc = rc < 0 ? rc : check_entry(r, block->entry, tlb);
     for (size_t i = 0; i < ARRAY_COUNT(block->link) && rc == 0; i++) {
-        rc = block->link[i].place ? check_entry(r, block->link[i].stub) : 0;
+        rc = block->link[i].place ? check_entry(r, block->link[i].stub, VERIFY_NO_TLB) : 0;
     }
     for (uint32_t i = 0; i < r->size && rc == 0; i++) {
         rc = step_all(r);
         if (rc == 0 && r->byte[i] == BYTE_UNSEEN) {
             /* Dead code has to keep the rules as well: then every byte is looked at. */
-            rc = check_entry(r, r->code + i);
+            rc = check_entry(r, r->code + i, VERIFY_NO_TLB);
             rc = rc < 0 ? rc : step_all(r);
         }
     }

@@ -15,6 +15,7 @@
 
 #include "base/core/bits.h"
 #include "cpu/x86/tables.h"
+#include "engine/soft/translate/native_system.h"
 
 #define READ  X86_OPERAND_READ
 #define WRITE X86_OPERAND_WRITE
@@ -46,6 +47,11 @@ static const struct field fields[] = {
     VCPU_RIGHTS(native_x87, READ | WRITE),
     VCPU_RIGHTS(native_fault_rip, READ | WRITE),
     VCPU_RIGHTS(native_vectors_live, READ),
+    VCPU_RIGHTS(interrupt_waiting, READ),
+    VCPU_RIGHTS(cr0, READ),
+    VCPU_RIGHTS(cr2, READ),
+    VCPU_RIGHTS(cr3, READ),
+    VCPU_RIGHTS(cr4, READ),
 };
 
 /* Whole elements of native_group are like registers: they keep what is known about a value. */
@@ -81,6 +87,9 @@ enum verify_stub verify_find_stub(const struct soft_native *n, const uint8_t *ta
         {n->fill, VERIFY_STUB_FILL},
         {n->interpret, VERIFY_STUB_SITE},
         {n->string, VERIFY_STUB_SITE},
+        {n->syscall, VERIFY_STUB_SITE},
+        {n->sysret, VERIFY_STUB_SITE},
+        {n->iret, VERIFY_STUB_SITE},
         {n->exit_at, VERIFY_STUB_SITE_LAST},
         {n->indirect, VERIFY_STUB_SITE_LAST},
         {n->make_link, VERIFY_STUB_LINK},
@@ -90,12 +99,20 @@ enum verify_stub verify_find_stub(const struct soft_native *n, const uint8_t *ta
             return stubs[i].stub;
         }
     }
+    for (unsigned i = 0; i < NATIVE_SMALL_COUNT; i++) {
+        if (n->small[i] == target) {
+            return i == NATIVE_SMALL_STAC   ? VERIFY_STUB_STAC
+                   : i == NATIVE_SMALL_CLAC ? VERIFY_STUB_CLAC
+                                            : VERIFY_STUB_SMALL;
+        }
+    }
     return VERIFY_NO_STUB;
 }
 
-void verify_state_unknown(struct verify_state *out)
+void verify_state_unknown(struct verify_state *out, uint8_t tlb)
 {
     memset(out, 0, sizeof(*out));
+    out->tlb = tlb;
 }
 
 static bool is_bounded(const struct verify_value *value)
@@ -139,6 +156,7 @@ bool verify_state_join(struct verify_state *into, const struct verify_state *fro
         memset(&into->flags, 0, sizeof(into->flags));
     }
     into->epochs &= from->epochs;
+    into->tlb = into->tlb == from->tlb ? into->tlb : VERIFY_NO_TLB;
     return memcmp(&before, into, sizeof(before)) != 0;
 }
 
@@ -301,12 +319,15 @@ static const char *check_field(uint32_t size, struct memory *out)
     return "it uses a part of the vCPU that is not for blocks";
 }
 
-/* An element of the TLB of the block's mode or of the jump cache, at [rsp + number * 8 + displacement]. */
-static const char *check_table(const struct verify_insn *at, const struct verify_value *index,
+/* An element of the TLB of the mode here or of the jump cache, at [rsp + number * 8 + displacement]. */
+static const char *check_table(const struct verify_state *state, const struct verify_value *index,
                                struct memory *out)
 {
-    uint32_t tlb = (uint32_t)(offsetof(struct soft_vcpu, tlbs) +
-                              (at->mode & NATIVE_MODE_TLB) * sizeof(struct soft_tlb));
+    if (state->tlb >= SOFT_TLB_MODES) {
+        return "it may run in more than one mode";
+    }
+    uint32_t tlb =
+        (uint32_t)(offsetof(struct soft_vcpu, tlbs) + state->tlb * sizeof(struct soft_tlb));
     uint32_t jump = (uint32_t)offsetof(struct soft_vcpu, native_jump);
     const struct {
         uint32_t start, member, count;
@@ -403,7 +424,7 @@ static const char *check_memory(const struct verify_insn *at, const struct verif
             return check_field(out->size, out);
         }
         out->index = insn->index;
-        return insn->scale == 8 ? check_table(at, &state->reg[insn->index], out)
+        return insn->scale == 8 ? check_table(state, &state->reg[insn->index], out)
                                 : "its index is not scaled by 8";
     }
     if (insn->base == X86_BASE_NONE || insn->index != X86_BASE_NONE ||

@@ -54,15 +54,17 @@ struct verify_state {
     struct verify_value reg[16 + VERIFY_SLOTS]; /* registers, then native_group */
     struct verify_flags flags;
     uint8_t epochs; /* bit n: native_epoch[n] has been compared */
+    uint8_t tlb;    /* enum soft_tlb_mode; VERIFY_NO_TLB: not known */
 };
+
+#define VERIFY_NO_TLB 0xffu
 
 /* An instruction of the block, as the rules see it. */
 struct verify_insn {
     struct x86_insn insn;
-    uint32_t mode; /* the block's */
 };
 
-void verify_state_unknown(struct verify_state *out);
+void verify_state_unknown(struct verify_state *out, uint8_t tlb);
 /* 'into' becomes what holds in both; false: it does already. */
 bool verify_state_join(struct verify_state *into, const struct verify_state *from);
 
@@ -79,6 +81,9 @@ enum verify_stub {
     VERIFY_NO_STUB,
     VERIFY_STUB_FILL,    /* called; comes back behind the call with another R15 and other flags */
     VERIFY_STUB_RETURNS, /* called; comes back behind the call */
+    VERIFY_STUB_SMALL,   /* the same with other R14, R15, RAX, RCX, RDX and flags */
+    VERIFY_STUB_STAC,    /* the same, and the mode is another one */
+    VERIFY_STUB_CLAC,
     VERIFY_STUB_SITE, /* called; a struct native_site follows, behind it the code goes on if site.next says so */
     VERIFY_STUB_SITE_LAST, /* called; a struct native_site follows, and it never comes back */
     VERIFY_STUB_LINK,      /* jumped to, with a link of the block in R14 */

@@ -1,0 +1,146 @@
+/* Ways into the guest's kernel and out of it, when they are the common ones: SYSCALL, SYSRET and IRET between 64-bit code of CPL 3
+ * and 0. Whatever else they might mean is found before anything changes, and left to the interpreter, which knows it all. No
+ * vector registers here: the guest's may be in the host's. */
+#include "engine/soft/memory_access.h"
+#include "engine/soft/system.h"
+#include "engine/soft/translate/native_system.h"
+
+/* On to the block at RIP for the TLB of 'tlb', if it has been found before and nobody wants anything of the vCPU. */
+static const uint8_t *go_to(struct soft_vcpu *v, uint64_t rip, enum soft_tlb_mode tlb)
+{
+    const struct soft_native *n = v->native;
+    const struct soft_native_jump *jump = &v->native_jump;
+    size_t index = rip & (NATIVE_JUMP_SIZE - 1);
+    v->rip = rip;
+    v->tlb = &v->tlbs[tlb];
+    v->align_check = false;
+    /* Which of the vectors are on has not changed. */
+    v->native_mode = (v->native_mode & ~NATIVE_MODE_TLB) | tlb;
+    v->native_tag = n->epoch[tlb != SOFT_TLB_USER] << 8 | v->native_mode;
+    if (likely(jump->rip[index] == rip && jump->tag[index] == v->native_tag && jump->block[index] &&
+               !atomic_load_explicit(&v->requests, memory_order_relaxed))) {
+        return jump->code[index];
+    }
+    return native_executable(n, n->resume);
+}
+
+static enum soft_tlb_mode supervisor_tlb(const struct soft_vcpu *v, uint32_t flags)
+{
+    return (v->cr4 & X86_CR4_SMAP) && !(flags & X86_FLAG_AC) ? SOFT_TLB_SUPERVISOR
+                                                             : SOFT_TLB_SUPERVISOR_AC;
+}
+
+/* All of RFLAGS; IF may let an interrupt in. */
+static void set_flags(struct soft_vcpu *v, uint32_t flags)
+{
+    if ((flags & ~v->flags & X86_FLAG_IF) && v->interrupt_waiting) {
+        soft_request(v, SOFT_REQUEST_INTERRUPT);
+    }
+    v->flags = (flags & ~X86_FLAGS_STATUS) | X86_FLAG_ONE;
+    soft_set_status(v, flags);
+}
+
+const uint8_t *native_on_syscall(struct soft_vcpu *v, const struct native_site *site,
+                                 uint32_t length)
+{
+    uint32_t flags = soft_rflags(v);
+    if (unlikely(!(v->efer & X86_EFER_SCE) || flags & X86_FLAG_TF)) {
+        return NULL;
+    }
+    uint16_t cs = (uint16_t)(v->star >> 32);
+    v->gpr[X86_RCX] = site->rip + length;
+    v->gpr[X86_R11] = flags & ~X86_FLAG_RF;
+    soft_set_flat_segments(v, cs, (uint16_t)(cs + 8), 0, true);
+    flags &= ~((uint32_t)v->sfmask | X86_FLAG_RF);
+    set_flags(v, flags);
+    return go_to(v, v->lstar, supervisor_tlb(v, flags));
+}
+
+/* Flags that a return may load here: with others, what comes next is not the common case. */
+#define RETURN_FLAGS                                                                               \
+    (X86_FLAGS_STATUS | X86_FLAG_ONE | X86_FLAG_IF | X86_FLAG_DF | X86_FLAG_IOPL | X86_FLAG_RF |   \
+     X86_FLAG_ID)
+
+const uint8_t *native_on_sysret(struct soft_vcpu *v, const struct native_site *site,
+                                uint32_t length)
+{
+    (void)site;
+    (void)length;
+    uint64_t target = v->gpr[X86_RCX], flags = v->gpr[X86_R11];
+    if (unlikely(!(v->efer & X86_EFER_SCE) || !x86_is_canonical(target) ||
+                 (flags & 0xffffffffu & ~RETURN_FLAGS) || v->pending_dr6)) {
+        return NULL;
+    }
+    uint16_t base = (uint16_t)(v->star >> 48);
+    soft_set_flat_segments(v, (uint16_t)(base + 16), (uint16_t)(base + 8), 3, true);
+    set_flags(v, (uint32_t)flags & ~X86_FLAG_RF);
+    return go_to(v, target, SOFT_TLB_USER);
+}
+
+/* A code or data descriptor of the GDT, present, accessed and of privilege 'rpl', whose type and size bits 'mask' are 'wanted'. */
+static bool read_descriptor(struct soft_vcpu *v, uint64_t selector, unsigned rpl, uint16_t mask,
+                            uint16_t wanted, struct x86_segment *out)
+{
+    uint32_t offset = selector & 0xfff8u;
+    if (selector & ~0xfffbull || !offset || offset + 7 > v->gdtr.limit) {
+        return false;
+    }
+    const soft_u64 *raw = soft_fast_read(v, v->gdtr.base + offset, 8);
+    if (!raw) {
+        return false;
+    }
+    *out = soft_descriptor_segment(*(const volatile soft_u64 *)raw, (uint16_t)selector);
+    mask |= X86_SEGMENT_P | X86_SEGMENT_S | X86_SEGMENT_DPL | X86_SEGMENT_ACCESSED;
+    wanted |= X86_SEGMENT_P | X86_SEGMENT_S | X86_SEGMENT_ACCESSED | (uint16_t)(rpl << 5);
+    return (out->attributes & mask) == wanted;
+}
+
+static bool has_inner_segments(const struct soft_vcpu *v)
+{
+    static const uint8_t data[] = {X86_ES, X86_DS, X86_FS, X86_GS};
+    for (size_t i = 0; i < sizeof(data); i++) {
+        uint16_t attributes = v->segment[data[i]].attributes;
+        if (!(attributes & X86_SEGMENT_UNUSABLE) && (attributes & X86_SEGMENT_DPL) != 3 << 5) {
+            return true;
+        }
+    }
+    return false;
+}
+
+const uint8_t *native_on_iret(struct soft_vcpu *v, const struct native_site *site, uint32_t length)
+{
+    (void)site;
+    (void)length;
+    const soft_u64 *at = soft_fast_read(v, v->gpr[X86_RSP], 40);
+    if (unlikely(!at || v->flags & X86_FLAG_NT || v->nmi_masked || v->pending_dr6)) {
+        return NULL;
+    }
+    uint64_t rip = at[0], cs_selector = at[1], flags = at[2], rsp = at[3], ss_selector = at[4];
+    unsigned rpl = cs_selector & 3;
+    struct x86_segment cs, ss;
+    if (unlikely((flags & 0xffffffffu & ~(RETURN_FLAGS | (rpl ? 0 : X86_FLAG_AC))) ||
+                 !x86_is_canonical(rip) || (rpl != 0 && rpl != 3) ||
+                 !read_descriptor(v, cs_selector, rpl,
+                                  X86_SEGMENT_CODE | X86_SEGMENT_CONFORM | X86_SEGMENT_L |
+                                      X86_SEGMENT_DB,
+                                  X86_SEGMENT_CODE | X86_SEGMENT_L, &cs))) {
+        return NULL;
+    }
+    if (!(ss_selector & 0xfffc) && rpl == 0 && ss_selector == 0) {
+        ss = (struct x86_segment){.attributes = X86_SEGMENT_UNUSABLE};
+    } else if (unlikely((ss_selector & 3) != rpl ||
+                        !read_descriptor(v, ss_selector, rpl,
+                                         X86_SEGMENT_CODE | X86_SEGMENT_WRITABLE,
+                                         X86_SEGMENT_WRITABLE, &ss))) {
+        return NULL;
+    }
+    if (unlikely(rpl && has_inner_segments(v))) {
+        return NULL;
+    }
+    v->segment[X86_CS] = cs;
+    v->segment[X86_SS] = ss;
+    v->cpl = (uint8_t)rpl;
+    v->gpr[X86_RSP] = rsp;
+    set_flags(v, (uint32_t)flags);
+    return go_to(v, rip, rpl ? SOFT_TLB_USER : supervisor_tlb(v, (uint32_t)flags));
+}

@@ -1,0 +1,149 @@
+/* Templates of system instructions: frequent ones in kernels. Most are a call of a stub; see native_system.h. */
+#include <stddef.h>
+
+#include "engine/soft/translate/native_system.h"
+#include "engine/soft/translate/translate.h"
+
+#define ADDRESS HOST_R14
+#define SCRATCH HOST_R15
+
+static enum native_small small_of(uint16_t id)
+{
+    switch (id) {
+    case X86_ID_CLI:
+        return NATIVE_SMALL_CLI;
+    case X86_ID_STI:
+        return NATIVE_SMALL_STI;
+    case X86_ID_CLD:
+        return NATIVE_SMALL_CLD;
+    case X86_ID_STD:
+        return NATIVE_SMALL_STD;
+    case X86_ID_STAC:
+        return NATIVE_SMALL_STAC;
+    case X86_ID_CLAC:
+        return NATIVE_SMALL_CLAC;
+    case X86_ID_SWAPGS:
+        return NATIVE_SMALL_SWAPGS;
+    case X86_ID_PUSHF:
+        return NATIVE_SMALL_PUSHF;
+    case X86_ID_RDTSC:
+        return NATIVE_SMALL_RDTSC;
+    default:
+        return NATIVE_SMALL_RDTSCP;
+    }
+}
+
+bool native_system_is_allowed(const struct soft_vcpu *v, const struct x86_insn *insn, uint32_t mode)
+{
+    bool is_kernel = (mode & NATIVE_MODE_TLB) != SOFT_TLB_USER;
+    if (v->lockstep) {
+        return false; /* it compares no system state */
+    }
+    switch (insn->id) {
+    case X86_ID_CLI:
+    case X86_ID_STI:
+    case X86_ID_SWAPGS:
+        return is_kernel;
+    case X86_ID_STAC:
+    case X86_ID_CLAC:
+        return is_kernel && (mode & NATIVE_MODE_SMAP);
+    case X86_ID_SYSRET:
+    case X86_ID_IRET:
+        return is_kernel && insn->operand_bytes == 8;
+    case X86_ID_PUSHF:
+        return insn->operand_bytes == 8;
+    case X86_ID_RDTSC:
+        return !v->vm->tsc_ratio;
+    case X86_ID_RDTSCP:
+        return !v->vm->tsc_ratio && v->features.rdtscp;
+    case X86_ID_MOV_CR: {
+        unsigned cr = (unsigned)(insn->modrm >> 3 & 7) | (insn->rex & 4u) << 1;
+        return is_kernel && (cr == 0 || cr == 2 || cr == 3 || cr == 4);
+    }
+    default:
+        return true;
+    }
+}
+
+static void call_small(struct translation *t, enum native_small small)
+{
+    emit_bind(emit_call(&t->e), t->native->small[small]);
+    t->address_group = NATIVE_NO_GROUP;
+}
+
+/* The slow path if the bits of a byte of the vCPU are not all clear. */
+static void leave_if_set(struct translation *t, int32_t disp, uint8_t bits)
+{
+    emit_insn(&t->e, &(struct host_insn){.opcode = 0xf6, /* test */
+                                         .is_memory = true,
+                                         .base = HOST_RSP,
+                                         .index = HOST_NONE,
+                                         .disp = disp,
+                                         .imm_bytes = 1,
+                                         .imm = &bits});
+    native_add_slow(t, SLOW_INTERPRET)->jump = emit_jcc(&t->e, HOST_IF_NOT_EQUAL);
+}
+
+void native_emit_small(struct translation *t, const struct native_insn *n)
+{
+    enum native_small small = small_of(n->insn.id);
+    native_give_up_flags(t, n->live_before);
+    switch (small) {
+    case NATIVE_SMALL_STI:
+        leave_if_set(t, VCPU_FIELD(interrupt_waiting), 0xff);
+        break;
+    case NATIVE_SMALL_RDTSC:
+    case NATIVE_SMALL_RDTSCP:
+        if (t->tlb == SOFT_TLB_USER) {
+            leave_if_set(t, VCPU_FIELD(cr4), X86_CR4_TSD);
+        }
+        break;
+    default:
+        break;
+    }
+    call_small(t, small);
+    if (small == NATIVE_SMALL_STAC) {
+        t->tlb = SOFT_TLB_SUPERVISOR_AC;
+    } else if (small == NATIVE_SMALL_CLAC) {
+        t->tlb = SOFT_TLB_SUPERVISOR;
+    }
+}
+
+void native_emit_pushf(struct translation *t, const struct native_insn *n)
+{
+    struct emitter *e = &t->e;
+    native_give_up_flags(t, n->live_before);
+    call_small(t, NATIVE_SMALL_PUSHF);
+    native_emit_stack(t, n, -8, true);
+    emit_op_base(e, HOST_OP_MOV_REG_RM, SCRATCH, HOST_RSP, VCPU_FIELD(native_target));
+    emit_op_base(e, HOST_OP_MOV_RM_REG, SCRATCH, ADDRESS, t->operand_disp);
+    emit_op_base(e, HOST_OP_LEA, HOST_R13, HOST_R13, -8);
+}
+
+void native_emit_read_cr(struct translation *t, const struct native_insn *n)
+{
+    static const int32_t field[] = {
+        [0] = VCPU_FIELD(cr0), [2] = VCPU_FIELD(cr2), [3] = VCPU_FIELD(cr3), [4] = VCPU_FIELD(cr4)};
+    struct emitter *e = &t->e;
+    uint8_t guest = (uint8_t)((n->insn.modrm & 7) | (n->insn.rex & 1) << 3);
+    uint8_t to = native_is_spilled(guest) ? SCRATCH : guest == X86_RSP ? HOST_R13 : guest;
+    emit_op_base(e, HOST_OP_MOV_REG_RM, to, HOST_RSP, field[n->insn.modrm >> 3 & 7]);
+    if (to == SCRATCH) {
+        emit_op_base(e, HOST_OP_MOV_RM_REG, SCRATCH, HOST_RSP, VCPU_FIELD(gpr) + 8 * guest);
+    }
+}
+
+void native_emit_entry(struct translation *t, const struct native_insn *n)
+{
+    struct emitter *e = &t->e;
+    const struct soft_native *native = t->native;
+    const uint8_t *stub = n->insn.id == X86_ID_SYSCALL  ? native->syscall
+                          : n->insn.id == X86_ID_SYSRET ? native->sysret
+                                                        : native->iret;
+    native_give_up_flags(t, n->live_before);
+    emit_mov_imm(e, SCRATCH, n->insn.length);
+    emit_bind(emit_call(e), stub);
+    emit64(e, native_rip(t->source, t->index));
+    emit64(e, 0);
+    t->flags = FLAGS_SAVED;
+}
