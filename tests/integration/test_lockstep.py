@@ -1,0 +1,53 @@
+"""Whole boots under the soft engine's own checks: lock-step with the interpreter, and the verifier of translated code."""
+import re
+
+import pytest
+
+from conftest import BOOT_TIMEOUT, hull
+
+LOCKSTEP_TIMEOUT = 3600  # seconds; under lock-step a boot takes some hundred times longer
+
+
+def counters(path):
+    """{name: value} of the running VM's first vCPU."""
+    return {name: int(value) for name, value in
+            re.findall(r"^vcpu\.0\.(\S+)\s+(\d+)", hull("ctl", path, "stats").stdout, re.MULTILINE)}
+
+
+def boot_checked(boot, engine, guest, prompt, tmp_path, timeout=2 * BOOT_TIMEOUT):
+    """Boots to a prompt, returns the counters. A difference or a refused block would have ended the VM."""
+    control = tmp_path / "control"
+    log = tmp_path / "log"
+    log.touch()
+    vm = boot("--engine", engine, "--control", control, "--log", log, *guest, timeout=timeout)
+    try:
+        vm.expect(prompt)
+    except AssertionError as error:
+        raise AssertionError(f"{error}\nlog:\n{log.read_text()[-8000:]}") from error
+    return counters(control)
+
+
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_busybox_guest_verified(boot, busybox, tmp_path, cpus):
+    guest = ["--cpus", cpus, *busybox, "--append", "console=ttyS0 quiet"]
+    count = boot_checked(boot, "soft,verify=on", guest, "# ", tmp_path)
+    assert count["blocks_translated"] > 10000
+
+
+@pytest.mark.long
+def test_systemd_guest_verified(boot, debian, tmp_path):
+    count = boot_checked(boot, "soft,verify=on", ["--memory", "1G", *debian], "login: ", tmp_path)
+    assert count["blocks_translated"] > 50000
+
+
+@pytest.mark.long
+def test_busybox_guest_in_lockstep(boot, busybox, tmp_path):
+    guest = [*busybox, "--append", "console=ttyS0"]
+    count = boot_checked(boot, "soft,lockstep=on", guest, "# ", tmp_path, LOCKSTEP_TIMEOUT)
+    assert count["lockstep_equal"] > 10_000_000
+
+
+@pytest.mark.long
+def test_systemd_guest_in_lockstep(boot, debian, tmp_path):
+    count = boot_checked(boot, "soft,lockstep=on", ["--memory", "1G", *debian], "login: ", tmp_path, LOCKSTEP_TIMEOUT)
+    assert count["lockstep_equal"] > 10_000_000
