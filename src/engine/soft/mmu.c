@@ -322,6 +322,7 @@ static void tlb_fill(struct soft_vcpu *v, uint64_t gva, enum x86_access access,
     }
     if ((gva >> 63) && !(translation->is_global && (v->cr4 & X86_CR4_PGE))) {
         v->high_half_has_local = true;
+        v->high_code_has_local |= access == X86_ACCESS_FETCH;
     }
     if (translation->page_size > GUEST_PAGE_SIZE) {
         note_large_page(v, gva, translation->page_size);
@@ -637,6 +638,12 @@ uint8_t *soft_map_write(struct soft_vcpu *v, const struct soft_op *op, uint64_t 
     return out_page->slot && !out_page->slot->is_readonly ? out_page->hva : NULL;
 }
 
+/* The rights of the system's own accesses: AC does not lift SMAP for them. */
+static struct soft_tlb *system_tlb(struct soft_vcpu *v)
+{
+    return &v->tlbs[v->cr4 & X86_CR4_SMAP ? SOFT_TLB_SUPERVISOR : SOFT_TLB_SUPERVISOR_AC];
+}
+
 static uint64_t system_translate(struct soft_vcpu *v, uint64_t gva, enum x86_access access)
 {
     struct x86_translation translation;
@@ -647,15 +654,26 @@ static uint64_t system_translate(struct soft_vcpu *v, uint64_t gva, enum x86_acc
     if (!walk(v, gva, access, false, true, &translation, &error)) {
         soft_raise_page_fault(v, gva, error);
     }
+    struct soft_tlb *current = v->tlb;
+    v->tlb = system_tlb(v);
+    tlb_fill(v, gva, access, &translation);
+    v->tlb = current;
     return translation.gpa;
 }
 
 void soft_system_load(struct soft_vcpu *v, uint64_t gva, void *out_data, uint32_t size)
 {
     uint8_t *bytes = out_data;
+    const struct soft_tlb *tlb = system_tlb(v);
     while (size) {
         uint32_t part = first_part(gva, size);
-        soft_physical_load(v, system_translate(v, gva, X86_ACCESS_READ), bytes, part);
+        size_t index = soft_tlb_index(gva);
+        uint64_t offset = gva - tlb->read_tag[index];
+        if (likely(offset < GUEST_PAGE_SIZE)) {
+            memcpy(bytes, tlb->hva[index] + offset, part);
+        } else {
+            soft_physical_load(v, system_translate(v, gva, X86_ACCESS_READ), bytes, part);
+        }
         bytes += part;
         gva = linear_add(v, gva, part);
         size -= part;
@@ -675,12 +693,19 @@ void soft_system_check_write(struct soft_vcpu *v, uint64_t gva, uint32_t size)
 void soft_system_store(struct soft_vcpu *v, uint64_t gva, const void *data, uint32_t size)
 {
     const uint8_t *bytes = data;
+    const struct soft_tlb *tlb = system_tlb(v);
     if (first_part(gva, size) != size) {
         soft_system_check_write(v, gva, size);
     }
     while (size) {
         uint32_t part = first_part(gva, size);
-        soft_physical_store(v, system_translate(v, gva, X86_ACCESS_WRITE), bytes, part);
+        size_t index = soft_tlb_index(gva);
+        uint64_t offset = gva - tlb->write_tag[index];
+        if (likely(offset < GUEST_PAGE_SIZE)) {
+            memcpy(tlb->hva[index] + offset, bytes, part);
+        } else {
+            soft_physical_store(v, system_translate(v, gva, X86_ACCESS_WRITE), bytes, part);
+        }
         bytes += part;
         gva = linear_add(v, gva, part);
         size -= part;
@@ -728,6 +753,10 @@ void soft_tlb_flush(struct soft_vcpu *v, bool with_global)
     if (with_global || v->high_half_has_local) {
         v->high_half_has_local = false;
         flush_half(v, 1);
+    }
+    /* A kernel's own code is global as a rule, and looking for it again is dear. */
+    if (with_global || v->high_code_has_local) {
+        v->high_code_has_local = false;
         soft_native_forget_addresses(v, true);
     }
     soft_new_block_epoch(v);
@@ -737,7 +766,9 @@ void soft_tlb_flush_page(struct soft_vcpu *v, uint64_t gva)
 {
     const struct soft_large_range *range = &v->large[gva >> 63];
     if (gva >= range->first && gva <= range->last) {
-        soft_tlb_flush(v, true);
+        flush_half(v, gva >> 63);
+        soft_native_forget_addresses(v, gva >> 63);
+        soft_new_block_epoch(v);
         return;
     }
     for (int i = 0; i < SOFT_TLB_MODES; i++) {

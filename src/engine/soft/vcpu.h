@@ -105,7 +105,7 @@ struct soft_jump_entry {
 #define NATIVE_X87_NOTED 0x10000u
 
 /* Translated code's jump cache, by the low bits of RIP; see translate/block_table.c. */
-#define NATIVE_JUMP_BITS 13
+#define NATIVE_JUMP_BITS 15
 #define NATIVE_JUMP_SIZE (1u << NATIVE_JUMP_BITS)
 
 struct soft_native_jump {
@@ -252,7 +252,8 @@ struct soft_vcpu {
     struct soft_tlb tlbs[SOFT_TLB_MODES];
     struct soft_code_page code_page[SOFT_CODE_PAGES];
     struct soft_large_range large[2];
-    bool high_half_has_local; /* the TLB's upper half holds entries that are not global */
+    /* In the TLB's upper half there are, or were, entries that are not global; or such of code. */
+    bool high_half_has_local, high_code_has_local;
     struct soft_jump_entry jump_cache[1u << SOFT_JUMP_CACHE_BITS];
     struct soft_block *block_hash[1u << SOFT_BLOCK_HASH_BITS];
     uint8_t *arena; /* blocks, in a ring of segments; see block.c */

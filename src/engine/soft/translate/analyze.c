@@ -555,7 +555,7 @@ static void find_live_flags(struct native_source *source)
     }
 }
 
-bool native_analyze(const struct soft_vcpu *v, uint64_t rip, const uint8_t *page, uint32_t mode,
+void native_analyze(const struct soft_vcpu *v, uint64_t rip, const uint8_t *page, uint32_t mode,
                     struct native_source *out)
 {
     out->rip = rip;
@@ -594,9 +594,13 @@ bool native_analyze(const struct soft_vcpu *v, uint64_t rip, const uint8_t *page
     }
     out->size_bytes = offset;
     if (!out->count) {
-        return false;
+        /* None, or the page ends within it: a block that calls the interpreter is found sooner than none. */
+        static const struct native_row no_row = {.kind = NATIVE_INTERPRET};
+        out->insn[0] = (struct native_insn){
+            .row = &no_row, .kind = NATIVE_INTERPRET, .reads = STATUS, .group = NATIVE_NO_GROUP};
+        out->count = 1;
+        out->ends_by_itself = true;
     }
     find_live_flags(out);
     native_find_groups(out);
-    return true;
 }

@@ -112,8 +112,9 @@ bool native_x87_is_plain(uint16_t id);
 /* groups.c */
 void native_find_groups(struct native_source *source);
 
-/* Decodes the block at 'rip' in the page at 'page'. False: its first instruction is none, or not all in the page. */
-bool native_analyze(const struct soft_vcpu *v, uint64_t rip, const uint8_t *page, uint32_t mode,
+/* Decodes the block at 'rip' in the page at 'page'. If the first instruction is none, or not all in the page, the block is one
+ * instruction for the interpreter, with no length. */
+void native_analyze(const struct soft_vcpu *v, uint64_t rip, const uint8_t *page, uint32_t mode,
                     struct native_source *out);
 
 static inline uint64_t native_rip(const struct native_source *source, uint32_t index)

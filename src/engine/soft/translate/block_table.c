@@ -354,7 +354,7 @@ static struct native_block *find_or_translate(struct soft_vcpu *v, uint32_t mode
     v->block = NULL;
     uint64_t gpa = soft_fetch_translate(v, rip);
     struct native_block *block = n->hash[hash_of(gpa, rip, mode)];
-    while (block && !(block->gpa == gpa && block->rip == rip && block->mode == mode)) {
+    while (block && !(block->rip == rip && block->gpa == gpa && block->mode == mode)) {
         block = block->hash_next;
     }
     n->linear_pages[linear_page_bit(rip) / 64] |= BIT(linear_page_bit(rip) % 64);
@@ -385,9 +385,6 @@ static struct native_block *find_or_translate(struct soft_vcpu *v, uint32_t mode
     page->generation_seen = seen;
     n->linear_pages[linear_page_bit(rip) / 64] |= BIT(linear_page_bit(rip) % 64);
     block = native_translate(v, rip, gpa, mode, guest.hva);
-    if (!block) {
-        return NULL;
-    }
     if (unlikely(v->vm->trace != NULL)) {
         soft_trace_block(v->vm->trace, v, block, n->source);
     }

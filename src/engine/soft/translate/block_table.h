@@ -58,7 +58,7 @@ struct native_page {
 
 #define NATIVE_SMALL_COUNT 10u /* native_system.h */
 
-#define NATIVE_HASH_BITS 15
+#define NATIVE_HASH_BITS 17
 #define NATIVE_PAGE_BITS 12
 
 struct soft_native {
@@ -95,7 +95,7 @@ struct native_site {
 /* stubs.c */
 void native_make_stubs(struct soft_vcpu *v);
 
-/* translate.c: 'page' is the guest page's bytes. NULL: the first instruction is for the interpreter. */
+/* translate.c: 'page' is the guest page's bytes. */
 struct native_block *native_translate(struct soft_vcpu *v, uint64_t rip, uint64_t gpa,
                                       uint32_t mode, const uint8_t *page);
 

@@ -930,9 +930,7 @@ struct native_block *native_translate(struct soft_vcpu *v, uint64_t rip, uint64_
 {
     struct soft_native *native = v->native;
     struct native_source *source = native->source;
-    if (!native_analyze(v, rip, page, mode, source)) {
-        return NULL;
-    }
+    native_analyze(v, rip, page, mode, source);
     struct native_block *block = native_alloc(native, sizeof(*block));
     *block = (struct native_block){
         .rip = rip, .gpa = gpa, .mode = mode, .last_rip = native_rip(source, source->count - 1)};
