@@ -26,6 +26,7 @@ NESTED_DF = "QEMU forgets in guest mode that a #PF is under way; no exit to KVM 
 # What KVM does.
 KVM_APIC = "KVM's local APIC has no error status, and does not check EOI and TPR of x2APIC mode"
 KVM_IO = "KVM, which carries out the guest's port accesses, does not look for breakpoints there, nor stop in REP OUTS"
+KVM_HALTED = "KVM, since Linux 5.19, calls a vCPU preempted only where an interrupt took it out of the guest, not while it halts"
 
 
 def table(by_reason):
@@ -73,6 +74,9 @@ KNOWN_FAILURES = {
         "msr": table({
             CANONICAL: ["WRGSBASE non-canonical", "non-canonical"],
         }),
+        "paravirt": table({
+            KVM_HALTED: ["TLB flush: a halted processor is preempted"],
+        }),
         "paging": table({
             PDPT: ["PAE: NX page, write", "PAE: absent", "PAE: absent pointer", "PAE: fetch", "PAE: fetch from an NX page",
                    "PAE: read-only", "PAE: user read of a supervisor page"],
@@ -91,4 +95,4 @@ KNOWN_FAILURES = {
     },
 }
 
-ONLY_NESTED = {KVM_APIC, KVM_IO, NESTED_DF, PDPT, XSETBV}
+ONLY_NESTED = {KVM_APIC, KVM_HALTED, KVM_IO, NESTED_DF, PDPT, XSETBV}
