@@ -6,6 +6,7 @@
   make_guest.py OUT disk                   OUT/debian.raw        a Debian root file system with systemd
   make_guest.py OUT bench                  OUT/bench-root/       the programs that `make bench` measures, and their data
                                            OUT/bench.raw         the same as a disk
+  make_guest.py OUT stress                 OUT/stress-root/, OUT/stress.raw: the same for tests/stress
 
 Nothing is installed on this machine: packages are downloaded and unpacked into OUT. What is there already is kept, and
 each result appears under its final name only when it is whole.
@@ -32,7 +33,24 @@ DEBIAN_SUITE = "bookworm"
 DEBIAN_INCLUDE = ["systemd-sysv", "udev", "iproute2", "busybox", "procps"]
 DISK_SIZE_MIB = 1024
 
-BENCH_INCLUDE = ["python3", "gcc", "libc6-dev", "xz-utils"]
+# Root file systems of programs, without an init: for the benchmarks, and for tests/stress.
+PROGRAMS = {
+    "bench": {
+        "contents": "compilers",
+        "size_mib": 1024,
+        "include": ["python3", "gcc", "libc6-dev", "xz-utils"],
+        "without": ["doc", "man", "locale"],
+        "folders": [],
+    },
+    "stress": {
+        "contents": "Python, node, Java and their like",
+        "size_mib": 1536,
+        "include": ["python3", "libpython3.11-testsuite", "nodejs", "default-jre-headless", "ecj", "gcc", "libc6-dev", "xz-utils",
+                    "zstd", "bzip2", "sqlite3", "perl", "openssl", "stress-ng", "e2fsprogs", "procps"],
+        "without": ["doc", "locale"],  # Java's packages want folders for manual pages
+        "folders": ["stress", "scratch"],
+    },
+}
 
 
 def run(*command, **options):
@@ -143,27 +161,31 @@ def make_disk(out):
         os.rename(unfinished, disk)
 
 
-def make_bench(out):
-    root, disk, stamp = out / "bench-root", out / "bench.raw", out / "bench.made-of"
+def make_programs(out, name):
+    """A root file system of programs, as a folder and as a disk."""
+    what = PROGRAMS[name]
+    root, disk, stamp = out / f"{name}-root", out / f"{name}.raw", out / f"{name}.made-of"
     # By content: it takes minutes, and a checkout gives unchanged files a new time.
-    made_of = f"{DEBIAN_SUITE} {' '.join(BENCH_INCLUDE)}\n{(HERE / 'bench_data.py').read_text()}"
+    made_of = (f"{DEBIAN_SUITE} {what['size_mib']} {' '.join(what['include'])} {' '.join(what['folders'])}\n"
+               f"{(HERE / 'bench_data.py').read_text()}")
     if root.exists() and disk.exists() and stamp.exists() and stamp.read_text() == made_of:
         return
     with tempfile.TemporaryDirectory(dir=out) as scratch:
         scratch = pathlib.Path(scratch)
         scratch.chmod(0o755)
-        print("making a Debian root file system with compilers (a minute or so)", flush=True)
-        run("mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(BENCH_INCLUDE)}",
-            "--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*",
-            "--dpkgopt=path-exclude=/usr/share/locale/*", DEBIAN_SUITE, scratch / "root.tar")
+        print(f"making a Debian root file system with {what['contents']} (a minute or so)", flush=True)
+        run("mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(what['include'])}",
+            *(f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in what["without"]), DEBIAN_SUITE, scratch / "root.tar")
         # Unpacked for the host, which runs it with chroot; its /dev is the host's own, so no device nodes are made.
         (scratch / "root").mkdir()
         run("tar", "-C", scratch / "root", "--exclude=./dev/*", "--no-same-owner", "-xf", scratch / "root.tar")
         run(sys.executable, HERE / "bench_data.py", scratch / "root/data")
-        unfinished = scratch / "bench.raw"
+        for folder in what["folders"]:
+            (scratch / "root" / folder).mkdir()
+        unfinished = scratch / "disk.raw"
         with open(unfinished, "wb") as file:
-            file.truncate(DISK_SIZE_MIB << 20)
-        run("fakeroot", "/sbin/mke2fs", "-q", "-t", "ext4", "-L", "bench", "-d", scratch / "root", unfinished)
+            file.truncate(what["size_mib"] << 20)
+        run("fakeroot", "/sbin/mke2fs", "-q", "-t", "ext4", "-L", name, "-d", scratch / "root", unfinished)
         stamp.unlink(missing_ok=True)
         shutil.rmtree(root, ignore_errors=True)
         os.rename(scratch / "root", root)
@@ -174,7 +196,7 @@ def make_bench(out):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=pathlib.Path)
-    parser.add_argument("what", choices=["kernel", "initrd", "disk", "bench"])
+    parser.add_argument("what", choices=["kernel", "initrd", "disk", *PROGRAMS])
     parser.add_argument("flavour", nargs="?", choices=list(METAPACKAGES), default="cloud")
     arguments = parser.parse_args()
     out = arguments.out.resolve()
@@ -187,7 +209,7 @@ def main():
         elif arguments.what == "disk":
             make_disk(out)
         else:
-            make_bench(out)
+            make_programs(out, arguments.what)
     except subprocess.CalledProcessError as error:
         fail(f"{error.cmd[0]} failed with status {error.returncode}")
     except FileNotFoundError as error:

@@ -1,0 +1,835 @@
+/* Memory order and atomicity between processors: short programs of two to four threads, run many times, whose outcomes are allowed
+ * or forbidden by the architecture (SDM 3A 8.2.2 and 8.2.3, APM 2 7.2; x86-TSO); locked instructions of all kinds and places; what
+ * must not be torn. Threads walk through a batch of slots side by side without waiting for each other, so that they drift. */
+#include "guest.h"
+
+#define SLOTS       128u
+#define START_TICKS 3000u
+#define THREADS     4u
+#define TEST_MS     400u /* for one test, however slow the host */
+#define MAX_BATCHES 3000u
+#define ATOMIC_OPS  3000u
+
+static volatile unsigned arrived;
+static uint64_t deadline;
+
+static void begin_part(unsigned ms)
+{
+    deadline = rdtsc() + tsc_hz() / 1000 * ms;
+}
+
+static bool is_out_of_time(void)
+{
+    return rdtsc() > deadline;
+}
+
+/* All of 'count' threads come here before any goes on; 'turn' grows from call to call. */
+static void meet(unsigned count, unsigned *turn)
+{
+    *turn += count;
+    __atomic_fetch_add(&arrived, 1, __ATOMIC_SEQ_CST);
+    while (__atomic_load_n(&arrived, __ATOMIC_ACQUIRE) < *turn) {
+        pause();
+    }
+}
+
+static void on_threads(unsigned count, void (*fn)(void *arg))
+{
+    arrived = 0;
+    for (unsigned i = 1; i < count; i++) {
+        smp_run(i, fn, (void *)(uintptr_t)i);
+    }
+    fn(NULL);
+    for (unsigned i = 1; i < count; i++) {
+        smp_wait(i);
+    }
+}
+
+/* --- order --- */
+
+/* Each in a cache line of its own. */
+struct slot {
+    volatile uint64_t x __attribute__((aligned(64)));
+    volatile uint64_t y __attribute__((aligned(64)));
+    volatile uint64_t z __attribute__((aligned(64)));
+    volatile uint8_t block[64] __attribute__((aligned(64)));
+};
+struct result {
+    uint64_t first, second;
+} __attribute__((aligned(64)));
+
+struct test {
+    const char *name;
+    unsigned threads;
+    void (*body[THREADS])(struct slot *slot, struct result *result);
+    bool (*is_forbidden)(const struct slot *slot, const struct result *result);
+    bool is_allowed; /* the outcome may be seen; how often is printed */
+    bool needs_wide; /* CMPXCHG16B */
+};
+
+static struct slot slots[SLOTS];
+static struct result results[SLOTS][THREADS];
+static const struct test *current;
+static volatile bool is_over;
+static uint64_t outcomes, rounds;
+
+#define OUT(value) "=&r"(value)
+#define BODY(name, ...)                                                                            \
+    static void name(struct slot *s, struct result *r)                                             \
+    {                                                                                              \
+        (void)r;                                                                                   \
+        __VA_ARGS__                                                                                \
+    }
+#define STORE(what, value) asm volatile("movq %1, %0" : "=m"(what) : "i"(value) : "memory")
+#define LOAD(what, into)                                                                           \
+    do {                                                                                           \
+        uint64_t value_;                                                                           \
+        asm volatile("movq %1, %0" : "=r"(value_) : "m"(what) : "memory");                         \
+        (into) = value_;                                                                           \
+    } while (0)
+/* Several accesses are one statement, so that nothing of the compiler's stands between them. */
+#define STORE_LOAD(to, middle, from)                                                               \
+    do {                                                                                           \
+        uint64_t value_;                                                                           \
+        asm volatile("movq $1, %1\n\t" middle "movq %2, %0"                                        \
+                     : OUT(value_), "+m"(to)                                                       \
+                     : "m"(from)                                                                   \
+                     : "memory", "cc");                                                            \
+        r->first = value_;                                                                         \
+    } while (0)
+#define LOAD_LOAD(one, other)                                                                      \
+    do {                                                                                           \
+        uint64_t a_, b_;                                                                           \
+        asm volatile("movq %2, %0\n\t movq %3, %1"                                                 \
+                     : OUT(a_), OUT(b_)                                                            \
+                     : "m"(one), "m"(other)                                                        \
+                     : "memory");                                                                  \
+        r->first = a_;                                                                             \
+        r->second = b_;                                                                            \
+    } while (0)
+#define LOAD_STORE(from, to, value)                                                                \
+    do {                                                                                           \
+        uint64_t a_;                                                                               \
+        asm volatile("movq %2, %0\n\t movq %3, %1"                                                 \
+                     : OUT(a_), "+m"(to)                                                           \
+                     : "m"(from), "i"(value)                                                       \
+                     : "memory");                                                                  \
+        r->first = a_;                                                                             \
+    } while (0)
+#define STORE_STORE(one, value, other, value2)                                                     \
+    asm volatile("movq %2, %0\n\t movq %3, %1"                                                     \
+                 : "=m"(one), "=m"(other)                                                          \
+                 : "i"(value), "i"(value2)                                                         \
+                 : "memory")
+
+/* Store buffering: x = 1; read y. And: y = 1; read x. Both may read 0, unless something between waits for the store. */
+BODY(sb_0, STORE_LOAD(s->x, "", s->y);)
+BODY(sb_1, STORE_LOAD(s->y, "", s->x);)
+BODY(sb_mfence_0, STORE_LOAD(s->x, "mfence\n\t", s->y);)
+BODY(sb_mfence_1, STORE_LOAD(s->y, "mfence\n\t", s->x);)
+BODY(sb_lock_0, STORE_LOAD(s->x, "lock orl $0, (%%rsp)\n\t", s->y);)
+BODY(sb_lock_1, STORE_LOAD(s->y, "lock orl $0, (%%rsp)\n\t", s->x);)
+/* Its destination is not written: a barrier all the same. */
+#define FAILED_COMPARE                                                                             \
+    "movq $5, %%rax\n\t movq $0, -256(%%rsp)\n\t lock cmpxchgq %%rax, -256(%%rsp)\n\t"
+#define SB_COMPARE(to, from)                                                                       \
+    do {                                                                                           \
+        uint64_t value_;                                                                           \
+        asm volatile("movq $1, %1\n\t" FAILED_COMPARE "movq %2, %0"                                \
+                     : OUT(value_), "+m"(to)                                                       \
+                     : "m"(from)                                                                   \
+                     : "memory", "cc", "rax");                                                     \
+        r->first = value_;                                                                         \
+    } while (0)
+BODY(sb_compare_0, SB_COMPARE(s->x, s->y);)
+BODY(sb_compare_1, SB_COMPARE(s->y, s->x);)
+#define SB_CPUID(to, from)                                                                         \
+    do {                                                                                           \
+        uint64_t value_;                                                                           \
+        asm volatile("movq $1, %1\n\t xorl %%eax, %%eax\n\t cpuid\n\t movq %2, %0"                 \
+                     : OUT(value_), "+m"(to)                                                       \
+                     : "m"(from)                                                                   \
+                     : "memory", "cc", "rax", "rbx", "rcx", "rdx");                                \
+        r->first = value_;                                                                         \
+    } while (0)
+BODY(sb_cpuid_0, SB_CPUID(s->x, s->y);)
+BODY(sb_cpuid_1, SB_CPUID(s->y, s->x);)
+/* The store itself is a locked instruction. */
+#define SB_LOCKED(instruction, to, from)                                                           \
+    do {                                                                                           \
+        uint64_t value_, one_ = 1, old_ = 0;                                                       \
+        asm volatile(instruction "\n\t movq %4, %0"                                                \
+                     : OUT(value_), "+r"(one_), "+a"(old_), "+m"(to)                               \
+                     : "m"(from)                                                                   \
+                     : "memory", "cc");                                                            \
+        r->first = value_;                                                                         \
+    } while (0)
+BODY(sb_xchg_0, SB_LOCKED("xchgq %1, %3", s->x, s->y);)
+BODY(sb_xchg_1, SB_LOCKED("xchgq %1, %3", s->y, s->x);)
+BODY(sb_xadd_0, SB_LOCKED("lock xaddq %1, %3", s->x, s->y);)
+BODY(sb_xadd_1, SB_LOCKED("lock xaddq %1, %3", s->y, s->x);)
+BODY(sb_inc_0, SB_LOCKED("lock incq %3", s->x, s->y);)
+BODY(sb_inc_1, SB_LOCKED("lock incq %3", s->y, s->x);)
+BODY(sb_bts_0, SB_LOCKED("lock btsq $0, %3", s->x, s->y);)
+BODY(sb_bts_1, SB_LOCKED("lock btsq $0, %3", s->y, s->x);)
+BODY(sb_cmpxchg_0, SB_LOCKED("lock cmpxchgq %1, %3", s->x, s->y);)
+BODY(sb_cmpxchg_1, SB_LOCKED("lock cmpxchgq %1, %3", s->y, s->x);)
+#define SB_WIDE(to, from)                                                                          \
+    do {                                                                                           \
+        uint64_t value_, low_ = 0, high_ = 0;                                                      \
+        asm volatile("lock cmpxchg16b %3\n\t movq %4, %0"                                          \
+                     : OUT(value_), "+a"(low_), "+d"(high_), "+m"(*(volatile __uint128_t *)&(to))  \
+                     : "m"(from), "b"(1ull), "c"(0ull)                                             \
+                     : "memory", "cc");                                                            \
+        r->first = value_;                                                                         \
+    } while (0)
+BODY(sb_wide_0, SB_WIDE(s->x, s->y);)
+BODY(sb_wide_1, SB_WIDE(s->y, s->x);)
+
+static bool both_zero(const struct slot *s, const struct result *r)
+{
+    (void)s;
+    return r[0].first == 0 && r[1].first == 0;
+}
+
+/* A processor reads its own store early (SDM 3A 8.2.3.5): allowed. */
+#define FORWARD(to, from)                                                                          \
+    do {                                                                                           \
+        uint64_t a_, b_;                                                                           \
+        asm volatile("movq $1, %2\n\t movq %2, %0\n\t movq %3, %1"                                 \
+                     : OUT(a_), OUT(b_), "+m"(to)                                                  \
+                     : "m"(from)                                                                   \
+                     : "memory");                                                                  \
+        r->first = a_;                                                                             \
+        r->second = b_;                                                                            \
+    } while (0)
+BODY(forward_0, FORWARD(s->x, s->y);)
+BODY(forward_1, FORWARD(s->y, s->x);)
+
+static bool own_before_others(const struct slot *s, const struct result *r)
+{
+    (void)s;
+    return r[0].first == 1 && r[1].first == 1 && r[0].second == 0 && r[1].second == 0;
+}
+
+static bool own_not_seen(const struct slot *s, const struct result *r)
+{
+    (void)s;
+    return r[0].first != 1 || r[1].first != 1;
+}
+
+/* Message passing. */
+BODY(mp_write, STORE_STORE(s->x, 1, s->y, 1);)
+BODY(mp_read, LOAD_LOAD(s->y, s->x);)
+BODY(mp_write_bytes,
+     asm volatile("movb $1, %0\n\t movw $1, %1"
+                  : "=m"(*(volatile uint8_t *)&s->x), "=m"(*(volatile uint16_t *)&s->y)::"memory");)
+/* Weakly ordered stores become ordered by SFENCE. */
+BODY(mp_write_nti, asm volatile("movntiq %2, %0\n\t sfence\n\t movq $1, %1"
+                                : "=m"(s->x), "=m"(s->y)
+                                : "r"(1ull)
+                                : "memory");)
+static bool flag_without_data(const struct slot *s, const struct result *r)
+{
+    (void)s;
+    return r[1].first == 1 && r[1].second == 0;
+}
+
+/* Stores after a string instruction come after all of its stores (SDM 3A 8.2.4). */
+BODY(mp_write_string, uint64_t to = (uintptr_t)s->block, count = 64;
+     asm volatile("cld\n\t rep stosb\n\t movq $1, %2"
+                  : "+D"(to), "+c"(count), "=m"(s->y)
+                  : "a"(1)
+                  : "memory");)
+static const uint8_t ones[64] = {[0 ... 63] = 1};
+BODY(mp_write_copy, uint64_t to = (uintptr_t)s->block, from = (uintptr_t)ones, count = 8;
+     asm volatile("cld\n\t rep movsq\n\t movq $1, %3"
+                  : "+D"(to), "+S"(from), "+c"(count), "=m"(s->y)::"memory");)
+BODY(mp_read_string, uint64_t flag, first, last;
+     asm volatile("movq %3, %0\n\t movzbl %4, %k1\n\t movzbl %5, %k2"
+                  : OUT(flag), OUT(first), OUT(last)
+                  : "m"(s->y), "m"(s->block[63]), "m"(s->block[0])
+                  : "memory");
+     r->first = flag; r->second = first & last;)
+
+/* Load buffering. */
+BODY(lb_0, LOAD_STORE(s->x, s->y, 1);)
+BODY(lb_1, LOAD_STORE(s->y, s->x, 1);)
+static bool both_one(const struct slot *s, const struct result *r)
+{
+    (void)s;
+    return r[0].first == 1 && r[1].first == 1;
+}
+
+/* Stores in opposite order: somebody's second is last. */
+BODY(ww_0, STORE_STORE(s->x, 1, s->y, 2);)
+BODY(ww_1, STORE_STORE(s->y, 1, s->x, 2);)
+static bool both_first(const struct slot *s, const struct result *r)
+{
+    (void)r;
+    return s->x == 1 && s->y == 1;
+}
+
+BODY(s_0, STORE_STORE(s->x, 2, s->y, 1);)
+BODY(s_1, LOAD_STORE(s->y, s->x, 1);)
+static bool store_before_cause(const struct slot *s, const struct result *r)
+{
+    return r[1].first == 1 && s->x == 2;
+}
+
+BODY(r_0, STORE_STORE(s->x, 1, s->y, 1);)
+BODY(r_1, uint64_t a; asm volatile("movq $2, %1\n\t mfence\n\t movq %2, %0"
+                                   : OUT(a), "+m"(s->y)
+                                   : "m"(s->x)
+                                   : "memory");
+     r->first = a;)
+static bool last_without_first(const struct slot *s, const struct result *r)
+{
+    return s->y == 2 && r[1].first == 0;
+}
+
+/* One place: nobody goes back in time. */
+BODY(co_write, STORE_STORE(s->x, 1, s->x, 2);)
+BODY(co_read, LOAD_LOAD(s->x, s->x);)
+static bool backwards(const struct slot *s, const struct result *r)
+{
+    (void)s;
+    return r[1].first > r[1].second;
+}
+
+/* Three and four processors: stores come to all others in one order. */
+BODY(write_x, STORE(s->x, 1);)
+BODY(write_y, STORE(s->y, 1);)
+BODY(read_x_write_y, LOAD_STORE(s->x, s->y, 1);)
+BODY(read_y_write_z, LOAD_STORE(s->y, s->z, 1);)
+BODY(read_yx, LOAD_LOAD(s->y, s->x);)
+BODY(read_xy, LOAD_LOAD(s->x, s->y);)
+BODY(read_zx, LOAD_LOAD(s->z, s->x);)
+static bool effect_without_cause(const struct slot *s, const struct result *r)
+{
+    (void)s;
+    return r[1].first == 1 && r[2].first == 1 && r[2].second == 0;
+}
+static bool two_orders(const struct slot *s, const struct result *r)
+{
+    (void)s;
+    return r[2].first == 1 && r[2].second == 0 && r[3].first == 1 && r[3].second == 0;
+}
+BODY(xchg_x, uint64_t one = 1; asm volatile("xchgq %0, %1" : "+r"(one), "+m"(s->x)::"memory");)
+BODY(xchg_y, uint64_t one = 1; asm volatile("xchgq %0, %1" : "+r"(one), "+m"(s->y)::"memory");)
+
+static const struct test tests[] = {
+    {"store buffering", 2, {sb_0, sb_1}, both_zero, true, false},
+    {"store buffering, reads of one's own",
+     2,
+     {forward_0, forward_1},
+     own_before_others,
+     true,
+     false},
+    {"one's own store is seen", 2, {forward_0, forward_1}, own_not_seen, false, false},
+    {"store buffering, MFENCE", 2, {sb_mfence_0, sb_mfence_1}, both_zero, false, false},
+    {"store buffering, LOCK OR of something else",
+     2,
+     {sb_lock_0, sb_lock_1},
+     both_zero,
+     false,
+     false},
+    {"store buffering, LOCK CMPXCHG that fails",
+     2,
+     {sb_compare_0, sb_compare_1},
+     both_zero,
+     false,
+     false},
+    {"store buffering, CPUID", 2, {sb_cpuid_0, sb_cpuid_1}, both_zero, false, false},
+    {"store buffering by XCHG", 2, {sb_xchg_0, sb_xchg_1}, both_zero, false, false},
+    {"store buffering by LOCK XADD", 2, {sb_xadd_0, sb_xadd_1}, both_zero, false, false},
+    {"store buffering by LOCK INC", 2, {sb_inc_0, sb_inc_1}, both_zero, false, false},
+    {"store buffering by LOCK BTS", 2, {sb_bts_0, sb_bts_1}, both_zero, false, false},
+    {"store buffering by LOCK CMPXCHG", 2, {sb_cmpxchg_0, sb_cmpxchg_1}, both_zero, false, false},
+    {"store buffering by LOCK CMPXCHG16B", 2, {sb_wide_0, sb_wide_1}, both_zero, false, true},
+    {"message passing", 2, {mp_write, mp_read}, flag_without_data, false, false},
+    {"message passing by bytes and words",
+     2,
+     {mp_write_bytes, mp_read},
+     flag_without_data,
+     false,
+     false},
+    {"message passing, MOVNTI and SFENCE",
+     2,
+     {mp_write_nti, mp_read},
+     flag_without_data,
+     false,
+     false},
+    {"message passing, REP STOS",
+     2,
+     {mp_write_string, mp_read_string},
+     flag_without_data,
+     false,
+     false},
+    {"message passing, REP MOVS",
+     2,
+     {mp_write_copy, mp_read_string},
+     flag_without_data,
+     false,
+     false},
+    {"load buffering", 2, {lb_0, lb_1}, both_one, false, false},
+    {"2+2W", 2, {ww_0, ww_1}, both_first, false, false},
+    {"S", 2, {s_0, s_1}, store_before_cause, false, false},
+    {"R, MFENCE", 2, {r_0, r_1}, last_without_first, false, false},
+    {"coherence", 2, {co_write, co_read}, backwards, false, false},
+    {"WRC", 3, {write_x, read_x_write_y, read_yx}, effect_without_cause, false, false},
+    {"ISA2", 3, {mp_write, read_y_write_z, read_zx}, effect_without_cause, false, false},
+    {"IRIW", 4, {write_x, write_y, read_xy, read_yx}, two_orders, false, false},
+    {"IRIW by XCHG", 4, {xchg_x, xchg_y, read_xy, read_yx}, two_orders, false, false},
+};
+
+static volatile uint64_t start_tsc;
+static volatile uint64_t start_round;
+
+/* All threads go at one moment, or a little apart: who waits for a counter sees it late. */
+static void start_together(unsigned own, uint64_t round)
+{
+    if (own == 0) {
+        start_tsc = rdtsc() + START_TICKS;
+        start_round = round;
+    }
+    while (start_round != round && !is_out_of_time()) {
+    }
+    uint64_t start = start_tsc + (own * 37 + round) % 64 * 4;
+    while (rdtsc() < start) {
+    }
+}
+
+static void run_thread(void *arg)
+{
+    unsigned own = (unsigned)(uintptr_t)arg, turn = 0, threads = current->threads;
+    void (*body)(struct slot *, struct result *) = current->body[own];
+    uint64_t round = 0;
+    while (!is_over) {
+        meet(threads, &turn);
+        start_together(own, ++round);
+        for (unsigned i = 0; i < SLOTS; i++) {
+            body(&slots[i], &results[i][own]);
+        }
+        meet(threads, &turn);
+        if (own == 0) {
+            for (unsigned i = 0; i < SLOTS; i++) {
+                outcomes += current->is_forbidden(&slots[i], results[i]);
+            }
+            memset(slots, 0, sizeof(slots));
+            rounds++;
+            is_over = rounds == MAX_BATCHES || is_out_of_time();
+        }
+        meet(threads, &turn);
+    }
+}
+
+static void test_order(bool has_wide)
+{
+    for (size_t i = 0; i < ARRAY_COUNT(tests); i++) {
+        current = &tests[i];
+        if (current->threads > cpu_count || (current->needs_wide && !has_wide)) {
+            check_skipped(current->name,
+                          current->needs_wide ? "no CMPXCHG16B" : "too few processors");
+            continue;
+        }
+        memset(slots, 0, sizeof(slots));
+        outcomes = rounds = start_round = 0;
+        is_over = false;
+        begin_part(current->is_allowed ? 5 * TEST_MS : TEST_MS);
+        on_threads(current->threads, run_thread);
+        if (current->is_allowed) {
+            print_text("allowed: ");
+            print_text(current->name);
+            print_text(": seen ");
+            print_decimal(outcomes);
+            print_text(" times in ");
+            print_decimal(rounds * SLOTS);
+            print_text("\n");
+        } else {
+            check_equal(current->name, 0, outcomes);
+        }
+    }
+}
+
+/* --- locked instructions: nothing is lost --- */
+
+/* Where: aligned, in a line, across lines, across pages. */
+static uint8_t places[3 * PAGE] __attribute__((aligned(4096)));
+static const struct {
+    const char *name;
+    uint32_t offset;
+} place_names[] = {
+    {"aligned", 64},
+    {"misaligned", 64 + 3},
+    {"across cache lines", 128 - 1},
+    {"across pages", PAGE - 1},
+};
+static volatile uint8_t *place;
+static volatile uint64_t done_ops[CPU_MAX];
+
+/* Each adds 1 a round, by all the ways there are. 'old' serves CMPXCHG and XCHG. */
+#define ADDING(name, type, suffix, reg)                                                            \
+    static void name(void *arg)                                                                    \
+    {                                                                                              \
+        volatile type *at = (volatile type *)place;                                                \
+        unsigned turn = 0, own = (unsigned)(uintptr_t)arg, i;                                      \
+        meet(cpu_count, &turn);                                                                    \
+        for (i = 0; i < ATOMIC_OPS && !is_out_of_time(); i++) {                                    \
+            type one = 1, old = *at;                                                               \
+            bool is_done;                                                                          \
+            asm volatile("lock inc" suffix " %0" : "+m"(*at)::"memory", "cc");                     \
+            asm volatile("lock add" suffix " $3, %0" : "+m"(*at)::"memory", "cc");                 \
+            asm volatile("lock sub" suffix " $1, %0" : "+m"(*at)::"memory", "cc");                 \
+            asm volatile("lock dec" suffix " %0" : "+m"(*at)::"memory", "cc");                     \
+            asm volatile("lock xadd" suffix " %" reg "0, %1"                                       \
+                         : "+q"(one), "+m"(*at)::"memory", "cc");                                  \
+            asm volatile("stc; lock adc" suffix " $0, %0" : "+m"(*at)::"memory", "cc");            \
+            asm volatile("stc; lock sbb" suffix " $1, %0" : "+m"(*at)::"memory", "cc");            \
+            do {                                                                                   \
+                asm volatile("lock cmpxchg" suffix " %" reg "3, %1; setz %2"                       \
+                             : "+a"(old), "+m"(*at), "=&q"(is_done)                                \
+                             : "q"((type)(old - 1))                                                \
+                             : "memory", "cc");                                                    \
+            } while (!is_done);                                                                    \
+        }                                                                                          \
+        done_ops[own] = i;                                                                         \
+    }
+ADDING(add_bytes, uint8_t, "b", "b")
+ADDING(add_words, uint16_t, "w", "w")
+ADDING(add_longs, uint32_t, "l", "k")
+ADDING(add_quads, uint64_t, "q", "q")
+
+/* Each processor turns its own bit over, with all that do it; others' bits must stay. A round leaves the bit as it was. */
+static void turn_bits(void *arg)
+{
+    volatile uint64_t *at = (volatile uint64_t *)place;
+    unsigned turn = 0;
+    uint64_t own = (uintptr_t)arg, mask = BIT(own), rest = ~mask, bad = 0;
+    meet(cpu_count, &turn);
+    for (unsigned i = 0; i < ATOMIC_OPS && !is_out_of_time(); i++) {
+        bool was;
+        asm volatile("lock orq %1, %0" : "+m"(*at) : "r"(mask) : "memory", "cc");
+        bad += !(*at & mask);
+        asm volatile("lock btrq %2, %0; setc %1"
+                     : "+m"(*at), "=&q"(was)
+                     : "r"(own)
+                     : "memory", "cc");
+        bad += !was;
+        asm volatile("lock btsq %2, %0; setc %1"
+                     : "+m"(*at), "=&q"(was)
+                     : "r"(own)
+                     : "memory", "cc");
+        bad += was;
+        asm volatile("lock andq %1, %0" : "+m"(*at) : "r"(rest) : "memory", "cc");
+        bad += (*at & mask) != 0;
+        asm volatile("lock xorq %1, %0" : "+m"(*at) : "r"(mask) : "memory", "cc");
+        bad += !(*at & mask);
+        asm volatile("lock btcq %2, %0; setc %1"
+                     : "+m"(*at), "=&q"(was)
+                     : "r"(own)
+                     : "memory", "cc");
+        bad += !was;
+        /* An even number of times over all processors together. */
+        asm volatile("lock negq %0" : "+m"(*(volatile uint64_t *)(place + 16))::"memory", "cc");
+        asm volatile("lock negq %0" : "+m"(*(volatile uint64_t *)(place + 16))::"memory", "cc");
+    }
+    done_ops[own] = bad;
+}
+
+static void turn_all_bits(void *arg)
+{
+    volatile uint64_t *at = (volatile uint64_t *)place;
+    unsigned turn = 0;
+    uint64_t own = (uintptr_t)arg;
+    meet(cpu_count, &turn);
+    unsigned i;
+    for (i = 0; i < ATOMIC_OPS && !is_out_of_time(); i++) {
+        asm volatile("lock notq %0" : "+m"(*at)::"memory", "cc");
+    }
+    done_ops[own] = i;
+}
+
+static volatile uint64_t taken __attribute__((aligned(64)));
+
+/* A number goes from hand to hand by XCHG: none is lost, none doubled. */
+static void pass_tokens(void *arg)
+{
+    volatile uint64_t *at = (volatile uint64_t *)place;
+    unsigned turn = 0;
+    uint64_t own = (uintptr_t)arg, token = own + 1;
+    meet(cpu_count, &turn);
+    for (unsigned i = 0; i < ATOMIC_OPS && !is_out_of_time(); i++) {
+        asm volatile("xchgq %0, %1" : "+r"(token), "+m"(*at)::"memory");
+    }
+    __atomic_fetch_add(&taken, BIT(8 * token), __ATOMIC_SEQ_CST);
+}
+
+static uint64_t sum_of_ops(void)
+{
+    uint64_t sum = 0;
+    for (unsigned i = 0; i < cpu_count; i++) {
+        sum += done_ops[i];
+    }
+    return sum;
+}
+
+static void test_locked(const char *where, uint32_t offset)
+{
+    static const struct {
+        const char *name;
+        void (*fn)(void *arg);
+        unsigned bytes;
+    } widths[] = {{"LOCK, 8 bits", add_bytes, 1},
+                  {"LOCK, 16 bits", add_words, 2},
+                  {"LOCK, 32 bits", add_longs, 4},
+                  {"LOCK, 64 bits", add_quads, 8}};
+    print_text(where);
+    print_text("\n");
+    place = places + offset;
+    for (size_t i = 0; i < ARRAY_COUNT(widths); i++) {
+        memset(places, 0, sizeof(places));
+        begin_part(TEST_MS);
+        on_threads(cpu_count, widths[i].fn);
+        /* 1 + 3 - 1 - 1 + 1 + 1 - 2 - 1 a round */
+        uint64_t expected = sum_of_ops(), got = 0;
+        expected &= widths[i].bytes == 8 ? UINT64_MAX : BIT(8 * widths[i].bytes) - 1;
+        memcpy(&got, (const void *)place, widths[i].bytes);
+        check_equal(widths[i].name, expected, got);
+        check_equal("and nothing beside it", 0, place[-1] | place[widths[i].bytes]);
+    }
+    memset(places, 0, sizeof(places));
+    *(volatile uint64_t *)(place + 16) = 5;
+    begin_part(TEST_MS);
+    on_threads(cpu_count, turn_bits);
+    check_equal("LOCK OR, AND, XOR, BTS, BTR, BTC: each its own bit", 0, sum_of_ops());
+    check_equal("and no other one", 0, read64((uintptr_t)place));
+    check_equal("LOCK NEG", 5, read64((uintptr_t)place + 16));
+    begin_part(TEST_MS);
+    on_threads(cpu_count, turn_all_bits);
+    check_equal("LOCK NOT", sum_of_ops() & 1 ? UINT64_MAX : 0, read64((uintptr_t)place));
+    taken = 0;
+    *(volatile uint64_t *)place = 0;
+    begin_part(TEST_MS);
+    on_threads(cpu_count, pass_tokens);
+    taken += BIT(8 * *(volatile uint64_t *)place);
+    uint64_t each_once = 0;
+    for (unsigned i = 0; i <= cpu_count; i++) {
+        each_once |= BIT(8 * i);
+    }
+    check_equal("XCHG: each value once", each_once, taken);
+}
+
+/* --- wide values, and what one instruction writes, are never half there --- */
+
+static volatile __uint128_t wide __attribute__((aligned(64)));
+static volatile bool stop;
+static volatile uint64_t torn, writes;
+
+static void compare_wide(uint64_t *low, uint64_t *high, uint64_t new_low, uint64_t new_high,
+                         bool *out_done)
+{
+    asm volatile("lock cmpxchg16b %2; setz %3"
+                 : "+a"(*low), "+d"(*high), "+m"(wide), "=q"(*out_done)
+                 : "b"(new_low), "c"(new_high)
+                 : "memory", "cc");
+}
+
+/* The first processor writes n, ~n; the others must never see another pair, whether they compare or load with SSE. */
+static void pair_thread(void *arg)
+{
+    uint64_t low = 0, high = UINT64_MAX;
+    bool is_done;
+    if (arg == NULL) {
+        while (!is_out_of_time()) {
+            do {
+                compare_wide(&low, &high, low + 1, ~(low + 1), &is_done);
+            } while (!is_done);
+            low++;
+            high = ~low;
+            writes++;
+        }
+        stop = true;
+        return;
+    }
+    while (!stop) {
+        low = high = 1; /* what is never there: a load */
+        compare_wide(&low, &high, 1, 1, &is_done);
+        torn += is_done || high != ~low;
+    }
+}
+
+static void sse_pair_thread(void *arg)
+{
+    WRITE_CR(4, READ_CR(4) | BIT(9) | BIT(10)); /* OSFXSR, OSXMMEXCPT */
+    uint64_t low = 0, high = UINT64_MAX;
+    if (arg == NULL) {
+        while (!is_out_of_time()) {
+            low++;
+            high = ~low;
+            asm volatile(
+                "movq %1, %%xmm0; movq %2, %%xmm1; punpcklqdq %%xmm1, %%xmm0; movdqa %%xmm0, %0"
+                : "=m"(wide)
+                : "r"(low), "r"(high)
+                : "memory");
+            writes++;
+        }
+        stop = true;
+        return;
+    }
+    while (!stop) {
+        asm volatile("movdqa %2, %%xmm0; movq %%xmm0, %0; psrldq $8, %%xmm0; movq %%xmm0, %1"
+                     : "=r"(low), "=r"(high)
+                     : "m"(wide)
+                     : "memory");
+        torn += high != ~low;
+    }
+}
+
+/* Plain accesses of up to 8 bytes within a cache line (SDM 3A 8.1.1). */
+#define TEARING(name, type, value)                                                                 \
+    static void name(void *arg)                                                                    \
+    {                                                                                              \
+        volatile type *at = (volatile type *)place;                                                \
+        if (arg == NULL) {                                                                         \
+            for (uint64_t i = 0; !is_out_of_time(); i++) {                                         \
+                *at = i & 1 ? (type)(value) : 0;                                                   \
+                writes++;                                                                          \
+            }                                                                                      \
+            stop = true;                                                                           \
+            return;                                                                                \
+        }                                                                                          \
+        while (!stop) {                                                                            \
+            type seen = *at;                                                                       \
+            torn += seen != 0 && seen != (type)(value);                                            \
+        }                                                                                          \
+    }
+TEARING(tear_words, uint16_t, UINT16_MAX)
+TEARING(tear_longs, uint32_t, UINT32_MAX)
+TEARING(tear_quads, uint64_t, UINT64_MAX)
+
+static void check_whole(const char *name, void (*fn)(void *arg))
+{
+    torn = writes = 0;
+    stop = false;
+    begin_part(TEST_MS);
+    on_threads(cpu_count, fn);
+    check_equal(name, 0, torn);
+}
+
+static void test_whole(bool has_wide)
+{
+    ((volatile uint64_t *)&wide)[0] = 0;
+    ((volatile uint64_t *)&wide)[1] = UINT64_MAX;
+    if (has_wide) {
+        check_whole("CMPXCHG16B: never half", pair_thread);
+    } else {
+        check_skipped("CMPXCHG16B", "the processor has none");
+    }
+    /* Promised where there is AVX. */
+    if (cpuid(1, 0).ecx & BIT(28)) {
+        ((volatile uint64_t *)&wide)[0] = 0;
+        ((volatile uint64_t *)&wide)[1] = UINT64_MAX;
+        check_whole("MOVDQA: never half", sse_pair_thread);
+    } else {
+        check_skipped("MOVDQA: never half", "promised with AVX only");
+    }
+    static const uint32_t offsets[] = {64, 64 + 1, 128 - 8};
+    for (size_t i = 0; i < ARRAY_COUNT(offsets); i++) {
+        place = places + offsets[i];
+        memset(places, 0, sizeof(places));
+        check_whole("16 bits: never half", tear_words);
+        memset(places, 0, sizeof(places));
+        check_whole("32 bits: never half", tear_longs);
+        memset(places, 0, sizeof(places));
+        check_whole("64 bits: never half", tear_quads);
+    }
+}
+
+/* --- a lock made of plain stores and fences --- */
+
+static struct {
+    volatile uint64_t wants[2] __attribute__((aligned(64)));
+    volatile uint64_t turn __attribute__((aligned(64)));
+    volatile uint64_t count __attribute__((aligned(64)));
+} peterson;
+
+static void peterson_thread(void *arg)
+{
+    unsigned own = arg != NULL, turn = 0;
+    uint64_t i;
+    meet(2, &turn);
+    for (i = 0; i < 20 * ATOMIC_OPS && !is_out_of_time(); i++) {
+        peterson.wants[own] = 1;
+        peterson.turn = 1 - own;
+        asm volatile("mfence" ::: "memory");
+        while (peterson.wants[1 - own] && peterson.turn == 1 - own) {
+            pause();
+        }
+        peterson.count = peterson.count + 1; /* not atomic */
+        peterson.wants[own] = 0;
+    }
+    done_ops[own] = i;
+}
+
+/* --- page table entries: what the walk sets, and what others write beside it --- */
+
+#define COUNT_BIT 52 /* bits 52 to 58 are software's */
+static uint64_t *entry;
+static uint64_t entry_gva = TEST_GVA;
+
+static void entry_thread(void *arg)
+{
+    unsigned turn = 0, own = (unsigned)(uintptr_t)arg;
+    uint64_t bad = 0, i;
+    meet(2, &turn);
+    for (i = 0; i < ATOMIC_OPS && !is_out_of_time(); i++) {
+        if (own != 0) {
+            asm volatile("lock addq %1, %0" : "+m"(*entry) : "r"(BIT(COUNT_BIT)) : "memory", "cc");
+            asm volatile("lock subq %1, %0" : "+m"(*entry) : "r"(BIT(COUNT_BIT)) : "memory", "cc");
+            asm volatile("lock xorq %1, %0" : "+m"(*entry) : "r"(BIT(9)) : "memory", "cc");
+            continue;
+        }
+        asm volatile("lock andq %1, %0" : "+m"(*entry) : "r"(~(PTE_A | PTE_D)) : "memory", "cc");
+        invlpg(entry_gva);
+        (void)read32(entry_gva);
+        bad += !(*(volatile uint64_t *)entry & PTE_A);
+        write32(entry_gva, (uint32_t)i);
+        bad += (*(volatile uint64_t *)entry & (PTE_A | PTE_D)) != (PTE_A | PTE_D);
+    }
+    done_ops[own] = own != 0 ? i : bad;
+}
+
+static void test_entries(void)
+{
+    uint64_t frame = page_alloc();
+    page_map(entry_gva, frame | PTE_P | PTE_W, 1);
+    entry = page_entry(entry_gva, 1);
+    begin_part(2 * TEST_MS);
+    on_threads(2, entry_thread);
+    check_equal("A and D are set", 0, done_ops[0]);
+    uint64_t expected = frame | PTE_P | PTE_W | PTE_A | PTE_D | (done_ops[1] & 1 ? BIT(9) : 0);
+    check_equal("page table entry: no change is lost", expected, *entry);
+}
+
+void guest_main(void)
+{
+    if (!check("all processors came", smp_start())) {
+        return;
+    }
+    bool has_wide = cpuid(1, 0).ecx & BIT(13);
+    if (cpu_count == 1) {
+        check_skipped("what needs two processors", "there is one");
+        return;
+    }
+    test_order(has_wide);
+    for (size_t i = 0; i < ARRAY_COUNT(place_names); i++) {
+        test_locked(place_names[i].name, place_names[i].offset);
+    }
+    test_whole(has_wide);
+    memset(&peterson, 0, sizeof(peterson));
+    begin_part(TEST_MS);
+    on_threads(2, peterson_thread);
+    check_equal("Peterson's lock with MFENCE", done_ops[0] + done_ops[1], peterson.count);
+    test_entries();
+}
