@@ -418,7 +418,8 @@ static void run_thread(void *arg)
             }
             memset(slots, 0, sizeof(slots));
             rounds++;
-            is_over = rounds == MAX_BATCHES || is_out_of_time();
+            bool is_enough = rounds >= MAX_BATCHES && (outcomes != 0 || !current->is_allowed);
+            is_over = is_enough || is_out_of_time();
         }
         meet(threads, &turn);
     }

@@ -1,5 +1,6 @@
 """The guest programs of tests/guest, which check the virtual machine from inside: on the soft engine, and on KVM in the
 nested bed (one boot of the bed for all of them)."""
+import os
 import re
 import shutil
 import subprocess
@@ -48,6 +49,24 @@ def test_soft(program, cpus):
     result = hull("boot", "--engine", "soft", "--cpus", cpus, *ARGUMENTS, *MORE_ARGUMENTS.get(program, []),
                   "--kernel", PROGRAM_DIR / program, timeout=TIMEOUT, errors="replace")
     judge("soft", program, result.stdout + result.stderr, result.returncode)
+
+
+@pytest.mark.parametrize("program", ["litmus", "smc", "smp"])
+def test_interpreter(program):
+    result = hull("boot", "--engine", "soft,translate=off", "--cpus", 2, *ARGUMENTS, "--kernel", PROGRAM_DIR / program,
+                  timeout=TIMEOUT, errors="replace")
+    judge("soft", program, result.stdout + result.stderr, result.returncode)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="processors that run at the same time need two of the host's")
+def test_stores_are_buffered():
+    """Memory order is the host's, and no stronger: what x86 allows is seen."""
+    for _ in range(5):  # a machine under load may not run both at once
+        result = hull("boot", "--engine", "soft", "--cpus", 2, *ARGUMENTS, "--kernel", PROGRAM_DIR / "litmus",
+                      timeout=TIMEOUT, errors="replace")
+        if int(re.search(r"allowed: store buffering: seen (\d+)", result.stdout)[1]) > 0:
+            return
+    pytest.fail(result.stdout)
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,8 @@ LOOP_SECONDS = int(os.environ.get("HULL_STRESS_SECONDS", "3600"))
 ITEMS = os.environ.get("HULL_STRESS_ITEMS", "").split()
 ONE_PASS = 1800  # seconds; an upper bound for a loaded machine
 # The root is as read-only as the guest's.
-PRELUDE = ("set -e; mount --make-rprivate /; mount --bind \"$1\" \"$1\"; mount -o remount,bind,ro \"$1\"; cd \"$1\"; mount -t proc proc proc; mount --rbind /dev dev; "
+PRELUDE = ("set -e; mount --make-rprivate /; mount --bind \"$1\" \"$1\"; mount -o remount,bind,ro \"$1\"; "
+           "cd \"$1\"; mount -t proc proc proc; mount --rbind /dev dev; "
            "mount -t tmpfs -o mode=1777 tmp tmp; mount -t tmpfs -o mode=1777 tmp scratch; "
            "mount --rbind \"$2\" stress; mount --rbind \"$3\" mnt; exec chroot . sh /stress/run record /mnt")
 
