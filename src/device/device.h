@@ -44,6 +44,9 @@ struct device_host {
     void *ctx;
     struct event_loop *loop; /* base/host/event_loop.h */
     struct guest_memory *memory;
+    /* Two runs are to be the same: a request is done when the guest's order to look at it is, and what would be random
+     * repeats itself. */
+    bool is_repeatable;
     /* The guest broke the device's protocol beyond repair, or a backend is gone: stop the VM with status 4 and this one
      * line. Any thread; returns at once. */
     void (*stop_vm)(void *ctx, const char *device_name, const char *why);

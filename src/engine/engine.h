@@ -68,6 +68,8 @@ struct vm_callbacks {
     void (*apic_end)(void *ctx, uint32_t vcpu);
     /* Sends what the low half of ICR says (vector, delivery mode) to vCPU 'target'. False: there is none. */
     bool (*apic_send)(void *ctx, uint32_t target, uint32_t icr);
+    /* The vCPU's timer (vcpu_set_timer) is due; it is off until it is set again. Only with VM_HAS_OWN_TIME. */
+    void (*timer_expired)(void *ctx, uint32_t vcpu);
 };
 
 /* What a VM of this engine can do by itself. */
@@ -76,6 +78,11 @@ struct vm_callbacks {
      << 0) /* LAPICs and IOAPIC are the engine's: use vm_irq_line, vm_msi; lapic state is in x86_state */
 #define VM_HAS_IOEVENTFD (1u << 1)
 #define VM_HAS_IRQFD     (1u << 2)
+/* Time is the engine's: vm_now_ns, vcpu_set_timer. Whoever runs such a VM keeps the host's clocks and random numbers from the
+ * guest, and is done with its requests before it goes on, so that two runs are the same. Without VM_HAS_IRQCHIP. */
+#define VM_HAS_OWN_TIME (1u << 3)
+/* When such a VM's time begins, in seconds since 1970: the first of January 2026. */
+#define ENGINE_OWN_EPOCH_S 1767225600u
 
 struct vm_config {
     uint32_t vcpu_count;         /* 1..ENGINE_MAX_VCPUS */
@@ -146,6 +153,8 @@ struct engine_ops {
     /* The guest's kvmclock, ns since its boot; setting it makes all vCPUs' clocks go on from there. */
     uint64_t (*vm_get_clock)(struct vm *vm);
     void (*vm_set_clock)(struct vm *vm, uint64_t ns);
+    /* Nanoseconds of the VM's own time. NULL is fine without VM_HAS_OWN_TIME. */
+    uint64_t (*vm_now_ns)(struct vm *vm);
     /* Dirty log of guest writes (host-side ones are in guest_memory). Fetch ors into and clears. */
     int (*vm_log_start)(struct vm *vm, struct error *err);
     void (*vm_log_stop)(struct vm *vm);
@@ -166,6 +175,9 @@ struct engine_ops {
     /* Not called with VM_HAS_IRQCHIP, except for NMI. Any thread. */
     void (*vcpu_signal)(struct vcpu *vcpu, enum vcpu_signal signal, uint8_t value);
     int (*vcpu_get_state)(struct vcpu *vcpu, struct x86_state *out_state, struct error *err);
+    /* callbacks.timer_expired at 'deadline_ns' of vm_now_ns; UINT64_MAX: never. Replaces what was set. On the vCPU's thread, or
+     * while it does not run. NULL is fine without VM_HAS_OWN_TIME. */
+    void (*vcpu_set_timer)(struct vcpu *vcpu, uint64_t deadline_ns);
     /* -EINVAL (named) for a state that no CPU can have: it may come from a file. */
     int (*vcpu_set_state)(struct vcpu *vcpu, const struct x86_state *state, struct error *err);
     /* After VCPU_EXIT_ERROR or SHUTDOWN: why, in words. */

@@ -47,7 +47,8 @@ struct machine {
     struct machine_layout layout;
     struct guest_memory *memory;
     struct vm *vm;
-    bool has_irqchip; /* the engine's; else these two: */
+    bool has_own_time; /* VM_HAS_OWN_TIME */
+    bool has_irqchip;  /* the engine's; else these two: */
     struct lapic_set *lapics;
     struct ioapic *ioapic;
     struct bus *mmio, *pio;

@@ -194,6 +194,7 @@ static int create_parts(struct machine *machine, struct error *err)
     rc = config->engine->vm_create(&vm, &machine->vm, err);
     if (rc == 0) {
         machine->has_irqchip = (machine->vm->features & VM_HAS_IRQCHIP) != 0;
+        machine->has_own_time = (machine->vm->features & VM_HAS_OWN_TIME) != 0;
         rc = machine->has_irqchip ? 0 : micro_create_irqchip(machine, err);
     }
     if (rc == 0) {

@@ -134,6 +134,11 @@ static bool apic_send(void *ctx, uint32_t target, uint32_t icr)
     return lapic_send(((struct machine *)ctx)->lapics, target, icr);
 }
 
+static void timer_expired(void *ctx, uint32_t vcpu)
+{
+    lapic_timer_expired(((struct machine *)ctx)->lapics, vcpu);
+}
+
 struct vm_callbacks micro_callbacks(struct machine *machine)
 {
     return (struct vm_callbacks){
@@ -151,6 +156,7 @@ struct vm_callbacks micro_callbacks(struct machine *machine)
         .apic_can_end_late = apic_can_end_late,
         .apic_end = apic_end,
         .apic_send = apic_send,
+        .timer_expired = timer_expired,
     };
 }
 
@@ -162,16 +168,29 @@ static void lapic_signal(void *ctx, uint32_t vcpu, enum vcpu_signal signal, uint
     machine->config.engine->vcpu_signal(machine->vcpu[vcpu].vcpu, signal, value);
 }
 
-static uint64_t lapic_now_ns(void *ctx)
+/* The clock of the guest's timers, and its time since 1970. */
+
+static uint64_t now_ns(void *ctx)
 {
-    return clock_monotonic_ns();
+    struct machine *machine = ctx;
+    return machine->has_own_time ? machine->config.engine->vm_now_ns(machine->vm)
+                                 : clock_monotonic_ns();
+}
+
+static uint64_t wall_ns(void *ctx)
+{
+    struct machine *machine = ctx;
+    return machine->has_own_time ? ENGINE_OWN_EPOCH_S * 1000000000ull + now_ns(machine)
+                                 : clock_realtime_ns();
 }
 
 static void lapic_arm_timer(void *ctx, uint32_t vcpu, uint64_t deadline_ns)
 {
     struct machine *machine = ctx;
 
-    if (deadline_ns == UINT64_MAX) {
+    if (machine->has_own_time) {
+        machine->config.engine->vcpu_set_timer(machine->vcpu[vcpu].vcpu, deadline_ns);
+    } else if (deadline_ns == UINT64_MAX) {
         event_timer_disarm(machine->vcpu[vcpu].timer);
     } else {
         event_timer_arm(machine->vcpu[vcpu].timer, deadline_ns);
@@ -205,7 +224,7 @@ int micro_create_irqchip(struct machine *machine, struct error *err)
     const struct lapic_host host = {
         .ctx = machine,
         .signal = lapic_signal,
-        .now_ns = lapic_now_ns,
+        .now_ns = now_ns,
         .arm_timer = lapic_arm_timer,
         .tsc = lapic_tsc,
         .tsc_hz = lapic_tsc_hz,
@@ -314,14 +333,15 @@ static int create_platform(struct machine *machine, struct error *err)
         .pio = machine->pio,
         .memory_below_4g = machine->layout.low_bytes,
         .memory_above_4g = machine->layout.high_bytes,
-        .now_ns = clock_realtime_ns,
+        .ctx = machine,
+        .now_ns = wall_ns,
     };
     const struct power_options power = {
         .pio = machine->pio,
         .sci = line(machine, MICRO_SCI_GSI),
         .has_debug_exit = machine->config.debug_exit,
-        .now_ns = clock_monotonic_ns,
         .ctx = machine,
+        .now_ns = now_ns,
         .power_off = power_off,
         .reset = guest_reset,
         .debug_exit = debug_exit,
@@ -482,6 +502,7 @@ int micro_boot(struct machine *machine, struct x86_state *state, struct error *e
         .kernel_name = machine->kernel_name,
         .initrd_name = machine->initrd_name,
         .command_line = machine->command_line,
+        .is_repeatable = machine->has_own_time,
     };
     int rc = acpi_build(machine->memory, BOOT_ACPI_GPA, BOOT_ACPI_SIZE, &acpi, &boot.rsdp_gpa, err);
     return rc < 0 ? rc : boot_load(&boot, state, err);
@@ -493,6 +514,7 @@ int micro_create(struct machine *machine, struct error *err)
         .ctx = machine,
         .loop = machine->config.loop,
         .memory = machine->memory,
+        .is_repeatable = machine->has_own_time,
         .stop_vm = stop_vm,
     };
     int rc = create_platform(machine, err);

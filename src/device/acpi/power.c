@@ -35,7 +35,7 @@ static void update_sci(struct power *power)
 /* 24 bits of a counter at 3.579545 MHz. */
 static uint32_t timer_value(const struct power *power)
 {
-    uint64_t ns = power->options.now_ns() - power->timer_base_ns;
+    uint64_t ns = power->options.now_ns(power->options.ctx) - power->timer_base_ns;
     return (uint32_t)((unsigned __int128)ns * PM_TIMER_HZ / 1000000000u) & 0xffffffu;
 }
 
@@ -169,7 +169,7 @@ static void power_reset(struct device *device)
     power->status = 0;
     power->enable = 0;
     power->control = CONTROL_SCI_EN; /* there is no other mode than ACPI's */
-    power->timer_base_ns = power->options.now_ns();
+    power->timer_base_ns = power->options.now_ns(power->options.ctx);
     update_sci(power);
     pthread_mutex_unlock(&power->lock);
 }
@@ -181,7 +181,7 @@ static void power_save(struct device *device, struct archive_writer *writer)
     archive_put_u16(writer, power->status);
     archive_put_u16(writer, power->enable);
     archive_put_u16(writer, power->control);
-    archive_put_u64(writer, power->options.now_ns() - power->timer_base_ns);
+    archive_put_u64(writer, power->options.now_ns(power->options.ctx) - power->timer_base_ns);
 }
 
 static int power_restore(struct device *device, struct archive_reader *reader, uint32_t version,
@@ -192,7 +192,7 @@ static int power_restore(struct device *device, struct archive_reader *reader, u
     power->status = archive_get_u16(reader) & PM1_STATUS_BITS;
     power->enable = archive_get_u16(reader) & PM1_ENABLE_BITS;
     power->control = (archive_get_u16(reader) & 0x1cff) | CONTROL_SCI_EN;
-    power->timer_base_ns = power->options.now_ns() - archive_get_u64(reader);
+    power->timer_base_ns = power->options.now_ns(power->options.ctx) - archive_get_u64(reader);
     update_sci(power);
     return reader->status < 0 ? error_set(err, EBADMSG, "%s: the state is cut short", device->name)
                               : 0;

@@ -21,7 +21,7 @@ struct power_options {
     struct bus *pio;
     struct irq_line sci; /* level-triggered */
     bool has_debug_exit;
-    uint64_t (*now_ns)(void);
+    uint64_t (*now_ns)(void *ctx);
     void *ctx;
     /* Any vCPU thread, without a lock. */
     void (*power_off)(void *ctx);

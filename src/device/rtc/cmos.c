@@ -106,7 +106,8 @@ static int64_t days_from_civil(const struct civil *civil)
 /* The clock's registers from the time. */
 static void clock_load(struct cmos *cmos)
 {
-    int64_t now = (int64_t)(cmos->options.now_ns() / NS_PER_SECOND) + cmos->offset_s;
+    int64_t now =
+        (int64_t)(cmos->options.now_ns(cmos->options.ctx) / NS_PER_SECOND) + cmos->offset_s;
     int64_t days = (now >= 0 ? now : now - (SECONDS_PER_DAY - 1)) / SECONDS_PER_DAY;
     int second = (int)(now - days * SECONDS_PER_DAY);
     struct civil civil = civil_from_days(days);
@@ -144,12 +145,12 @@ static void clock_store(struct cmos *cmos)
     int64_t now = days_from_civil(&civil) * SECONDS_PER_DAY + (int64_t)hours * 3600 +
                   (int64_t)from_form(cmos, cmos->memory[REG_MINUTES]) * 60 +
                   from_form(cmos, cmos->memory[REG_SECONDS]);
-    cmos->offset_s = now - (int64_t)(cmos->options.now_ns() / NS_PER_SECOND);
+    cmos->offset_s = now - (int64_t)(cmos->options.now_ns(cmos->options.ctx) / NS_PER_SECOND);
 }
 
 static uint8_t register_read(struct cmos *cmos, uint8_t index)
 {
-    const uint64_t now_ns = cmos->options.now_ns();
+    const uint64_t now_ns = cmos->options.now_ns(cmos->options.ctx);
 
     if (is_clock(index) && (cmos->memory[REG_B] & B_SET) == 0) {
         clock_load(cmos);

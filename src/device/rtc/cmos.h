@@ -8,7 +8,8 @@
 struct cmos_options {
     struct bus *pio;
     uint64_t memory_below_4g, memory_above_4g; /* bytes, for the size registers of firmware */
-    uint64_t (*now_ns)(void);                  /* nanoseconds since 1970 */
+    void *ctx;
+    uint64_t (*now_ns)(void *ctx); /* nanoseconds since 1970 */
 };
 
 /* The device is the caller's: device->ops->destroy. */

@@ -312,7 +312,7 @@ static void register_write(void *ctx, uint32_t vcpu, uint64_t offset, unsigned s
     if (offset >= NOTIFY_OFFSET) {
         uint64_t index = (offset - NOTIFY_OFFSET) / NOTIFY_STRIDE;
         if (index < pci->device->ops->queue_count) {
-            virtio_notify(pci->device, (unsigned)index);
+            virtio_ring(pci->device, (unsigned)index);
         }
         return;
     }

@@ -13,6 +13,7 @@
 struct virtio_rng {
     struct virtio_device virtio;
     uint64_t bytes;
+    uint64_t sequence; /* of a repeatable machine */
     struct virtqueue_chain chain;
 };
 
@@ -21,7 +22,19 @@ static struct virtio_rng *rng_from_virtio(struct virtio_device *virtio)
     return container_of(virtio, struct virtio_rng, virtio);
 }
 
-static uint32_t fill(const struct virtqueue_chain *chain)
+/* The same bytes in each run, by SplitMix64. Not for keys. */
+static ssize_t get_repeatable(struct virtio_rng *rng, uint8_t *out_data, size_t size)
+{
+    for (size_t i = 0; i < size; i++) {
+        uint64_t z = rng->sequence += 0x9e3779b97f4a7c15ull;
+        z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
+        z = (z ^ z >> 27) * 0x94d049bb133111ebull;
+        out_data[i] = (uint8_t)(z ^ z >> 31);
+    }
+    return (ssize_t)size;
+}
+
+static uint32_t fill(struct virtio_rng *rng, const struct virtqueue_chain *chain)
 {
     uint32_t done = 0;
     const struct iovec *iov = chain->iov + chain->readable_count;
@@ -29,7 +42,9 @@ static uint32_t fill(const struct virtqueue_chain *chain)
         size_t at = 0;
         while (at < iov[i].iov_len && done < MAX_REQUEST_BYTES) {
             size_t size = MIN(iov[i].iov_len - at, MAX_REQUEST_BYTES - done);
-            ssize_t n = getrandom((uint8_t *)iov[i].iov_base + at, size, 0);
+            uint8_t *to = (uint8_t *)iov[i].iov_base + at;
+            ssize_t n = rng->virtio.host->is_repeatable ? get_repeatable(rng, to, size)
+                                                        : getrandom(to, size, 0);
             if (n < 0 && errno == EINTR) {
                 continue;
             }
@@ -48,7 +63,7 @@ static void rng_process(struct virtio_device *virtio, unsigned index)
     struct virtio_rng *rng = rng_from_virtio(virtio);
     unsigned count = 0;
     while (count < CHAINS_PER_TURN && virtio_pop(virtio, index, &rng->chain)) {
-        uint32_t size = fill(&rng->chain);
+        uint32_t size = fill(rng, &rng->chain);
         rng->bytes += size;
         virtqueue_push(virtio_queue(virtio, index), &rng->chain, size);
         count++;

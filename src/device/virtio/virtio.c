@@ -11,6 +11,8 @@
 #define NO_VECTOR     0xffffu
 #define MAX_BREAKAGES 16
 #define RESET_WAIT_NS 100000000
+/* Much longer than any request takes, and short enough for who pauses a machine just then. */
+#define REPEATABLE_WAIT_NS 2000000000
 
 void virtio_lock(struct virtio_device *device)
 {
@@ -92,21 +94,26 @@ static void process(struct virtio_device *device, unsigned index)
     }
 }
 
-void virtio_process_all(struct virtio_device *device)
+/* The driver's order is carried out. In a repeatable machine it waits for that, until the requests are done. */
+static void carry_out(struct virtio_device *device, struct virtio_queue_slot *slot)
 {
-    for (unsigned i = 0; i < device->ops->queue_count; i++) {
-        process(device, i);
+    process(device, (unsigned)(slot - device->slot));
+    if (device->host->is_repeatable && !device->is_paused) {
+        if (device->ops->drain != NULL && virtio_is_running(device)) {
+            device->ops->drain(device);
+        }
+        slot->orders_done = slot->orders;
+        pthread_cond_broadcast(&device->loop_done);
     }
 }
 
 static void queue_notified(void *ctx)
 {
     struct virtio_queue_slot *slot = ctx;
-    struct virtio_device *device = slot->device;
-    virtio_lock(device);
+    virtio_lock(slot->device);
     slot->notifications++;
-    process(device, (unsigned)(slot - device->slot));
-    virtio_unlock(device);
+    carry_out(slot->device, slot);
+    virtio_unlock(slot->device);
 }
 
 /* Everything but the PCI function's own registers to the state after power-up. Loop's thread, with the lock. */
@@ -125,7 +132,7 @@ static void reset_now(struct virtio_device *device)
     device->config_vector = NO_VECTOR;
     device->is_reset_wanted = false;
     device->is_start_wanted = false;
-    pthread_cond_broadcast(&device->reset_done);
+    pthread_cond_broadcast(&device->loop_done);
 }
 
 static void start_now(struct virtio_device *device)
@@ -134,7 +141,9 @@ static void start_now(struct virtio_device *device)
     if (device->ops->start != NULL) {
         device->ops->start(device);
     }
-    virtio_process_all(device);
+    for (unsigned i = 0; i < device->ops->queue_count; i++) {
+        carry_out(device, &device->slot[i]);
+    }
 }
 
 static void controlled(void *ctx)
@@ -149,6 +158,22 @@ static void controlled(void *ctx)
     virtio_unlock(device);
 }
 
+static struct timespec time_in(long ns)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_nsec += ns;
+    until.tv_sec += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    return until;
+}
+
+/* How long a vCPU waits for the loop's thread. */
+static long wait_ns(const struct virtio_device *device)
+{
+    return device->host->is_repeatable ? REPEATABLE_WAIT_NS : RESET_WAIT_NS;
+}
+
 /* The loop's thread does it: requests in flight are its business. The driver may see the old status for a while (2.1.2:
  * it waits for 0); since most drivers do not expect that, wait a little, but not for good: the loop's thread may itself wait for
  * this vCPU. */
@@ -160,14 +185,10 @@ static void ask_for_reset(struct virtio_device *device)
         return;
     }
     event_notifier_signal(device->control);
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_nsec += RESET_WAIT_NS;
-    until.tv_sec += until.tv_nsec / 1000000000;
-    until.tv_nsec %= 1000000000;
+    struct timespec until = time_in(wait_ns(device));
     int rc = 0;
     while (device->is_reset_wanted && rc == 0) {
-        rc = pthread_cond_timedwait(&device->reset_done, &device->lock, &until);
+        rc = pthread_cond_timedwait(&device->loop_done, &device->lock, &until);
     }
 }
 
@@ -184,6 +205,17 @@ static void freeze_features(struct virtio_device *device)
         struct virtqueue *queue = &device->slot[i].queue;
         queue->has_event_idx = (device->features & VIRTIO_FEATURE_EVENT_IDX) != 0;
         queue->has_indirect = (device->features & VIRTIO_FEATURE_INDIRECT_DESC) != 0;
+    }
+}
+
+/* In a repeatable machine the driver goes on when the device has seen it start. */
+static void wait_for_start(struct virtio_device *device)
+{
+    struct timespec until = time_in(wait_ns(device));
+    int rc = 0;
+    bool waits = device->host->is_repeatable && !event_loop_is_own_thread(device->host->loop);
+    while (waits && device->is_start_wanted && rc == 0) {
+        rc = pthread_cond_timedwait(&device->loop_done, &device->lock, &until);
     }
 }
 
@@ -216,6 +248,7 @@ void virtio_write_status(struct virtio_device *device, uint8_t value)
         virtio_pci_attach_doorbells(device->pci);
         device->is_start_wanted = true;
         event_notifier_signal(device->control);
+        wait_for_start(device);
     }
 }
 
@@ -248,6 +281,24 @@ void virtio_notify(struct virtio_device *device, unsigned index)
     event_notifier_signal(device->slot[index].notifier);
 }
 
+void virtio_ring(struct virtio_device *device, unsigned index)
+{
+    struct virtio_queue_slot *slot = &device->slot[index];
+    if (!device->host->is_repeatable || event_loop_is_own_thread(device->host->loop)) {
+        virtio_notify(device, index);
+        return;
+    }
+    virtio_lock(device);
+    uint64_t order = ++slot->orders;
+    event_notifier_signal(slot->notifier);
+    struct timespec until = time_in(wait_ns(device));
+    int rc = 0;
+    while (slot->orders_done < order && rc == 0) {
+        rc = pthread_cond_timedwait(&device->loop_done, &device->lock, &until);
+    }
+    virtio_unlock(device);
+}
+
 static void device_reset(struct device *base)
 {
     struct virtio_device *device = virtio_from_device(base);
@@ -255,6 +306,18 @@ static void device_reset(struct device *base)
     reset_now(device);
     virtio_pci_reset(device->pci);
     virtio_unlock(device);
+}
+
+/* Notifications that came while the machine was paused were dropped. */
+static void process_missed(struct virtio_device *device)
+{
+    for (unsigned i = 0; i < device->ops->queue_count; i++) {
+        struct virtio_queue_slot *slot = &device->slot[i];
+        /* To look at a queue without need might send an interrupt without need. */
+        if (!device->host->is_repeatable || slot->orders_done != slot->orders) {
+            carry_out(device, slot);
+        }
+    }
 }
 
 static void device_pause(struct device *base, bool is_paused)
@@ -274,7 +337,7 @@ static void device_pause(struct device *base, bool is_paused)
         if (device->is_start_wanted && virtio_is_running(device)) {
             start_now(device);
         } else {
-            virtio_process_all(device); /* notifications that came meanwhile were dropped */
+            process_missed(device);
         }
     }
     virtio_unlock(device);
@@ -420,7 +483,7 @@ int virtio_init(struct virtio_device *device, const struct virtio_ops *ops,
     pthread_condattr_t attr;
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&device->reset_done, &attr);
+    pthread_cond_init(&device->loop_done, &attr);
     pthread_condattr_destroy(&attr);
     int rc = event_notifier_create(options->host->loop, controlled, device, &device->control, err);
     for (unsigned i = 0; i < ops->queue_count && rc == 0; i++) {
@@ -447,6 +510,6 @@ void virtio_fini(struct virtio_device *device)
         event_notifier_destroy(device->slot[i].notifier);
     }
     event_notifier_destroy(device->control);
-    pthread_cond_destroy(&device->reset_done);
+    pthread_cond_destroy(&device->loop_done);
     pthread_mutex_destroy(&device->lock);
 }

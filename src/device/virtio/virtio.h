@@ -73,6 +73,9 @@ struct virtio_queue_slot {
     struct virtio_device *device;
     uint16_t vector; /* MSI-X, 0xffff: none */
     uint64_t notifications;
+    uint64_t
+        orders; /* of the driver to look at the queue, if the machine is repeatable; and those carried out */
+    uint64_t orders_done;
     uint64_t interrupts;
 };
 
@@ -83,7 +86,7 @@ struct virtio_device {
     const struct virtio_ops *ops;
     const struct device_host *host;
     pthread_mutex_t lock;
-    pthread_cond_t reset_done;
+    pthread_cond_t loop_done; /* the loop's thread has done something that a vCPU waits for */
 
     uint64_t offered_features;
     uint64_t features; /* what the driver took */
@@ -136,14 +139,14 @@ void virtio_interrupt(struct virtio_device *device, unsigned index);
 void virtio_config_changed(struct virtio_device *device);
 /* The guest broke the protocol: the device stops until it is reset, and a guest that goes on so stops the VM. */
 void virtio_break(struct virtio_device *device, const char *why);
-/* Calls process for every enabled queue. Loop's thread, with the lock. */
-void virtio_process_all(struct virtio_device *device);
 
 /* For the transport, with the lock held. */
 void virtio_write_status(struct virtio_device *device, uint8_t value);
 void virtio_write_features(struct virtio_device *device, unsigned half, uint32_t value);
 void virtio_enable_queue(struct virtio_device *device, unsigned index);
-/* For the transport, without the lock: the driver rang the queue's doorbell. */
+/* Have the queue looked at. Any thread. */
 void virtio_notify(struct virtio_device *device, unsigned index);
+/* For the transport, without the lock: the driver rang the queue's doorbell. */
+void virtio_ring(struct virtio_device *device, unsigned index);
 
 #endif

@@ -6,6 +6,7 @@
 #include <time.h>
 #include <x86intrin.h>
 
+#include "engine/soft/icount.h"
 #include "engine/soft/mmu.h"
 #include "engine/soft/system.h"
 
@@ -97,9 +98,21 @@ static uint64_t scaled(const struct soft_vm *vm, uint64_t host_tsc)
                               : (uint64_t)(((unsigned __int128)host_tsc * vm->tsc_ratio) >> 32);
 }
 
+/* The counter that all of the guest's clocks go by, and its rate: the host's TSC, or what icount.c counts. */
+static uint64_t counter(const struct soft_vm *vm)
+{
+    return unlikely(vm->icount.is_on) ? soft_icount_now_ns(vm) : __rdtsc();
+}
+
+static uint64_t counter_hz(const struct soft_vm *vm)
+{
+    return vm->icount.is_on ? SOFT_ICOUNT_HZ : soft_host_tsc_hz();
+}
+
 uint64_t soft_tsc(const struct soft_vcpu *v)
 {
-    return scaled(v->vm, __rdtsc()) + atomic_load_explicit(&v->tsc_offset, memory_order_relaxed);
+    return scaled(v->vm, counter(v->vm)) +
+           atomic_load_explicit(&v->tsc_offset, memory_order_relaxed);
 }
 
 void soft_tsc_set_hz(struct soft_vm *vm, uint64_t hz)
@@ -113,7 +126,7 @@ void soft_tsc_set_hz(struct soft_vm *vm, uint64_t hz)
 void soft_tsc_restore(struct soft_vcpu *v, uint64_t tsc)
 {
     struct soft_vm *vm = v->vm;
-    uint64_t base = tsc - v->tsc_adjust - scaled(vm, __rdtsc());
+    uint64_t base = tsc - v->tsc_adjust - scaled(vm, counter(vm));
     if (v->vcpu.index == 0) {
         atomic_store(&vm->tsc_base, base);
     } else {
@@ -142,28 +155,28 @@ static void scale_of(uint64_t hz, uint32_t *out_mul, int8_t *out_shift)
     *out_shift = shift;
 }
 
-static uint64_t ticks_to_ns(uint64_t ticks)
+static uint64_t ticks_to_ns(const struct soft_vm *vm, uint64_t ticks)
 {
-    return (uint64_t)((unsigned __int128)ticks * NS_PER_SECOND / soft_host_tsc_hz());
+    return (uint64_t)((unsigned __int128)ticks * NS_PER_SECOND / counter_hz(vm));
 }
 
 void soft_clock_init(struct soft_vm *vm)
 {
-    uint64_t now = __rdtsc();
-    vm->tsc_hz = soft_host_tsc_hz();
+    uint64_t now = counter(vm);
+    vm->tsc_hz = counter_hz(vm);
     vm->initial_tsc_offset = 0 - now;
-    atomic_store(&vm->clock_offset_ns, -(int64_t)ticks_to_ns(now));
+    atomic_store(&vm->clock_offset_ns, -(int64_t)ticks_to_ns(vm, now));
 }
 
 uint64_t soft_clock_now_ns(struct soft_vm *vm)
 {
-    return ticks_to_ns(__rdtsc()) + (uint64_t)atomic_load(&vm->clock_offset_ns);
+    return ticks_to_ns(vm, counter(vm)) + (uint64_t)atomic_load(&vm->clock_offset_ns);
 }
 
 /* Every vCPU writes its structure again when it runs next. */
 void soft_clock_set_ns(struct soft_vm *vm, uint64_t ns)
 {
-    atomic_store(&vm->clock_offset_ns, (int64_t)(ns - ticks_to_ns(__rdtsc())));
+    atomic_store(&vm->clock_offset_ns, (int64_t)(ns - ticks_to_ns(vm, counter(vm))));
     for (size_t i = 0; i < ENGINE_MAX_VCPUS; i++) {
         struct soft_vcpu *v = atomic_load(&vm->vcpu[i]);
         if (v) {
@@ -179,14 +192,14 @@ void soft_clock_set_system_time(struct soft_vcpu *v, uint64_t msr_value)
         return;
     }
     uint64_t gpa = msr_value & ~1ull;
-    uint64_t host = __rdtsc();
+    uint64_t now = counter(v->vm);
     if ((gpa & 4095) + sizeof(info) > 4096 || !soft_page_find(v->vm, gpa).slot) {
         return;
     }
     v->clock_version += 2;
     info.version = v->clock_version;
-    info.tsc_timestamp = scaled(v->vm, host) + atomic_load(&v->tsc_offset);
-    info.system_time = ticks_to_ns(host) + (uint64_t)atomic_load(&v->vm->clock_offset_ns);
+    info.tsc_timestamp = scaled(v->vm, now) + atomic_load(&v->tsc_offset);
+    info.system_time = ticks_to_ns(v->vm, now) + (uint64_t)atomic_load(&v->vm->clock_offset_ns);
     uint32_t mul;
     int8_t shift;
     scale_of(v->vm->tsc_hz, &mul, &shift);
@@ -198,17 +211,24 @@ void soft_clock_set_system_time(struct soft_vcpu *v, uint64_t msr_value)
     soft_physical_store(v, gpa, &info.version, sizeof(info.version));
 }
 
+uint64_t soft_wall_clock_ns(const struct soft_vm *vm)
+{
+    if (vm->icount.is_on) {
+        return ENGINE_OWN_EPOCH_S * NS_PER_SECOND + soft_icount_now_ns(vm);
+    }
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (uint64_t)now.tv_sec * NS_PER_SECOND + (uint64_t)now.tv_nsec;
+}
+
 /* The wall clock at the guest's boot. */
 void soft_clock_write_wall_clock(struct soft_vcpu *v, uint64_t gpa)
 {
-    struct timespec now;
     struct pvclock_wall_clock wall = {.version = 2};
     if ((gpa & 4095) + sizeof(wall) > 4096 || !soft_page_find(v->vm, gpa).slot) {
         return;
     }
-    clock_gettime(CLOCK_REALTIME, &now);
-    uint64_t boot =
-        (uint64_t)now.tv_sec * NS_PER_SECOND + (uint64_t)now.tv_nsec - soft_clock_now_ns(v->vm);
+    uint64_t boot = soft_wall_clock_ns(v->vm) - soft_clock_now_ns(v->vm);
     wall.seconds = (uint32_t)(boot / NS_PER_SECOND);
     wall.nanoseconds = (uint32_t)(boot % NS_PER_SECOND);
     soft_physical_store(v, gpa, &wall, sizeof(wall));

@@ -7,6 +7,7 @@
 
 #include "base/core/bits.h"
 #include "cpu/x86/hypervisor.h"
+#include "engine/soft/icount.h"
 #include "engine/soft/system.h"
 
 #define LEAF_1_ECX                                                                                 \
@@ -43,6 +44,8 @@
 
 #define LEAF_KVM        0x40000000u
 #define LEAF_KVM_TIMING 0x40000010u
+#define LEAF_TSC        0x15u /* TSC = crystal (ECX) * EBX / EAX */
+#define LEAF_FREQUENCY  0x16u
 #define KVM_EBX         0x4b4d564bu /* "KVMK" */
 
 struct registers {
@@ -120,9 +123,9 @@ static void add_clocks(struct x86_cpuid *cpuid)
                           .ebx = (uint32_t)(soft_host_tsc_hz() * 25000 / crystal),
                           .ecx = (uint32_t)crystal};
     if (soft_host_is_intel()) {
-        add(cpuid, 0x15, 0, false, r);
+        add(cpuid, LEAF_TSC, 0, false, r);
     }
-    add(cpuid, 0x16, 0, false, (struct registers){.eax = mhz, .ebx = mhz, .ecx = 100});
+    add(cpuid, LEAF_FREQUENCY, 0, false, (struct registers){.eax = mhz, .ebx = mhz, .ecx = 100});
 }
 
 static void add_extended(struct x86_cpuid *cpuid)
@@ -274,8 +277,29 @@ static uint32_t kvm_features(const struct soft_vcpu *v)
     return base ? find(v, base + 1, 0).eax : 0;
 }
 
+/* With icount: the TSC's rate is another, and nothing may depend on when the vCPU's thread runs on the host. */
+static void own_time_in_cpuid(struct soft_vcpu *v)
+{
+    uint32_t base = x86_cpuid_kvm_base(&v->cpuid), khz = SOFT_ICOUNT_HZ / 1000;
+    for (size_t i = 0; i < v->cpuid.count; i++) {
+        struct x86_cpuid_entry *entry = &v->cpuid.entry[i];
+        if (entry->leaf == LEAF_TSC && entry->ecx) {
+            entry->ebx = (uint32_t)((uint64_t)SOFT_ICOUNT_HZ * entry->eax / entry->ecx);
+        } else if (entry->leaf == LEAF_FREQUENCY) {
+            entry->eax = entry->ebx = khz / 1000;
+        } else if (base && entry->leaf == base + 1) {
+            entry->eax &= ~(1u << KVM_FEATURE_STEAL_TIME | 1u << KVM_FEATURE_PV_EOI);
+        } else if (base && entry->leaf == base + (LEAF_KVM_TIMING - LEAF_KVM)) {
+            entry->eax = khz;
+        }
+    }
+}
+
 void soft_features_set(struct soft_vcpu *v)
 {
+    if (v->vm->icount.is_on) {
+        own_time_in_cpuid(v);
+    }
     struct x86_cpuid_entry leaf1 = find(v, 1, 0), leaf7 = find(v, 7, 0);
     struct x86_cpuid_entry leaf81 = find(v, 0x80000001u, 0), leaf88 = find(v, 0x80000008u, 0);
     struct x86_cpuid_entry leaf8_21 = find(v, 0x80000021u, 0);

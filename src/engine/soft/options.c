@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/core/bits.h"
+#include "engine/soft/icount.h"
 
 /* Whether the translator's blocks are verified unless an option says otherwise: meson option verify_code. */
 #ifdef HULL_VERIFY_CODE
@@ -25,8 +26,29 @@ static bool is_word(const char *word, const char *text, size_t length)
     return word && strlen(word) == length && strncmp(word, text, length) == 0;
 }
 
-static bool take_value(const struct option *option, const char *value, size_t length)
+/* "on", or a number up to SOFT_ICOUNT_MAX_SHIFT. */
+static bool take_icount(struct soft_vm *vm, const char *value, size_t length)
 {
+    vm->icount.is_on = !is_word("off", value, length);
+    vm->icount.shift = 0;
+    if (is_word("on", value, length) || !vm->icount.is_on) {
+        return true;
+    }
+    for (size_t i = 0; i < length; i++) {
+        if (value[i] < '0' || value[i] > '9' || vm->icount.shift > SOFT_ICOUNT_MAX_SHIFT) {
+            return false;
+        }
+        vm->icount.shift = vm->icount.shift * 10 + (uint32_t)(value[i] - '0');
+    }
+    return length && vm->icount.shift <= SOFT_ICOUNT_MAX_SHIFT;
+}
+
+static bool take_value(struct soft_vm *vm, const struct option *option, const char *value,
+                       size_t length)
+{
+    if (!option->is_on && !option->text) {
+        return take_icount(vm, value, length);
+    }
     if (option->text) {
         if (!length || length >= option->text_size) {
             return false;
@@ -52,6 +74,7 @@ int soft_options_parse(struct soft_vm *vm, struct soft_trace_options *out_trace,
         {"verify", "on", "off", &vm->verifies},
         {"lockstep", "on", "off", &vm->is_lockstep},
         {"perfmap", "on", "off", &out_trace->has_perf_map},
+        {"icount", NULL, NULL, NULL},
         {"trace", .text = out_trace->path, .text_size = sizeof(out_trace->path)},
         {"symbols", .text = out_trace->symbols, .text_size = sizeof(out_trace->symbols)},
     };
@@ -63,15 +86,17 @@ int soft_options_parse(struct soft_vm *vm, struct soft_trace_options *out_trace,
         while (i < ARRAY_COUNT(known) && !is_word(known[i].name, options, name_length)) {
             i++;
         }
-        if (i == ARRAY_COUNT(known) || !take_value(&known[i], value, value_length)) {
+        if (i == ARRAY_COUNT(known) || !take_value(vm, &known[i], value, value_length)) {
             return error_set(
                 err, EINVAL,
                 "'%.*s' is no option of the engine soft: translate=on|off, "
-                "flags=exact, verify=on|off, lockstep=on, trace=FILE, perfmap=on and symbols=FILE are",
+                "flags=exact, verify=on|off, lockstep=on, icount=on|SHIFT (0 to 10), trace=FILE, perfmap=on "
+                "and symbols=FILE are",
                 (int)length, options);
         }
         options += length + (options[length] == ',');
     }
-    vm->has_exact_flags |= vm->is_lockstep;
+    /* With icount: what flags that do not matter look like depends on where blocks begin and end. */
+    vm->has_exact_flags |= vm->is_lockstep || vm->icount.is_on;
     return 0;
 }

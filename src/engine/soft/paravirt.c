@@ -58,6 +58,7 @@ static void *shared_bytes(struct soft_vcpu *v, uint64_t gpa, size_t size,
 
 /* --- steal time --- */
 
+/* Of the host. */
 static uint64_t clock_ns(clockid_t clock)
 {
     struct timespec now;
@@ -316,12 +317,10 @@ static int64_t pair_clocks(struct soft_vcpu *v, uint64_t gpa, uint64_t type)
     if (type != KVM_CLOCK_PAIRING_WALLCLOCK) {
         return -KVM_EOPNOTSUPP;
     }
-    struct timespec now;
-    uint64_t before = soft_tsc(v);
-    clock_gettime(CLOCK_REALTIME, &now);
+    uint64_t before = soft_tsc(v), now = soft_wall_clock_ns(v->vm);
     struct kvm_clock_pairing pairing = {
-        .sec = now.tv_sec,
-        .nsec = now.tv_nsec,
+        .sec = (int64_t)(now / NS_PER_SECOND),
+        .nsec = (int64_t)(now % NS_PER_SECOND),
         .tsc = before + (soft_tsc(v) - before) / 2,
     };
     return write_shared(v, gpa, &pairing, sizeof(pairing)) ? 0 : -KVM_EFAULT;

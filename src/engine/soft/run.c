@@ -4,9 +4,11 @@
 
 #include "engine/soft/block.h"
 #include "engine/soft/breakpoint.h"
+#include "engine/soft/icount.h"
 #include "engine/soft/mmu.h"
 #include "engine/soft/system.h"
 #include "engine/soft/trace.h"
+#include "engine/soft/translate/analyze.h"
 #include "engine/soft/translate/native.h"
 
 /* Requests that wake a sleeper. */
@@ -215,7 +217,9 @@ static void check_breakpoints(struct soft_vcpu *v)
 
 static inline void run_block(struct soft_vcpu *v, bool is_single)
 {
+    uint64_t rip = v->rip;
     soft_block_enter(v, soft_block_find(v, is_single));
+    soft_icount_step(v, rip);
 }
 
 /* One instruction, with what comes before and after it when somebody looks that closely. */
@@ -301,7 +305,10 @@ static bool serve_requests(struct soft_vcpu *v, enum vcpu_exit *out_exit)
         v->activity = X86_ACTIVITY_RUNNING;
     }
     if (v->activity == X86_ACTIVITY_HALTED) {
-        sleep_until_request(v);
+        bool is_on = v->vm->icount.is_on && !(atomic_load(&v->requests) & WAKING);
+        if (!is_on || !soft_icount_skip(v)) {
+            sleep_until_request(v);
+        }
         return true;
     }
     v->is_stepping = needs_steps(v);
@@ -337,7 +344,11 @@ enum vcpu_exit soft_run(struct vcpu *vcpu)
         soft_leave_guest(v);
         return result;
     }
+    bool counts = v->vm->icount.is_on;
     for (;;) {
+        if (unlikely(counts) && v->native_budget <= 0) {
+            soft_icount_expire(v);
+        }
         if (unlikely(atomic_load_explicit(&v->requests, memory_order_relaxed))) {
             if (!serve_requests(v, &result)) {
                 break;
@@ -350,11 +361,15 @@ enum vcpu_exit soft_run(struct vcpu *vcpu)
                 continue;
             }
         }
+        if (unlikely(counts) && v->native_budget < NATIVE_MAX_INSNS) {
+            run_block(v, true);
+            continue;
+        }
         if (!v->native || !soft_native_run(v)) {
             if (unlikely(v->vm->trace != NULL)) {
                 soft_trace_interpreted(v->vm->trace, v, "and its block: not for the translator");
             }
-            run_block(v, false);
+            run_block(v, counts);
         }
     }
     v->op = NULL;

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "engine/soft/block.h"
+#include "engine/soft/icount.h"
 #include "engine/soft/mmu.h"
 #include "engine/soft/options.h"
 #include "engine/soft/system.h"
@@ -49,6 +50,15 @@ static int soft_vm_create(const struct vm_config *config, struct vm **out_vm, st
         free(vm);
         return rc;
     }
+    if (vm->icount.is_on && config->vcpu_count > 1) {
+        soft_trace_destroy(vm->trace);
+        free(vm);
+        return error_set(
+            err, EINVAL,
+            "creating a VM with %u vCPUs that counts its instructions: icount is for 1",
+            config->vcpu_count);
+    }
+    vm->vm.features = vm->icount.is_on ? VM_HAS_OWN_TIME : 0;
     vm->vm.ops = &soft_engine_ops;
     vm->vm.config = *config;
     pthread_mutex_init(&vm->lock, NULL);
@@ -116,6 +126,11 @@ static void soft_vm_set_clock(struct vm *vm, uint64_t ns)
     soft_clock_set_ns(soft_from_vm(vm), ns);
 }
 
+static uint64_t soft_vm_now_ns(struct vm *vm)
+{
+    return soft_icount_now_ns(soft_from_vm(vm));
+}
+
 static size_t dirty_words(const struct guest_slot *slot)
 {
     return (slot->size_bytes / GUEST_PAGE_SIZE + 63) / 64;
@@ -179,6 +194,9 @@ static void soft_vcpu_destroy(struct vcpu *vcpu)
         return;
     }
     struct soft_vcpu *v = soft_from_vcpu(vcpu);
+    if (v->vm->icount.is_on) {
+        soft_icount_report(v);
+    }
     atomic_store(&v->vm->vcpu[vcpu->index], NULL);
     soft_native_fini(v);
     soft_simd_fini(v);
@@ -207,6 +225,7 @@ static int soft_vcpu_create(struct vm *base, uint32_t index, const struct x86_cp
     v->vm = vm;
     v->cpuid = *cpuid;
     v->delivering = -1;
+    soft_icount_init(v);
     soft_tlb_init(v);
     v->tlb = &v->tlbs[SOFT_TLB_SUPERVISOR];
     pthread_mutex_init(&v->wait_lock, NULL);
@@ -246,9 +265,17 @@ static int soft_vcpu_set_tsc_hz(struct vcpu *vcpu, uint64_t hz, struct error *er
 {
     struct soft_vm *vm = soft_from_vcpu(vcpu)->vm;
     if (!engine_same_tsc_rate(vm->tsc_hz, hz)) {
+        if (vm->icount.is_on) {
+            return -ENOTSUP;
+        }
         soft_tsc_set_hz(vm, hz);
     }
     return 0;
+}
+
+static void soft_vcpu_set_timer(struct vcpu *vcpu, uint64_t deadline_ns)
+{
+    soft_icount_set_timer(soft_from_vcpu(vcpu), deadline_ns);
 }
 
 static int soft_get_state(struct vcpu *vcpu, struct x86_state *out_state, struct error *err)
@@ -280,7 +307,8 @@ static uint64_t soft_vcpu_tsc(struct vcpu *vcpu)
 static void soft_vcpu_stats(struct vcpu *vcpu,
                             void (*emit)(void *ctx, const char *name, uint64_t value), void *ctx)
 {
-    const struct soft_stats *stats = &soft_from_vcpu(vcpu)->stats;
+    const struct soft_vcpu *v = soft_from_vcpu(vcpu);
+    const struct soft_stats *stats = &v->stats;
     const struct {
         const char *name;
         const uint64_t *value;
@@ -304,6 +332,9 @@ static void soft_vcpu_stats(struct vcpu *vcpu,
     for (size_t i = 0; i < ARRAY_COUNT(counters); i++) {
         emit(ctx, counters[i].name, __atomic_load_n(counters[i].value, __ATOMIC_RELAXED));
     }
+    if (v->vm->icount.is_on) {
+        emit(ctx, "icount", soft_icount_executed(v));
+    }
 }
 
 const struct engine_ops soft_engine_ops = {
@@ -320,6 +351,7 @@ const struct engine_ops soft_engine_ops = {
     .vm_set_ioapic = soft_vm_set_ioapic,
     .vm_get_clock = soft_vm_get_clock,
     .vm_set_clock = soft_vm_set_clock,
+    .vm_now_ns = soft_vm_now_ns,
     .vm_log_start = soft_vm_log_start,
     .vm_log_stop = soft_vm_log_stop,
     .vm_log_fetch = soft_vm_log_fetch,
@@ -329,6 +361,7 @@ const struct engine_ops soft_engine_ops = {
     .vcpu_set_tsc_hz = soft_vcpu_set_tsc_hz,
     .vcpu_run = soft_run,
     .vcpu_kick = soft_kick,
+    .vcpu_set_timer = soft_vcpu_set_timer,
     .vcpu_signal = soft_signal,
     .vcpu_get_state = soft_get_state,
     .vcpu_set_state = soft_set_state,

@@ -168,5 +168,6 @@ const uint8_t *native_on_string(struct soft_vcpu *v, const struct native_site *s
             return NULL;
         }
     }
+    v->native_budget -= v->vm->icount.is_on;
     return (const uint8_t *)(site + 1);
 }

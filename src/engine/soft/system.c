@@ -4,6 +4,7 @@
 #include "base/core/bits.h"
 #include "engine/soft/block.h"
 #include "engine/soft/breakpoint.h"
+#include "engine/soft/icount.h"
 #include "engine/soft/interpret/alu.h"
 #include "engine/soft/interpret/operand.h"
 #include "engine/soft/mmu.h"
@@ -235,8 +236,10 @@ static void bound(struct soft_vcpu *v, const struct soft_op *op)
 static void rdrand(struct soft_vcpu *v, const struct soft_op *op)
 {
     unsigned long long value = 0;
-    uint8_t ok;
-    if (op->variant) {
+    uint8_t ok = true;
+    if (v->vm->icount.is_on) {
+        value = soft_icount_random(v);
+    } else if (op->variant) {
         __asm__ volatile("rdseed %0; setc %1" : "=r"(value), "=q"(ok)::"cc");
     } else {
         __asm__ volatile("rdrand %0; setc %1" : "=r"(value), "=q"(ok)::"cc");

@@ -150,6 +150,8 @@ void soft_tsc_set_hz(struct soft_vm *vm, uint64_t hz);
 void soft_clock_set_system_time(struct soft_vcpu *v, uint64_t msr_value);
 void soft_clock_write_wall_clock(struct soft_vcpu *v, uint64_t msr_value);
 uint64_t soft_clock_now_ns(struct soft_vm *vm);
+/* Since 1970, as the guest is told. */
+uint64_t soft_wall_clock_ns(const struct soft_vm *vm);
 void soft_clock_set_ns(struct soft_vm *vm, uint64_t ns);
 void soft_clock_init(struct soft_vm *vm);
 

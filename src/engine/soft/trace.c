@@ -273,6 +273,15 @@ bool soft_read_instruction(struct soft_vcpu *v, uint8_t out_bytes[X86_INSN_MAX_L
     return status == X86_DECODE_OK;
 }
 
+bool soft_is_at_repetition(struct soft_vcpu *v)
+{
+    struct x86_insn insn;
+    uint8_t bytes[X86_INSN_MAX_LENGTH];
+    return soft_read_instruction(v, bytes, &insn) &&
+           x86_rows[insn.row].attributes & X86_ROW_STRING &&
+           insn.prefixes & (X86_PREFIX_REP | X86_PREFIX_REPNE);
+}
+
 void soft_trace_interpreted(struct soft_trace *trace, struct soft_vcpu *v, const char *reason)
 {
     if (!trace->log) {

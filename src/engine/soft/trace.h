@@ -34,6 +34,8 @@ void soft_trace_interpreted(struct soft_trace *trace, struct soft_vcpu *v, const
 /* The instruction at RIP, without faults and without changing accessed bits. False: it cannot be read or is none. */
 bool soft_read_instruction(struct soft_vcpu *v, uint8_t out_bytes[X86_INSN_MAX_LENGTH],
                            struct x86_insn *out_insn);
+/* Is the instruction at RIP a string instruction with a prefix that repeats it? */
+bool soft_is_at_repetition(struct soft_vcpu *v);
 /* A line of its own. */
 void soft_trace_note(struct soft_trace *trace, const struct soft_vcpu *v, const char *text);
 

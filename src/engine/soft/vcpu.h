@@ -156,6 +156,9 @@ struct soft_vcpu {
     uint64_t native_return;    /* of the stub that fills the TLB */
     uint64_t native_target;    /* of an indirect branch under way */
     uint64_t native_fault_rip; /* of the instruction that may fault on the host */
+    int32_t native_budget;     /* icount.h: instructions that may run until something is due */
+    uint32_t
+        native_fault_unrun; /* those of the block that have not run when native_fault_rip faults */
     uint32_t native_host_mxcsr;
     uint8_t native_vectors_live; /* the host's registers hold vector[] and mxcsr */
     uint8_t native_x87_live;     /* and fx[] */
@@ -197,6 +200,11 @@ struct soft_vcpu {
     _Atomic uint64_t tsc_offset; /* guest TSC minus the host's, at the guest's rate */
     uint32_t clock_version;      /* of the kvmclock structure */
     struct soft_paravirt paravirt;
+    struct {
+        uint64_t end; /* how many instructions will have run when native_budget is 0 */
+        uint64_t skipped_ns, deadline_ns;
+        uint64_t random;
+    } icount; /* icount.h */
 
     /* Events. */
     bool shadow_sti, shadow_mov_ss; /* until after the next instruction */
@@ -280,8 +288,12 @@ struct soft_vm {
     bool has_exact_flags;             /* option: see docs/engines.md */
     bool verifies;                    /* option: each translated block is verified */
     struct soft_trace *trace;         /* NULL: none */
-    bool is_lockstep;                 /* option: the interpreter checks the translator */
-    uint64_t initial_tsc_offset;      /* so that the guest's counter starts near 0 */
+    struct {
+        bool is_on;
+        uint32_t shift;          /* an instruction takes 1 << shift ns */
+    } icount;                    /* option: see icount.h */
+    bool is_lockstep;            /* option: the interpreter checks the translator */
+    uint64_t initial_tsc_offset; /* so that the guest's counter starts near 0 */
     bool is_intel;             /* the host's vendor, thus the guest's: a few instructions differ */
     uint64_t tsc_hz;           /* the guest's */
     uint64_t tsc_ratio;        /* guest ticks in a host tick, times 2^32; 0: they are the same */

@@ -41,6 +41,7 @@ struct boot_config {
     int kernel_fd, initrd_fd; /* initrd_fd -1: none */
     const char *kernel_name, *initrd_name;
     const char *command_line; /* "" for none */
+    bool is_repeatable;       /* the kernel gets the same seed for random numbers each time */
 };
 
 /* Loads the kernel and what it needs, and puts the entry state into *state, which holds a boot processor's reset state.

@@ -33,7 +33,9 @@ static int put_rng_seed(const struct loader *loader, struct error *err)
     uint8_t data[sizeof(struct setup_data) + RNG_SEED_SIZE];
     const struct setup_data head = {.next = 0, .type = SETUP_RNG_SEED, .len = RNG_SEED_SIZE};
     memcpy(data, &head, sizeof(head));
-    if (getrandom(data + sizeof(head), RNG_SEED_SIZE, 0) != (ssize_t)RNG_SEED_SIZE) {
+    if (loader->config->is_repeatable) {
+        memset(data + sizeof(head), 0, RNG_SEED_SIZE);
+    } else if (getrandom(data + sizeof(head), RNG_SEED_SIZE, 0) != (ssize_t)RNG_SEED_SIZE) {
         return error_set_errno(err, errno, "getting random bytes for the guest");
     }
     loader_write(loader, BOOT_RNG_SEED_GPA, data, sizeof(data));

@@ -9,7 +9,7 @@
 
 static uint64_t now_s;
 
-static uint64_t now_ns(void)
+static uint64_t now_ns(void *ctx)
 {
     return now_s * 1000000000u;
 }

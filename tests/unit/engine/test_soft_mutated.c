@@ -363,6 +363,8 @@ static bool vcpu_is_intact(const struct bed *b)
         SPAN(native_group),
         SPAN(native_target),
         SPAN(native_fault_rip),
+        SPAN(native_fault_unrun),
+        SPAN(native_budget),
         SPAN(native_vectors_live),
         SPAN(native_x87_live),
         SPAN(native_x87),

@@ -21,6 +21,7 @@
 #include "base/core/invariant.h"
 #include "base/host/log.h"
 #include "engine/soft/block.h"
+#include "engine/soft/icount.h"
 #include "engine/soft/mmu.h"
 #include "engine/soft/trace.h"
 #include "engine/soft/translate/analyze.h"
@@ -454,7 +455,9 @@ static void interpret_one(struct soft_vcpu *v, const char *reason)
     if (unlikely(v->vm->trace != NULL)) {
         soft_trace_interpreted(v->vm->trace, v, reason);
     }
+    uint64_t rip = v->rip;
     soft_block_enter(v, soft_block_find(v, true));
+    soft_icount_step(v, rip);
     v->op = NULL;
     v->block = NULL;
 }
@@ -527,6 +530,7 @@ const uint8_t *native_on_fault(struct soft_vcpu *v, void *unused)
         return again;
     }
     v->rip = v->native_fault_rip;
+    v->native_budget += (int32_t)v->native_fault_unrun;
     interpret_one(v, "the host's CPU faulted");
     return go_on(v);
 }
@@ -596,6 +600,7 @@ const uint8_t *native_on_indirect(struct soft_vcpu *v, const struct native_site 
         /* The instruction itself faults: as if it had not begun. */
         v->gpr[X86_RSP] -= site->next;
         v->rip = site->rip;
+        v->native_budget++;
         interpret_one(v, "its target is not canonical");
     }
     return go_on(v);

@@ -31,6 +31,9 @@ void native_emit_exit(struct translation *t, uint64_t rip, uint32_t live)
     struct emitter *e = &t->e;
     uint32_t number = t->link_count;
     if (is_same_page(t, rip)) {
+        if (t->counts) {
+            native_give_up_flags(t, live);
+        }
         struct native_link *link = new_link(t, rip, live);
         link->place = emit_jmp(e);
         return;
@@ -70,6 +73,9 @@ static void emit_jcc_exits(struct translation *t, const struct native_insn *n)
     native_want_flags(t, SCRATCH);
     uint8_t condition = n->insn.opcode & 15;
     if (is_same_page(t, taken)) {
+        if (t->counts && t->source->live_taken && !(t->flags & FLAGS_SAVED)) {
+            native_save_flags(t);
+        }
         struct native_link *link = new_link(t, taken, t->source->live_taken);
         link->place = emit_jcc(e, condition);
         native_emit_exit(t, next, t->source->live_next);

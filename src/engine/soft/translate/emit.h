@@ -32,6 +32,7 @@ enum host_reg {
 #define HOST_IF_ABOVE     0x7
 #define HOST_IF_EQUAL     0x4
 #define HOST_IF_NOT_EQUAL 0x5
+#define HOST_IF_SIGN      0x8
 
 struct emitter {
     uint8_t *at;

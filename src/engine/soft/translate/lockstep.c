@@ -33,6 +33,7 @@ struct registers {
     uint64_t rip;
     uint16_t status;
     uint32_t mxcsr;
+    int32_t budget; /* not compared: the interpreter's turn does not count */
     uint8_t vector[16][32];
     uint8_t fx[512];
     uint8_t x87[sizeof(((struct soft_vcpu *)0)->native_x87)]; /* what becomes part of fx later */
@@ -84,6 +85,7 @@ static void read_registers(const struct soft_vcpu *v, struct registers *out)
     out->rip = v->rip;
     out->status = v->status;
     out->mxcsr = v->mxcsr;
+    out->budget = v->native_budget;
     memcpy(out->vector, v->vector, sizeof(out->vector));
     memcpy(out->fx, v->fx, sizeof(out->fx));
     memcpy(out->x87, &v->native_x87, sizeof(out->x87));
@@ -95,6 +97,7 @@ static void write_registers(struct soft_vcpu *v, const struct registers *in)
     v->rip = in->rip;
     v->status = in->status;
     v->mxcsr = in->mxcsr;
+    v->native_budget = in->budget;
     memcpy(v->vector, in->vector, sizeof(in->vector));
     memcpy(v->fx, in->fx, sizeof(in->fx));
     memcpy(&v->native_x87, in->x87, sizeof(in->x87));
@@ -365,16 +368,6 @@ static noreturn_fn void give_up(struct soft_vcpu *v, uint64_t rip)
     abort();
 }
 
-/* Translated code may have left in the middle of a repeated string instruction. */
-static bool is_at_repetition(struct soft_vcpu *v)
-{
-    struct x86_insn insn;
-    uint8_t bytes[X86_INSN_MAX_LENGTH];
-    return soft_read_instruction(v, bytes, &insn) &&
-           x86_rows[insn.row].attributes & X86_ROW_STRING &&
-           insn.prefixes & (X86_PREFIX_REP | X86_PREFIX_REPNE);
-}
-
 const uint8_t *soft_lockstep_end(struct soft_vcpu *v, uint64_t rip, bool is_block_end)
 {
     struct soft_lockstep *l = v->lockstep;
@@ -400,7 +393,8 @@ const uint8_t *soft_lockstep_end(struct soft_vcpu *v, uint64_t rip, bool is_bloc
     read_registers(v, &l->interpreted);
     if (outcome == SAME) {
         outcome = compare(l, undefined);
-        if (outcome == DIFFERENT && is_at_repetition(v)) {
+        /* Translated code may have left in the middle of it. */
+        if (outcome == DIFFERENT && soft_is_at_repetition(v)) {
             outcome = NOT_COMPARABLE;
         }
     }

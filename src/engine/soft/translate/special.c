@@ -38,10 +38,12 @@ void native_emit_string(struct translation *t, const struct native_insn *n)
         description |= NATIVE_STRING_REPNE;
     }
     native_give_up_flags(t, n->live_before);
+    native_emit_count(t, native_left(t, t->index));
     emit_mov_imm(&t->e, SCRATCH, description);
     emit_bind(emit_call(&t->e), t->native->string);
     emit64(&t->e, native_rip(t->source, t->index));
     emit64(&t->e, native_next_rip(t->source, t->index));
+    native_emit_count(t, 1 - native_left(t, t->index)); /* who ran it has counted it */
     t->flags = FLAGS_SAVED;
     t->has_vectors = t->has_x87 = false; /* if the interpreter had to help */
     t->address_group = NATIVE_NO_GROUP;

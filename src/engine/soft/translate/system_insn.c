@@ -36,8 +36,8 @@ static enum native_small small_of(uint16_t id)
 bool native_system_is_allowed(const struct soft_vcpu *v, const struct x86_insn *insn, uint32_t mode)
 {
     bool is_kernel = (mode & NATIVE_MODE_TLB) != SOFT_TLB_USER;
-    if (v->lockstep) {
-        return false; /* it compares no system state */
+    if (v->lockstep || v->vm->icount.is_on) {
+        return false; /* the one compares no system state; with the other, clocks are not the host's */
     }
     switch (insn->id) {
     case X86_ID_CLI:

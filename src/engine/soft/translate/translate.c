@@ -22,6 +22,24 @@ static uint8_t home(uint8_t guest_reg)
     return guest_reg == X86_RSP ? HOST_R13 : guest_reg;
 }
 
+void native_emit_count(struct translation *t, int32_t change)
+{
+    if (!t->counts || !change) {
+        return;
+    }
+    bool is_add = change > 0;
+    uint8_t by = (uint8_t)(is_add ? change : -change);
+    _Static_assert(NATIVE_MAX_INSNS < 128, "the immediate is a signed byte");
+    emit_insn(&t->e, &(struct host_insn){.opcode = 0x83, /* add or sub dword [native_budget], by */
+                                         .reg = is_add ? 0 : 5,
+                                         .is_memory = true,
+                                         .base = HOST_RSP,
+                                         .index = HOST_NONE,
+                                         .disp = VCPU_FIELD(native_budget),
+                                         .imm_bytes = 1,
+                                         .imm = &by});
+}
+
 void native_save_flags(struct translation *t)
 {
     struct emitter *e = &t->e;
@@ -497,6 +515,15 @@ static void emit_divide(struct translation *t, const struct native_insn *n)
     native_give_up_flags(t, n->live_before);
     emit_mov_imm(&t->e, SCRATCH, native_rip(t->source, t->index));
     emit_op_base(&t->e, HOST_OP_MOV_RM_REG, SCRATCH, HOST_RSP, VCPU_FIELD(native_fault_rip));
+    if (t->counts) {
+        emit_mov_imm(&t->e, SCRATCH, (uint64_t)native_left(t, t->index));
+        emit_insn(&t->e, &(struct host_insn){.opcode = HOST_OP_MOV_RM_REG,
+                                             .reg = SCRATCH,
+                                             .is_memory = true,
+                                             .base = HOST_RSP,
+                                             .index = HOST_NONE,
+                                             .disp = VCPU_FIELD(native_fault_unrun)});
+    }
     t->flags |= FLAGS_HOST; /* it reads none */
     emit_plain(t, n);
     t->flags = FLAGS_HOST;
@@ -703,9 +730,13 @@ static void emit_leave(struct translation *t, const struct native_insn *n)
 static void emit_interpret(struct translation *t, const struct native_insn *n, bool is_last)
 {
     native_give_up_flags(t, n->live_before);
+    native_emit_count(t, native_left(t, t->index));
     emit_bind(emit_call(&t->e), t->native->interpret);
     emit64(&t->e, native_rip(t->source, t->index));
     emit64(&t->e, is_last ? 0 : native_next_rip(t->source, t->index));
+    if (!is_last) {
+        native_emit_count(t, 1 - native_left(t, t->index));
+    }
     t->flags = FLAGS_SAVED;
     t->has_vectors = false;
     t->has_x87 = false;
@@ -864,12 +895,14 @@ static void emit_slow_paths(struct translation *t)
             if (slow->retry) {
                 emit_fill(t, slow);
             }
+            native_emit_count(t, native_left(t, slow->index));
             emit_bind(emit_call(e), t->native->interpret);
             emit64(e, native_rip(t->source, slow->index));
             emit64(e, slow->after ? native_next_rip(t->source, slow->index) : 0);
             if (!slow->after) {
                 break;
             }
+            native_emit_count(t, 1 - native_left(t, slow->index));
             if (slow->wants_vectors) {
                 emit_bind(emit_call(e), t->native->load_vectors);
             }
@@ -889,7 +922,9 @@ static void emit_slow_paths(struct translation *t)
             emit_bind(emit_call(e), t->native->load_x87);
             emit_bind(emit_jmp(e), slow->after);
             break;
+        case SLOW_BUDGET:
         case SLOW_EXIT:
+            native_emit_count(t, native_left(t, slow->index));
             emit_bind(emit_call(e), t->native->exit_at);
             emit64(e, native_rip(t->source, slow->index));
             emit64(e, 0);
@@ -942,13 +977,20 @@ struct native_block *native_translate(struct soft_vcpu *v, uint64_t rip, uint64_
     t.e.at = native->writable + native->used;
     t.tlb = mode & NATIVE_MODE_TLB;
     t.needs_poll = goes_back(source);
+    t.counts = v->vm->icount.is_on;
     t.address_group = NATIVE_NO_GROUP;
     block->entry_saved = t.e.at;
+    if (t.counts) {
+        native_emit_count(&t, -native_left(&t, 0));
+        native_add_slow(&t, SLOW_BUDGET)->jump = emit_jcc(&t.e, HOST_IF_SIGN);
+        t.flags = FLAGS_SAVED;
+    }
     if (source->insn[0].live_before) {
         native_restore_flags(&t.e, ADDRESS);
-        t.flags = FLAGS_HOST;
+        t.flags |= FLAGS_HOST;
     }
-    block->entry = t.e.at;
+    /* Counting spoils the flags: then there is but one entry. */
+    block->entry = t.counts ? block->entry_saved : t.e.at;
     for (t.index = 0; t.index < source->count; t.index++) {
         const struct native_insn *n = &source->insn[t.index];
         bool is_last = t.index + 1 == source->count;

@@ -14,6 +14,7 @@ enum slow_kind {
     SLOW_X87,       /* the guest's x87 state is to be loaded */
     SLOW_VECTORS,   /* the guest's vectors are to be loaded */
     SLOW_EXIT,      /* a request: leave before the instruction */
+    SLOW_BUDGET,    /* too little is left of native_budget: leave before the block */
     SLOW_INDIRECT,  /* target in R14, not in the jump cache */
 };
 
@@ -44,6 +45,7 @@ struct translation {
     uint32_t flags;            /* FLAGS_* */
     bool has_vectors, has_x87; /* are in the host's registers */
     bool needs_poll;
+    bool counts;             /* icount.h */
     uint32_t checked_groups; /* bit n: group n has its check behind it */
     uint8_t address_group;   /* whose address R14 has */
     int32_t operand_disp;    /* of the operand from R14 */
@@ -54,6 +56,13 @@ struct translation {
     struct slow_path slow[TRANSLATION_MAX_SLOW];
 };
 
+/* With icount: 'change' is what native_budget grows by. Spoils the host's flags. */
+void native_emit_count(struct translation *t, int32_t change);
+/* How many instructions of the block there are from this one on. */
+static inline int32_t native_left(const struct translation *t, uint32_t index)
+{
+    return (int32_t)(t->source->count - index);
+}
 void native_save_flags(struct translation *t);
 void native_restore_flags(struct emitter *e, uint8_t scratch);
 void native_give_up_flags(struct translation *t, uint32_t live);

@@ -46,6 +46,8 @@ static const struct field fields[] = {
     VCPU_RIGHTS(native_x87_live, READ),
     VCPU_RIGHTS(native_x87, READ | WRITE),
     VCPU_RIGHTS(native_fault_rip, READ | WRITE),
+    VCPU_RIGHTS(native_fault_unrun, READ | WRITE),
+    VCPU_RIGHTS(native_budget, READ | WRITE),
     VCPU_RIGHTS(native_vectors_live, READ),
     VCPU_RIGHTS(interrupt_waiting, READ),
     VCPU_RIGHTS(cr0, READ),
