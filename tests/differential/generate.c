@@ -58,7 +58,7 @@ static void aim_branches(struct builder *b)
 
 static uint32_t written_registers(const struct x86_insn *insn)
 {
-    uint32_t mask = 0;
+    uint32_t mask = insn->id == X86_ID_POPA ? 0xff : 0;
     for (unsigned i = 0; i < insn->operand_count; i++) {
         const struct x86_operand *operand = &insn->operand[i];
         if (operand->kind == X86_OPERAND_REG && operand->reg_class == X86_REG_GPR &&
