@@ -1,7 +1,6 @@
 /* TLB shoot-down as a Linux program sees it: while one thread writes through a page without pause, another takes the page away from
  * it: read-only, another page in its place, nothing in its place, a copy for a child. When the system call has returned, not one
  * more write may arrive. Run with two processors or more: shootdown SECONDS. Status 0 and a line of counters if all was right. */
-#define _GNU_SOURCE
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
