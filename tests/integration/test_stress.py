@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT / "tools/guest"))
 from overlay import add_files  # noqa: E402
 
 STRESS = ROOT / "tests/stress"
-TOOLS = ["shootdown", "storm"]  # of tests/guest/linux
+TOOLS = ["jit", "shootdown", "storm"]  # of tests/guest/linux
 SOURCES = ["base/core", "cpu", "engine"]  # what the compiler in the guest gets to compile
 SCRATCH_MIB = 2048
 LOOP_SECONDS = int(os.environ.get("HULL_STRESS_SECONDS", "3600"))
