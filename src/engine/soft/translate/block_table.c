@@ -449,17 +449,22 @@ static const uint8_t *go_on(struct soft_vcpu *v)
     return block ? enter_block(v, block) : leave(v);
 }
 
-/* Runs the instruction at RIP on the interpreter; 'reason' is for the trace. */
-static void interpret_one(struct soft_vcpu *v, const char *reason)
+/* Runs the instruction at RIP on the interpreter, or its whole block; 'reason' is for the trace. */
+static void interpret(struct soft_vcpu *v, bool is_single, const char *reason)
 {
     if (unlikely(v->vm->trace != NULL)) {
         soft_trace_interpreted(v->vm->trace, v, reason);
     }
     uint64_t rip = v->rip;
-    soft_block_enter(v, soft_block_find(v, true));
+    soft_block_enter(v, soft_block_find(v, is_single));
     soft_icount_step(v, rip);
     v->op = NULL;
     v->block = NULL;
+}
+
+static void interpret_one(struct soft_vcpu *v, const char *reason)
+{
+    interpret(v, true, reason);
 }
 
 /* At the beginning of each function that stubs call with all state put away. */
@@ -492,8 +497,13 @@ const uint8_t *native_on_interpret(struct soft_vcpu *v, const struct native_site
     v->rip = rip;
     n->was_cut = false;
     v->stats.native_misses++;
+    /* No way back behind the instruction: it belongs to a group whose check has failed, and the others of the group would come
+     * here one after the other; or the block ends, as the interpreter's does. Not so where the page ends within the
+     * instruction. */
+    bool is_whole = !next && !v->lockstep && !v->vm->icount.is_on &&
+                    (rip & (GUEST_PAGE_SIZE - 1)) <= GUEST_PAGE_SIZE - X86_INSN_MAX_LENGTH;
     do {
-        interpret_one(v, NULL);
+        interpret(v, !is_whole, NULL);
     } while (v->rip - rip < next - rip && v->rip != rip && next && !n->was_cut &&
              !atomic_load_explicit(&v->requests, memory_order_relaxed));
     if (likely(v->rip == next && next && !n->was_cut && current_mode(v) == mode &&
