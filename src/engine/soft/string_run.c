@@ -144,18 +144,20 @@ const uint8_t *native_on_string(struct soft_vcpu *v, const struct native_site *s
     };
     bool is_repeated = description & NATIVE_STRING_REP;
     uint64_t base = v->segment_base[description >> NATIVE_STRING_SEGMENT_SHIFT];
-    uint64_t count = is_repeated ? v->gpr[X86_RCX] : 1;
+    uint64_t mask = description & NATIVE_STRING_32 ? UINT32_MAX : UINT64_MAX;
+    uint64_t count = is_repeated ? v->gpr[X86_RCX] & mask : 1;
     while (count) {
-        uint64_t done = soft_string_run(v, &s, v->gpr[X86_RSI] + base, v->gpr[X86_RDI], count);
+        uint64_t done =
+            soft_string_run(v, &s, (v->gpr[X86_RSI] & mask) + base, v->gpr[X86_RDI] & mask, count);
         if (unlikely(!done)) {
             return NULL;
         }
         uint64_t bytes = s.is_down ? -(done * s.size_bytes) : done * s.size_bytes;
         if (s.kind != SOFT_STRING_STOS && s.kind != SOFT_STRING_SCAS) {
-            v->gpr[X86_RSI] += bytes;
+            v->gpr[X86_RSI] = (v->gpr[X86_RSI] + bytes) & mask;
         }
         if (s.kind != SOFT_STRING_LODS) {
-            v->gpr[X86_RDI] += bytes;
+            v->gpr[X86_RDI] = (v->gpr[X86_RDI] + bytes) & mask;
         }
         count -= done;
         if (is_repeated) {

@@ -265,6 +265,8 @@ static void init_row(size_t number)
         kind = NATIVE_MOV_IMM;
     } else if (id == X86_ID_XCHG && encoding->has_opcode_register) {
         kind = NATIVE_XCHG_RAX;
+    } else if ((id == X86_ID_INC || id == X86_ID_DEC) && encoding->has_opcode_register) {
+        kind = NATIVE_STEP;
     } else if (id == X86_ID_MOV && !encoding->is_vex && encoding->map == 0 &&
                is_between(encoding->opcode, 0xa0, 0xa3)) {
         kind = NATIVE_MOFFS;
@@ -305,15 +307,26 @@ static uint8_t rm_number(const struct x86_insn *insn)
     return (uint8_t)((insn->modrm & 7) | (insn->rex & 1) << 3);
 }
 
+bool native_high_needs_rex(const struct x86_insn *insn)
+{
+    bool other_is_rsp = false;
+    for (uint32_t i = 0; i < insn->operand_count; i++) {
+        const struct x86_operand *operand = &insn->operand[i];
+        other_is_rsp |= operand->kind == X86_OPERAND_REG && !operand->is_high &&
+                        operand->reg == X86_RSP && operand->reg_class == X86_REG_GPR;
+    }
+    return insn->has_memory || other_is_rsp;
+}
+
 /* Can a plain template hold the instruction's registers? Those without a host register need one of two scratch registers,
- * or the one that memory leaves; AH to BH go with no REX prefix, which both scratch registers and most others need. */
-static bool fits_plain(const struct native_insn *n)
+ * or the one that memory leaves; AH to BH go with no REX prefix, which both scratch registers and most others need: those are
+ * turned to where their low byte is, if nothing else is in the same register. */
+static bool fits_plain(const struct soft_vcpu *v, const struct native_insn *n)
 {
     const struct x86_insn *insn = &n->insn;
     const struct native_row *row = n->row;
     uint32_t spilled = 0, available = insn->has_memory ? 1 : 2;
     uint32_t seen = 0;
-    bool has_high = false;
     const struct {
         const struct native_field *field;
         uint8_t number;
@@ -334,21 +347,43 @@ static bool fits_plain(const struct native_insn *n)
             spilled++;
         }
     }
-    for (uint32_t i = 0; i < insn->operand_count; i++) {
-        has_high |= insn->operand[i].kind == X86_OPERAND_REG && insn->operand[i].is_high &&
-                    !insn->operand[i].is_implicit;
-    }
-    if (has_high) {
-        /* Number 4 is AH here; only the other field can be RSP, and needs REX then anyway: MOVZX ESP, AH. */
-        bool other_is_rsp = false;
-        for (uint32_t i = 0; i < insn->operand_count; i++) {
-            other_is_rsp |= insn->operand[i].kind == X86_OPERAND_REG && !insn->operand[i].is_high &&
-                            insn->operand[i].reg == X86_RSP &&
-                            insn->operand[i].reg_class == X86_REG_GPR;
-        }
-        return !insn->has_memory && !insn->rex && !other_is_rsp;
+    if (native_has_high_byte(insn) && native_high_needs_rex(insn)) {
+        return v->native->has_bmi2 && insn->id != X86_ID_CMPXCHG;
     }
     return spilled <= available;
+}
+
+/* Of 32-bit code: may the instruction's template be used? The segments CS, SS, DS and ES are flat. */
+static bool fits_32(const struct native_insn *n, uint32_t mode)
+{
+    const struct x86_insn *insn = &n->insn;
+    bool is_written = n->row->memory_access & X86_OPERAND_WRITE || n->kind == NATIVE_MOFFS;
+    for (uint32_t i = 0; i < insn->operand_count; i++) {
+        /* The number in an immediate has a bit more in 64-bit mode, where 32-bit mode ignores that. */
+        bool is_vector = insn->operand[i].kind == X86_OPERAND_REG &&
+                         insn->operand[i].reg_class == X86_REG_VECTOR;
+        if (i == 3 && is_vector && insn->imm & 0x80) {
+            return false;
+        }
+    }
+    if (!insn->has_memory || n->kind == NATIVE_LEA || n->kind == NATIVE_NOTHING) {
+        return true;
+    }
+    switch (insn->segment) {
+    case X86_CS:
+        return !is_written;
+    case X86_FS:
+    case X86_GS: {
+        /* Templates that check an offset against the limit. */
+        bool is_checked = n->kind == NATIVE_PLAIN || n->kind == NATIVE_DIVIDE ||
+                          n->kind == NATIVE_MOFFS || n->kind == NATIVE_PUSH_MEM ||
+                          n->kind == NATIVE_CALL_INDIRECT || n->kind == NATIVE_JMP_INDIRECT;
+        return is_checked && !(n->row->is_bit_test && !insn->imm_bytes) &&
+               mode & (insn->segment == X86_FS ? NATIVE_MODE_FS : NATIVE_MODE_GS);
+    }
+    default:
+        return true;
+    }
 }
 
 static void classify(const struct soft_vcpu *v, struct native_insn *n, uint32_t mode)
@@ -363,9 +398,11 @@ static void classify(const struct soft_vcpu *v, struct native_insn *n, uint32_t 
     bool is_vector_off =
         row->is_vector && !(mode & (attributes & X86_ROW_VEX ? NATIVE_MODE_AVX : NATIVE_MODE_SSE));
     if (!is_announced || is_vector_off || (insn->has_memory && insn->address_bytes == 2) ||
-        (insn->prefixes & (X86_PREFIX_REP | X86_PREFIX_REPNE) && row->is_vector)) {
+        (insn->prefixes & (X86_PREFIX_REP | X86_PREFIX_REPNE) && row->is_vector) ||
+        (mode & NATIVE_MODE_32 && !fits_32(n, mode))) {
         n->kind = NATIVE_INTERPRET;
     }
+    uint8_t word = mode & NATIVE_MODE_32 ? 4 : 8;
     switch (n->kind) {
     case NATIVE_X87:
         if (!(mode & NATIVE_MODE_X87) || insn->segment == X86_FS || insn->segment == X86_GS) {
@@ -374,15 +411,15 @@ static void classify(const struct soft_vcpu *v, struct native_insn *n, uint32_t 
         break;
     case NATIVE_PLAIN:
     case NATIVE_DIVIDE:
-        if (!fits_plain(n)) {
+        if (!fits_plain(v, n)) {
             n->kind = NATIVE_INTERPRET;
         } else if (row->is_bit_test && insn->has_memory && !insn->imm_bytes) {
-            n->kind = insn->address_bytes == 8 && insn->operand_bytes != 2 ? NATIVE_BIT_STRING
-                                                                           : NATIVE_INTERPRET;
+            n->kind = insn->address_bytes == word && insn->operand_bytes != 2 ? NATIVE_BIT_STRING
+                                                                              : NATIVE_INTERPRET;
         }
         break;
     case NATIVE_STRING:
-        if (insn->address_bytes != 8) {
+        if (insn->address_bytes != word) {
             n->kind = NATIVE_INTERPRET;
         }
         break;
@@ -420,7 +457,7 @@ static void classify(const struct soft_vcpu *v, struct native_insn *n, uint32_t 
     case NATIVE_JMP_INDIRECT:
     case NATIVE_JCC:
     case NATIVE_RET:
-        if (insn->operand_bytes != 8) {
+        if (insn->operand_bytes != word) {
             n->kind = NATIVE_INTERPRET;
         }
         break;
@@ -480,11 +517,12 @@ static bool decode_ahead(struct native_source *source, uint32_t offset, struct x
 {
     uint8_t bytes[2 * SOFT_GRANULE_SIZE];
     uint32_t size = read_granule(source, offset, bytes);
+    enum x86_code_size code_size = source->is_32 ? X86_CODE_32 : X86_CODE_64;
     enum x86_decode_status status =
-        x86_decode(bytes, MIN(size, X86_INSN_MAX_LENGTH), X86_CODE_64, out);
+        x86_decode(bytes, MIN(size, X86_INSN_MAX_LENGTH), code_size, out);
     if (status == X86_DECODE_MORE && offset + size < GUEST_PAGE_SIZE) {
         size += read_granule(source, offset + size, bytes + size);
-        status = x86_decode(bytes, MIN(size, X86_INSN_MAX_LENGTH), X86_CODE_64, out);
+        status = x86_decode(bytes, MIN(size, X86_INSN_MAX_LENGTH), code_size, out);
     }
     return status == X86_DECODE_OK;
 }
@@ -506,8 +544,8 @@ static uint16_t live_at(struct native_source *source, uint64_t rip)
         }
         const struct native_row *row = &rows[n.insn.row];
         uint32_t attributes = x86_rows[n.insn.row].attributes;
-        if (row->kind == NATIVE_JMP && n.insn.operand_bytes == 8) {
-            rip += n.insn.length + n.insn.imm;
+        if (row->kind == NATIVE_JMP && n.insn.operand_bytes == native_word(source)) {
+            rip = native_cut_rip(source, rip + n.insn.length + n.insn.imm);
             continue;
         }
         live |= row->flags_read & unknown;
@@ -528,7 +566,7 @@ static void find_live_flags(struct native_source *source)
 {
     struct native_insn *last = &source->insn[source->count - 1];
     uint64_t next = native_next_rip(source, source->count - 1);
-    uint64_t taken = next + last->insn.imm;
+    uint64_t taken = native_target(source, source->count - 1);
     source->live_taken = source->live_next = STATUS;
     uint16_t live = STATUS;
     switch (last->kind) {
@@ -560,6 +598,8 @@ void native_analyze(const struct soft_vcpu *v, uint64_t rip, const uint8_t *page
 {
     out->rip = rip;
     out->page = page;
+    out->is_32 = mode & NATIVE_MODE_32;
+    enum x86_code_size code_size = out->is_32 ? X86_CODE_32 : X86_CODE_64;
     uint32_t start = (uint32_t)(rip & (GUEST_PAGE_SIZE - 1));
     uint32_t left = MIN(GUEST_PAGE_SIZE - start, NATIVE_MAX_BYTES);
     out->granules = 0;
@@ -572,7 +612,7 @@ void native_analyze(const struct soft_vcpu *v, uint64_t rip, const uint8_t *page
         struct native_insn *n = &out->insn[out->count];
         enum x86_decode_status status =
             read > offset
-                ? x86_decode(out->copy + offset, MIN(read, left) - offset, X86_CODE_64, &n->insn)
+                ? x86_decode(out->copy + offset, MIN(read, left) - offset, code_size, &n->insn)
                 : X86_DECODE_MORE;
         if (status == X86_DECODE_MORE && read < left) {
             read += read_granule(out, start + read, out->copy + read);

@@ -19,6 +19,7 @@ enum native_kind {
     NATIVE_MOV_IMM, /* to the opcode's register */
     NATIVE_BSWAP,
     NATIVE_XCHG_RAX,
+    NATIVE_STEP, /* INC and DEC without ModRM */
     NATIVE_MOFFS,
     NATIVE_STRING,
     NATIVE_BIT_STRING, /* BT and its kin on memory, the register moves the address */
@@ -82,6 +83,7 @@ struct native_group {
 /* A block before it is translated. */
 struct native_source {
     uint64_t rip;
+    bool is_32; /* 32-bit code, else 64-bit code */
     uint32_t count;
     uint32_t size_bytes;
     _Atomic uint64_t *marks; /* the page's granules with code, or NULL; set by the caller */
@@ -122,9 +124,28 @@ static inline uint64_t native_rip(const struct native_source *source, uint32_t i
     return source->rip + source->insn[index].offset;
 }
 
+/* RIP, or EIP where that is 32 bits wide. */
+static inline uint64_t native_cut_rip(const struct native_source *source, uint64_t rip)
+{
+    return source->is_32 ? (uint32_t)rip : rip;
+}
+
 static inline uint64_t native_next_rip(const struct native_source *source, uint32_t index)
 {
-    return source->rip + source->insn[index].offset + source->insn[index].insn.length;
+    const struct native_insn *n = &source->insn[index];
+    return native_cut_rip(source, source->rip + n->offset + n->insn.length);
+}
+
+/* Where a direct branch goes. */
+static inline uint64_t native_target(const struct native_source *source, uint32_t index)
+{
+    return native_cut_rip(source, native_next_rip(source, index) + source->insn[index].insn.imm);
+}
+
+/* Size of a push, a return address, an address. */
+static inline uint8_t native_word(const struct native_source *source)
+{
+    return source->is_32 ? 4 : 8;
 }
 
 /* Memory operand's size, 0 if there is none. */
@@ -137,6 +158,21 @@ static inline uint32_t native_memory_size(const struct x86_insn *insn)
     }
     return 0;
 }
+
+/* A byte register of the instruction that is AH, CH, DH or BH, and not by its meaning. */
+static inline bool native_has_high_byte(const struct x86_insn *insn)
+{
+    bool has_high = false;
+    for (uint32_t i = 0; i < insn->operand_count; i++) {
+        const struct x86_operand *operand = &insn->operand[i];
+        has_high |= operand->kind == X86_OPERAND_REG && operand->is_high && !operand->is_implicit;
+    }
+    return has_high;
+}
+
+/* Does an instruction that has AH, CH, DH or BH need a REX prefix on the host, which forbids those? So it is with memory, whose
+ * address is in R14, and with RSP, which is R13: MOVZX ESP, AH. */
+bool native_high_needs_rex(const struct x86_insn *insn);
 
 /* Guest registers that have no host register of their own. */
 static inline bool native_is_spilled(uint8_t guest_reg)

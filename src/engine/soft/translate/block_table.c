@@ -124,13 +124,39 @@ void *native_alloc(struct soft_native *n, size_t size)
     return memory;
 }
 
+static bool is_wide_segment(const struct x86_segment *segment)
+{
+    uint16_t kind = X86_SEGMENT_UNUSABLE | X86_SEGMENT_CODE | X86_SEGMENT_DOWN;
+    return segment->limit == UINT32_MAX &&
+           (segment->attributes & (kind | X86_SEGMENT_WRITABLE)) == X86_SEGMENT_WRITABLE;
+}
+
+/* NATIVE_MODE_32 and what belongs to it. 16-bit code is the interpreter's, as are segments with other limits. */
+static uint32_t mode_of_segments(const struct soft_vcpu *v)
+{
+    const uint8_t data = 1u << X86_SS | 1u << X86_DS | 1u << X86_ES;
+    if (v->code_size != X86_CODE_32 || v->stack_bytes != 4 || ~v->flat_write & data ||
+        ~v->flat_read & (data | 1u << X86_CS)) {
+        return NATIVE_MODE_NONE;
+    }
+    return NATIVE_MODE_32 | (is_wide_segment(&v->segment[X86_FS]) ? NATIVE_MODE_FS : 0) |
+           (is_wide_segment(&v->segment[X86_GS]) ? NATIVE_MODE_GS : 0);
+}
+
 static uint32_t current_mode(const struct soft_vcpu *v)
 {
     /* Of the four privileges only 0 and 3 are told apart by the TLB that a mode names. */
-    if (v->code_size != X86_CODE_64 || v->align_check || v->cpl == 1 || v->cpl == 2) {
+    if (v->align_check || v->cpl == 1 || v->cpl == 2) {
         return NATIVE_MODE_NONE;
     }
     uint32_t mode = (uint32_t)(v->tlb - v->tlbs);
+    if (v->code_size != X86_CODE_64) {
+        uint32_t mode_32 = mode_of_segments(v);
+        if (mode_32 == NATIVE_MODE_NONE) {
+            return NATIVE_MODE_NONE;
+        }
+        mode |= mode_32;
+    }
     bool is_masked = (v->mxcsr & MXCSR_MASKS) == MXCSR_MASKS;
     if (is_masked && !(v->cr0 & (X86_CR0_EM | X86_CR0_TS)) && (v->cr4 & X86_CR4_OSFXSR)) {
         mode |= NATIVE_MODE_SSE;
@@ -149,22 +175,16 @@ static uint32_t current_mode(const struct soft_vcpu *v)
     return mode;
 }
 
-/* User code runs in the lower half, the kernel's in the upper half: only they are found by address. */
+/* Only code in its usual half is found by address. */
 static bool has_usual_address(uint64_t rip, uint32_t mode)
 {
-    return (rip >> 63) == ((mode & NATIVE_MODE_TLB) != SOFT_TLB_USER);
-}
-
-static uint64_t tag_of(const struct soft_vcpu *v, uint32_t mode)
-{
-    bool is_upper = (mode & NATIVE_MODE_TLB) != SOFT_TLB_USER;
-    return v->native->epoch[is_upper] << 8 | mode;
+    return (rip >> 63) == native_is_upper(mode);
 }
 
 static void set_mode(struct soft_vcpu *v, uint32_t mode)
 {
     v->native_mode = mode;
-    v->native_tag = tag_of(v, mode);
+    v->native_tag = native_tag(v->native, mode);
 }
 
 static void empty_cache(struct soft_vcpu *v);
@@ -181,7 +201,7 @@ void soft_native_forget_addresses(struct soft_vcpu *v, bool upper_half)
     }
     v->native_epoch[upper_half] = (uint32_t)n->epoch[upper_half];
     if (v->native_mode != NATIVE_MODE_NONE) {
-        v->native_tag = tag_of(v, v->native_mode);
+        v->native_tag = native_tag(v->native, v->native_mode);
     }
 }
 
@@ -200,7 +220,7 @@ void soft_native_forget_page(struct soft_vcpu *v, uint64_t gva)
 
 static size_t hash_of(uint64_t gpa, uint64_t rip, uint32_t mode)
 {
-    uint64_t mixed = (gpa ^ (rip >> 12 << 20) ^ ((uint64_t)mode << 56)) * 0x9e3779b97f4a7c15ull;
+    uint64_t mixed = (gpa ^ (rip >> 12 << 20) ^ ((uint64_t)mode << 48)) * 0x9e3779b97f4a7c15ull;
     return mixed >> (64 - NATIVE_HASH_BITS);
 }
 
@@ -343,6 +363,9 @@ static void verify(const struct soft_vcpu *v, const struct native_block *block)
     if (unlikely(v->native->verifier != NULL) &&
         native_verify(v->native->verifier, v, block, &err) < 0) {
         log_error("%s", err.text);
+        if (v->vm->trace) {
+            soft_trace_note(v->vm->trace, v, err.text);
+        }
         invariant(!"translated code passes the verifier");
     }
 }

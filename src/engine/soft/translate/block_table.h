@@ -12,12 +12,18 @@
 /* A field of the vCPU, for RSP-relative operands. */
 #define VCPU_FIELD(member) ((int32_t)offsetof(struct soft_vcpu, member))
 
-/* A block's mode: enum soft_tlb_mode, and which vector instructions are on. */
+/* A block's mode: enum soft_tlb_mode, which vector instructions are on, and the code's size. */
 #define NATIVE_MODE_TLB  0x03u
 #define NATIVE_MODE_SSE  0x04u
 #define NATIVE_MODE_AVX  0x08u
 #define NATIVE_MODE_X87  0x10u
-#define NATIVE_MODE_SMAP 0x20u      /* CR4.SMAP: STAC and CLAC mean something */
+#define NATIVE_MODE_SMAP 0x20u /* CR4.SMAP: STAC and CLAC mean something */
+/* 32-bit code and stack; CS, SS, DS and ES have base 0 and limit 4 GiB and allow what they usually do. */
+#define NATIVE_MODE_32 0x40u
+/* In 32-bit code: the segment may be read and written up to 4 GiB, at any base. */
+#define NATIVE_MODE_FS   0x80u
+#define NATIVE_MODE_GS   0x100u
+#define NATIVE_MODE_BITS 12
 #define NATIVE_MODE_NONE UINT32_MAX /* not for the translator */
 
 /* A direct exit of a block, and where its jump goes. */
@@ -80,6 +86,18 @@ struct soft_native {
         *load_x87, *fault, *fill, *resume, *syscall, *sysret, *iret;
     uint8_t *small[NATIVE_SMALL_COUNT];
 };
+
+/* The half of the address space where code of a mode usually is, and whose epoch its tags in the jump cache have: users' code
+ * and 32-bit code in the lower one, kernels in the upper one. */
+static inline bool native_is_upper(uint32_t mode)
+{
+    return (mode & NATIVE_MODE_TLB) != SOFT_TLB_USER && !(mode & NATIVE_MODE_32);
+}
+
+static inline uint64_t native_tag(const struct soft_native *n, uint32_t mode)
+{
+    return n->epoch[native_is_upper(mode)] << NATIVE_MODE_BITS | mode;
+}
 
 static inline const uint8_t *native_executable(const struct soft_native *n, const uint8_t *code)
 {

@@ -6,7 +6,6 @@
 
 #define ADDRESS HOST_R14
 #define SCRATCH HOST_R15
-#define STACK   HOST_R13
 
 static bool is_same_page(const struct translation *t, uint64_t rip)
 {
@@ -69,7 +68,7 @@ static void emit_jcc_exits(struct translation *t, const struct native_insn *n)
 {
     struct emitter *e = &t->e;
     uint64_t next = native_next_rip(t->source, t->index);
-    uint64_t taken = next + n->insn.imm;
+    uint64_t taken = native_target(t->source, t->index);
     native_want_flags(t, SCRATCH);
     uint8_t condition = n->insn.opcode & 15;
     if (is_same_page(t, taken)) {
@@ -127,15 +126,18 @@ static void emit_target(struct translation *t, const struct native_insn *n)
     struct emitter *e = &t->e;
     native_give_up_flags(t, n->live_before);
     if (n->insn.has_memory) {
-        native_emit_operand(t, n, 8, false, false);
-        emit_op_base(e, HOST_OP_MOV_REG_RM, ADDRESS, ADDRESS, t->operand_disp);
+        native_emit_operand(t, n, native_word(t->source), false, false);
+        native_emit_word(t, HOST_OP_MOV_REG_RM, ADDRESS, ADDRESS, t->operand_disp);
         return;
     }
     uint8_t guest = (uint8_t)((n->insn.modrm & 7) | (n->insn.rex & 1) << 3);
     if (native_is_spilled(guest)) {
         emit_op_base(e, HOST_OP_MOV_REG_RM, ADDRESS, HOST_RSP, VCPU_FIELD(gpr) + 8 * guest);
     } else {
-        emit_op_reg(e, HOST_OP_MOV_REG_RM, ADDRESS, guest == X86_RSP ? STACK : guest);
+        emit_insn(e, &(struct host_insn){.opcode = HOST_OP_MOV_REG_RM,
+                                         .w = !t->source->is_32,
+                                         .reg = ADDRESS,
+                                         .rm = native_home(guest)});
     }
 }
 
@@ -143,6 +145,9 @@ static void emit_target(struct translation *t, const struct native_insn *n)
 static void emit_canonical_check(struct translation *t)
 {
     struct emitter *e = &t->e;
+    if (t->source->is_32) {
+        return;
+    }
     emit_op_reg(e, HOST_OP_MOV_REG_RM, SCRATCH, ADDRESS);
     emit8(e, 0x49); /* sar r15, 47: 0 or -1 */
     emit8(e, 0xc1);
@@ -163,30 +168,35 @@ static void emit_push_return(struct translation *t, const struct native_insn *n)
 {
     struct emitter *e = &t->e;
     uint64_t next = native_next_rip(t->source, t->index);
-    native_emit_stack(t, n, -8, true);
-    if ((int64_t)next == (int32_t)next) {
+    uint8_t word = native_word(t->source);
+    native_emit_stack(t, n, -word, true);
+    if (word == 4) {
+        native_emit_word(t, 0xc7, 0, ADDRESS, t->operand_disp); /* mov dword, next */
+        emit32(e, (uint32_t)next);
+    } else if ((int64_t)next == (int32_t)next) {
         emit_store_imm32(e, ADDRESS, t->operand_disp, (int32_t)next);
     } else {
         emit_mov_imm(e, SCRATCH, next);
         emit_op_base(e, HOST_OP_MOV_RM_REG, SCRATCH, ADDRESS, t->operand_disp);
     }
-    emit_op_base(e, HOST_OP_LEA, STACK, STACK, -8);
+    native_emit_move_stack(t, -word);
 }
 
 void native_emit_branch(struct translation *t, const struct native_insn *n)
 {
     struct emitter *e = &t->e;
-    uint64_t next = native_next_rip(t->source, t->index);
+    int32_t word = native_word(t->source);
+    uint64_t target = native_target(t->source, t->index);
     switch (n->kind) {
     case NATIVE_JCC:
         emit_jcc_exits(t, n);
         break;
     case NATIVE_JMP:
-        native_emit_exit(t, next + n->insn.imm, t->source->live_taken);
+        native_emit_exit(t, target, t->source->live_taken);
         break;
     case NATIVE_CALL:
         emit_push_return(t, n);
-        native_emit_exit(t, next + n->insn.imm, t->source->live_taken);
+        native_emit_exit(t, target, t->source->live_taken);
         break;
     case NATIVE_JMP_INDIRECT:
         emit_target(t, n);
@@ -198,15 +208,15 @@ void native_emit_branch(struct translation *t, const struct native_insn *n)
         emit_op_base(e, HOST_OP_MOV_RM_REG, ADDRESS, HOST_RSP, VCPU_FIELD(native_target));
         emit_push_return(t, n);
         emit_op_base(e, HOST_OP_MOV_REG_RM, ADDRESS, HOST_RSP, VCPU_FIELD(native_target));
-        emit_indirect(t, -8);
+        emit_indirect(t, -word);
         break;
     case NATIVE_RET: {
-        int32_t pops = 8 + (n->insn.imm_bytes ? (int32_t)(uint16_t)n->insn.imm : 0);
+        int32_t pops = word + (n->insn.imm_bytes ? (int32_t)(uint16_t)n->insn.imm : 0);
         /* The search for the target spoils the flags, even where a group has spared the check of the stack. */
         native_give_up_flags(t, n->live_before);
         native_emit_stack(t, n, 0, false);
-        emit_op_base(e, HOST_OP_MOV_REG_RM, ADDRESS, ADDRESS, t->operand_disp);
-        emit_op_base(e, HOST_OP_LEA, STACK, STACK, pops);
+        native_emit_word(t, HOST_OP_MOV_REG_RM, ADDRESS, ADDRESS, t->operand_disp);
+        native_emit_move_stack(t, pops);
         emit_indirect(t, pops);
         break;
     }

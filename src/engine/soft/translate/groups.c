@@ -42,11 +42,13 @@ static bool find_access(const struct followed *f, const struct native_source *so
                         const struct native_insn *n, struct access *out)
 {
     const struct x86_insn *insn = &n->insn;
-    *out = (struct access){.base = X86_RSP, .index = X86_BASE_NONE, .segment = X86_DS, .size = 8};
+    uint8_t word = native_word(source);
+    *out =
+        (struct access){.base = X86_RSP, .index = X86_BASE_NONE, .segment = X86_DS, .size = word};
     switch (n->kind) {
     case NATIVE_PLAIN:
     case NATIVE_DIVIDE:
-        if (!insn->has_memory || insn->address_bytes != 8 ||
+        if (!insn->has_memory || insn->address_bytes != word ||
             x86_rows[insn->row].attributes & X86_ROW_ALIGNED) {
             return false;
         }
@@ -57,6 +59,9 @@ static bool find_access(const struct followed *f, const struct native_source *so
         out->size = native_memory_size(insn);
         out->is_write = n->row->memory_access & X86_OPERAND_WRITE;
         if (insn->segment == X86_FS || insn->segment == X86_GS) {
+            if (source->is_32) {
+                return false; /* each offset has a limit */
+            }
             out->segment = insn->segment;
         }
         if (insn->base == X86_BASE_RIP) {
@@ -68,7 +73,7 @@ static bool find_access(const struct followed *f, const struct native_source *so
     case NATIVE_PUSH_IMM:
     case NATIVE_PUSHF:
     case NATIVE_CALL:
-        out->disp = -8;
+        out->disp = -(int64_t)word;
         out->is_write = true;
         break;
     case NATIVE_POP_REG:
@@ -91,12 +96,17 @@ static bool find_access(const struct followed *f, const struct native_source *so
     return true;
 }
 
-/* Is it 'reg += constant' in 64 bits? */
-static bool is_step(const struct native_insn *n, uint8_t *out_reg, int64_t *out_step)
+/* Is it 'reg += constant' in as many bits as addresses have? */
+static bool is_step(const struct native_insn *n, uint8_t word, uint8_t *out_reg, int64_t *out_step)
 {
     const struct x86_insn *insn = &n->insn;
-    if (insn->operand_bytes != 8 || insn->map) {
+    if (insn->operand_bytes != word || insn->map) {
         return false;
+    }
+    if (n->kind == NATIVE_STEP) {
+        *out_reg = insn->opcode & 7;
+        *out_step = insn->id == X86_ID_INC ? 1 : -1;
+        return true;
     }
     uint8_t rm = (uint8_t)((insn->modrm & 7) | (insn->rex & 1) << 3);
     uint8_t reg = (uint8_t)((insn->modrm >> 3 & 7) | (insn->rex & 4) << 1);
@@ -104,13 +114,13 @@ static bool is_step(const struct native_insn *n, uint8_t *out_reg, int64_t *out_
     if (insn->id == X86_ID_LEA) {
         *out_reg = reg;
         *out_step = insn->disp;
-        return insn->base == reg && insn->index == X86_BASE_NONE && insn->address_bytes == 8;
+        return insn->base == reg && insn->index == X86_BASE_NONE && insn->address_bytes == word;
     }
     if (insn->has_memory || n->kind != NATIVE_PLAIN) {
         return false;
     }
     bool has_imm = insn->opcode == 0x81 || insn->opcode == 0x83;
-    *out_step = (int64_t)insn->imm;
+    *out_step = word == 4 ? (int32_t)insn->imm : (int64_t)insn->imm;
     if (insn->id == X86_ID_ADD && has_imm) {
         return true;
     }
@@ -122,11 +132,11 @@ static bool is_step(const struct native_insn *n, uint8_t *out_reg, int64_t *out_
     return insn->opcode == 0xff && (insn->id == X86_ID_INC || insn->id == X86_ID_DEC);
 }
 
-static void follow(struct followed *f, const struct native_insn *n)
+static void follow(struct followed *f, const struct native_insn *n, uint8_t word)
 {
     uint8_t reg;
     int64_t step;
-    if (is_step(n, &reg, &step)) {
+    if (is_step(n, word, &reg, &step)) {
         f->reg[reg].offset += step;
         return;
     }
@@ -135,10 +145,10 @@ static void follow(struct followed *f, const struct native_insn *n)
     case NATIVE_PUSH_IMM:
     case NATIVE_PUSH_MEM:
     case NATIVE_PUSHF:
-        f->reg[X86_RSP].offset -= 8;
+        f->reg[X86_RSP].offset -= word;
         return;
     case NATIVE_POP_REG:
-        f->reg[X86_RSP].offset += 8;
+        f->reg[X86_RSP].offset += word;
         forget(f, (uint8_t)((n->insn.opcode & 7) | (n->insn.rex & 1) << 3));
         return;
     case NATIVE_LEAVE:
@@ -207,7 +217,7 @@ void native_find_groups(struct native_source *source)
                 n->group_disp = (int32_t)(a.disp - open[number].first.disp);
             }
         }
-        follow(&followed, n);
+        follow(&followed, n, native_word(source));
     }
     for (uint32_t i = 0; i < source->group_count; i++) {
         source->group[i].low = (int32_t)(open[i].low - open[i].first.disp);

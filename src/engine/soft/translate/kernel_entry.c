@@ -16,7 +16,7 @@ static const uint8_t *go_to(struct soft_vcpu *v, uint64_t rip, enum soft_tlb_mod
     v->align_check = false;
     /* Which of the vectors are on has not changed. */
     v->native_mode = (v->native_mode & ~NATIVE_MODE_TLB) | tlb;
-    v->native_tag = n->epoch[tlb != SOFT_TLB_USER] << 8 | v->native_mode;
+    v->native_tag = native_tag(n, v->native_mode);
     if (likely(jump->rip[index] == rip && jump->tag[index] == v->native_tag && jump->block[index] &&
                !atomic_load_explicit(&v->requests, memory_order_relaxed))) {
         return jump->code[index];

@@ -211,8 +211,8 @@ static enum outcome step_to(struct soft_vcpu *v, uint64_t rip, bool is_block_end
         uint64_t at = v->rip;
         uint32_t offset = (uint32_t)(at % GUEST_PAGE_SIZE);
         if (steps > NATIVE_MAX_INSNS || at - block->rip > block->last_rip - block->rip ||
-            x86_decode(page + offset, GUEST_PAGE_SIZE - offset, X86_CODE_64, &insn) !=
-                X86_DECODE_OK) {
+            x86_decode(page + offset, GUEST_PAGE_SIZE - offset, (enum x86_code_size)v->code_size,
+                       &insn) != X86_DECODE_OK) {
             return DIFFERENT;
         }
         uint32_t attributes = x86_rows[insn.row].attributes;

@@ -1,4 +1,4 @@
-/* The translator: guest code in 64-bit mode as host code.
+/* The translator: guest code as host code: that of 64-bit mode, and 32-bit code whose CS, SS, DS and ES are flat.
  *
  * A block is compiled from straight guest code within one page, for one address and one mode. Guest registers live in the
  * host's (see translate.c), the status flags in the host's flags; RSP points to the vCPU, below which lies a little stack

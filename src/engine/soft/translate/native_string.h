@@ -9,6 +9,7 @@
 #define NATIVE_STRING_SIZE_SHIFT    3
 #define NATIVE_STRING_REP           0x20u
 #define NATIVE_STRING_REPNE         0x40u
+#define NATIVE_STRING_32            0x80u /* registers of 32 bits; the segments are flat */
 #define NATIVE_STRING_SEGMENT_SHIFT 8
 
 /* string_run.c: the instruction of 'site'. Returns where to go on, or NULL if the interpreter is to do what is left of it. The

@@ -37,6 +37,9 @@ void native_emit_string(struct translation *t, const struct native_insn *n)
     if (insn->prefixes & X86_PREFIX_REPNE) {
         description |= NATIVE_STRING_REPNE;
     }
+    if (t->source->is_32) {
+        description |= NATIVE_STRING_32;
+    }
     native_give_up_flags(t, n->live_before);
     native_emit_count(t, native_left(t, t->index));
     emit_mov_imm(&t->e, SCRATCH, description);
@@ -100,7 +103,7 @@ void native_emit_bit_string(struct translation *t, const struct native_insn *n)
                                      .imm_bytes = 1,
                                      .imm = &bits});
     emit_insn(e, &(struct host_insn){.opcode = HOST_OP_LEA,
-                                     .w = true,
+                                     .w = !t->source->is_32,
                                      .reg = ADDRESS,
                                      .is_memory = true,
                                      .base = ADDRESS,

@@ -39,6 +39,19 @@ bool native_system_is_allowed(const struct soft_vcpu *v, const struct x86_insn *
     if (v->lockstep || v->vm->icount.is_on) {
         return false; /* the one compares no system state; with the other, clocks are not the host's */
     }
+    if (mode & NATIVE_MODE_32) {
+        switch (insn->id) {
+        case X86_ID_SWAPGS:
+        case X86_ID_SYSCALL:
+        case X86_ID_SYSRET:
+        case X86_ID_IRET:
+        case X86_ID_PUSHF:
+        case X86_ID_MOV_CR:
+            return false;
+        default:
+            break;
+        }
+    }
     switch (insn->id) {
     case X86_ID_CLI:
     case X86_ID_STI:
@@ -117,7 +130,7 @@ void native_emit_pushf(struct translation *t, const struct native_insn *n)
     native_emit_stack(t, n, -8, true);
     emit_op_base(e, HOST_OP_MOV_REG_RM, SCRATCH, HOST_RSP, VCPU_FIELD(native_target));
     emit_op_base(e, HOST_OP_MOV_RM_REG, SCRATCH, ADDRESS, t->operand_disp);
-    emit_op_base(e, HOST_OP_LEA, HOST_R13, HOST_R13, -8);
+    native_emit_move_stack(t, -8);
 }
 
 void native_emit_read_cr(struct translation *t, const struct native_insn *n)

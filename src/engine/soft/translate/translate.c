@@ -6,6 +6,9 @@
  * Status flags are in the host's flags, or in the vCPU's 'status', or do not matter; 'flags' below says which, for the
  * place that is emitted. A check of a memory operand spoils the host's.
  *
+ * 32-bit code: the same with operands of 32 bits. Upper halves of registers stay what they are until something writes the
+ * lower half; addresses are cut to 32 bits. FS and GS have a base and a limit of 4 GiB, or the interpreter serves them.
+ *
  * Memory: R14 becomes the offset in the page that the soft TLB's entry is for; more than fits there and the slow path has
  * the interpreter run the instruction. Each such place goes on behind the instruction afterwards. */
 #include "engine/soft/translate/translate.h"
@@ -16,11 +19,6 @@
 
 #define ADDRESS HOST_R14
 #define SCRATCH HOST_R15
-
-static uint8_t home(uint8_t guest_reg)
-{
-    return guest_reg == X86_RSP ? HOST_R13 : guest_reg;
-}
 
 void native_emit_count(struct translation *t, int32_t change)
 {
@@ -95,6 +93,16 @@ struct slow_path *native_add_slow(struct translation *t, enum slow_kind kind)
     return slow;
 }
 
+/* 32-bit code: 'size' bytes from the offset in R14 must not go beyond 4 GiB. */
+static void emit_limit_check(struct translation *t, uint32_t size)
+{
+    if (size > 1) {
+        emit_insn(&t->e, &(struct host_insn){.opcode = 0x81, .reg = 7, .rm = ADDRESS}); /* cmp */
+        emit32(&t->e, -size);
+        native_add_slow(t, SLOW_INTERPRET)->jump = emit_jcc(&t->e, HOST_IF_ABOVE);
+    }
+}
+
 /* The effective address, segment base included, in R14. */
 void native_emit_address(struct translation *t, const struct native_insn *n)
 {
@@ -113,7 +121,7 @@ void native_emit_address(struct translation *t, const struct native_insn *n)
     } else {
         uint8_t base = HOST_NONE, index = HOST_NONE;
         if (insn->base != X86_BASE_NONE) {
-            base = home(insn->base);
+            base = native_home(insn->base);
             if (native_is_spilled(insn->base)) {
                 emit_op_base(e, HOST_OP_MOV_REG_RM, ADDRESS, HOST_RSP,
                              VCPU_FIELD(gpr) + 8 * insn->base);
@@ -121,7 +129,7 @@ void native_emit_address(struct translation *t, const struct native_insn *n)
             }
         }
         if (insn->index != X86_BASE_NONE) {
-            index = home(insn->index);
+            index = native_home(insn->index);
             if (native_is_spilled(insn->index)) {
                 emit_op_base(e, HOST_OP_MOV_REG_RM, SCRATCH, HOST_RSP,
                              VCPU_FIELD(gpr) + 8 * insn->index);
@@ -145,8 +153,15 @@ void native_emit_address(struct translation *t, const struct native_insn *n)
         }
     }
     if (insn->segment == X86_FS || insn->segment == X86_GS) {
+        if (t->source->is_32) {
+            emit_limit_check(t, native_memory_size(insn));
+        }
         emit_op_base(e, HOST_OP_ADD_REG_RM, ADDRESS, HOST_RSP,
                      VCPU_FIELD(segment_base) + 8 * insn->segment);
+        if (t->source->is_32) {
+            emit_insn(e, &(struct host_insn){
+                             .opcode = HOST_OP_MOV_REG_RM, .reg = ADDRESS, .rm = ADDRESS});
+        }
     }
 }
 
@@ -220,20 +235,19 @@ void native_emit_check(struct translation *t, uint32_t size, bool is_write)
 /* The address of the instruction's access, 'disp' bytes further, in R14. */
 static void emit_access_address(struct translation *t, const struct native_insn *n, int32_t disp)
 {
-    struct emitter *e = &t->e;
     switch (n->kind) {
     case NATIVE_PUSH_REG:
     case NATIVE_PUSH_IMM:
     case NATIVE_PUSHF:
     case NATIVE_CALL:
-        emit_op_base(e, HOST_OP_LEA, ADDRESS, home(X86_RSP), disp - 8);
+        native_emit_word(t, HOST_OP_LEA, ADDRESS, HOST_R13, disp - native_word(t->source));
         break;
     case NATIVE_POP_REG:
     case NATIVE_RET:
-        emit_op_base(e, HOST_OP_LEA, ADDRESS, home(X86_RSP), disp);
+        native_emit_word(t, HOST_OP_LEA, ADDRESS, HOST_R13, disp);
         break;
     case NATIVE_LEAVE:
-        emit_op_base(e, HOST_OP_LEA, ADDRESS, HOST_RBP, disp);
+        native_emit_word(t, HOST_OP_LEA, ADDRESS, HOST_RBP, disp);
         break;
     default: {
         struct native_insn moved = *n;
@@ -251,7 +265,6 @@ static bool group_fits(const struct native_insn *n, int32_t disp)
     return n->insn.base == X86_BASE_RIP || !n->insn.has_memory || moved == (int32_t)moved;
 }
 
-/* The host's address of a member of a group, in R14 and 'operand_disp'. */
 static void emit_group_access(struct translation *t, const struct native_insn *n)
 {
     const struct native_group *group = &t->source->group[n->group];
@@ -271,45 +284,29 @@ static void emit_group_access(struct translation *t, const struct native_insn *n
     t->operand_disp = n->group_disp - group->low;
 }
 
-static bool is_grouped(struct translation *t, const struct native_insn *n)
+bool native_emit_grouped(struct translation *t, const struct native_insn *n)
 {
     if (n->group == NATIVE_NO_GROUP) {
         return false;
     }
     const struct native_group *group = &t->source->group[n->group];
-    return group->first != group->last &&
-           (t->checked_groups >> n->group & 1 || group_fits(n, group->low - n->group_disp));
+    bool is_grouped = group->first != group->last && (t->checked_groups >> n->group & 1 ||
+                                                      group_fits(n, group->low - n->group_disp));
+    if (is_grouped) {
+        emit_group_access(t, n);
+    }
+    return is_grouped;
 }
 
 void native_emit_operand(struct translation *t, const struct native_insn *n, uint32_t size,
                          bool is_write, bool is_aligned)
 {
-    if (is_grouped(t, n)) {
-        emit_group_access(t, n);
+    if (native_emit_grouped(t, n)) {
         return;
     }
     native_give_up_flags(t, n->live_before);
     native_emit_address(t, n);
     native_emit_translation(t, size, is_write, is_aligned);
-    t->address_group = NATIVE_NO_GROUP;
-    t->operand_disp = 0;
-}
-
-/* R14 + operand_disp = the host's address of 8 bytes at guest RSP + disp. */
-void native_emit_stack(struct translation *t, const struct native_insn *n, int32_t disp,
-                       bool is_write)
-{
-    if (is_grouped(t, n)) {
-        emit_group_access(t, n);
-        return;
-    }
-    native_give_up_flags(t, n->live_before);
-    if (disp) {
-        emit_op_base(&t->e, HOST_OP_LEA, ADDRESS, home(X86_RSP), disp);
-    } else {
-        emit_op_reg(&t->e, HOST_OP_MOV_REG_RM, ADDRESS, home(X86_RSP));
-    }
-    native_emit_translation(t, 8, is_write, false);
     t->address_group = NATIVE_NO_GROUP;
     t->operand_disp = 0;
 }
@@ -327,16 +324,6 @@ static void flags_written(struct translation *t, const struct native_insn *n)
     }
 }
 
-static void load_gpr(struct translation *t, uint8_t reg, uint8_t guest)
-{
-    emit_op_base(&t->e, HOST_OP_MOV_REG_RM, reg, HOST_RSP, VCPU_FIELD(gpr) + 8 * guest);
-}
-
-static void store_gpr(struct translation *t, uint8_t reg, uint8_t guest)
-{
-    emit_op_base(&t->e, HOST_OP_MOV_RM_REG, reg, HOST_RSP, VCPU_FIELD(gpr) + 8 * guest);
-}
-
 /* MOV between 64-bit registers of which one or both are in the vCPU. */
 static bool emit_spilled_move(struct translation *t, const struct x86_insn *insn, uint8_t reg,
                               uint8_t rm)
@@ -348,12 +335,12 @@ static bool emit_spilled_move(struct translation *t, const struct x86_insn *insn
     uint8_t to = insn->opcode == 0x89 ? rm : reg;
     uint8_t from = insn->opcode == 0x89 ? reg : rm;
     if (native_is_spilled(to) && native_is_spilled(from)) {
-        load_gpr(t, SCRATCH, from);
-        store_gpr(t, SCRATCH, to);
+        native_load_gpr(t, SCRATCH, from);
+        native_store_gpr(t, SCRATCH, to);
     } else if (native_is_spilled(to)) {
-        store_gpr(t, home(from), to);
+        native_store_gpr(t, native_home(from), to);
     } else {
-        load_gpr(t, home(to), from);
+        native_load_gpr(t, native_home(to), from);
     }
     return true;
 }
@@ -363,6 +350,33 @@ struct field_use {
     uint8_t guest;
     uint8_t host;
 };
+
+/* Does W, which 32-bit code cannot have, say how wide a general register is? */
+static bool has_gpr(const struct native_insn *n)
+{
+    const struct native_row *row = n->row;
+    bool has = (row->reg.is_used && row->reg.reg_class == X86_REG_GPR) ||
+               (row->rm.is_used && row->rm.reg_class == X86_REG_GPR);
+    for (uint32_t i = 0; i < n->insn.operand_count; i++) {
+        const struct x86_operand *operand = &n->insn.operand[i];
+        has |= operand->kind == X86_OPERAND_REG && operand->reg_class == X86_REG_GPR;
+    }
+    return has;
+}
+
+/* Turns a register such that its second byte is the lowest, or back; no flags change. */
+static void emit_turn(struct translation *t, uint8_t reg, uint8_t count)
+{
+    emit_insn(&t->e, &(struct host_insn){.prefix = 0xf2, /* rorx */
+                                         .is_vex = true,
+                                         .map = 3,
+                                         .opcode = 0xf0,
+                                         .w = true,
+                                         .reg = reg,
+                                         .rm = reg,
+                                         .imm_bytes = 1,
+                                         .imm = &count});
+}
 
 static void emit_plain(struct translation *t, const struct native_insn *n)
 {
@@ -377,12 +391,12 @@ static void emit_plain(struct translation *t, const struct native_insn *n)
         .prefix = insn->mandatory_prefix,
         .is_16 = insn->prefixes & X86_PREFIX_DATA && !row->is_vector,
         .is_locked = insn->prefixes & X86_PREFIX_LOCK,
-        .w = insn->rex & 8,
+        .w = insn->rex & 8 && !(t->source->is_32 && has_gpr(n)),
         .is_vex = is_vex,
         .vex_l = insn->vex_l,
-        .vvvv = insn->vex_vvvv,
+        .vvvv = insn->vex_vvvv & (t->source->is_32 ? 7 : 15),
         .map = insn->map,
-        .opcode = insn->opcode,
+        .opcode = insn->map == 0 && insn->opcode == 0x82 ? 0x80 : insn->opcode, /* not in 64 bits */
         .reg = reg,
         .rm = rm,
         .is_memory = insn->has_memory,
@@ -397,6 +411,8 @@ static void emit_plain(struct translation *t, const struct native_insn *n)
         is_byte |= is_gpr && operand->size_bytes == 1 && !operand->is_high && operand->reg >= 4;
     }
     host.needs_rex = !is_vex && is_byte;
+    bool is_turned = native_has_high_byte(insn) && native_high_needs_rex(insn);
+    uint8_t turned = HOST_NONE;
     if (insn->has_memory) {
         uint32_t size = native_memory_size(insn);
         native_emit_operand(t, n, size, row->memory_access & X86_OPERAND_WRITE,
@@ -438,11 +454,18 @@ static void emit_plain(struct translation *t, const struct native_insn *n)
             is_high |= operand->kind == X86_OPERAND_REG && operand->is_high &&
                        !operand->is_implicit && operand->reg + 4 == guest;
         }
+        if (is_turned && !insn->has_memory && i != 1) {
+            is_high = false; /* MOVZX ESP, AH: both have the number 4 */
+        }
         if (is_high) {
-            continue; /* AH..BH: numbers 4..7 as they are */
+            /* AH..BH: numbers 4..7 as they are, or the lowest byte for a moment. */
+            if (is_turned) {
+                turned = *fields[i].number = guest & 3;
+            }
+            continue;
         }
         if (!native_is_spilled(guest)) {
-            *fields[i].number = home(guest);
+            *fields[i].number = native_home(guest);
             continue;
         }
         /* What is only read, and no register by its meaning, is as good in memory. */
@@ -462,7 +485,7 @@ static void emit_plain(struct translation *t, const struct native_insn *n)
             use = &uses[use_count++];
             *use = (struct field_use){
                 .field = field, .guest = guest, .host = free_scratch[next_scratch++]};
-            load_gpr(t, use->host, guest);
+            native_load_gpr(t, use->host, guest);
             if (use->host == ADDRESS) {
                 t->address_group = NATIVE_NO_GROUP;
             }
@@ -471,10 +494,16 @@ static void emit_plain(struct translation *t, const struct native_insn *n)
         }
         *fields[i].number = use->host;
     }
+    if (turned != HOST_NONE) {
+        emit_turn(t, turned, 8);
+    }
     emit_insn(e, &host);
+    if (turned != HOST_NONE) {
+        emit_turn(t, turned, 64 - 8);
+    }
     for (uint32_t k = 0; k < use_count; k++) {
         if (uses[k].field->access & X86_OPERAND_WRITE) {
-            store_gpr(t, uses[k].host, uses[k].guest);
+            native_store_gpr(t, uses[k].host, uses[k].guest);
         }
     }
     flags_written(t, n);
@@ -539,25 +568,28 @@ static void emit_lea(struct translation *t, const struct native_insn *n)
     const struct x86_insn *insn = &n->insn;
     uint8_t reg = (uint8_t)((insn->modrm >> 3 & 7) | (insn->rex & 4) << 1);
     struct emitter *e = &t->e;
-    bool is_simple =
-        insn->operand_bytes == 8 && insn->address_bytes == 8 && !native_is_spilled(reg);
+    /* An operand that is no wider than the address needs no address of its own. */
+    bool is_simple = insn->operand_bytes >= 4 && insn->address_bytes >= insn->operand_bytes &&
+                     !native_is_spilled(reg);
     bool has_spilled = (insn->base != X86_BASE_NONE && insn->base != X86_BASE_RIP &&
                         native_is_spilled(insn->base)) ||
                        (insn->index != X86_BASE_NONE && native_is_spilled(insn->index));
     if (is_simple && insn->base == X86_BASE_RIP) {
-        emit_mov_imm(e, home(reg), native_next_rip(t->source, t->index) + (uint64_t)insn->disp);
+        uint64_t value = native_next_rip(t->source, t->index) + (uint64_t)insn->disp;
+        emit_mov_imm(e, native_home(reg), insn->operand_bytes == 8 ? value : (uint32_t)value);
         return;
     }
     if (is_simple && !has_spilled) {
-        emit_insn(e, &(struct host_insn){
-                         .opcode = HOST_OP_LEA,
-                         .w = true,
-                         .reg = home(reg),
-                         .is_memory = true,
-                         .base = insn->base == X86_BASE_NONE ? HOST_NONE : home(insn->base),
-                         .index = insn->index == X86_BASE_NONE ? HOST_NONE : home(insn->index),
-                         .shift = (uint8_t)__builtin_ctz(insn->scale),
-                         .disp = (int32_t)insn->disp});
+        emit_insn(e,
+                  &(struct host_insn){
+                      .opcode = HOST_OP_LEA,
+                      .w = insn->operand_bytes == 8,
+                      .reg = native_home(reg),
+                      .is_memory = true,
+                      .base = insn->base == X86_BASE_NONE ? HOST_NONE : native_home(insn->base),
+                      .index = insn->index == X86_BASE_NONE ? HOST_NONE : native_home(insn->index),
+                      .shift = (uint8_t)__builtin_ctz(insn->scale),
+                      .disp = (int32_t)insn->disp});
         return;
     }
     t->address_group = NATIVE_NO_GROUP;
@@ -566,19 +598,19 @@ static void emit_lea(struct translation *t, const struct native_insn *n)
     native_emit_address(t, &plain);
     /* R14 has the address; the register takes as much of it as the operand size says. */
     if (insn->operand_bytes == 2) {
-        uint8_t to = home(reg);
+        uint8_t to = native_home(reg);
         if (native_is_spilled(reg)) {
-            load_gpr(t, SCRATCH, reg);
+            native_load_gpr(t, SCRATCH, reg);
             to = SCRATCH;
         }
         emit_insn(e, &(struct host_insn){
                          .opcode = HOST_OP_MOV_REG_RM, .is_16 = true, .reg = to, .rm = ADDRESS});
         if (native_is_spilled(reg)) {
-            store_gpr(t, SCRATCH, reg);
+            native_store_gpr(t, SCRATCH, reg);
         }
         return;
     }
-    uint8_t to = native_is_spilled(reg) ? ADDRESS : home(reg);
+    uint8_t to = native_is_spilled(reg) ? ADDRESS : native_home(reg);
     if (insn->operand_bytes == 4 || to != ADDRESS) {
         emit_insn(e, &(struct host_insn){.opcode = HOST_OP_MOV_REG_RM,
                                          .w = insn->operand_bytes == 8,
@@ -586,7 +618,7 @@ static void emit_lea(struct translation *t, const struct native_insn *n)
                                          .rm = ADDRESS});
     }
     if (native_is_spilled(reg)) {
-        store_gpr(t, ADDRESS, reg);
+        native_store_gpr(t, ADDRESS, reg);
     }
 }
 
@@ -598,10 +630,10 @@ static void emit_mov_immediate(struct translation *t, const struct native_insn *
     struct emitter *e = &t->e;
     if (!is_byte && insn->operand_bytes >= 4) {
         uint64_t value = insn->operand_bytes == 4 ? (uint32_t)insn->imm : insn->imm;
-        uint8_t to = native_is_spilled(reg) ? SCRATCH : home(reg);
+        uint8_t to = native_is_spilled(reg) ? SCRATCH : native_home(reg);
         emit_mov_imm(e, to, value);
         if (native_is_spilled(reg)) {
-            store_gpr(t, SCRATCH, reg);
+            native_store_gpr(t, SCRATCH, reg);
         }
         return;
     }
@@ -616,7 +648,7 @@ static void emit_mov_immediate(struct translation *t, const struct native_insn *
                      .base = HOST_RSP,
                      .index = HOST_NONE,
                      .disp = VCPU_FIELD(gpr) + 8 * reg,
-                     .rm = is_high ? reg : home(reg),
+                     .rm = is_high ? reg : native_home(reg),
                      .imm_bytes = insn->imm_bytes,
                      .imm = t->source->copy + n->offset + insn->imm_offset,
                  });
@@ -625,9 +657,9 @@ static void emit_mov_immediate(struct translation *t, const struct native_insn *
 static void emit_bswap(struct translation *t, const struct native_insn *n)
 {
     uint8_t guest = opcode_reg(&n->insn);
-    uint8_t reg = native_is_spilled(guest) ? SCRATCH : home(guest);
+    uint8_t reg = native_is_spilled(guest) ? SCRATCH : native_home(guest);
     if (reg == SCRATCH) {
-        load_gpr(t, SCRATCH, guest);
+        native_load_gpr(t, SCRATCH, guest);
     }
     if (n->insn.operand_bytes == 2) {
         emit8(&t->e, 0x66);
@@ -639,7 +671,7 @@ static void emit_bswap(struct translation *t, const struct native_insn *n)
     emit8(&t->e, 0x0f);
     emit8(&t->e, 0xc8 | (reg & 7));
     if (reg == SCRATCH) {
-        store_gpr(t, SCRATCH, guest);
+        native_store_gpr(t, SCRATCH, guest);
     }
 }
 
@@ -649,7 +681,19 @@ static void emit_xchg_rax(struct translation *t, const struct native_insn *n)
                                          .is_16 = n->insn.operand_bytes == 2,
                                          .w = n->insn.operand_bytes == 8,
                                          .reg = HOST_RAX,
-                                         .rm = home(opcode_reg(&n->insn))});
+                                         .rm = native_home(opcode_reg(&n->insn))});
+}
+
+static void emit_step(struct translation *t, const struct native_insn *n)
+{
+    if (needs_host_flags(n)) {
+        native_want_flags(t, SCRATCH);
+    }
+    emit_insn(&t->e, &(struct host_insn){.opcode = 0xff,
+                                         .is_16 = n->insn.operand_bytes == 2,
+                                         .reg = n->insn.id == X86_ID_DEC,
+                                         .rm = native_home(n->insn.opcode & 7)});
+    flags_written(t, n);
 }
 
 static void emit_moffs(struct translation *t, const struct native_insn *n)
@@ -667,63 +711,6 @@ static void emit_moffs(struct translation *t, const struct native_insn *n)
                          .index = HOST_NONE,
                          .disp = t->operand_disp,
                      });
-}
-
-static void emit_push(struct translation *t, const struct native_insn *n)
-{
-    const struct x86_insn *insn = &n->insn;
-    struct emitter *e = &t->e;
-    if (n->kind == NATIVE_PUSH_MEM && insn->has_memory) {
-        native_emit_operand(t, n, 8, false, false);
-        emit_op_base(e, HOST_OP_MOV_REG_RM, SCRATCH, ADDRESS, t->operand_disp);
-        emit_op_base(e, HOST_OP_MOV_RM_REG, SCRATCH, HOST_RSP, VCPU_FIELD(native_target));
-    }
-    native_emit_stack(t, n, -8, true);
-    uint8_t guest = n->kind == NATIVE_PUSH_REG
-                        ? opcode_reg(insn)
-                        : (uint8_t)((insn->modrm & 7) | (insn->rex & 1) << 3);
-    if (n->kind == NATIVE_PUSH_IMM) {
-        emit_store_imm32(e, ADDRESS, t->operand_disp, (int32_t)insn->imm);
-    } else if (n->kind == NATIVE_PUSH_MEM && insn->has_memory) {
-        emit_op_base(e, HOST_OP_MOV_REG_RM, SCRATCH, HOST_RSP, VCPU_FIELD(native_target));
-        emit_op_base(e, HOST_OP_MOV_RM_REG, SCRATCH, ADDRESS, t->operand_disp);
-    } else if (native_is_spilled(guest)) {
-        load_gpr(t, SCRATCH, guest);
-        emit_op_base(e, HOST_OP_MOV_RM_REG, SCRATCH, ADDRESS, t->operand_disp);
-    } else {
-        emit_op_base(e, HOST_OP_MOV_RM_REG, home(guest), ADDRESS, t->operand_disp);
-    }
-    emit_op_base(e, HOST_OP_LEA, home(X86_RSP), home(X86_RSP), -8);
-}
-
-static void emit_pop(struct translation *t, const struct native_insn *n)
-{
-    struct emitter *e = &t->e;
-    uint8_t guest = opcode_reg(&n->insn);
-    native_emit_stack(t, n, 0, false);
-    emit_op_base(e, HOST_OP_LEA, home(X86_RSP), home(X86_RSP), 8);
-    if (native_is_spilled(guest)) {
-        emit_op_base(e, HOST_OP_MOV_REG_RM, SCRATCH, ADDRESS, t->operand_disp);
-        store_gpr(t, SCRATCH, guest);
-    } else {
-        emit_op_base(e, HOST_OP_MOV_REG_RM, home(guest), ADDRESS, t->operand_disp);
-    }
-}
-
-static void emit_leave(struct translation *t, const struct native_insn *n)
-{
-    struct emitter *e = &t->e;
-    if (is_grouped(t, n)) {
-        emit_group_access(t, n);
-    } else {
-        native_give_up_flags(t, n->live_before);
-        emit_op_reg(e, HOST_OP_MOV_REG_RM, ADDRESS, HOST_RBP);
-        native_emit_translation(t, 8, false, false);
-        t->address_group = NATIVE_NO_GROUP;
-        t->operand_disp = 0;
-    }
-    emit_op_base(e, HOST_OP_LEA, home(X86_RSP), HOST_RBP, 8);
-    emit_op_base(e, HOST_OP_MOV_REG_RM, HOST_RBP, ADDRESS, t->operand_disp);
 }
 
 /* The interpreter runs it, then the code goes on behind. */
@@ -809,13 +796,16 @@ static void emit_one(struct translation *t, const struct native_insn *n, bool is
     case NATIVE_XCHG_RAX:
         emit_xchg_rax(t, n);
         break;
+    case NATIVE_STEP:
+        emit_step(t, n);
+        break;
     case NATIVE_MOFFS:
         emit_moffs(t, n);
         break;
     case NATIVE_PUSH_REG:
     case NATIVE_PUSH_IMM:
     case NATIVE_PUSH_MEM:
-        emit_push(t, n);
+        native_emit_push(t, n);
         break;
     case NATIVE_PUSHF:
         native_emit_pushf(t, n);
@@ -830,10 +820,10 @@ static void emit_one(struct translation *t, const struct native_insn *n, bool is
         native_emit_entry(t, n);
         break;
     case NATIVE_POP_REG:
-        emit_pop(t, n);
+        native_emit_pop(t, n);
         break;
     case NATIVE_LEAVE:
-        emit_leave(t, n);
+        native_emit_leave(t, n);
         break;
     case NATIVE_STRING:
         native_emit_string(t, n);
@@ -1004,7 +994,8 @@ struct native_block *native_translate(struct soft_vcpu *v, uint64_t rip, uint64_
     }
     t.index = source->count - 1;
     if (!source->ends_by_itself) {
-        native_emit_exit(&t, source->rip + source->size_bytes, source->live_next);
+        native_emit_exit(&t, native_cut_rip(source, source->rip + source->size_bytes),
+                         source->live_next);
     }
     emit_slow_paths(&t);
     native->used = align_up((size_t)(t.e.at - native->writable), 16);

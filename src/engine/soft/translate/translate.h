@@ -33,6 +33,11 @@ struct slow_path {
     uint8_t *after; /* where to go on; NULL: the next RIP decides */
 };
 
+static inline uint8_t native_home(uint8_t guest_reg)
+{
+    return guest_reg == X86_RSP ? HOST_R13 : guest_reg;
+}
+
 #define TRANSLATION_MAX_SLOW (NATIVE_MAX_INSNS * 5 + 8)
 
 struct translation {
@@ -63,6 +68,17 @@ static inline int32_t native_left(const struct translation *t, uint32_t index)
 {
     return (int32_t)(t->source->count - index);
 }
+
+static inline void native_load_gpr(struct translation *t, uint8_t reg, uint8_t guest)
+{
+    emit_op_base(&t->e, HOST_OP_MOV_REG_RM, reg, HOST_RSP, VCPU_FIELD(gpr) + 8 * guest);
+}
+
+static inline void native_store_gpr(struct translation *t, uint8_t reg, uint8_t guest)
+{
+    emit_op_base(&t->e, HOST_OP_MOV_RM_REG, reg, HOST_RSP, VCPU_FIELD(gpr) + 8 * guest);
+}
+
 void native_save_flags(struct translation *t);
 void native_restore_flags(struct emitter *e, uint8_t scratch);
 void native_give_up_flags(struct translation *t, uint32_t live);
@@ -71,8 +87,19 @@ struct slow_path *native_add_slow(struct translation *t, enum slow_kind kind);
 /* R14 = the host's address of the instruction's memory operand. Spoils the flags and R15. */
 void native_emit_operand(struct translation *t, const struct native_insn *n, uint32_t size,
                          bool is_write, bool is_aligned);
+/* stack_insn.c: R14 + operand_disp = the host's address of a word at guest RSP + disp. */
 void native_emit_stack(struct translation *t, const struct native_insn *n, int32_t disp,
                        bool is_write);
+/* The guest's stack pointer moves by 'change'. */
+void native_emit_move_stack(struct translation *t, int32_t change);
+/* op reg, [base + disp] with words. */
+void native_emit_word(struct translation *t, uint8_t opcode, uint8_t reg, uint8_t base,
+                      int32_t disp);
+void native_emit_push(struct translation *t, const struct native_insn *n);
+void native_emit_pop(struct translation *t, const struct native_insn *n);
+void native_emit_leave(struct translation *t, const struct native_insn *n);
+/* The host's address of a member of a group, in R14 and 'operand_disp'; false: 'n' is in none. */
+bool native_emit_grouped(struct translation *t, const struct native_insn *n);
 /* The effective address of the memory operand in R14, and R14 from that to the host's address. */
 void native_emit_address(struct translation *t, const struct native_insn *n);
 void native_emit_check(struct translation *t, uint32_t size, bool is_write);

@@ -1,0 +1,104 @@
+/* Templates of the stack: pushes, pops, LEAVE. A word is what they move: 8 bytes, 4 in 32-bit code, whose stack is flat. */
+#include "engine/soft/translate/translate.h"
+
+#define ADDRESS HOST_R14
+#define SCRATCH HOST_R15
+#define STACK   HOST_R13
+
+void native_emit_word(struct translation *t, uint8_t opcode, uint8_t reg, uint8_t base,
+                      int32_t disp)
+{
+    emit_insn(&t->e, &(struct host_insn){.opcode = opcode,
+                                         .w = !t->source->is_32,
+                                         .reg = reg,
+                                         .is_memory = true,
+                                         .base = base,
+                                         .index = HOST_NONE,
+                                         .disp = disp});
+}
+
+static void move_word(struct translation *t, uint8_t to, uint8_t from)
+{
+    emit_insn(&t->e,
+              &(struct host_insn){
+                  .opcode = HOST_OP_MOV_REG_RM, .w = !t->source->is_32, .reg = to, .rm = from});
+}
+
+void native_emit_move_stack(struct translation *t, int32_t change)
+{
+    native_emit_word(t, HOST_OP_LEA, STACK, STACK, change);
+}
+
+static void emit_word_at(struct translation *t, const struct native_insn *n, uint8_t base,
+                         int32_t disp, bool is_write)
+{
+    if (native_emit_grouped(t, n)) {
+        return;
+    }
+    native_give_up_flags(t, n->live_before);
+    if (disp) {
+        native_emit_word(t, HOST_OP_LEA, ADDRESS, base, disp);
+    } else {
+        move_word(t, ADDRESS, base);
+    }
+    native_emit_check(t, native_word(t->source), is_write);
+}
+
+void native_emit_stack(struct translation *t, const struct native_insn *n, int32_t disp,
+                       bool is_write)
+{
+    emit_word_at(t, n, STACK, disp, is_write);
+}
+
+static void store_imm(struct translation *t, int32_t value)
+{
+    native_emit_word(t, 0xc7, 0, ADDRESS, t->operand_disp);
+    emit32(&t->e, (uint32_t)value);
+}
+
+void native_emit_push(struct translation *t, const struct native_insn *n)
+{
+    const struct x86_insn *insn = &n->insn;
+    uint8_t word = native_word(t->source);
+    bool is_memory = n->kind == NATIVE_PUSH_MEM && insn->has_memory;
+    if (is_memory) {
+        native_emit_operand(t, n, word, false, false);
+        native_emit_word(t, HOST_OP_MOV_REG_RM, SCRATCH, ADDRESS, t->operand_disp);
+        emit_op_base(&t->e, HOST_OP_MOV_RM_REG, SCRATCH, HOST_RSP, VCPU_FIELD(native_target));
+    }
+    native_emit_stack(t, n, -word, true);
+    uint8_t guest = (uint8_t)(((n->kind == NATIVE_PUSH_REG ? insn->opcode : insn->modrm) & 7) |
+                              (insn->rex & 1) << 3);
+    if (n->kind == NATIVE_PUSH_IMM) {
+        store_imm(t, (int32_t)insn->imm);
+    } else if (is_memory) {
+        emit_op_base(&t->e, HOST_OP_MOV_REG_RM, SCRATCH, HOST_RSP, VCPU_FIELD(native_target));
+        native_emit_word(t, HOST_OP_MOV_RM_REG, SCRATCH, ADDRESS, t->operand_disp);
+    } else if (native_is_spilled(guest)) {
+        native_load_gpr(t, SCRATCH, guest);
+        native_emit_word(t, HOST_OP_MOV_RM_REG, SCRATCH, ADDRESS, t->operand_disp);
+    } else {
+        native_emit_word(t, HOST_OP_MOV_RM_REG, native_home(guest), ADDRESS, t->operand_disp);
+    }
+    native_emit_move_stack(t, -word);
+}
+
+void native_emit_pop(struct translation *t, const struct native_insn *n)
+{
+    uint8_t guest = (uint8_t)((n->insn.opcode & 7) | (n->insn.rex & 1) << 3);
+    native_emit_stack(t, n, 0, false);
+    native_emit_move_stack(t, native_word(t->source));
+    if (native_is_spilled(guest)) {
+        native_emit_word(t, HOST_OP_MOV_REG_RM, SCRATCH, ADDRESS, t->operand_disp);
+        native_store_gpr(t, SCRATCH, guest);
+    } else {
+        native_emit_word(t, HOST_OP_MOV_REG_RM, native_home(guest), ADDRESS, t->operand_disp);
+    }
+}
+
+void native_emit_leave(struct translation *t, const struct native_insn *n)
+{
+    emit_word_at(t, n, HOST_RBP, 0, false);
+    native_emit_word(t, HOST_OP_LEA, STACK, HOST_RBP, native_word(t->source));
+    native_emit_word(t, HOST_OP_MOV_REG_RM, HOST_RBP, ADDRESS, t->operand_disp);
+}
