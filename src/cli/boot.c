@@ -143,6 +143,25 @@ static int boot_run(int argc, char **argv)
     return status;
 }
 
+static const struct verb_section man_sections[] = {
+    {"OPTIONS OF THE ENGINE SOFT",
+     "For those who look for a bug; without them nothing is checked or written.\n"
+     "\n"
+     "  translate=off   the interpreter runs everything\n"
+     "  flags=exact     status flags that nothing reads are exact in the frames of faults, too\n"
+     "  verify=on       each block of translated code is verified before it runs\n"
+     "  lockstep=on     the interpreter repeats what translated code did, and the first\n"
+     "                  difference ends the VM; some hundred times slower, one virtual CPU\n"
+     "  icount=on, icount=SHIFT\n"
+     "                  time is counted in instructions of 2^SHIFT ns (on: 1 ns), so that two\n"
+     "                  runs of a guest are the same; one virtual CPU. Use it with --net none.\n"
+     "                  With --verbose the log ends with a count and a hash of the memory\n"
+     "  trace=FILE      a log of the translated blocks and of what the interpreter ran for them\n"
+     "  perfmap=on      /tmp/perf-PID.map, by which perf names translated code\n"
+     "  symbols=FILE    names for both: the guest's System.map or /proc/kallsyms\n"},
+    {0},
+};
+
 const struct verb boot_verb = {
     .name = "boot",
     .arguments = "",
@@ -156,7 +175,8 @@ const struct verb boot_verb = {
         "  hull boot --kernel vmlinuz --initrd initrd.img --append console=ttyS0 --memory 1G\n"
         "  hull boot -k vmlinuz -d disk.img -a 'root=/dev/vda console=ttyS0' -c 2\n"
         "  hull boot -k vmlinuz -i initrd.img --net user,hostfwd=tcp:127.0.0.1:2222-:22\n"
-        "  hull boot -k vmlinuz -i initrd.img --control /run/vm.sock --console pty\n",
+        "  hull boot -k vmlinuz -i initrd.img --control /run/vm.sock --console pty\n"
+        "  hull boot -k vmlinuz -i initrd.img --engine soft,icount=on --net none --verbose\n",
     .exit_status = "  0    the guest powered off, or the user quit\n"
                    "  1    wrong usage, or a failure of the host\n"
                    "  2    the guest asked for a reset, with --no-reboot\n"
@@ -164,6 +184,7 @@ const struct verb boot_verb = {
                    "  4    a device stopped the VM because the guest broke its protocol\n"
                    "  124  --timeout ran out\n"
                    "  With --debug-exit, a guest write of V to port 0xf4 gives (V<<1)|1.\n",
+    .sections = man_sections,
     .options = boot_option_table,
     .run = boot_run,
 };

@@ -238,8 +238,12 @@ FLAG_DEFINE(verbose, verbose)
 
 const struct option_spec boot_option_table[] = {
     {"name", 'n', "NAME", "name of the VM in messages (default: vm)", NULL, parse_name},
-    {"engine", 'e', "ENGINE", "what runs guest code: auto, kvm or soft (default: auto)",
-     "auto|kvm|soft", parse_engine},
+    {"engine", 'e', "ENGINE[,KEY=VALUE]...",
+     "what runs guest code: auto, kvm or soft (default: auto); keys of soft: translate, flags, verify, "
+     "lockstep, icount, trace, perfmap, symbols: see the man page",
+     "auto|kvm|soft|soft,translate=off|soft,flags=exact|soft,verify=on|soft,lockstep=on|"
+     "soft,icount=on|soft,trace=|soft,perfmap=on|soft,symbols=",
+     parse_engine},
     {"machine", 0, "MACHINE", "the board: micro (default)", "micro", parse_machine},
     {"cpus", 'c', "N", "number of virtual CPUs, 1 to 64 (default: 1)", NULL, parse_cpus},
     {"memory", 'm', "SIZE", "guest memory; a bare number counts MiB (default: 512M)", NULL,

@@ -105,6 +105,9 @@ static void man_verb_page(const struct verb *verb)
         roff_option(o);
     }
     (void)fputs(".TP\n.B \\-h\\fR, \\fB\\-\\-help\nShow a short text and exit.\n", stdout);
+    for (const struct verb_section *s = verb->sections; s != NULL && s->title != NULL; s++) {
+        roff_block(s->title, s->text);
+    }
     roff_block("EXIT STATUS", verb->exit_status);
     roff_block("EXAMPLES", verb->examples);
     (void)fputs(".SH SEE ALSO\n.BR hull (1)", stdout);

@@ -21,16 +21,23 @@ struct option_spec {
 };
 
 /* A verb of the command line. */
+/* A further part of a man page: lines as they are. */
+struct verb_section {
+    const char *title;
+    const char *text;
+};
+
 struct verb {
     const char *name;
     const char
         *arguments;      /* after the options in the usage line: "PATH VERB [KEY=VALUE]..." or "" */
     const char *summary; /* one line, no dot */
-    const char *description;           /* paragraphs; lines as they should stand in help */
-    const char *examples;              /* lines of the form "  hull boot ...\n" */
-    const char *exit_status;           /* lines, or NULL */
-    const struct option_spec *options; /* NULL: none but --help */
-    const char *complete;              /* for positional arguments, as option_spec.complete */
+    const char *description;             /* paragraphs; lines as they should stand in help */
+    const char *examples;                /* lines of the form "  hull boot ...\n" */
+    const char *exit_status;             /* lines, or NULL */
+    const struct verb_section *sections; /* for the man page alone, {0} at the end; or NULL */
+    const struct option_spec *options;   /* NULL: none but --help */
+    const char *complete;                /* for positional arguments, as option_spec.complete */
     bool is_hidden;
     int (*run)(int argc, char **argv); /* argv[0] is the verb; returns the exit status */
 };
