@@ -8,6 +8,7 @@
 #include "engine/soft/interpret/operand.h"
 #include "engine/soft/mmu.h"
 #include "engine/soft/system.h"
+#include "engine/soft/tlb.h"
 
 #define CR0_KNOWN                                                                                  \
     (X86_CR0_PE | X86_CR0_MP | X86_CR0_EM | X86_CR0_TS | X86_CR0_ET | X86_CR0_NE | X86_CR0_WP |    \
@@ -121,9 +122,8 @@ bool soft_set_cr3(struct soft_vcpu *v, uint64_t value)
             return false;
         }
     }
-    (void)keeps; /* the TLB knows no PCIDs: it forgets more than it must */
     v->cr3 = value;
-    soft_tlb_flush(v, false);
+    soft_space_enter(v, keeps);
     return true;
 }
 

@@ -88,7 +88,7 @@ static void add_basic(struct x86_cpuid *cpuid)
     r.eax = 0x16;
     add(cpuid, 0, 0, false, r);
     r = host_cpuid(1, 0);
-    uint32_t own = (uint32_t)(BIT(21) | BIT(24)); /* x2APIC, TSC deadline */
+    uint32_t own = (uint32_t)(BIT(17) | BIT(21) | BIT(24)); /* PCID, x2APIC, TSC deadline */
     r.ecx = (r.ecx & (uint32_t)LEAF_1_ECX) | own;
     /* XSAVE comes from us, AVX from the host. */
     r.ecx |= (uint32_t)BIT(26);

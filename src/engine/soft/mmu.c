@@ -30,6 +30,7 @@
 #include "engine/soft/breakpoint.h"
 #include "engine/soft/memory_access.h"
 #include "engine/soft/system.h"
+#include "engine/soft/tlb.h"
 #include "engine/soft/translate/lockstep.h"
 #include "engine/soft/translate/native.h"
 
@@ -211,69 +212,11 @@ bool soft_probe_translate(struct soft_vcpu *v, uint64_t gva, enum x86_access acc
     return true;
 }
 
-/* May the TLB hold a write entry for the page? See the head of this file. */
-static bool claim_writable(struct soft_vcpu *v, const struct soft_page *page)
-{
-    if (page->slot->is_readonly) {
-        return false;
-    }
-    _Atomic uint8_t *flags = &page->slot->page_flags[page->index];
-    uint8_t seen = atomic_load(flags);
-    if (!(seen & SOFT_PAGE_WRITABLE)) {
-        seen = atomic_fetch_or(flags, SOFT_PAGE_WRITABLE);
-    }
-    if (seen & GUEST_PAGE_CODE) {
-        return false;
-    }
-    mark_dirty(v->vm, page);
-    return true;
-}
-
-static void note_large_page(struct soft_vcpu *v, uint64_t gva, uint64_t page_size)
-{
-    uint64_t first = align_down(gva, page_size);
-    struct soft_large_range *range = &v->large[gva >> 63];
-    if (range->first > range->last) {
-        range->first = first;
-        range->last = first + page_size - 1;
-        return;
-    }
-    range->first = MIN(range->first, first);
-    range->last = MAX(range->last, first + page_size - 1);
-}
-
-static void clear_entry(struct soft_tlb *tlb, size_t index)
-{
-    tlb->read_tag[index] = tlb->write_tag[index] = tlb->fetch_tag[index] = soft_tlb_invalid(index);
-}
-
-static struct soft_code_page *code_page_slot(struct soft_vcpu *v, uint64_t gva)
-{
-    return &v->code_page[(gva >> GUEST_PAGE_SHIFT) % SOFT_CODE_PAGES];
-}
-
-static void remember_code_page(struct soft_vcpu *v, uint64_t gva, const struct soft_page *page)
-{
-    if (!page->slot->is_readonly) {
-        *code_page_slot(v, gva) = (struct soft_code_page){
-            .tag = soft_tlb_tag(gva),
-            .tlb = v->tlb,
-            .block_epoch = v->block_epoch,
-            .slot = page->slot,
-            .index = page->index,
-            .hva = page->hva,
-        };
-    }
-}
-
 /* Where to write at 'gva', if it is known to be in a page with code. */
 static bool find_code_page(struct soft_vcpu *v, uint64_t gva, struct soft_page *out)
 {
-    const struct soft_code_page *known = code_page_slot(v, gva);
-    if (known->tag != soft_tlb_tag(gva) || known->tlb != v->tlb ||
-        known->block_epoch != v->block_epoch ||
-        !(atomic_load_explicit(&known->slot->page_flags[known->index], memory_order_relaxed) &
-          GUEST_PAGE_CODE)) {
+    const struct soft_code_page *known = soft_find_code_page(v, gva);
+    if (!known) {
         return false;
     }
     *out = (struct soft_page){
@@ -284,49 +227,41 @@ static bool find_code_page(struct soft_vcpu *v, uint64_t gva, struct soft_page *
     return true;
 }
 
-/* Takes a translation into the TLB; a write only where 'is_write'. */
-static void tlb_fill(struct soft_vcpu *v, uint64_t gva, enum x86_access access,
-                     const struct x86_translation *translation)
+/* Takes a translation into the first level of the TLB; a write only where 'access' is one. */
+static enum soft_fill tlb_fill(struct soft_vcpu *v, struct soft_tlb *tlb, uint64_t gva,
+                               enum x86_access access, const struct x86_translation *translation)
 {
-    struct soft_page page = soft_page_find(v->vm, align_down(translation->gpa, GUEST_PAGE_SIZE));
-    if (!page.slot) {
-        return;
-    }
     if (access != X86_ACCESS_FETCH && soft_page_is_watched(v, gva)) {
-        return;
+        return SOFT_FILL_NONE;
     }
-    struct soft_tlb *tlb = v->tlb;
-    size_t index = soft_tlb_index(gva);
-    uint64_t tag = soft_tlb_tag(gva);
-    bool is_same = tlb->hva[index] == page.hva &&
-                   (tlb->read_tag[index] == tag || tlb->write_tag[index] == tag ||
-                    tlb->fetch_tag[index] == tag);
-    if (!is_same) {
-        clear_entry(tlb, index);
-        tlb->hva[index] = page.hva;
-        tlb->filled[gva >> 63][index / 64] |= BIT(index % 64);
+    uint64_t page = align_down(translation->gpa, GUEST_PAGE_SIZE) |
+                    (translation->is_global ? SOFT_PAGE_G : 0) |
+                    (translation->page_size > GUEST_PAGE_SIZE ? SOFT_PAGE_LARGE : 0) |
+                    (translation->page_size > BIT(SOFT_LARGE_SHIFT) ? SOFT_PAGE_HUGE : 0);
+    enum soft_fill result = soft_tlb_enter(v, tlb, gva, access, page);
+    if (unlikely(v->lockstep != NULL) && access == X86_ACCESS_WRITE && result == SOFT_FILL_DONE) {
+        size_t index = soft_tlb_index(gva);
+        soft_lockstep_note_write(v, tlb, index, tlb->hva[index]);
     }
-    if (access == X86_ACCESS_FETCH) {
-        tlb->fetch_tag[index] = tag;
-    } else {
-        tlb->read_tag[index] = tag;
-        tlb->write_tag[index] = soft_tlb_invalid(index);
-        if (access == X86_ACCESS_WRITE && claim_writable(v, &page)) {
-            if (unlikely(v->lockstep != NULL)) {
-                soft_lockstep_note_write(v, tlb, index, tlb->hva[index]);
-            }
-            tlb->write_tag[index] = tag;
-        } else if (access == X86_ACCESS_WRITE) {
-            remember_code_page(v, gva, &page);
-        }
+    return result;
+}
+
+/* Translates canonical 'gva' with the rights of 'tlb', and takes it there. */
+static enum soft_fill fill(struct soft_vcpu *v, struct soft_tlb *tlb, uint64_t gva,
+                           enum x86_access access, bool is_implicit, uint64_t *out_gpa,
+                           uint32_t *out_error)
+{
+    enum soft_fill result = soft_tlb_quick(v, tlb, gva, access, out_gpa);
+    if (likely(result < SOFT_FILL_FAULT)) {
+        return result;
     }
-    if ((gva >> 63) && !(translation->is_global && (v->cr4 & X86_CR4_PGE))) {
-        v->high_half_has_local = true;
-        v->high_code_has_local |= access == X86_ACCESS_FETCH;
+    struct x86_translation translation;
+    v->stats.tlb_long_way++;
+    if (!walk(v, gva, access, v->cpl == 3, is_implicit, &translation, out_error)) {
+        return SOFT_FILL_FAULT;
     }
-    if (translation->page_size > GUEST_PAGE_SIZE) {
-        note_large_page(v, gva, translation->page_size);
-    }
+    *out_gpa = translation.gpa;
+    return tlb_fill(v, tlb, gva, access, &translation);
 }
 
 static noreturn_fn void raise_not_canonical(struct soft_vcpu *v, const struct soft_op *op)
@@ -342,34 +277,24 @@ static uint64_t translate(struct soft_vcpu *v, const struct soft_op *op, uint64_
     if (soft_is_long(v) && unlikely(!x86_is_canonical(gva))) {
         raise_not_canonical(v, op);
     }
-    struct x86_translation translation;
+    uint64_t gpa;
     uint32_t error;
-    v->stats.tlb_misses++;
     v->op = op;
-    if (!walk(v, gva, access, v->cpl == 3, false, &translation, &error)) {
+    if (fill(v, v->tlb, gva, access, false, &gpa, &error) == SOFT_FILL_FAULT) {
         soft_raise_page_fault(v, gva, error);
     }
-    tlb_fill(v, gva, access, &translation);
-    return translation.gpa;
+    return gpa;
 }
 
 bool soft_tlb_load(struct soft_vcpu *v, uint64_t gva, enum x86_access access)
 {
-    struct x86_translation translation;
+    uint64_t gpa;
     uint32_t error;
-    struct soft_page page;
-    if (access == X86_ACCESS_WRITE && find_code_page(v, gva, &page)) {
+    if (!x86_is_canonical(gva) ||
+        (access == X86_ACCESS_WRITE && soft_find_code_page(v, gva) != NULL)) {
         return false;
     }
-    v->stats.tlb_misses++;
-    if (!x86_is_canonical(gva) || !walk(v, gva, access, v->cpl == 3, false, &translation, &error)) {
-        return false;
-    }
-    tlb_fill(v, gva, access, &translation);
-    const struct soft_tlb *tlb = v->tlb;
-    size_t index = soft_tlb_index(gva);
-    return (access == X86_ACCESS_WRITE ? tlb->write_tag : tlb->read_tag)[index] ==
-           soft_tlb_tag(gva);
+    return fill(v, v->tlb, gva, access, false, &gpa, &error) == SOFT_FILL_DONE;
 }
 
 uint64_t soft_fetch_translate(struct soft_vcpu *v, uint64_t gva)
@@ -646,19 +571,15 @@ static struct soft_tlb *system_tlb(struct soft_vcpu *v)
 
 static uint64_t system_translate(struct soft_vcpu *v, uint64_t gva, enum x86_access access)
 {
-    struct x86_translation translation;
+    uint64_t gpa;
     uint32_t error;
     if (soft_is_long(v) && !x86_is_canonical(gva)) {
         soft_raise_error(v, v->op, X86_GP, 0);
     }
-    if (!walk(v, gva, access, false, true, &translation, &error)) {
+    if (fill(v, system_tlb(v), gva, access, true, &gpa, &error) == SOFT_FILL_FAULT) {
         soft_raise_page_fault(v, gva, error);
     }
-    struct soft_tlb *current = v->tlb;
-    v->tlb = system_tlb(v);
-    tlb_fill(v, gva, access, &translation);
-    v->tlb = current;
-    return translation.gpa;
+    return gpa;
 }
 
 void soft_system_load(struct soft_vcpu *v, uint64_t gva, void *out_data, uint32_t size)
@@ -710,82 +631,6 @@ void soft_system_store(struct soft_vcpu *v, uint64_t gva, const void *data, uint
         gva = linear_add(v, gva, part);
         size -= part;
     }
-}
-
-/* Is the entry's page in the upper half? What is not valid looks so, too, but then some tag is valid or all are not. */
-static bool is_in_upper_half(const struct soft_tlb *tlb, size_t index)
-{
-    return (tlb->read_tag[index] & tlb->write_tag[index] & tlb->fetch_tag[index]) >> 63;
-}
-
-static void flush_half(struct soft_vcpu *v, unsigned half)
-{
-    v->large[half] = (struct soft_large_range){.first = UINT64_MAX};
-    for (int i = 0; i < SOFT_TLB_MODES; i++) {
-        struct soft_tlb *tlb = &v->tlbs[i];
-        for (size_t word = 0; word < ARRAY_COUNT(tlb->filled[half]); word++) {
-            for (uint64_t left = tlb->filled[half][word]; left; left &= left - 1) {
-                size_t index = word * 64 + (size_t)__builtin_ctzll(left);
-                if (is_in_upper_half(tlb, index) == (half == 1)) {
-                    clear_entry(tlb, index);
-                }
-            }
-            tlb->filled[half][word] = 0;
-        }
-    }
-}
-
-void soft_tlb_init(struct soft_vcpu *v)
-{
-    for (int i = 0; i < SOFT_TLB_MODES; i++) {
-        for (size_t n = 0; n < SOFT_TLB_SIZE; n++) {
-            clear_entry(&v->tlbs[i], n);
-        }
-    }
-    v->large[0].first = v->large[1].first = UINT64_MAX;
-}
-
-void soft_tlb_flush(struct soft_vcpu *v, bool with_global)
-{
-    v->stats.tlb_flushes++;
-    flush_half(v, 0);
-    soft_native_forget_addresses(v, false);
-    if (with_global || v->high_half_has_local) {
-        v->high_half_has_local = false;
-        flush_half(v, 1);
-    }
-    /* A kernel's own code is global as a rule, and looking for it again is dear. */
-    if (with_global || v->high_code_has_local) {
-        v->high_code_has_local = false;
-        soft_native_forget_addresses(v, true);
-    }
-    soft_new_block_epoch(v);
-}
-
-void soft_tlb_flush_page(struct soft_vcpu *v, uint64_t gva)
-{
-    const struct soft_large_range *range = &v->large[gva >> 63];
-    if (gva >= range->first && gva <= range->last) {
-        flush_half(v, gva >> 63);
-        soft_native_forget_addresses(v, gva >> 63);
-        soft_new_block_epoch(v);
-        return;
-    }
-    for (int i = 0; i < SOFT_TLB_MODES; i++) {
-        clear_entry(&v->tlbs[i], soft_tlb_index(gva));
-    }
-    soft_new_block_epoch(v);
-    soft_native_forget_page(v, gva);
-}
-
-void soft_tlb_flush_writes(struct soft_vcpu *v)
-{
-    for (int i = 0; i < SOFT_TLB_MODES; i++) {
-        for (size_t n = 0; n < SOFT_TLB_SIZE; n++) {
-            v->tlbs[i].write_tag[n] = soft_tlb_invalid(n);
-        }
-    }
-    atomic_fetch_and(&v->requests, ~SOFT_REQUEST_FLUSH_WRITES);
 }
 
 static void flush_writes_of_others(struct soft_vm *vm, struct soft_vcpu *self)

@@ -1,5 +1,6 @@
 /* System instructions: model-specific registers, ports, CPUID, time, HLT, the TLB. Control registers are in control.c. */
 #include "engine/soft/system.h"
+#include "engine/soft/tlb.h"
 
 #include "base/core/bits.h"
 #include "engine/soft/block.h"
@@ -17,7 +18,6 @@ static void invlpg(struct soft_vcpu *v, const struct soft_op *op)
     SOFT_NEXT(v, op);
 }
 
-/* There are no PCIDs in the TLB, so that all kinds but the first drop everything. */
 static void invpcid(struct soft_vcpu *v, const struct soft_op *op)
 {
     uint64_t descriptor[2];
@@ -28,14 +28,11 @@ static void invpcid(struct soft_vcpu *v, const struct soft_op *op)
     uint64_t type = soft_get_sized(v, op->dst, soft_is_64(v) ? 8 : 4);
     soft_load_unchecked(v, op, soft_linear(v, op, 16, false), descriptor, sizeof(descriptor));
     if (type > 3 || (type < 2 && (descriptor[0] >> 12)) ||
+        (type < 2 && descriptor[0] && !(v->cr4 & X86_CR4_PCIDE)) ||
         (type == 0 && !x86_is_canonical(descriptor[1]))) {
         soft_general_protection(v, op);
     }
-    if (type == 0) {
-        soft_tlb_flush_page(v, descriptor[1]);
-    } else {
-        soft_tlb_flush(v, type != 1);
-    }
+    soft_space_invalidate(v, (unsigned)type, (uint16_t)descriptor[0], descriptor[1]);
     SOFT_NEXT(v, op);
 }
 

@@ -59,8 +59,8 @@ enum soft_tlb_mode {
 struct soft_tlb {
     uint64_t read_tag[SOFT_TLB_SIZE], write_tag[SOFT_TLB_SIZE], fetch_tag[SOFT_TLB_SIZE];
     uint8_t *hva[SOFT_TLB_SIZE]; /* of the page */
-    /* Which entries may hold something of the lower and the upper half of the address space: what a flush has to visit. */
-    uint64_t filled[2][SOFT_TLB_SIZE / 64];
+    /* Which entries may hold something of each enum soft_tlb_class: what a flush has to visit. */
+    uint64_t filled[3][SOFT_TLB_SIZE / 64];
 };
 
 static inline uint64_t soft_tlb_invalid(size_t index)
@@ -68,16 +68,49 @@ static inline uint64_t soft_tlb_invalid(size_t index)
     return BIT(63) | (index ? 0 : GUEST_PAGE_SIZE);
 }
 
-/* Addresses that large pages in the TLB span: INVLPG there flushes all. Empty: first > last. */
-struct soft_large_range {
+/* The second level, see tlb.h. Keys: number of the page, then the tag of its address space. */
+#define SOFT_SPACE_TAG_BITS 28u
+#define SOFT_SPACE_COUNT    4096u /* PCIDs */
+#define SOFT_SECOND_SETS    2048u
+#define SOFT_SECOND_WAYS    4u
+#define SOFT_SECOND_LARGE   1024u
+#define SOFT_LARGE_SHIFT    21
+#define SOFT_LARGE_BITS     512u
+#define SOFT_HUGE_SIZE      (1ull << 30)
+
+struct soft_tlb_entry {
+    uint64_t key;
+    uint64_t page; /* guest physical address and SOFT_PAGE_* */
+};
+
+/* An address space that does not run. */
+struct soft_space {
+    uint32_t tag;
+    uint64_t native_epoch; /* of its lower half */
+};
+
+struct soft_second {
+    struct soft_tlb_entry page[SOFT_SECOND_SETS][SOFT_SECOND_WAYS] __attribute__((aligned(64)));
+    struct soft_tlb_entry large[SOFT_SECOND_LARGE]; /* 2 MiB each */
+    uint32_t tag, global_tag;                       /* now; all tags that ever were are lower */
+    uint32_t last_tag;
+    uint32_t oldest_tag; /* those of 'space' before it are void */
+    uint16_t pcid;
+    struct soft_space space[SOFT_SPACE_COUNT];
+};
+
+/* Addresses that pages of more than 2 MiB span: INVLPG there flushes all. Empty: first > last. */
+struct soft_huge_range {
     uint64_t first, last;
 };
 
 /* Written by the vCPU's thread, read by any: whole words, no order. */
 struct soft_stats {
     uint64_t instructions, blocks_decoded, blocks_translated, code_cache_flushes, native_misses,
-        tlb_misses, tlb_flushes, exits_mmio, exits_pio, interrupts, exceptions, halts,
-        lockstep_equal, lockstep_repeated, lockstep_left_out;
+        tlb_misses, tlb_second_hits, tlb_walks, tlb_faults, tlb_unbacked, tlb_code_writes,
+        tlb_long_way, tlb_flushes, tlb_flushes_all, tlb_page_flushes, tlb_space_switches,
+        code_forgotten, exits_mmio, exits_pio, interrupts, exceptions, halts, lockstep_equal,
+        lockstep_repeated, lockstep_left_out;
 };
 
 /* A page with code that may be written, but never by a write entry of the TLB: so that its writers need no page walk. Good
@@ -154,6 +187,10 @@ struct soft_vcpu {
     uint64_t native_host_rsp;
     uint64_t native_group[16]; /* host addresses of groups of accesses in the block that runs */
     uint64_t native_return;    /* of the stub that fills the TLB */
+    struct {
+        uint64_t access;       /* 32 bits of it */
+        uint8_t had_vectors;   /* the host's registers held them */
+    } native_miss;             /* that native_on_fill is asked about */
     uint64_t native_target;    /* of an indirect branch under way */
     uint64_t native_fault_rip; /* of the instruction that may fault on the host */
     int32_t native_budget;     /* icount.h: instructions that may run until something is due */
@@ -259,9 +296,12 @@ struct soft_vcpu {
     struct soft_native_jump native_jump;
     struct soft_tlb tlbs[SOFT_TLB_MODES];
     struct soft_code_page code_page[SOFT_CODE_PAGES];
-    struct soft_large_range large[2];
-    /* In the TLB's upper half there are, or were, entries that are not global; or such of code. */
-    bool high_half_has_local, high_code_has_local;
+    struct soft_second second;
+    /* Which regions of 2 MiB may have entries of large pages in the first level, in each half; and which had code in such. */
+    uint64_t large_regions[2][SOFT_LARGE_BITS / 64], large_code_regions[SOFT_LARGE_BITS / 64];
+    struct soft_huge_range huge[2];
+    /* There is, or was, code in pages of the upper half that are not global, of the lower half that are. */
+    bool upper_code_has_local, lower_code_has_global;
     struct soft_jump_entry jump_cache[1u << SOFT_JUMP_CACHE_BITS];
     struct soft_block *block_hash[1u << SOFT_BLOCK_HASH_BITS];
     uint8_t *arena; /* blocks, in a ring of segments; see block.c */

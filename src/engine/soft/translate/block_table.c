@@ -84,7 +84,7 @@ int soft_native_init(struct soft_vcpu *v, struct error *err)
     }
     n->meta = meta;
     n->meta_size = META_SIZE;
-    n->epoch[0] = n->epoch[1] = 1;
+    n->epoch[0] = n->epoch[1] = n->last_epoch = 1;
     v->native_epoch[0] = v->native_epoch[1] = 1;
     unsigned eax, ebx, ecx = 0, edx; /* clang 14 has no name for it */
     n->has_xsave = __get_cpuid(1, &eax, &ebx, &ecx, &edx) && ecx & bit_OSXSAVE;
@@ -189,19 +189,40 @@ static void set_mode(struct soft_vcpu *v, uint32_t mode)
 
 static void empty_cache(struct soft_vcpu *v);
 
+static void use_epoch(struct soft_vcpu *v, bool upper_half, uint64_t epoch)
+{
+    v->native->epoch[upper_half] = epoch;
+    v->native_epoch[upper_half] = (uint32_t)epoch;
+    if (v->native_mode != NATIVE_MODE_NONE) {
+        v->native_tag = native_tag(v->native, v->native_mode);
+    }
+}
+
 void soft_native_forget_addresses(struct soft_vcpu *v, bool upper_half)
 {
     struct soft_native *n = v->native;
     if (!n) {
         return;
     }
-    if ((uint32_t)++n->epoch[upper_half] == 0) {
+    v->stats.code_forgotten++;
+    if (unlikely((uint32_t)++n->last_epoch == 0)) {
         empty_cache(v); /* links compare 32 bits */
-        n->epoch[upper_half]++;
+        n->last_epoch++;
+        use_epoch(v, !upper_half, n->last_epoch++);
     }
-    v->native_epoch[upper_half] = (uint32_t)n->epoch[upper_half];
-    if (v->native_mode != NATIVE_MODE_NONE) {
-        v->native_tag = native_tag(v->native, v->native_mode);
+    use_epoch(v, upper_half, n->last_epoch);
+}
+
+uint64_t soft_native_epoch(const struct soft_vcpu *v)
+{
+    return v->native ? v->native->epoch[0] : 0;
+}
+
+void soft_native_set_epoch(struct soft_vcpu *v, uint64_t epoch)
+{
+    /* Links must not meet the same 32 bits again. */
+    if (v->native && epoch >> 32 == v->native->last_epoch >> 32) {
+        use_epoch(v, false, epoch);
     }
 }
 

@@ -75,6 +75,7 @@ struct soft_native {
     struct native_block *hash[1u << NATIVE_HASH_BITS];
     struct native_page *pages[1u << NATIVE_PAGE_BITS];
     uint64_t epoch[2]; /* of the halves of the address space; 32 bits are compared, never 0 */
+    uint64_t last_epoch;
     /* Which linear pages have blocks, hashed: what an INVLPG has to care for. */
     uint64_t linear_pages[64];
     bool has_bmi2, has_xsave;
@@ -125,6 +126,11 @@ const uint8_t *native_on_indirect(struct soft_vcpu *v, const struct native_site 
 /* A miss of the TLB in an access to 'gva'; 'access' is its size and perhaps NATIVE_FILL_WRITE. May it be tried again? */
 #define NATIVE_FILL_WRITE 0x10000u
 uint32_t native_on_fill(struct soft_vcpu *v, uint64_t gva, uint32_t access);
+/* What comes before it, without vector registers; in tlb.c. */
+#define NATIVE_MISS_FAILED 0u
+#define NATIVE_MISS_FILLED 1u
+#define NATIVE_MISS_ASK    2u /* native_on_fill knows */
+uint32_t native_on_miss(struct soft_vcpu *v, uint64_t gva, uint32_t access);
 const uint8_t *native_on_fault(struct soft_vcpu *v, void *unused);
 /* On at RIP, from stubs that found no way there themselves. */
 const uint8_t *native_on_resume(struct soft_vcpu *v, void *unused);

@@ -27,9 +27,11 @@ void soft_native_keep_page(struct soft_vcpu *v, uint64_t gpa, uint32_t before, u
 void soft_native_check_pages(struct soft_vcpu *v);
 /* After a flush of the TLB: what was found by linear address is looked up again. */
 void soft_native_forget_addresses(struct soft_vcpu *v, bool upper_half);
-
 /* The same for one page. */
 void soft_native_forget_page(struct soft_vcpu *v, uint64_t gva);
+/* What an address space has found in the lower half, to come back to it: 0 if nothing stays. */
+uint64_t soft_native_epoch(const struct soft_vcpu *v);
+void soft_native_set_epoch(struct soft_vcpu *v, uint64_t epoch);
 
 /* The host's CPU faulted at 'pc' with the vCPU's translated code: where to go on, or 0 if it is none of that. For signal
  * handlers. */

@@ -254,35 +254,6 @@ static uint8_t *make_leave(struct emitter *e)
     return start;
 }
 
-/* Called by blocks with an address in R14 and an access in R15; ZF clear: it may be tried again. Registers stay but R15. */
-static uint8_t *make_fill(struct emitter *e)
-{
-    static const uint8_t spoiled[] = {HOST_RAX, HOST_RCX, HOST_RDX, HOST_RSI, HOST_RDI,
-                                      HOST_R8,  HOST_R9,  HOST_R10, HOST_R11};
-    uint8_t *start = e->at;
-    pop_into_field(e, VCPU_FIELD(native_return));
-    for (size_t i = 0; i < sizeof(spoiled); i++) {
-        emit_op_base(e, HOST_OP_MOV_RM_REG, spoiled[i], HOST_RSP, VCPU_FIELD(gpr) + 8 * spoiled[i]);
-    }
-    save_vectors(e);
-    emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RDI, HOST_RSP);
-    emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RSI, HOST_R14);
-    emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RDX, HOST_R15);
-    emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_R15, HOST_RSP);
-    emit_op_base(e, HOST_OP_MOV_REG_RM, HOST_RSP, HOST_RSP, VCPU_FIELD(native_host_rsp));
-    emit_mov_imm(e, HOST_RAX, (uint64_t)(uintptr_t)native_on_fill);
-    emit8(e, 0xff);
-    emit8(e, 0xd0);
-    emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RSP, HOST_R15);
-    emit8(e, 0x85); /* test eax, eax */
-    emit8(e, 0xc0);
-    for (size_t i = 0; i < sizeof(spoiled); i++) {
-        emit_op_base(e, HOST_OP_MOV_REG_RM, spoiled[i], HOST_RSP, VCPU_FIELD(gpr) + 8 * spoiled[i]);
-    }
-    emit_at(e, 0, 0, 0xff, 4, VCPU_FIELD(native_return), false); /* jmp */
-    return start;
-}
-
 /* Sets ZF if the upper halves of all vectors in the vCPU are 0. XMM0 is spoiled. */
 static void test_upper_halves(struct emitter *e)
 {
@@ -323,6 +294,63 @@ static uint8_t *make_load_vectors(struct emitter *e)
     return start;
 }
 
+/* Calls function(vCPU, R14, R15); R15 is spoiled. */
+static void call_for_miss(struct emitter *e,
+                          uint32_t (*function)(struct soft_vcpu *, uint64_t, uint32_t))
+{
+    emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RDI, HOST_RSP);
+    emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RSI, HOST_R14);
+    emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RDX, HOST_R15);
+    emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_R15, HOST_RSP);
+    emit_op_base(e, HOST_OP_MOV_REG_RM, HOST_RSP, HOST_RSP, VCPU_FIELD(native_host_rsp));
+    emit_mov_imm(e, HOST_RAX, (uint64_t)(uintptr_t)function);
+    emit8(e, 0xff);
+    emit8(e, 0xd0);
+    emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RSP, HOST_R15);
+}
+
+/* Called by blocks with an address in R14 and an access in R15; ZF clear: it may be tried again. Registers stay but R15; vectors
+ * are live after it if they were before, if it may be tried again. */
+static uint8_t *make_fill(struct emitter *e, const uint8_t *load_vectors)
+{
+    static const uint8_t spoiled[] = {HOST_RAX, HOST_RCX, HOST_RDX, HOST_RSI, HOST_RDI,
+                                      HOST_R8,  HOST_R9,  HOST_R10, HOST_R11};
+    uint8_t *start = e->at;
+    pop_into_field(e, VCPU_FIELD(native_return));
+    for (size_t i = 0; i < sizeof(spoiled); i++) {
+        emit_op_base(e, HOST_OP_MOV_RM_REG, spoiled[i], HOST_RSP, VCPU_FIELD(gpr) + 8 * spoiled[i]);
+    }
+    call_for_miss(e, native_on_miss);
+    emit8(e, 0x3d); /* cmp eax, NATIVE_MISS_ASK */
+    emit32(e, NATIVE_MISS_ASK);
+    uint8_t *ask = emit_jcc(e, HOST_IF_EQUAL);
+    emit8(e, 0x85); /* test eax, eax */
+    emit8(e, 0xc0);
+    uint8_t *done = e->at;
+    for (size_t i = 0; i < sizeof(spoiled); i++) {
+        emit_op_base(e, HOST_OP_MOV_REG_RM, spoiled[i], HOST_RSP, VCPU_FIELD(gpr) + 8 * spoiled[i]);
+    }
+    emit_at(e, 0, 0, 0xff, 4, VCPU_FIELD(native_return), false); /* jmp */
+
+    emit_bind(ask, e->at);
+    save_vectors(e);
+    emit_op_base(e, HOST_OP_MOV_REG_RM, HOST_R15, HOST_RSP, VCPU_FIELD(native_miss.access));
+    call_for_miss(e, native_on_fill);
+    emit8(e, 0x85); /* test eax, eax */
+    emit8(e, 0xc0);
+    emit_bind(emit_jcc(e, HOST_IF_EQUAL), done);
+    emit_at(e, 0, 0, 0x80, 7, VCPU_FIELD(native_miss.had_vectors), false);
+    emit8(e, 0);
+    uint8_t *over = emit_jcc(e, HOST_IF_EQUAL);
+    emit_bind(emit_call(e), load_vectors);
+    emit_bind(over, e->at);
+    emit8(e, 0x48); /* test rsp, rsp */
+    emit8(e, 0x85);
+    emit8(e, 0xe4);
+    emit_bind(emit_jmp(e), done);
+    return start;
+}
+
 void native_make_stubs(struct soft_vcpu *v)
 {
     struct soft_native *n = v->native;
@@ -330,7 +358,7 @@ void native_make_stubs(struct soft_vcpu *v)
     n->enter = make_enter(&e);
     n->leave = make_leave(&e);
     n->load_vectors = make_load_vectors(&e);
-    n->fill = make_fill(&e);
+    n->fill = make_fill(&e, n->load_vectors);
     n->load_x87 = make_load_x87(&e);
     const uint8_t *interpret_stored;
     n->interpret =

@@ -89,7 +89,7 @@ void native_want_flags(struct translation *t, uint8_t scratch)
 struct slow_path *native_add_slow(struct translation *t, enum slow_kind kind)
 {
     struct slow_path *slow = &t->slow[t->slow_count++];
-    *slow = (struct slow_path){.kind = kind, .index = t->index, .has_vectors = t->has_vectors};
+    *slow = (struct slow_path){.kind = kind, .index = t->index};
     return slow;
 }
 
@@ -864,14 +864,7 @@ static void emit_fill(struct translation *t, const struct slow_path *slow)
     emit_op_table(e, HOST_OP_ADD_REG_RM, ADDRESS, SCRATCH, slow->tag);
     emit_mov_imm(e, SCRATCH, slow->size | (slow->is_write ? NATIVE_FILL_WRITE : 0));
     emit_bind(emit_call(e), t->native->fill);
-    if (slow->has_vectors) {
-        uint8_t *over = emit_jcc(e, HOST_IF_EQUAL);
-        emit_bind(emit_call(e), t->native->load_vectors);
-        emit_bind(emit_jmp(e), slow->retry);
-        emit_bind(over, e->at);
-    } else {
-        emit_bind(emit_jcc(e, HOST_IF_NOT_EQUAL), slow->retry);
-    }
+    emit_bind(emit_jcc(e, HOST_IF_NOT_EQUAL), slow->retry);
 }
 
 static void emit_slow_paths(struct translation *t)

@@ -22,7 +22,6 @@ enum slow_kind {
 struct slow_path {
     uint8_t kind; /* enum slow_kind */
     bool wants_flags, wants_vectors, wants_x87;
-    bool has_vectors;     /* here */
     uint32_t index;       /* of the instruction */
     int32_t stack_change; /* what a branch has added to RSP */
     uint8_t *jump;        /* place of the displacement that leads here */

@@ -1,0 +1,340 @@
+/* See tlb.h. The way from a miss of the first level to its entry, as long as nothing is unusual: through the second level, or
+ * through the page tables of 4-level paging by their host addresses. No vector registers here: the guest's may be in the
+ * host's. */
+#include "engine/soft/tlb.h"
+
+#include "base/core/bits.h"
+#include "engine/soft/breakpoint.h"
+#include "engine/soft/memory_access.h"
+#include "engine/soft/mmu.h"
+#include "engine/soft/translate/block_table.h"
+
+#define ENTRY_P      BIT(0)
+#define ENTRY_RW     BIT(1)
+#define ENTRY_US     BIT(2)
+#define ENTRY_A      BIT(5)
+#define ENTRY_D      BIT(6)
+#define ENTRY_PS     BIT(7)
+#define ENTRY_G      BIT(8)
+#define ENTRY_XD     BIT(63)
+#define ADDRESS_MASK BITS(51, 12)
+
+static always_inline const struct guest_slot *find_slot(const struct soft_vcpu *v, uint64_t gpa)
+{
+    return guest_memory_slot(v->vm->vm.config.memory, gpa);
+}
+
+/* Dirty bit of a page that is about to be written. */
+static void mark_dirty(struct soft_vm *vm, const struct guest_slot *slot, size_t index)
+{
+    size_t number = (size_t)(slot - vm->vm.config.memory->slot);
+    _Atomic uint64_t *dirty = atomic_load_explicit(&vm->dirty[number], memory_order_acquire);
+    if (unlikely(dirty != NULL)) {
+        atomic_fetch_or(&dirty[index / 64], BIT(index % 64));
+    }
+}
+
+/* May a vCPU write to the page without looking, until it is told to drop its write entries? See the head of mmu.c. */
+static bool claim_writable(struct soft_vcpu *v, const struct guest_slot *slot, size_t index)
+{
+    if (unlikely(slot->is_readonly)) {
+        return false;
+    }
+    _Atomic uint8_t *flags = &slot->page_flags[index];
+    uint8_t seen = atomic_load(flags);
+    if (!(seen & SOFT_PAGE_WRITABLE)) {
+        seen = atomic_fetch_or(flags, SOFT_PAGE_WRITABLE);
+    }
+    if (seen & GUEST_PAGE_CODE) {
+        return false;
+    }
+    mark_dirty(v->vm, slot, index);
+    return true;
+}
+
+/* Is the page one that may be written without looking as it is, and nobody keeps a log of writes? */
+static bool is_open(const struct soft_vcpu *v, const struct guest_slot *slot, size_t index)
+{
+    if (slot->is_readonly) {
+        return false;
+    }
+    uint8_t seen = atomic_load(&slot->page_flags[index]);
+    size_t number = (size_t)(slot - v->vm->vm.config.memory->slot);
+    return (seen & (SOFT_PAGE_WRITABLE | GUEST_PAGE_CODE)) == SOFT_PAGE_WRITABLE &&
+           !atomic_load_explicit(&v->vm->dirty[number], memory_order_acquire);
+}
+
+static always_inline bool allows_write(const struct soft_vcpu *v, enum soft_tlb_mode mode,
+                                       uint64_t page)
+{
+    if (!(page & SOFT_PAGE_W) && (mode == SOFT_TLB_USER || (v->cr0 & X86_CR0_WP))) {
+        return false;
+    }
+    return true;
+}
+
+/* SDM 3A 4.6.1. */
+static always_inline bool allows(const struct soft_vcpu *v, enum soft_tlb_mode mode,
+                                 enum x86_access access, uint64_t page)
+{
+    bool is_user_page = page & SOFT_PAGE_U;
+    if (mode == SOFT_TLB_USER && !is_user_page) {
+        return false;
+    }
+    if (access == X86_ACCESS_FETCH) {
+        return (page & SOFT_PAGE_X) &&
+               !(mode != SOFT_TLB_USER && is_user_page && (v->cr4 & X86_CR4_SMEP));
+    }
+    if (mode == SOFT_TLB_SUPERVISOR && is_user_page) {
+        return false;
+    }
+    return access == X86_ACCESS_READ || allows_write(v, mode, page);
+}
+
+/* What flushes go by. */
+static void note_entry(struct soft_vcpu *v, struct soft_tlb *tlb, uint64_t gva, size_t index,
+                       uint64_t page, bool is_code)
+{
+    bool is_upper = gva >> 63;
+    enum soft_tlb_class class = !is_upper            ? SOFT_TLB_LOWER
+                                : page & SOFT_PAGE_G ? SOFT_TLB_UPPER_GLOBAL
+                                                     : SOFT_TLB_UPPER_LOCAL;
+    tlb->filled[class][index / 64] |= BIT(index % 64);
+    if (is_code) {
+        v->upper_code_has_local |= class == SOFT_TLB_UPPER_LOCAL;
+        v->lower_code_has_global |= !is_upper && (page & SOFT_PAGE_G);
+    }
+    if (page & SOFT_PAGE_LARGE) {
+        size_t bit = soft_large_bit(gva);
+        v->large_regions[is_upper][bit / 64] |= BIT(bit % 64);
+        if (is_code) {
+            v->large_code_regions[bit / 64] |= BIT(bit % 64);
+        }
+    }
+    if (unlikely(page & SOFT_PAGE_HUGE)) {
+        struct soft_huge_range *range = &v->huge[is_upper];
+        range->first = MIN(range->first, align_down(gva, SOFT_HUGE_SIZE));
+        range->last = MAX(range->last, gva | (SOFT_HUGE_SIZE - 1));
+    }
+}
+
+enum soft_fill soft_tlb_enter(struct soft_vcpu *v, struct soft_tlb *tlb, uint64_t gva,
+                              enum x86_access access, uint64_t page)
+{
+    uint64_t gpa = page & ADDRESS_MASK;
+    const struct guest_slot *slot = find_slot(v, gpa);
+    if (unlikely(!slot)) {
+        v->stats.tlb_unbacked++;
+        return SOFT_FILL_NONE;
+    }
+    enum soft_tlb_mode mode = (enum soft_tlb_mode)(tlb - v->tlbs);
+    size_t page_index = (gpa - slot->gpa) >> GUEST_PAGE_SHIFT;
+    uint8_t *hva = slot->hva + (gpa - slot->gpa);
+    size_t index = soft_tlb_index(gva);
+    uint64_t tag = soft_tlb_tag(gva);
+    if (tlb->hva[index] != hva || !soft_tlb_has(tlb, index, tag)) {
+        soft_tlb_clear(tlb, index);
+        tlb->hva[index] = hva;
+    }
+    note_entry(v, tlb, gva, index, page, access == X86_ACCESS_FETCH);
+    if (access == X86_ACCESS_FETCH) {
+        tlb->fetch_tag[index] = tag;
+        return SOFT_FILL_DONE;
+    }
+    tlb->read_tag[index] = tag;
+    tlb->write_tag[index] = soft_tlb_invalid(index);
+    if (access == X86_ACCESS_READ) {
+        /* A write often follows. */
+        if ((page & SOFT_PAGE_D) && allows_write(v, mode, page) && !v->lockstep &&
+            is_open(v, slot, page_index)) {
+            tlb->write_tag[index] = tag;
+        }
+        return SOFT_FILL_DONE;
+    }
+    if (claim_writable(v, slot, page_index)) {
+        tlb->write_tag[index] = tag;
+        return SOFT_FILL_DONE;
+    }
+    v->stats.tlb_code_writes++;
+    if (!slot->is_readonly) {
+        *soft_code_page_slot(v, gva) = (struct soft_code_page){
+            .tag = tag,
+            .tlb = tlb,
+            .block_epoch = v->block_epoch,
+            .slot = slot,
+            .index = page_index,
+            .hva = hva,
+        };
+    }
+    return SOFT_FILL_NONE;
+}
+
+/* The second level. 0: not there. */
+static uint64_t find_with_tag(struct soft_vcpu *v, uint64_t gva, uint32_t tag)
+{
+    const struct soft_tlb_entry *set = soft_second_set(v, gva, tag);
+    uint64_t key = soft_second_key(gva, GUEST_PAGE_SHIFT, tag);
+    for (size_t i = 0; i < SOFT_SECOND_WAYS; i++) {
+        if (set[i].key == key) {
+            return set[i].page;
+        }
+    }
+    const struct soft_tlb_entry *large = soft_second_large(v, gva, tag);
+    if (large->key == soft_second_key(gva, SOFT_LARGE_SHIFT, tag)) {
+        return large->page | (gva & BITS(SOFT_LARGE_SHIFT - 1, GUEST_PAGE_SHIFT));
+    }
+    return 0;
+}
+
+static uint64_t find_second(struct soft_vcpu *v, uint64_t gva)
+{
+    uint64_t page = 0;
+    if (gva >> 63) {
+        page = find_with_tag(v, gva, v->second.global_tag);
+    }
+    return page ? page : find_with_tag(v, gva, v->second.tag);
+}
+
+static void put_second(struct soft_vcpu *v, uint64_t gva, uint64_t page)
+{
+    /* Lower addresses are looked for in their own space only. */
+    if (unlikely((page & SOFT_PAGE_G) && !(gva >> 63))) {
+        return;
+    }
+    uint32_t tag = page & SOFT_PAGE_G ? v->second.global_tag : v->second.tag;
+    if (page & SOFT_PAGE_LARGE) {
+        struct soft_tlb_entry *large = soft_second_large(v, gva, tag);
+        large->key = soft_second_key(gva, SOFT_LARGE_SHIFT, tag);
+        large->page = page & ~BITS(SOFT_LARGE_SHIFT - 1, GUEST_PAGE_SHIFT);
+        return;
+    }
+    struct soft_tlb_entry *set = soft_second_set(v, gva, tag);
+    uint64_t key = soft_second_key(gva, GUEST_PAGE_SHIFT, tag);
+    /* No loop, which compilers like to make a call of memmove. */
+    if (set[0].key != key) {
+        if (set[1].key != key) {
+            if (set[2].key != key) {
+                set[3] = set[2];
+            }
+            set[2] = set[1];
+        }
+        set[1] = set[0];
+    }
+    set[0] = (struct soft_tlb_entry){key, page};
+}
+
+/* Sets 'bits' of the entry of a page table. False: that is not for here, or it has changed meanwhile. */
+static bool update_entry(struct soft_vcpu *v, const struct guest_slot *slot, uint64_t gpa,
+                         uint64_t *at, uint64_t entry, uint64_t bits)
+{
+    if ((entry & bits) == bits) {
+        return true;
+    }
+    if (!claim_writable(v, slot, (gpa - slot->gpa) >> GUEST_PAGE_SHIFT)) {
+        return false;
+    }
+    return __sync_bool_compare_and_swap(at, entry, entry | bits);
+}
+
+/* 4-level paging. FAULT, ASK, or DONE with *out_page. */
+static enum soft_fill walk(struct soft_vcpu *v, enum soft_tlb_mode mode, uint64_t gva,
+                           enum x86_access access, uint64_t *out_page)
+{
+    bool is_xd_active = v->efer & X86_EFER_NXE;
+    uint64_t reserved = BITS(51, v->physical_bits) | (is_xd_active ? 0 : ENTRY_XD);
+    uint64_t table = v->cr3 & ADDRESS_MASK;
+    uint64_t rights = ENTRY_RW | ENTRY_US, xd = 0;
+    for (unsigned shift = 39;; shift -= 9) {
+        uint64_t gpa = table + (gva >> shift & 511) * 8;
+        const struct guest_slot *slot = find_slot(v, gpa);
+        if (unlikely(!slot)) {
+            return SOFT_FILL_ASK;
+        }
+        uint64_t *at = (uint64_t *)(void *)(slot->hva + (gpa - slot->gpa));
+        uint64_t entry = *(volatile uint64_t *)at;
+        if (!(entry & ENTRY_P)) {
+            return SOFT_FILL_FAULT;
+        }
+        bool is_leaf = shift == GUEST_PAGE_SHIFT || (entry & ENTRY_PS);
+        if (unlikely(entry & (reserved | (shift == 39 ? ENTRY_PS : 0))) ||
+            unlikely(is_leaf && shift > GUEST_PAGE_SHIFT && (entry & BITS(shift - 1, 13)))) {
+            return SOFT_FILL_FAULT;
+        }
+        rights &= entry;
+        xd |= entry;
+        if (!is_leaf) {
+            if (unlikely(!update_entry(v, slot, gpa, at, entry, ENTRY_A))) {
+                return SOFT_FILL_ASK;
+            }
+            table = entry & ADDRESS_MASK;
+            continue;
+        }
+        uint64_t page = (rights & ENTRY_RW ? SOFT_PAGE_W : 0) |
+                        (rights & ENTRY_US ? SOFT_PAGE_U : 0) |
+                        (is_xd_active && (xd & ENTRY_XD) ? 0 : SOFT_PAGE_X) |
+                        ((entry & ENTRY_G) && (v->cr4 & X86_CR4_PGE) ? SOFT_PAGE_G : 0) |
+                        (shift > GUEST_PAGE_SHIFT ? SOFT_PAGE_LARGE : 0) |
+                        (shift > SOFT_LARGE_SHIFT ? SOFT_PAGE_HUGE : 0);
+        if (!allows(v, mode, access, page)) {
+            return SOFT_FILL_FAULT;
+        }
+        uint64_t bits = ENTRY_A | (access == X86_ACCESS_WRITE ? ENTRY_D : 0);
+        if (unlikely(!update_entry(v, slot, gpa, at, entry, bits))) {
+            return SOFT_FILL_ASK;
+        }
+        page |= (entry | bits) & ENTRY_D ? SOFT_PAGE_D : 0;
+        uint64_t offset = gva & BITS(shift - 1, 0) & ~(uint64_t)(GUEST_PAGE_SIZE - 1);
+        *out_page = (entry & BITS(51, shift)) | offset | page;
+        return SOFT_FILL_DONE;
+    }
+}
+
+enum soft_fill soft_tlb_quick(struct soft_vcpu *v, struct soft_tlb *tlb, uint64_t gva,
+                              enum x86_access access, uint64_t *out_gpa)
+{
+    /* What is looked at more closely than a TLB does. */
+    if (unlikely((v->dr7 & SOFT_DR7_ENABLED) || v->lockstep || !(v->efer & X86_EFER_LMA))) {
+        return SOFT_FILL_ASK;
+    }
+    enum soft_tlb_mode mode = (enum soft_tlb_mode)(tlb - v->tlbs);
+    v->stats.tlb_misses++;
+    uint64_t page = find_second(v, gva);
+    if (page && allows(v, mode, access, page) &&
+        (access != X86_ACCESS_WRITE || (page & SOFT_PAGE_D))) {
+        v->stats.tlb_second_hits++;
+    } else {
+        v->stats.tlb_walks++;
+        enum soft_fill result = walk(v, mode, gva, access, &page);
+        if (unlikely(result != SOFT_FILL_DONE)) {
+            v->stats.tlb_faults += result == SOFT_FILL_FAULT;
+            return result;
+        }
+        put_second(v, gva, page);
+    }
+    *out_gpa = (page & ADDRESS_MASK) | (gva & (GUEST_PAGE_SIZE - 1));
+    return soft_tlb_enter(v, tlb, gva, access, page);
+}
+
+uint32_t native_on_miss(struct soft_vcpu *v, uint64_t gva, uint32_t access)
+{
+    uint32_t size = access & (NATIVE_FILL_WRITE - 1);
+    bool is_write = access & NATIVE_FILL_WRITE;
+    if (unlikely((gva & (GUEST_PAGE_SIZE - 1)) + size > GUEST_PAGE_SIZE) ||
+        unlikely(!x86_is_canonical(gva))) {
+        return NATIVE_MISS_FAILED;
+    }
+    if (is_write && unlikely(soft_find_code_page(v, gva) != NULL)) {
+        return NATIVE_MISS_FAILED;
+    }
+    uint64_t gpa;
+    switch (soft_tlb_quick(v, v->tlb, gva, is_write ? X86_ACCESS_WRITE : X86_ACCESS_READ, &gpa)) {
+    case SOFT_FILL_DONE:
+        return NATIVE_MISS_FILLED;
+    case SOFT_FILL_ASK:
+        v->native_miss.access = access;
+        v->native_miss.had_vectors = v->native_vectors_live;
+        return NATIVE_MISS_ASK;
+    default:
+        return NATIVE_MISS_FAILED;
+    }
+}
