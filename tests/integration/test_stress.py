@@ -110,4 +110,4 @@ def test_one_pass(boot, tmp_path_factory, tmp_path, cpus):
 
 @pytest.mark.long
 def test_loop(boot, tmp_path_factory, tmp_path):
-    stress(boot, tmp_path_factory, tmp_path, 2, 3, LOOP_SECONDS)
+    stress(boot, tmp_path_factory, tmp_path, 2, 2, LOOP_SECONDS)
