@@ -1,4 +1,4 @@
-/* Direct boot: a kernel straight into guest memory, without firmware. Takes bzImage (64-bit protocol), PVH ELF and multiboot-1.
+/* Direct boot: a kernel straight into guest memory, without firmware. Takes bzImage (64-bit protocol, or 32-bit), PVH ELF and multiboot-1.
  *
  * Kernels, initrds and command lines are untrusted input: every size in them is checked against the file and the memory. */
 #ifndef MACHINE_BOOT_BOOT_H

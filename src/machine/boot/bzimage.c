@@ -1,4 +1,5 @@
-/* Linux's bzImage by the 64-bit boot protocol (Linux Documentation/x86/boot.rst). */
+/* Linux's bzImage by the 64-bit boot protocol, or by the 32-bit one if the kernel has no other entry (Linux
+ * Documentation/x86/boot.rst). */
 #include <asm/bootparam.h>
 #include <inttypes.h>
 #include <string.h>
@@ -14,7 +15,7 @@
 #define HEADER_MAGIC_AT  0x202u
 #define VERSION_AT       0x206u
 #define HEADER_LENGTH_AT 0x201u /* the jump's displacement: the header ends at 0x202 plus this */
-#define MIN_VERSION      0x020c /* 64-bit entry and xloadflags */
+#define MIN_VERSION      0x020c /* xloadflags */
 #define SECTOR           512u
 #define DEFAULT_SETUP    4u /* setup_sects 0 means 4 */
 #define ENTRY_64_OFFSET  0x200u
@@ -69,11 +70,10 @@ static int bzimage_load(struct loader *loader, struct error *err)
     size_t header_end = HEADER_MAGIC_AT + loader->head[HEADER_LENGTH_AT];
     size_t header_size = MIN(header_end - HEADER_OFFSET, sizeof(header));
     memcpy(&header, loader->head + HEADER_OFFSET, header_size);
-    if (header.version < MIN_VERSION || (header.xloadflags & XLF_KERNEL_64) == 0 ||
-        (header.loadflags & LOADED_HIGH) == 0) {
+    if (header.version < MIN_VERSION || (header.loadflags & LOADED_HIGH) == 0) {
         return error_set(err, EINVAL,
-                         "%s: no 64-bit bzImage (boot protocol %u.%u): an x86-64 kernel of Linux "
-                         "3.8 or newer is accepted",
+                         "%s: no bzImage of today (boot protocol %u.%u): a kernel of Linux 3.8 or "
+                         "newer is accepted",
                          loader->kernel_what, header.version >> 8, header.version & 0xff);
     }
     uint64_t setup_sectors = header.setup_sects != 0 ? header.setup_sects : DEFAULT_SETUP;
@@ -112,7 +112,11 @@ static int bzimage_load(struct loader *loader, struct error *err)
         return rc;
     }
     put_zero_page(loader, &header, header_size);
-    loader_enter_long(loader, gpa + ENTRY_64_OFFSET);
+    if (header.xloadflags & XLF_KERNEL_64) {
+        loader_enter_long(loader, gpa + ENTRY_64_OFFSET);
+    } else {
+        loader_enter_protected(loader, gpa);
+    }
     loader->state->gpr[X86_RSI] = BOOT_ZERO_PAGE_GPA;
     return 0;
 }

@@ -139,6 +139,27 @@ static void bzimage_by_the_64_bit_protocol(void **state)
     }
 }
 
+static void bzimage_by_the_32_bit_protocol(void **state)
+{
+    struct fixture *f = *state;
+    uint8_t image[8192];
+    struct setup_header header;
+    make_bzimage(image, &header);
+    header.xloadflags = 0;
+    memcpy(image + 0x1f1, &header, sizeof(header));
+    f->config.kernel_fd = file_of(image, sizeof(image));
+    assert_int_equal(boot_load(&f->config, &f->state, &f->err), 0);
+    assert_int_equal(f->state.rip, 16 * MIB);
+    assert_int_equal(f->state.efer, 0);
+    assert_int_equal(f->state.cr0 & (X86_CR0_PE | X86_CR0_PG), X86_CR0_PE);
+    assert_int_equal(f->state.segment[X86_CS].attributes & (X86_SEGMENT_L | X86_SEGMENT_DB),
+                     X86_SEGMENT_DB);
+    struct boot_params params;
+    read_guest(f, f->state.gpr[X86_RSI], &params, sizeof(params));
+    assert_int_equal(params.hdr.type_of_loader, 0xff);
+    assert_int_equal(f->state.gpr[X86_RBX] | f->state.gpr[X86_RBP] | f->state.gpr[X86_RDI], 0);
+}
+
 static void relocatable_kernel_fits_into_less_memory(void **state)
 {
     struct fixture *f = *state;
@@ -176,8 +197,8 @@ static void bad_kernels_are_refused_by_name(void **state)
     image[0x207] = 0x02;
     fails_with(
         f, image, sizeof(image),
-        "kernel test: no 64-bit bzImage (boot protocol 2.4): an x86-64 kernel of Linux 3.8 or "
-        "newer is accepted");
+        "kernel test: no bzImage of today (boot protocol 2.4): a kernel of Linux 3.8 or newer is "
+        "accepted");
     make_bzimage(image, &header);
     f->config.ram_below_4g = 4 * MIB;
     fails_with(
@@ -402,6 +423,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(bzimage_by_the_64_bit_protocol, setup, teardown),
+        cmocka_unit_test_setup_teardown(bzimage_by_the_32_bit_protocol, setup, teardown),
         cmocka_unit_test_setup_teardown(relocatable_kernel_fits_into_less_memory, setup, teardown),
         cmocka_unit_test_setup_teardown(bad_kernels_are_refused_by_name, setup, teardown),
         cmocka_unit_test_setup_teardown(large_initrd_and_command_line_are_refused, setup, teardown),
