@@ -137,3 +137,14 @@ def web_server(tmp_path):
 
 def strip_ansi(text):
     return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
+
+
+def with_tool(busybox, tool, folder):
+    """The arguments of 'busybox' with a program of tests/guest/linux in the guest's root: a second archive behind the initrd."""
+    kernel, initrd = busybox[1], busybox[3]
+    both = folder / "initrd"
+    archive = subprocess.run(["cpio", "--quiet", "-o", "-H", "newc"], input=tool.encode() + b"\n",
+                             cwd=BUILD / "tests/guest", stdout=subprocess.PIPE, check=True).stdout
+    data = pathlib.Path(initrd).read_bytes()
+    both.write_bytes(data + bytes(-len(data) % 4) + archive)
+    return ["--kernel", kernel, "--initrd", both]

@@ -1,27 +1,13 @@
 """KVM's and Hyper-V's interfaces for guests as Debian's kernel uses them: what it says it took, clocks, TLB shoot-down under load."""
-import pathlib
 import re
-import subprocess
 
 import pytest
 
-from conftest import BUILD, hull
+from conftest import hull, with_tool
 
-TOOL = BUILD / "tests/guest/shootdown"
 STRESS_SECONDS = 10
 CLOCKSOURCE = "/sys/devices/system/clocksource/clocksource0/current_clocksource"
 UNSTABLE = re.compile(r"(?i)tsc.*unstable|clocksource.*watchdog.*(skew|unstable)")
-
-
-def with_tool(busybox, folder):
-    """The arguments of 'busybox' with the stress program in the guest's root: a second archive behind the initrd."""
-    kernel, initrd = busybox[1], busybox[3]
-    both = folder / "initrd"
-    archive = subprocess.run(["cpio", "--quiet", "-o", "-H", "newc"], input=b"shootdown\n", cwd=TOOL.parent,
-                             stdout=subprocess.PIPE, check=True).stdout
-    data = pathlib.Path(initrd).read_bytes()
-    both.write_bytes(data + bytes(-len(data) % 4) + archive)
-    return ["--kernel", kernel, "--initrd", both]
 
 
 def check_clock(vm):
@@ -30,7 +16,7 @@ def check_clock(vm):
 
 
 def test_kernel_uses_kvm_interfaces(boot, busybox, tmp_path):
-    vm = boot("--engine", "soft", "--cpus", 2, *with_tool(busybox, tmp_path), "--append", "console=ttyS0 quiet")
+    vm = boot("--engine", "soft", "--cpus", 2, *with_tool(busybox, "shootdown", tmp_path), "--append", "console=ttyS0 quiet")
     vm.expect("# ")
     log = vm.shell("dmesg")
     for line in ("Hypervisor detected: KVM", "KVM setup pv remote TLB flush", "setup PV sched yield",

@@ -222,7 +222,8 @@ void soft_trace_block(struct soft_trace *trace, const struct soft_vcpu *v,
 {
     const struct soft_native *n = v->native;
     char name[300];
-    name_of(trace, block->rip, name, sizeof(name));
+    uint64_t base = native_is_shared(v, block->mode) ? v->rip & NATIVE_BASE_MASK : 0;
+    name_of(trace, block->rip + base, name, sizeof(name));
     pthread_mutex_lock(&trace->lock);
     if (trace->perf_map) {
         fprintf(trace->perf_map, "%" PRIx64 " %x guest:%s\n",
@@ -234,12 +235,12 @@ void soft_trace_block(struct soft_trace *trace, const struct soft_vcpu *v,
         fprintf(trace->log,
                 "vcpu %u block %s rip 0x%" PRIx64 " gpa 0x%" PRIx64
                 " mode 0x%x: %u instructions, %u bytes of %u\n",
-                v->vcpu.index, name, block->rip, block->gpa, block->mode, source->count,
+                v->vcpu.index, name, block->rip + base, block->gpa, block->mode, source->count,
                 block->code_size, source->size_bytes);
         for (uint32_t i = 0; i < source->count; i++) {
             const struct native_insn *insn = &source->insn[i];
-            print_insn(trace->log, native_rip(source, i), source->copy + insn->offset, &insn->insn,
-                       insn->kind == NATIVE_INTERPRET ? "  ; interpreted" : "");
+            print_insn(trace->log, native_rip(source, i) + base, source->copy + insn->offset,
+                       &insn->insn, insn->kind == NATIVE_INTERPRET ? "  ; interpreted" : "");
         }
         fprintf(trace->log, "  host code\n");
         print_host_code(trace->log, n, block);

@@ -736,6 +736,57 @@ static void test_links(void **state)
     }
 }
 
+/* Exits of blocks that are shared between addresses; 'compares': what they compare. */
+static void shared_exit(struct bench *b, struct native_block *other, unsigned compares)
+{
+    const struct soft_native *n = b->v->native;
+    struct native_link *link = &b->block.link[0];
+    begin(b);
+    b->block.mode = SOFT_TLB_USER;
+    b->block.rip = 0;
+    *link = (struct native_link){.source = &b->block, .rip = 0x5080, .target = other};
+    uint8_t *stubs[2] = {NULL, NULL};
+    if (compares & 1) {
+        link->epoch = emit_cmp_field(&b->e, VCPU_FIELD(native_epoch), 7);
+        stubs[0] = emit_jcc(&b->e, HOST_IF_NOT_EQUAL);
+    }
+    if (compares & 2) {
+        link->base = emit_cmp_field(&b->e, VCPU_FIELD(native_base) + NATIVE_BASE_SHIFT / 8, 9);
+        stubs[1] = emit_jcc(&b->e, HOST_IF_NOT_EQUAL);
+    }
+    link->place = emit_jmp(&b->e);
+    link->stub = b->e.at;
+    for (int i = 0; i < 2; i++) {
+        if (stubs[i]) {
+            emit_bind(stubs[i], b->e.at);
+        }
+    }
+    emit_bind(link->place, other->entry_saved);
+    emit_mov_imm(&b->e, R14, (uint64_t)(uintptr_t)link);
+    emit_bind(emit_jmp(&b->e), n->make_link);
+}
+
+static void test_shared_links(void **state)
+{
+    struct bench *b = *state;
+    struct native_block other = {
+        .rip = 0x80, .gpa = 0x7080, .mode = SOFT_TLB_USER, .entry_saved = b->v->native->writable};
+    shared_exit(b, &other, 3);
+    accepted(b);
+    shared_exit(b, &other, 1);
+    refused(b, "comparison of its own address");
+    shared_exit(b, &other, 2);
+    refused(b, "comparison of the epoch");
+    other.rip = 0x84;
+    shared_exit(b, &other, 3);
+    refused(b, "another address or mode");
+    /* Another page, be it the same memory. */
+    other.rip = 0x80;
+    other.gpa = 0x1080;
+    shared_exit(b, &other, 0);
+    refused(b, "comparison of the epoch");
+}
+
 /* 'skip': the step of an indirect branch that is left out. */
 static void emit_indirect(struct bench *b, int skip)
 {
@@ -786,6 +837,7 @@ int main(void)
         cmocka_unit_test(test_instructions),
         cmocka_unit_test(test_fields),
         cmocka_unit_test(test_modes),
+        cmocka_unit_test(test_shared_links),
         cmocka_unit_test(test_control_flow),
         cmocka_unit_test(test_links),
         cmocka_unit_test(test_indirect_branch),

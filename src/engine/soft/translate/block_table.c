@@ -255,7 +255,16 @@ static size_t jump_index(uint64_t rip)
     return rip & (NATIVE_JUMP_SIZE - 1);
 }
 
-static void unlink_incoming(struct soft_native *n, struct native_block *block)
+/* The link's exit leads to its stub again. No epoch is 0. */
+static void unbind(const struct native_link *link)
+{
+    emit_bind(link->place, link->stub);
+    if (link->epoch) {
+        memset(link->epoch, 0, sizeof(uint32_t));
+    }
+}
+
+static void unlink_incoming(struct native_block *block)
 {
     while (block->incoming) {
         struct native_link *link = block->incoming;
@@ -263,7 +272,7 @@ static void unlink_incoming(struct soft_native *n, struct native_block *block)
         link->target = NULL;
         link->next = NULL;
         link->from = NULL;
-        emit_bind(link->place, link->stub);
+        unbind(link);
     }
 }
 
@@ -282,14 +291,18 @@ static void unlink_outgoing(struct native_link *link)
 static void drop_block(struct soft_vcpu *v, struct native_block *block)
 {
     struct soft_native *n = v->native;
-    unlink_incoming(n, block);
+    unlink_incoming(block);
     unlink_outgoing(&block->link[0]);
     unlink_outgoing(&block->link[1]);
     struct soft_native_jump *jump = &v->native_jump;
-    size_t index = jump_index(block->rip);
-    if (jump->block[index] == block) {
-        jump->block[index] = NULL;
-        jump->tag[index] = 0; /* no tag of any mode: epochs begin with 1 */
+    /* A shared block may be there by several addresses. */
+    size_t step = native_is_shared(v, block->mode) ? GUEST_PAGE_SIZE : NATIVE_JUMP_SIZE;
+    for (size_t i = 0; i < NATIVE_JUMP_SIZE; i += step) {
+        size_t index = jump_index(block->rip + i);
+        if (jump->block[index] == block) {
+            jump->block[index] = NULL;
+            jump->tag[index] = 0; /* no tag of any mode: epochs begin with 1 */
+        }
     }
     struct native_block **at = &n->hash[hash_of(block->gpa, block->rip, block->mode)];
     while (*at && *at != block) {
@@ -398,8 +411,12 @@ static struct native_block *find_or_translate(struct soft_vcpu *v, uint32_t mode
     v->op = NULL;
     v->block = NULL;
     uint64_t gpa = soft_fetch_translate(v, rip);
-    struct native_block *block = n->hash[hash_of(gpa, rip, mode)];
-    while (block && !(block->rip == rip && block->gpa == gpa && block->mode == mode)) {
+    bool is_shared = native_is_shared(v, mode);
+    uint64_t key = is_shared ? rip & ~NATIVE_BASE_MASK : rip;
+    uint32_t region = is_shared ? (uint32_t)(rip >> NATIVE_REGION_SHIFT) : 0;
+    struct native_block *block = n->hash[hash_of(gpa, key, mode)];
+    while (block && !(block->rip == key && block->gpa == gpa && block->mode == mode &&
+                      block->region == region)) {
         block = block->hash_next;
     }
     n->linear_pages[linear_page_bit(rip) / 64] |= BIT(linear_page_bit(rip) % 64);
@@ -437,7 +454,7 @@ static struct native_block *find_or_translate(struct soft_vcpu *v, uint32_t mode
     v->stats.blocks_translated++;
     block->granules = n->source->granules;
     page->granules |= block->granules;
-    size_t hash = hash_of(gpa, rip, mode);
+    size_t hash = hash_of(gpa, key, mode);
     block->hash_next = n->hash[hash];
     n->hash[hash] = block;
     block->page_next = page->blocks;
@@ -454,6 +471,7 @@ static struct native_block *find_block(struct soft_vcpu *v)
         return NULL;
     }
     set_mode(v, mode);
+    v->native_base = native_is_shared(v, mode) ? v->rip & NATIVE_BASE_MASK : 0;
     struct soft_native_jump *jump = &v->native_jump;
     size_t index = jump_index(v->rip);
     if (jump->rip[index] == v->rip && jump->tag[index] == v->native_tag && jump->block[index]) {
@@ -536,7 +554,8 @@ const uint8_t *native_on_interpret(struct soft_vcpu *v, const struct native_site
     if (unlikely(again != NULL)) {
         return again;
     }
-    uint64_t rip = site->rip, next = site->next;
+    uint64_t rip = site->rip + v->native_base;
+    uint64_t next = site->next ? site->next + v->native_base : 0;
     uint32_t mode = v->native_mode;
     v->rip = rip;
     n->was_cut = false;
@@ -564,7 +583,7 @@ const uint8_t *native_on_exit_at(struct soft_vcpu *v, const struct native_site *
 {
     begin_c(v);
     const uint8_t *again = check_lockstep(v, site->rip, false);
-    v->rip = site->rip;
+    v->rip = site->rip + v->native_base;
     return again ? again : leave(v);
 }
 
@@ -598,7 +617,8 @@ const uint8_t *native_on_link(struct soft_vcpu *v, struct native_link *link)
     if (unlikely(again != NULL)) {
         return again;
     }
-    v->rip = link->rip;
+    uint64_t base = v->native_base; /* of the source, not of what is found next */
+    v->rip = link->rip + base;
     if (atomic_load_explicit(&v->requests, memory_order_relaxed)) {
         return leave(v);
     }
@@ -611,14 +631,25 @@ const uint8_t *native_on_link(struct soft_vcpu *v, struct native_link *link)
         return enter_block(v, block); /* the link may be gone */
     }
     /* Without an epoch to compare, the two blocks must be of one page for good. */
-    bool is_safe = link->epoch ? has_usual_address(v->rip, mode)
-                               : (link->source->gpa ^ block->gpa) < GUEST_PAGE_SIZE;
-    bool can_link = block->mode == mode && !link->target && is_safe;
-    if (can_link) {
-        if (link->epoch) {
-            uint32_t epoch = v->native_epoch[v->rip >> 63];
-            memcpy(link->epoch, &epoch, sizeof(epoch));
-        }
+    bool is_same_page = (link->source->gpa ^ block->gpa) < GUEST_PAGE_SIZE &&
+                        (link->source->rip ^ link->rip) < GUEST_PAGE_SIZE;
+    bool is_safe = link->epoch ? has_usual_address(v->rip, mode) : is_same_page;
+    if (link->target && link->target != block) {
+        unlink_outgoing(link);
+        unbind(link);
+    }
+    if (!is_safe || block->mode != mode) {
+        return native_executable(n, block->entry_saved);
+    }
+    if (link->epoch) {
+        uint32_t epoch = v->native_epoch[v->rip >> 63];
+        memcpy(link->epoch, &epoch, sizeof(epoch));
+    }
+    if (link->base) {
+        uint32_t compared = (uint32_t)(base >> NATIVE_BASE_SHIFT);
+        memcpy(link->base, &compared, sizeof(compared));
+    }
+    if (!link->target) {
         emit_bind(link->place, link->with_flags ? block->entry : block->entry_saved);
         link->target = block;
         link->next = block->incoming;
@@ -627,17 +658,8 @@ const uint8_t *native_on_link(struct soft_vcpu *v, struct native_link *link)
             link->next->from = &link->next;
         }
         block->incoming = link;
-        verify(v, link->source);
-    } else if (link->target && link->epoch) {
-        /* The epoch has passed: the same block again, or another. */
-        if (link->target != block) {
-            unlink_outgoing(link);
-            emit_bind(link->place, link->stub);
-            return native_executable(n, block->entry_saved);
-        }
-        uint32_t epoch = v->native_epoch[v->rip >> 63];
-        memcpy(link->epoch, &epoch, sizeof(epoch));
     }
+    verify(v, link->source);
     return native_executable(n, block->entry_saved);
 }
 
@@ -653,7 +675,7 @@ const uint8_t *native_on_indirect(struct soft_vcpu *v, const struct native_site 
     if (unlikely(!is_canonical)) {
         /* The instruction itself faults: as if it had not begun. */
         v->gpr[X86_RSP] -= site->next;
-        v->rip = site->rip;
+        v->rip = site->rip + v->native_base;
         v->native_budget++;
         interpret_one(v, "its target is not canonical");
     }

@@ -29,7 +29,9 @@ void native_emit_exit(struct translation *t, uint64_t rip, uint32_t live)
 {
     struct emitter *e = &t->e;
     uint32_t number = t->link_count;
-    if (is_same_page(t, rip)) {
+    int64_t distance = (int64_t)(rip & NATIVE_BASE_MASK);
+    bool is_too_far = t->is_shared && distance != (int32_t)distance;
+    if (is_same_page(t, rip) || is_too_far) { /* the latter is never linked */
         if (t->counts) {
             native_give_up_flags(t, live);
         }
@@ -39,8 +41,20 @@ void native_emit_exit(struct translation *t, uint64_t rip, uint32_t live)
     }
     native_give_up_flags(t, live);
     struct native_link *link = new_link(t, rip, live);
-    link->epoch = emit_cmp_field(e, VCPU_FIELD(native_epoch) + 4 * (int32_t)(rip >> 63), 0);
+    int32_t half = t->is_shared ? 0 : (int32_t)(rip >> 63);
+    link->epoch = emit_cmp_field(e, VCPU_FIELD(native_epoch) + 4 * half, 0);
     t->link_jumps[number][0] = emit_jcc(e, HOST_IF_NOT_EQUAL);
+    if (t->is_shared) {
+        link->base = emit_cmp_field(e, VCPU_FIELD(native_base) + NATIVE_BASE_SHIFT / 8, 0);
+        t->link_jumps[number][1] = emit_jcc(e, HOST_IF_NOT_EQUAL);
+        emit_insn(e, &(struct host_insn){.opcode = 0x81, /* add qword [native_base], distance */
+                                         .w = true,
+                                         .is_memory = true,
+                                         .base = HOST_RSP,
+                                         .index = HOST_NONE,
+                                         .disp = VCPU_FIELD(native_base)});
+        emit32(e, (uint32_t)(rip & NATIVE_BASE_MASK));
+    }
     link->place = emit_jmp(e);
 }
 
@@ -105,6 +119,13 @@ static void emit_indirect(struct translation *t, int32_t stack_change)
     struct slow_path *slow = native_add_slow(t, SLOW_INDIRECT);
     slow->jump = emit_jcc(e, HOST_IF_NOT_EQUAL);
     slow->stack_change = stack_change;
+    if (t->is_shared) {
+        emit8(e, 0x49); /* and r14, mask */
+        emit8(e, 0x81);
+        emit8(e, 0xe6);
+        emit32(e, (uint32_t)NATIVE_BASE_MASK);
+        emit_op_base(e, HOST_OP_MOV_RM_REG, ADDRESS, HOST_RSP, VCPU_FIELD(native_base));
+    }
     emit_op_table(e, HOST_OP_MOV_REG_RM, ADDRESS, SCRATCH,
                   jump + (int32_t)offsetof(struct soft_native_jump, tag));
     emit_op_base(e, HOST_OP_CMP_REG_RM, ADDRESS, HOST_RSP, VCPU_FIELD(native_tag));
@@ -173,10 +194,10 @@ static void emit_push_return(struct translation *t, const struct native_insn *n)
     if (word == 4) {
         native_emit_word(t, 0xc7, 0, ADDRESS, t->operand_disp); /* mov dword, next */
         emit32(e, (uint32_t)next);
-    } else if ((int64_t)next == (int32_t)next) {
+    } else if (!t->is_shared && (int64_t)next == (int32_t)next) {
         emit_store_imm32(e, ADDRESS, t->operand_disp, (int32_t)next);
     } else {
-        emit_mov_imm(e, SCRATCH, next);
+        native_emit_rip(t, SCRATCH, next);
         emit_op_base(e, HOST_OP_MOV_RM_REG, SCRATCH, ADDRESS, t->operand_disp);
     }
     native_emit_move_stack(t, -word);

@@ -65,7 +65,6 @@ static bool find_access(const struct followed *f, const struct native_source *so
             out->segment = insn->segment;
         }
         if (insn->base == X86_BASE_RIP) {
-            out->base = X86_BASE_NONE;
             out->disp += (int64_t)(source->rip + n->offset + insn->length);
         }
         break;
@@ -85,7 +84,7 @@ static bool find_access(const struct followed *f, const struct native_source *so
     default:
         return false;
     }
-    if (out->base != X86_BASE_NONE) {
+    if (out->base < X86_GPR_COUNT) {
         out->base_version = f->reg[out->base].version;
         out->disp += f->reg[out->base].offset;
     }

@@ -14,6 +14,7 @@ static const uint8_t *go_to(struct soft_vcpu *v, uint64_t rip, enum soft_tlb_mod
     v->rip = rip;
     v->tlb = &v->tlbs[tlb];
     v->align_check = false;
+    v->native_base = tlb == SOFT_TLB_USER ? rip & NATIVE_BASE_MASK : 0;
     /* Which of the vectors are on has not changed. */
     v->native_mode = (v->native_mode & ~NATIVE_MODE_TLB) | tlb;
     v->native_tag = native_tag(n, v->native_mode);
@@ -48,7 +49,7 @@ const uint8_t *native_on_syscall(struct soft_vcpu *v, const struct native_site *
         return NULL;
     }
     uint16_t cs = (uint16_t)(v->star >> 32);
-    v->gpr[X86_RCX] = site->rip + length;
+    v->gpr[X86_RCX] = site->rip + v->native_base + length;
     v->gpr[X86_R11] = flags & ~X86_FLAG_RF;
     soft_set_flat_segments(v, cs, (uint16_t)(cs + 8), 0, true);
     flags &= ~((uint32_t)v->sfmask | X86_FLAG_RF);

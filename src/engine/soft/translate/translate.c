@@ -103,6 +103,22 @@ static void emit_limit_check(struct translation *t, uint32_t size)
     }
 }
 
+void native_emit_rip(struct translation *t, uint8_t reg, uint64_t rip)
+{
+    struct emitter *e = &t->e;
+    if (!t->is_shared) {
+        emit_mov_imm(e, reg, rip);
+        return;
+    }
+    emit_op_base(e, HOST_OP_MOV_REG_RM, reg, HOST_RSP, VCPU_FIELD(native_base));
+    /* 2 GiB and a little more in either direction. */
+    while (rip) {
+        int64_t step = MAX(MIN((int64_t)rip, INT32_MAX), INT32_MIN);
+        emit_op_base(e, HOST_OP_LEA, reg, reg, (int32_t)step);
+        rip -= (uint64_t)step;
+    }
+}
+
 /* The effective address, segment base included, in R14. */
 void native_emit_address(struct translation *t, const struct native_insn *n)
 {
@@ -113,11 +129,14 @@ void native_emit_address(struct translation *t, const struct native_insn *n)
         uint64_t address = (uint64_t)insn->disp;
         if (insn->base == X86_BASE_RIP) {
             address += t->source->rip + n->offset + insn->length;
+            native_emit_rip(t, ADDRESS, address);
+            if (insn->address_bytes == 4) {
+                emit_insn(e, &(struct host_insn){
+                                 .opcode = HOST_OP_MOV_REG_RM, .reg = ADDRESS, .rm = ADDRESS});
+            }
+        } else {
+            emit_mov_imm(e, ADDRESS, insn->address_bytes == 4 ? (uint32_t)address : address);
         }
-        if (insn->address_bytes == 4) {
-            address = (uint32_t)address;
-        }
-        emit_mov_imm(e, ADDRESS, address);
     } else {
         uint8_t base = HOST_NONE, index = HOST_NONE;
         if (insn->base != X86_BASE_NONE) {
@@ -542,7 +561,7 @@ static void emit_divide(struct translation *t, const struct native_insn *n)
 {
     /* The flags are in 'status' for the handler of #DE. */
     native_give_up_flags(t, n->live_before);
-    emit_mov_imm(&t->e, SCRATCH, native_rip(t->source, t->index));
+    native_emit_rip(t, SCRATCH, native_rip(t->source, t->index));
     emit_op_base(&t->e, HOST_OP_MOV_RM_REG, SCRATCH, HOST_RSP, VCPU_FIELD(native_fault_rip));
     if (t->counts) {
         emit_mov_imm(&t->e, SCRATCH, (uint64_t)native_left(t, t->index));
@@ -576,7 +595,12 @@ static void emit_lea(struct translation *t, const struct native_insn *n)
                        (insn->index != X86_BASE_NONE && native_is_spilled(insn->index));
     if (is_simple && insn->base == X86_BASE_RIP) {
         uint64_t value = native_next_rip(t->source, t->index) + (uint64_t)insn->disp;
-        emit_mov_imm(e, native_home(reg), insn->operand_bytes == 8 ? value : (uint32_t)value);
+        native_emit_rip(t, native_home(reg), value);
+        if (insn->operand_bytes == 4) {
+            emit_insn(e, &(struct host_insn){.opcode = HOST_OP_MOV_REG_RM,
+                                             .reg = native_home(reg),
+                                             .rm = native_home(reg)});
+        }
         return;
     }
     if (is_simple && !has_spilled) {
@@ -947,11 +971,17 @@ struct native_block *native_translate(struct soft_vcpu *v, uint64_t rip, uint64_
                                       uint32_t mode, const uint8_t *page)
 {
     struct soft_native *native = v->native;
+    bool is_shared = native_is_shared(v, mode);
+    uint32_t region = is_shared ? (uint32_t)(rip >> NATIVE_REGION_SHIFT) : 0;
+    rip = is_shared ? rip & ~NATIVE_BASE_MASK : rip;
     struct native_source *source = native->source;
     native_analyze(v, rip, page, mode, source);
     struct native_block *block = native_alloc(native, sizeof(*block));
-    *block = (struct native_block){
-        .rip = rip, .gpa = gpa, .mode = mode, .last_rip = native_rip(source, source->count - 1)};
+    *block = (struct native_block){.rip = rip,
+                                   .gpa = gpa,
+                                   .mode = mode,
+                                   .region = region,
+                                   .last_rip = native_rip(source, source->count - 1)};
     struct translation t; /* the array at its end is large */
     memset(&t, 0, offsetof(struct translation, slow));
     t.native = native;
@@ -959,6 +989,7 @@ struct native_block *native_translate(struct soft_vcpu *v, uint64_t rip, uint64_
     t.block = block;
     t.e.at = native->writable + native->used;
     t.tlb = mode & NATIVE_MODE_TLB;
+    t.is_shared = is_shared;
     t.needs_poll = goes_back(source);
     t.counts = v->vm->icount.is_on;
     t.address_group = NATIVE_NO_GROUP;

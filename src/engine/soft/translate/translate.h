@@ -49,6 +49,7 @@ struct translation {
     uint32_t flags;            /* FLAGS_* */
     bool has_vectors, has_x87; /* are in the host's registers */
     bool needs_poll;
+    bool is_shared;
     bool counts;             /* icount.h */
     uint32_t checked_groups; /* bit n: group n has its check behind it */
     uint8_t address_group;   /* whose address R14 has */
@@ -105,6 +106,8 @@ void native_emit_check(struct translation *t, uint32_t size, bool is_write);
 /* x87.c */
 void native_emit_x87(struct translation *t, const struct native_insn *n);
 void native_emit_poll(struct translation *t);
+/* 'reg' = a RIP as the block has it, with what it lacks. Leaves the flags alone. */
+void native_emit_rip(struct translation *t, uint8_t reg, uint64_t rip);
 /* The two halves of native_emit_operand without groups: the effective address, segment base included, in R14; and R14 from a
  * linear address to the host's address of 'size' bytes. The flags have been given up. */
 void native_emit_address(struct translation *t, const struct native_insn *n);

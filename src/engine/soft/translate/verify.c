@@ -32,6 +32,7 @@ struct native_verifier {
     /* Of the block under way. */
     const struct soft_native *native;
     const struct native_block *block;
+    bool is_shared;
     const uint8_t *code;
     uint32_t size;
     const struct node *current;
@@ -220,13 +221,17 @@ static int check_link(struct native_verifier *r, const struct node *node, const 
             return refuse(r, "it jumps into another block elsewhere than at its beginning");
         }
         uint32_t mode = (block->mode & ~NATIVE_MODE_TLB) | node->state.tlb;
-        if (other->mode != mode || other->rip != link->rip) {
+        uint64_t known = r->is_shared ? ~NATIVE_BASE_MASK : UINT64_MAX;
+        if (other->mode != mode || (other->rip ^ link->rip) & known) {
             return refuse(r, "it jumps to a block of another address or mode");
         }
-        bool is_same_page =
-            is_in_page(r, other->rip) && (other->gpa ^ block->gpa) < GUEST_PAGE_SIZE;
-        if (!is_same_page && !(node->state.epochs >> (other->rip >> 63) & 1)) {
+        bool is_same_page = is_in_page(r, link->rip) && (other->gpa ^ block->gpa) < GUEST_PAGE_SIZE;
+        uint8_t half = (uint8_t)(1u << (r->is_shared ? 0 : link->rip >> 63));
+        if (!is_same_page && !(node->state.epochs & half)) {
             return refuse(r, "it jumps to another page without a comparison of the epoch");
+        }
+        if (!is_same_page && r->is_shared && !(node->state.epochs & VERIFY_BASE)) {
+            return refuse(r, "it jumps to another page without a comparison of its own address");
         }
         return 0;
     }
@@ -343,7 +348,7 @@ static int check_places(struct native_verifier *r)
         const struct {
             const uint8_t *at;
             bool is_branch;
-        } places[] = {{link->place, true}, {link->epoch, false}};
+        } places[] = {{link->place, true}, {link->epoch, false}, {link->base, false}};
         for (size_t k = 0; k < ARRAY_COUNT(places); k++) {
             bool is_found = !places[k].at;
             for (size_t n = 1; n <= r->node_count && !is_found; n++) {
@@ -371,6 +376,7 @@ int native_verify(struct native_verifier *r, const struct soft_vcpu *v,
 {
     r->native = v->native;
     r->block = block;
+    r->is_shared = native_is_shared(v, block->mode);
     r->code = block->entry_saved;
     r->size = block->code_size;
     r->err = err;

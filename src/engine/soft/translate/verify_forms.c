@@ -42,6 +42,7 @@ static const struct field fields[] = {
     VCPU_RIGHTS(native_epoch[0], READ),
     VCPU_RIGHTS(native_epoch[1], READ),
     VCPU_RIGHTS(native_tag, READ),
+    VCPU_RIGHTS(native_base, READ | WRITE),
     VCPU_RIGHTS(native_target, READ | WRITE),
     VCPU_RIGHTS(native_x87_live, READ),
     VCPU_RIGHTS(native_x87, READ | WRITE),
@@ -452,7 +453,9 @@ void verify_forget(struct verify_state *state, uint8_t reg)
             memset(value, 0, sizeof(*value));
         }
     }
-    if (state->flags.kind != VERIFY_FLAGS_EPOCH && state->flags.reg == reg) {
+    bool is_of_register =
+        state->flags.kind != VERIFY_FLAGS_EPOCH && state->flags.kind != VERIFY_FLAGS_BASE;
+    if (is_of_register && state->flags.reg == reg) {
         memset(&state->flags, 0, sizeof(state->flags));
     }
     memset(&state->reg[reg], 0, sizeof(state->reg[reg]));
@@ -661,6 +664,10 @@ static bool transfer_flags(const struct verify_insn *at, const struct verify_sta
                 return true;
             }
         }
+        if (memory->offset == offsetof(struct soft_vcpu, native_base) + NATIVE_BASE_SHIFT / 8) {
+            out->kind = VERIFY_FLAGS_BASE;
+            return true;
+        }
     }
     return false;
 }
@@ -773,6 +780,11 @@ void verify_edge(uint8_t condition, bool is_taken, struct verify_state *state)
     case VERIFY_FLAGS_EPOCH:
         if (holds == IF_EQUAL) {
             state->epochs |= (uint8_t)(1u << flags->reg);
+        }
+        break;
+    case VERIFY_FLAGS_BASE:
+        if (holds == IF_EQUAL) {
+            state->epochs |= VERIFY_BASE;
         }
         break;
     default:

@@ -40,6 +40,7 @@ enum verify_compared {
     VERIFY_FLAGS_JUMP_RIP, /* cmp with the RIP of the jump cache's entry at index 'reg' */
     VERIFY_FLAGS_JUMP_TAG,
     VERIFY_FLAGS_EPOCH, /* cmp with native_epoch['reg'] */
+    VERIFY_FLAGS_BASE,  /* cmp with native_base */
 };
 
 struct verify_flags {
@@ -53,11 +54,12 @@ struct verify_flags {
 struct verify_state {
     struct verify_value reg[16 + VERIFY_SLOTS]; /* registers, then native_group */
     struct verify_flags flags;
-    uint8_t epochs; /* bit n: native_epoch[n] has been compared */
+    uint8_t epochs; /* bit n: native_epoch[n] has been compared; VERIFY_BASE: native_base */
     uint8_t tlb;    /* enum soft_tlb_mode; VERIFY_NO_TLB: not known */
 };
 
 #define VERIFY_NO_TLB 0xffu
+#define VERIFY_BASE   0x80u
 
 /* An instruction of the block, as the rules see it. */
 struct verify_insn {

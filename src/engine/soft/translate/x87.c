@@ -76,7 +76,7 @@ static void emit_pointers(struct translation *t, const struct native_insn *n)
     if (leaves_pointers(insn->id)) {
         return;
     }
-    emit_mov_imm(e, SCRATCH, native_rip(t->source, t->index));
+    native_emit_rip(t, SCRATCH, native_rip(t->source, t->index));
     emit_op_base(e, HOST_OP_MOV_RM_REG, SCRATCH, HOST_RSP, VCPU_FIELD(native_x87.fip));
     emit_store_dword(e, VCPU_FIELD(native_x87.fop),
                      NATIVE_X87_NOTED | (uint32_t)(insn->opcode & 7) << 8 | insn->modrm);
