@@ -50,6 +50,15 @@ struct entry {
     size_t index;
 };
 
+/* An instruction that was decoded before: nearly all are decoded millions of times. */
+#define DECODED 4096u
+struct decoded {
+    uint8_t bytes[X86_INSN_MAX_LENGTH + 1]; /* that were there; one more for a round size */
+    uint16_t row;
+    uint8_t code_size;
+    bool is_there;
+};
+
 struct soft_lockstep {
     bool is_under_way;
     const struct native_block *block;
@@ -63,6 +72,7 @@ struct soft_lockstep {
     size_t entry_count; /* that let something be written, or have done so */
     struct entry entry[MAX_ENTRIES];
     bool has_too_many_pages;
+    struct decoded decoded[DECODED];
 };
 
 int soft_lockstep_init(struct soft_vcpu *v, struct error *err)
@@ -164,11 +174,14 @@ void soft_lockstep_begin(struct soft_vcpu *v, const struct native_block *block, 
 /* 'from' becomes 'to' where they differ. */
 static void change_bytes(uint8_t *hva, const uint8_t *from, const uint8_t *to)
 {
-    for (size_t i = 0; i < GUEST_PAGE_SIZE; i += 8) {
-        if (memcmp(from + i, to + i, 8) == 0) {
-            continue;
+    for (size_t i = 0; i < GUEST_PAGE_SIZE; i += 64) {
+        uint64_t a[8], b[8], change = 0;
+        memcpy(a, from + i, sizeof(a));
+        memcpy(b, to + i, sizeof(b));
+        for (size_t k = 0; k < ARRAY_COUNT(a); k++) {
+            change |= a[k] ^ b[k];
         }
-        for (size_t k = i; k < i + 8; k++) {
+        for (size_t k = i; change && k < i + 64; k++) {
             if (from[k] != to[k]) {
                 __atomic_store_n(hva + k, to[k], __ATOMIC_RELAXED);
             }
@@ -182,10 +195,9 @@ enum outcome {
     DIFFERENT,
 };
 
-/* Flags that nothing defines after 'insn', of those that were not before it. */
-static bool follow_flags(const struct x86_insn *insn, uint32_t *undefined)
+/* Flags that nothing defines after an instruction, of those that were not before it. */
+static bool follow_flags(const struct x86_row *row, uint32_t *undefined)
 {
-    const struct x86_row *row = &x86_rows[insn->row];
     if (row->flags_read & *undefined & X86_FLAGS_STATUS) {
         return false; /* the result is undefined, too */
     }
@@ -195,6 +207,29 @@ static bool follow_flags(const struct x86_insn *insn, uint32_t *undefined)
     }
     *undefined |= row->flags_undefined & X86_FLAGS_STATUS;
     return true;
+}
+
+/* The row of the instruction in 'page', or NULL. */
+static const struct x86_row *find_row(struct soft_vcpu *v, const uint8_t *page, uint32_t offset)
+{
+    struct x86_insn insn;
+    uint32_t left = GUEST_PAGE_SIZE - offset;
+    struct decoded *decoded = &v->lockstep->decoded[(offset ^ (uintptr_t)page >> 9) % DECODED];
+    bool has_all = left >= sizeof(decoded->bytes);
+    if (has_all && decoded->is_there && decoded->code_size == v->code_size &&
+        memcmp(decoded->bytes, page + offset, sizeof(decoded->bytes)) == 0) {
+        return &x86_rows[decoded->row];
+    }
+    if (x86_decode(page + offset, left, (enum x86_code_size)v->code_size, &insn) != X86_DECODE_OK) {
+        return NULL;
+    }
+    if (has_all) {
+        memcpy(decoded->bytes, page + offset, sizeof(decoded->bytes));
+        decoded->row = insn.row;
+        decoded->code_size = v->code_size;
+        decoded->is_there = true;
+    }
+    return &x86_rows[insn.row];
 }
 
 /* The interpreter's turn, to 'rip' or to the end of the block. */
@@ -207,17 +242,14 @@ static enum outcome step_to(struct soft_vcpu *v, uint64_t rip, bool is_block_end
     /* Behind the last instruction, if that was the interpreter's: only the exit is left. */
     is_block_end = is_block_end && v->rip - block->rip <= block->last_rip - block->rip;
     for (unsigned steps = 0; is_block_end || v->rip != rip; steps++) {
-        struct x86_insn insn;
         uint64_t at = v->rip;
-        uint32_t offset = (uint32_t)(at % GUEST_PAGE_SIZE);
-        if (steps > NATIVE_MAX_INSNS || at - block->rip > block->last_rip - block->rip ||
-            x86_decode(page + offset, GUEST_PAGE_SIZE - offset, (enum x86_code_size)v->code_size,
-                       &insn) != X86_DECODE_OK) {
+        const struct x86_row *row = find_row(v, page, (uint32_t)(at % GUEST_PAGE_SIZE));
+        if (steps > NATIVE_MAX_INSNS || at - block->rip > block->last_rip - block->rip || !row) {
             return DIFFERENT;
         }
-        uint32_t attributes = x86_rows[insn.row].attributes;
-        if (attributes & (X86_ROW_SYSTEM | X86_ROW_PRIVILEGED | X86_ROW_IO | X86_ROW_SERIALIZES) ||
-            !follow_flags(&insn, out_undefined)) {
+        if (row->attributes &
+                (X86_ROW_SYSTEM | X86_ROW_PRIVILEGED | X86_ROW_IO | X86_ROW_SERIALIZES) ||
+            !follow_flags(row, out_undefined)) {
             return NOT_COMPARABLE;
         }
         soft_block_enter(v, soft_block_find(v, true));
