@@ -38,6 +38,33 @@ GUEST_CODE_BLOCK(busy, ".code64",
                  "   iretq");
 extern const uint8_t divide_error[];
 
+GUEST_CODE_BLOCK(busy_32, ".code32",
+                 "1: mov $0x20ff0, %edi\n"
+                 "   mov $64, %ecx\n"
+                 "   mov %ebx, %eax\n"
+                 "   rep stosb\n"
+                 "   add %eax, 0x21ffc\n"
+                 "   adc $3, %ebx\n"
+                 "   out %al, $0x80\n"
+                 "   push %ebx\n"
+                 "   push $3\n"
+                 "   pop %ecx\n"
+                 "   xor %edx, %edx\n"
+                 "   div %ecx\n"
+                 "   rdtsc\n"
+                 "   pop %ecx\n"
+                 "   add %eax, %ebp\n"
+                 "   call 3f\n"
+                 "   pusha\n"
+                 "   popa\n"
+                 "   inc %esi\n"
+                 "   jmp 1b\n"
+                 "3: cmp %ebx, %ebp\n"
+                 "   cmovb %ebx, %ecx\n"
+                 "   mov %ecx, 0x30000(,%esi,8)\n"
+                 "   and $0xfff, %esi\n"
+                 "   ret");
+
 GUEST_CODE_BLOCK(idle, ".code64", "sti\n 1: hlt\n jmp 1b");
 
 #define STOPS 3000
@@ -63,11 +90,26 @@ static void start(struct soft_guest *g, const char *options, const void *code, s
     assert_int_equal(soft_engine_ops.vcpu_set_state(g->vcpu[0], state, &err), 0);
 }
 
-static void run_busy(const char *options, unsigned shift, struct stop *out_stops)
+/* Protected mode without paging. */
+static void start_32(struct soft_guest *g, const char *options, struct x86_state *state)
+{
+    struct error err = {0};
+    start(g, options, busy_32, GUEST_CODE_SIZE(busy_32), state);
+    state->cr0 = X86_CR0_PE | X86_CR0_ET;
+    state->efer = 0;
+    state->segment[X86_CS].attributes = 0xc09b;
+    assert_int_equal(soft_engine_ops.vcpu_set_state(g->vcpu[0], state, &err), 0);
+}
+
+static void run_busy(const char *options, bool is_32, unsigned shift, struct stop *out_stops)
 {
     static struct x86_state state;
     struct soft_guest g;
-    start(&g, options, busy, GUEST_CODE_SIZE(busy), &state);
+    if (is_32) {
+        start_32(&g, options, &state);
+    } else {
+        start(&g, options, busy, GUEST_CODE_SIZE(busy), &state);
+    }
     guest_gate(&g, X86_DE, GUEST_CODE + (uint64_t)(divide_error - busy), 0, 0);
     uint64_t deadline_ns = 0;
     for (unsigned i = 0; i < STOPS; i++) {
@@ -101,20 +143,28 @@ static void compare(const struct stop *a, const struct stop *b)
 static void test_exact(void **state)
 {
     static struct stop interpreted[STOPS], translated[STOPS];
-    run_busy("icount=on,translate=off", 0, interpreted);
+    run_busy("icount=on,translate=off", false, 0, interpreted);
     /* The first instruction is over after a nanosecond. */
     assert_int_equal(interpreted[0].rip, GUEST_CODE + 5);
-    run_busy("icount=on,verify=on", 0, translated);
+    run_busy("icount=on,verify=on", false, 0, translated);
     compare(interpreted, translated);
-    run_busy("icount=on,lockstep=on", 0, translated);
+    run_busy("icount=on,lockstep=on", false, 0, translated);
+    compare(interpreted, translated);
+}
+
+static void test_exact_32(void **state)
+{
+    static struct stop interpreted[STOPS], translated[STOPS];
+    run_busy("icount=on,translate=off", true, 0, interpreted);
+    run_busy("icount=on,verify=on", true, 0, translated);
     compare(interpreted, translated);
 }
 
 static void test_shift(void **state)
 {
     static struct stop interpreted[STOPS], translated[STOPS];
-    run_busy("icount=4,translate=off", 4, interpreted);
-    run_busy("icount=4", 4, translated);
+    run_busy("icount=4,translate=off", false, 4, interpreted);
+    run_busy("icount=4", false, 4, translated);
     compare(interpreted, translated);
 }
 
@@ -155,9 +205,8 @@ static void test_one_vcpu_only(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_exact),
-        cmocka_unit_test(test_shift),
-        cmocka_unit_test(test_idle),
+        cmocka_unit_test(test_exact),         cmocka_unit_test(test_exact_32),
+        cmocka_unit_test(test_shift),         cmocka_unit_test(test_idle),
         cmocka_unit_test(test_one_vcpu_only),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
