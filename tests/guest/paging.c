@@ -326,7 +326,8 @@ static void test_pcid(void)
     }
     uint64_t gva = fresh_gva(), cr3 = READ_CR(3);
     uint64_t *pte = page_entry(gva, 1);
-    write64(frame_a, 0xaaaa); /* other tests write there */
+    write64(frame_a, 0xaaaa);
+    write64(frame_b, 0xbbbb);
     TRY("movq %0, %%cr3", ::"r"(cr3 | 1));
     check_trap("CR3 with low bits without PCIDE", NO_TRAP, 0);
     TRY("movq %0, %%cr4", ::"r"(READ_CR(4) | CR4_PCIDE));

@@ -29,7 +29,9 @@ static void flush_first(struct soft_vcpu *v, unsigned classes)
             if (!(classes & CLASS_BIT(class))) {
                 continue;
             }
-            for (size_t word = 0; word < ARRAY_COUNT(tlb->filled[class]); word++) {
+            uint64_t words = tlb->filled_words[class];
+            for (; words; words &= words - 1) {
+                size_t word = (size_t)__builtin_ctzll(words);
                 for (uint64_t left = tlb->filled[class][word]; left; left &= left - 1) {
                     size_t index = word * 64 + (size_t)__builtin_ctzll(left);
                     if (is_in_upper_half(tlb, index) == (class != SOFT_TLB_LOWER)) {
@@ -38,6 +40,7 @@ static void flush_first(struct soft_vcpu *v, unsigned classes)
                 }
                 tlb->filled[class][word] = 0;
             }
+            tlb->filled_words[class] = 0;
         }
     }
     memset(v->large_regions[0], 0, sizeof(v->large_regions[0]));
@@ -70,6 +73,7 @@ void soft_tlb_init(struct soft_vcpu *v)
         }
     }
     v->huge[0].first = v->huge[1].first = UINT64_MAX;
+    v->code_page_epoch = 1;
     v->second.oldest_tag = 1;
     v->second.global_tag = new_tag(v);
     v->second.tag = new_tag(v);
@@ -84,12 +88,14 @@ static uint16_t current_pcid(const struct soft_vcpu *v)
 static void forget_local_code(struct soft_vcpu *v)
 {
     soft_native_forget_addresses(v, false);
+    soft_new_block_epoch(v, false);
+    v->code_page_epoch++;
     /* A kernel's own code is global as a rule, and looking for it again is dear. */
     if (v->upper_code_has_local) {
         v->upper_code_has_local = false;
         soft_native_forget_addresses(v, true);
+        soft_new_block_epoch(v, true);
     }
-    soft_new_block_epoch(v);
 }
 
 void soft_tlb_flush(struct soft_vcpu *v, bool with_global)
@@ -167,16 +173,24 @@ void soft_tlb_flush_page(struct soft_vcpu *v, uint64_t gva)
             soft_tlb_clear(&v->tlbs[i], index);
         }
     }
+    struct soft_code_page *code_page = soft_code_page_slot(v, gva);
+    if (code_page->tag == tag) {
+        code_page->epoch = 0; /* epochs that are in use are higher */
+    }
     size_t bit = soft_large_bit(gva);
     if (unlikely(has_bit(v->large_regions[is_upper], bit))) {
         flush_region(v, gva);
+        v->code_page_epoch++;
     }
     if (unlikely(has_bit(v->large_code_regions, bit))) {
         soft_native_forget_addresses(v, is_upper);
-    } else {
-        soft_native_forget_page(v, gva);
+        soft_new_block_epoch(v, is_upper);
+        return;
     }
-    soft_new_block_epoch(v);
+    soft_native_forget_page(v, gva);
+    if (has_bit(v->block_pages, soft_block_page_bit(gva))) {
+        soft_new_block_epoch(v, is_upper);
+    }
 }
 
 static bool is_kept(const struct soft_vcpu *v, const struct soft_space *space)

@@ -40,8 +40,8 @@ int soft_block_init(struct soft_vcpu *v, struct error *err)
     if (!v->scratch) {
         return error_set(err, ENOMEM, "reserving memory for decoded code");
     }
-    v->block_epoch = 1;
-    v->chain_tag = SOFT_NO_CHAIN;
+    v->block_epoch[0] = v->block_epoch[1] = 1;
+    v->chain_tag[0] = v->chain_tag[1] = SOFT_NO_CHAIN;
     v->gpr[SOFT_REG_FAR] = SOFT_FAR;
     return 0;
 }
@@ -86,7 +86,9 @@ static void begin_segment(struct soft_vcpu *v)
         block = block->segment_next;
     }
     v->segment_blocks[v->arena_segment] = NULL;
-    soft_new_block_epoch(v); /* the jump cache may know them */
+    /* The jump cache may know them. */
+    soft_new_block_epoch(v, false);
+    soft_new_block_epoch(v, true);
 }
 
 void *soft_block_alloc(struct soft_vcpu *v, uint32_t size)
@@ -420,7 +422,7 @@ struct soft_block *soft_block_find(struct soft_vcpu *v, bool is_single)
     }
     struct soft_jump_entry *entry = soft_jump_slot(v, linear);
     struct soft_block *block;
-    if (likely(entry->linear == linear && entry->tag == soft_block_tag(v, key) &&
+    if (likely(entry->linear == linear && entry->tag == soft_block_tag(v, linear, key) &&
                soft_block_is_current(entry->block))) {
         block = entry->block;
     } else {
@@ -429,9 +431,13 @@ struct soft_block *soft_block_find(struct soft_vcpu *v, bool is_single)
             soft_raise_error(v, NULL, X86_GP, 0);
         }
         block = find_by_gpa(v, linear, key);
+        size_t bit = soft_block_page_bit(linear);
+        v->block_pages[bit / 64] |= BIT(bit % 64);
+        bit = soft_block_page_bit(linear + block->size_bytes - 1);
+        v->block_pages[bit / 64] |= BIT(bit % 64);
         *entry = (struct soft_jump_entry){
             .linear = linear,
-            .tag = soft_block_tag(v, key),
+            .tag = soft_block_tag(v, linear, key),
             .block = block,
         };
     }

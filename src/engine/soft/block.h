@@ -38,22 +38,31 @@ static inline bool soft_block_is_current(const struct soft_block *block)
 /* A chain_tag that no block has. */
 #define SOFT_NO_CHAIN UINT64_MAX
 
-static inline uint64_t soft_block_tag(const struct soft_vcpu *v, uint32_t key)
+static inline uint64_t soft_block_tag(const struct soft_vcpu *v, uint64_t linear, uint32_t key)
 {
-    return v->block_epoch << 4 | (v->cpl == 3) << 3 | key;
+    return v->block_epoch[linear >> 63] << 4 | (v->cpl == 3) << 3 | key;
 }
 
 /* After every change of the mode or the epoch. Outside of 64-bit mode each block has to be held against CS's limit. */
 static inline void soft_update_chain_tag(struct soft_vcpu *v)
 {
-    v->chain_tag =
-        v->code_size == X86_CODE_64 && !v->native ? soft_block_tag(v, X86_CODE_64) : SOFT_NO_CHAIN;
+    bool can_chain = v->code_size == X86_CODE_64 && !v->native;
+    for (uint64_t half = 0; half < 2; half++) {
+        v->chain_tag[half] = can_chain ? soft_block_tag(v, half << 63, X86_CODE_64) : SOFT_NO_CHAIN;
+    }
 }
 
-static inline void soft_new_block_epoch(struct soft_vcpu *v)
+/* What the jump cache knows of one half of the address space is looked for again. */
+static inline void soft_new_block_epoch(struct soft_vcpu *v, bool upper_half)
 {
-    v->block_epoch++;
+    v->block_epoch[upper_half]++;
     soft_update_chain_tag(v);
+}
+
+/* Linear pages whose blocks are in the jump cache have their bit set, hashed. */
+static inline size_t soft_block_page_bit(uint64_t linear)
+{
+    return ((linear >> GUEST_PAGE_SHIFT) * 0x9e3779b97f4a7c15ull) >> (64 - SOFT_BLOCK_PAGE_BITS);
 }
 
 static always_inline struct soft_jump_entry *soft_jump_slot(struct soft_vcpu *v, uint64_t linear)
@@ -87,7 +96,7 @@ static always_inline void soft_chain(struct soft_vcpu *v)
 {
     uint64_t rip = v->rip;
     const struct soft_jump_entry *entry = soft_jump_slot(v, rip);
-    if (likely(entry->linear == rip && entry->tag == v->chain_tag &&
+    if (likely(entry->linear == rip && entry->tag == v->chain_tag[rip >> 63] &&
                soft_block_is_current(entry->block) &&
                !atomic_load_explicit(&v->requests, memory_order_relaxed) &&
                soft_stack_pointer() > v->chain_floor)) {

@@ -252,7 +252,8 @@ static enum soft_fill fill(struct soft_vcpu *v, struct soft_tlb *tlb, uint64_t g
                            uint32_t *out_error)
 {
     enum soft_fill result = soft_tlb_quick(v, tlb, gva, access, out_gpa);
-    if (likely(result < SOFT_FILL_FAULT)) {
+    if (likely(result != SOFT_FILL_ASK)) {
+        *out_error = (uint32_t)*out_gpa;
         return result;
     }
     struct x86_translation translation;

@@ -100,6 +100,7 @@ static void note_entry(struct soft_vcpu *v, struct soft_tlb *tlb, uint64_t gva, 
                                 : page & SOFT_PAGE_G ? SOFT_TLB_UPPER_GLOBAL
                                                      : SOFT_TLB_UPPER_LOCAL;
     tlb->filled[class][index / 64] |= BIT(index % 64);
+    tlb->filled_words[class] |= BIT(index / 64);
     if (is_code) {
         v->upper_code_has_local |= class == SOFT_TLB_UPPER_LOCAL;
         v->lower_code_has_global |= !is_upper && (page & SOFT_PAGE_G);
@@ -160,7 +161,7 @@ enum soft_fill soft_tlb_enter(struct soft_vcpu *v, struct soft_tlb *tlb, uint64_
         *soft_code_page_slot(v, gva) = (struct soft_code_page){
             .tag = tag,
             .tlb = tlb,
-            .block_epoch = v->block_epoch,
+            .epoch = v->code_page_epoch,
             .slot = slot,
             .index = page_index,
             .hva = hva,
@@ -236,7 +237,7 @@ static bool update_entry(struct soft_vcpu *v, const struct guest_slot *slot, uin
     return __sync_bool_compare_and_swap(at, entry, entry | bits);
 }
 
-/* 4-level paging. FAULT, ASK, or DONE with *out_page. */
+/* 4-level paging. ASK, DONE with *out_page, or FAULT with *out_page holding P and RSVD of the error code. */
 static enum soft_fill walk(struct soft_vcpu *v, enum soft_tlb_mode mode, uint64_t gva,
                            enum x86_access access, uint64_t *out_page)
 {
@@ -253,11 +254,13 @@ static enum soft_fill walk(struct soft_vcpu *v, enum soft_tlb_mode mode, uint64_
         uint64_t *at = (uint64_t *)(void *)(slot->hva + (gpa - slot->gpa));
         uint64_t entry = *(volatile uint64_t *)at;
         if (!(entry & ENTRY_P)) {
+            *out_page = 0;
             return SOFT_FILL_FAULT;
         }
         bool is_leaf = shift == GUEST_PAGE_SHIFT || (entry & ENTRY_PS);
         if (unlikely(entry & (reserved | (shift == 39 ? ENTRY_PS : 0))) ||
             unlikely(is_leaf && shift > GUEST_PAGE_SHIFT && (entry & BITS(shift - 1, 13)))) {
+            *out_page = X86_PF_PRESENT | X86_PF_RSVD;
             return SOFT_FILL_FAULT;
         }
         rights &= entry;
@@ -276,6 +279,7 @@ static enum soft_fill walk(struct soft_vcpu *v, enum soft_tlb_mode mode, uint64_
                         (shift > GUEST_PAGE_SHIFT ? SOFT_PAGE_LARGE : 0) |
                         (shift > SOFT_LARGE_SHIFT ? SOFT_PAGE_HUGE : 0);
         if (!allows(v, mode, access, page)) {
+            *out_page = X86_PF_PRESENT;
             return SOFT_FILL_FAULT;
         }
         uint64_t bits = ENTRY_A | (access == X86_ACCESS_WRITE ? ENTRY_D : 0);
@@ -307,6 +311,11 @@ enum soft_fill soft_tlb_quick(struct soft_vcpu *v, struct soft_tlb *tlb, uint64_
         enum soft_fill result = walk(v, mode, gva, access, &page);
         if (unlikely(result != SOFT_FILL_DONE)) {
             v->stats.tlb_faults += result == SOFT_FILL_FAULT;
+            /* Fetches have a bit where they have rights of their own. */
+            bool names_fetch = (v->efer & X86_EFER_NXE) || (v->cr4 & X86_CR4_SMEP);
+            *out_gpa = page | (access == X86_ACCESS_WRITE ? X86_PF_WRITE : 0) |
+                       (mode == SOFT_TLB_USER ? X86_PF_USER : 0) |
+                       (access == X86_ACCESS_FETCH && names_fetch ? X86_PF_FETCH : 0);
             return result;
         }
         put_second(v, gva, page);

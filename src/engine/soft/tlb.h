@@ -28,7 +28,7 @@ enum soft_fill {
 };
 
 /* Translates canonical 'gva' for an access with the rights of 'tlb' in long mode, and takes it into both levels. 'out_gpa' is set
- * with DONE and NONE. Uses no vector registers: the guest's may be in the host's. */
+ * with DONE and NONE; with FAULT it is the error code of #PF. Uses no vector registers: the guest's may be in the host's. */
 enum soft_fill soft_tlb_quick(struct soft_vcpu *v, struct soft_tlb *tlb, uint64_t gva,
                               enum x86_access access, uint64_t *out_gpa);
 
@@ -52,7 +52,7 @@ static inline const struct soft_code_page *soft_find_code_page(struct soft_vcpu 
     const struct soft_code_page *known = soft_code_page_slot(v, gva);
     bool is_known =
         known->tag == (gva & ~(uint64_t)(GUEST_PAGE_SIZE - 1)) && known->tlb == v->tlb &&
-        known->block_epoch == v->block_epoch &&
+        known->epoch == v->code_page_epoch &&
         (atomic_load_explicit(&known->slot->page_flags[known->index], memory_order_relaxed) &
          GUEST_PAGE_CODE);
     return is_known ? known : NULL;

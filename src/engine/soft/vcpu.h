@@ -61,6 +61,7 @@ struct soft_tlb {
     uint8_t *hva[SOFT_TLB_SIZE]; /* of the page */
     /* Which entries may hold something of each enum soft_tlb_class: what a flush has to visit. */
     uint64_t filled[3][SOFT_TLB_SIZE / 64];
+    uint64_t filled_words[3]; /* those that are not 0 */
 };
 
 static inline uint64_t soft_tlb_invalid(size_t index)
@@ -118,7 +119,7 @@ struct soft_stats {
 struct soft_code_page {
     uint64_t tag; /* as the TLB's */
     const struct soft_tlb *tlb;
-    uint64_t block_epoch;
+    uint64_t epoch;
     const struct guest_slot *slot;
     size_t index;
     uint8_t *hva;
@@ -127,6 +128,7 @@ struct soft_code_page {
 
 #define SOFT_JUMP_CACHE_BITS 12
 #define SOFT_BLOCK_HASH_BITS 15
+#define SOFT_BLOCK_PAGE_BITS 12
 #define SOFT_ARENA_SEGMENTS  8
 
 struct soft_jump_entry {
@@ -209,9 +211,11 @@ struct soft_vcpu {
     struct soft_lockstep *lockstep; /* NULL: off */
     const struct soft_op *op;       /* the instruction under way, for the RIP of exceptions */
     struct soft_block *block;
-    uint64_t block_epoch;  /* part of the jump cache's tags: raised when blocks or mappings go */
+    uint64_t block_epoch
+        [2]; /* of the halves of the address space: part of the jump cache's tags, raised when blocks or mappings go */
     uintptr_t chain_floor; /* the stack pointer's least value for a chain to go on */
-    uint64_t chain_tag;    /* the tag of blocks that may follow at once, see block.h */
+    uint64_t
+        chain_tag[2]; /* the tags of blocks that may follow at once, in each half; see block.h */
 
     /* Vector registers: all 32 bytes, YMM in one piece. */
     uint8_t vector[16][32] __attribute__((aligned(64)));
@@ -297,6 +301,7 @@ struct soft_vcpu {
     struct soft_native_jump native_jump;
     struct soft_tlb tlbs[SOFT_TLB_MODES];
     struct soft_code_page code_page[SOFT_CODE_PAGES];
+    uint64_t code_page_epoch; /* raised with each flush */
     struct soft_second second;
     /* Which regions of 2 MiB may have entries of large pages in the first level, in each half; and which had code in such. */
     uint64_t large_regions[2][SOFT_LARGE_BITS / 64], large_code_regions[SOFT_LARGE_BITS / 64];
@@ -304,6 +309,7 @@ struct soft_vcpu {
     /* There is, or was, code in pages of the upper half that are not global, of the lower half that are. */
     bool upper_code_has_local, lower_code_has_global;
     struct soft_jump_entry jump_cache[1u << SOFT_JUMP_CACHE_BITS];
+    uint64_t block_pages[(1u << SOFT_BLOCK_PAGE_BITS) / 64]; /* see soft_block_page_bit */
     struct soft_block *block_hash[1u << SOFT_BLOCK_HASH_BITS];
     uint8_t *arena; /* blocks, in a ring of segments; see block.c */
     struct soft_block *segment_blocks[SOFT_ARENA_SEGMENTS];
