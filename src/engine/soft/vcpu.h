@@ -167,6 +167,10 @@ struct soft_paravirt {
 
 #define SOFT_DR6_BS (1u << 14)
 
+/* A vCPU that spins waits for others, which may need its host CPU. Some microseconds of a usual spin loop: more than what most
+ * locks are held for. */
+#define SOFT_PAUSES_UNTIL_YIELD 64
+
 struct soft_vcpu {
     /* The hot part. */
     uint64_t gpr[X86_GPR_COUNT + 3]; /* and the pseudo registers SOFT_REG_* */

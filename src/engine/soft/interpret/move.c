@@ -7,9 +7,6 @@
 #include "engine/soft/interpret/operand.h"
 #include "engine/soft/mmu.h"
 
-/* Some microseconds of a usual spin loop: more than what most locks are held for. */
-#define PAUSES_UNTIL_YIELD 64
-
 #define MOVE_SIZE(bits)                                                                            \
     static void mov##bits##_rr(struct soft_vcpu *v, const struct soft_op *op)                      \
     {                                                                                              \
@@ -206,7 +203,7 @@ static void nothing(struct soft_vcpu *v, const struct soft_op *op)
 /* A guest that spins waits for another vCPU, which may need this very CPU of the host. */
 static void pause_spinning(struct soft_vcpu *v, const struct soft_op *op)
 {
-    if (++v->pauses % PAUSES_UNTIL_YIELD == 0) {
+    if (++v->pauses % SOFT_PAUSES_UNTIL_YIELD == 0) {
         soft_leave_guest(v);
         sched_yield();
         soft_enter_guest(v);

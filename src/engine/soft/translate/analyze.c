@@ -173,6 +173,12 @@ static uint8_t kind_of_simple(const struct x86_row_encoding *encoding, unsigned 
         return encoding->opcode == 0x20 ? NATIVE_READ_CR : NATIVE_INTERPRET;
     case X86_ID_PUSHF:
         return NATIVE_PUSHF;
+    case X86_ID_POPF:
+        return NATIVE_POPF;
+    case X86_ID_PUSH_SREG:
+        return NATIVE_PUSH_SELECTOR;
+    case X86_ID_PAUSE:
+        return NATIVE_PAUSE;
     case X86_ID_MOV_SREG:
         return encoding->opcode == 0x8c ? NATIVE_SELECTOR : NATIVE_INTERPRET;
     case X86_ID_LEA:
@@ -195,7 +201,7 @@ static uint8_t kind_of_simple(const struct x86_row_encoding *encoding, unsigned 
                : encoding->opcode == 0x68 || encoding->opcode == 0x6a ? NATIVE_PUSH_IMM
                                                                       : NATIVE_PUSH_REG;
     case X86_ID_POP:
-        return encoding->opcode == 0x8f ? NATIVE_INTERPRET : NATIVE_POP_REG;
+        return encoding->opcode == 0x8f ? NATIVE_POP_MEM : NATIVE_POP_REG;
     default:
         return NATIVE_INTERPRET;
     }
@@ -427,6 +433,7 @@ static void classify(const struct soft_vcpu *v, struct native_insn *n, uint32_t 
     case NATIVE_READ_CR:
     case NATIVE_ENTRY:
     case NATIVE_PUSHF:
+    case NATIVE_POPF:
         if (!native_system_is_allowed(v, insn, mode)) {
             n->kind = NATIVE_INTERPRET;
         }
@@ -450,6 +457,8 @@ static void classify(const struct soft_vcpu *v, struct native_insn *n, uint32_t 
     case NATIVE_PUSH_IMM:
     case NATIVE_PUSH_MEM:
     case NATIVE_POP_REG:
+    case NATIVE_POP_MEM:
+    case NATIVE_PUSH_SELECTOR:
     case NATIVE_LEAVE:
     case NATIVE_CALL:
     case NATIVE_CALL_INDIRECT:

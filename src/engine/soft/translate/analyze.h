@@ -26,12 +26,16 @@ enum native_kind {
     NATIVE_SELECTOR,   /* of a segment register to a general one */
     NATIVE_SMALL,      /* system instructions: a call of a stub */
     NATIVE_READ_CR,
+    NATIVE_PAUSE,
     NATIVE_ENTRY, /* SYSCALL, SYSRET, IRET */
     NATIVE_PUSH_REG,
     NATIVE_PUSH_IMM,
     NATIVE_PUSH_MEM,
     NATIVE_PUSHF,
     NATIVE_POP_REG,
+    NATIVE_POPF,
+    NATIVE_PUSH_SELECTOR,
+    NATIVE_POP_MEM,
     NATIVE_LEAVE,
     NATIVE_CALL,
     NATIVE_CALL_INDIRECT,

@@ -67,7 +67,7 @@ struct native_page {
     struct native_block *blocks;
 };
 
-#define NATIVE_SMALL_COUNT 10u /* native_system.h */
+#define NATIVE_SMALL_COUNT 11u /* native_system.h */
 
 #define NATIVE_HASH_BITS 17
 #define NATIVE_PAGE_BITS 12

@@ -71,6 +71,7 @@ static bool find_access(const struct followed *f, const struct native_source *so
     case NATIVE_PUSH_REG:
     case NATIVE_PUSH_IMM:
     case NATIVE_PUSHF:
+    case NATIVE_PUSH_SELECTOR:
     case NATIVE_CALL:
         out->disp = -(int64_t)word;
         out->is_write = true;
@@ -144,7 +145,12 @@ static void follow(struct followed *f, const struct native_insn *n, uint8_t word
     case NATIVE_PUSH_IMM:
     case NATIVE_PUSH_MEM:
     case NATIVE_PUSHF:
+    case NATIVE_PUSH_SELECTOR:
         f->reg[X86_RSP].offset -= word;
+        return;
+    case NATIVE_POPF:
+    case NATIVE_POP_MEM:
+        f->reg[X86_RSP].offset += word;
         return;
     case NATIVE_POP_REG:
         f->reg[X86_RSP].offset += word;

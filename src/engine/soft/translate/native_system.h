@@ -5,7 +5,7 @@
 #include "engine/soft/translate/block_table.h"
 
 /* Stubs that are called and return, with a few instructions of their own. They spoil R14, R15 and the host's flags; those that read
- * the guest's status flags need them in 'status'. All are for CPL 0 but PUSHF and the counters. */
+ * the guest's status flags need them in 'status'. All are for CPL 0 but PUSHF, POPF and the counters. */
 enum native_small {
     NATIVE_SMALL_CLI,
     NATIVE_SMALL_STI, /* no interrupt is waiting; the next instruction follows before anybody polls */
@@ -15,6 +15,7 @@ enum native_small {
     NATIVE_SMALL_CLAC,
     NATIVE_SMALL_SWAPGS,
     NATIVE_SMALL_PUSHF, /* what is to be pushed, in native_target */
+    NATIVE_SMALL_POPF,  /* status flags and IF from there */
     NATIVE_SMALL_RDTSC, /* the guest's counter has the host's rate */
     NATIVE_SMALL_RDTSCP,
 };

@@ -88,6 +88,29 @@ static void compose_flags(struct emitter *e)
     op(e, 0, HOST_OP_MOV_RM_REG, true, A, AT(native_target));
 }
 
+static void take_flags(struct emitter *e)
+{
+    op(e, 0, HOST_OP_MOV_REG_RM, false, A, AT(native_target));
+    op(e, 0, HOST_OP_MOV_REG_RM, false, B, AT(native_target));
+    change_reg(e, GROUP_AND, B, X86_FLAG_IF);
+    change_field(e, GROUP_AND, AT(flags), ~X86_FLAG_IF);
+    op(e, 0, 0x09, false, B, AT(flags)); /* or [flags], r15d */
+    emit_insn(e, &(struct host_insn){.opcode = HOST_OP_MOV_REG_RM, .reg = B, .rm = A});
+    shift(e, false, false, B, 11); /* OF */
+    change_reg(e, GROUP_AND, B, 1);
+    change_reg(e, GROUP_AND, A, X86_FLAGS_STATUS & 0xff);
+    shift(e, true, false, A, 8);
+    emit_op_reg(e, HOST_OP_OR_REG_RM, A, B);
+    change_reg(e, GROUP_OR, A, 0x200);
+    emit_insn(e, &(struct host_insn){.opcode = HOST_OP_MOV_RM_REG,
+                                     .is_16 = true,
+                                     .reg = A,
+                                     .is_memory = true,
+                                     .base = HOST_RSP,
+                                     .index = HOST_NONE,
+                                     .disp = AT(status)});
+}
+
 static void read_counter(struct emitter *e, bool has_aux)
 {
     emit8(e, 0x0f);
@@ -133,6 +156,9 @@ void native_make_small(struct emitter *e, enum native_small small)
         break;
     case NATIVE_SMALL_PUSHF:
         compose_flags(e);
+        break;
+    case NATIVE_SMALL_POPF:
+        take_flags(e);
         break;
     case NATIVE_SMALL_RDTSC:
     case NATIVE_SMALL_RDTSCP:

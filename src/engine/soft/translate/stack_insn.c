@@ -1,4 +1,6 @@
 /* Templates of the stack: pushes, pops, LEAVE. A word is what they move: 8 bytes, 4 in 32-bit code, whose stack is flat. */
+#include <stddef.h>
+
 #include "engine/soft/translate/translate.h"
 
 #define ADDRESS HOST_R14
@@ -94,6 +96,58 @@ void native_emit_pop(struct translation *t, const struct native_insn *n)
     } else {
         native_emit_word(t, HOST_OP_MOV_REG_RM, native_home(guest), ADDRESS, t->operand_disp);
     }
+}
+
+void native_emit_push_selector(struct translation *t, const struct native_insn *n)
+{
+    uint8_t word = native_word(t->source);
+    int32_t selector =
+        VCPU_FIELD(segment) + (int32_t)(n->insn.operand[0].reg * sizeof(struct x86_segment) +
+                                        offsetof(struct x86_segment, selector));
+    native_emit_stack(t, n, -word, true);
+    emit_insn(&t->e, &(struct host_insn){.map = 1, /* movzx r15d, word [selector] */
+                                         .opcode = 0xb7,
+                                         .reg = SCRATCH,
+                                         .is_memory = true,
+                                         .base = HOST_RSP,
+                                         .index = HOST_NONE,
+                                         .disp = selector});
+    /* Of 4 bytes Intel's CPUs write the selector only. */
+    emit_insn(&t->e, &(struct host_insn){.opcode = HOST_OP_MOV_RM_REG,
+                                         .is_16 = word == 4 && t->is_intel,
+                                         .w = word == 8,
+                                         .reg = SCRATCH,
+                                         .is_memory = true,
+                                         .base = ADDRESS,
+                                         .index = HOST_NONE,
+                                         .disp = t->operand_disp});
+    native_emit_move_stack(t, -word);
+}
+
+void native_emit_pop_memory(struct translation *t, const struct native_insn *n)
+{
+    uint8_t word = native_word(t->source);
+    struct native_insn target = *n;
+    if (n->insn.has_memory && n->insn.base == X86_RSP) {
+        target.insn.disp += word; /* the address counts from RSP after the pop */
+    }
+    native_emit_stack(t, n, 0, false);
+    native_emit_word(t, HOST_OP_MOV_REG_RM, SCRATCH, ADDRESS, t->operand_disp);
+    if (!n->insn.has_memory) {
+        uint8_t guest = (uint8_t)((n->insn.modrm & 7) | (n->insn.rex & 1) << 3);
+        native_emit_move_stack(t, word);
+        if (native_is_spilled(guest)) {
+            native_store_gpr(t, SCRATCH, guest);
+        } else {
+            emit_op_reg(&t->e, HOST_OP_MOV_REG_RM, native_home(guest), SCRATCH);
+        }
+        return;
+    }
+    emit_op_base(&t->e, HOST_OP_MOV_RM_REG, SCRATCH, HOST_RSP, VCPU_FIELD(native_target));
+    native_emit_operand(t, &target, word, true, false);
+    emit_op_base(&t->e, HOST_OP_MOV_REG_RM, SCRATCH, HOST_RSP, VCPU_FIELD(native_target));
+    native_emit_word(t, HOST_OP_MOV_RM_REG, SCRATCH, ADDRESS, t->operand_disp);
+    native_emit_move_stack(t, word);
 }
 
 void native_emit_leave(struct translation *t, const struct native_insn *n)

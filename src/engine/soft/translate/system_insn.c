@@ -45,7 +45,6 @@ bool native_system_is_allowed(const struct soft_vcpu *v, const struct x86_insn *
         case X86_ID_SYSCALL:
         case X86_ID_SYSRET:
         case X86_ID_IRET:
-        case X86_ID_PUSHF:
         case X86_ID_MOV_CR:
             return false;
         default:
@@ -64,7 +63,8 @@ bool native_system_is_allowed(const struct soft_vcpu *v, const struct x86_insn *
     case X86_ID_IRET:
         return is_kernel && insn->operand_bytes == 8;
     case X86_ID_PUSHF:
-        return insn->operand_bytes == 8;
+    case X86_ID_POPF:
+        return insn->operand_bytes == (mode & NATIVE_MODE_32 ? 4 : 8);
     case X86_ID_RDTSC:
         return !v->vm->tsc_ratio;
     case X86_ID_RDTSCP:
@@ -127,10 +127,66 @@ void native_emit_pushf(struct translation *t, const struct native_insn *n)
     struct emitter *e = &t->e;
     native_give_up_flags(t, n->live_before);
     call_small(t, NATIVE_SMALL_PUSHF);
-    native_emit_stack(t, n, -8, true);
+    uint8_t word = native_word(t->source);
+    native_emit_stack(t, n, -word, true);
     emit_op_base(e, HOST_OP_MOV_REG_RM, SCRATCH, HOST_RSP, VCPU_FIELD(native_target));
-    emit_op_base(e, HOST_OP_MOV_RM_REG, SCRATCH, ADDRESS, t->operand_disp);
-    native_emit_move_stack(t, -8);
+    native_emit_word(t, HOST_OP_MOV_RM_REG, SCRATCH, ADDRESS, t->operand_disp);
+    native_emit_move_stack(t, -word);
+}
+
+/* Only if no flags change but those of status, and IF in the kernel while no interrupt waits. */
+void native_emit_popf(struct translation *t, const struct native_insn *n)
+{
+    struct emitter *e = &t->e;
+    uint32_t free_flags = X86_FLAGS_STATUS;
+    native_give_up_flags(t, n->live_before);
+    if (t->tlb != SOFT_TLB_USER) {
+        leave_if_set(t, VCPU_FIELD(interrupt_waiting), 0xff);
+        free_flags |= X86_FLAG_IF;
+    }
+    native_emit_stack(t, n, 0, false);
+    native_emit_word(t, HOST_OP_MOV_REG_RM, SCRATCH, ADDRESS, t->operand_disp);
+    emit_op_base(e, HOST_OP_MOV_RM_REG, SCRATCH, HOST_RSP, VCPU_FIELD(native_target));
+    emit_insn(e, &(struct host_insn){.opcode = 0x33, /* xor r15d, [flags] */
+                                     .reg = SCRATCH,
+                                     .is_memory = true,
+                                     .base = HOST_RSP,
+                                     .index = HOST_NONE,
+                                     .disp = VCPU_FIELD(flags)});
+    emit_insn(e, &(struct host_insn){.opcode = 0xf7, .rm = SCRATCH}); /* test */
+    emit32(e, ~free_flags);
+    native_add_slow(t, SLOW_INTERPRET)->jump = emit_jcc(e, HOST_IF_NOT_EQUAL);
+    call_small(t, NATIVE_SMALL_POPF);
+    native_emit_move_stack(t, native_word(t->source));
+    t->flags = FLAGS_SAVED;
+}
+
+/* The interpreter counts pauses, too, and now and then gives the host's CPU to others: that one is its. */
+void native_emit_pause(struct translation *t, const struct native_insn *n)
+{
+    static const uint8_t one = 1, mask = SOFT_PAUSES_UNTIL_YIELD - 1;
+    struct emitter *e = &t->e;
+    struct host_insn pauses = {.opcode = HOST_OP_MOV_REG_RM,
+                               .reg = SCRATCH,
+                               .is_memory = true,
+                               .base = HOST_RSP,
+                               .index = HOST_NONE,
+                               .disp = VCPU_FIELD(pauses)};
+    native_give_up_flags(t, n->live_before);
+    emit_insn(e, &pauses);
+    emit_insn(e, &(struct host_insn){/* add r15d, 1 */
+                                     .opcode = 0x83,
+                                     .rm = SCRATCH,
+                                     .imm_bytes = 1,
+                                     .imm = &one});
+    emit_insn(e, &(struct host_insn){/* test r15b, mask */
+                                     .opcode = 0xf6,
+                                     .rm = SCRATCH,
+                                     .imm_bytes = 1,
+                                     .imm = &mask});
+    native_add_slow(t, SLOW_INTERPRET)->jump = emit_jcc(e, HOST_IF_EQUAL);
+    pauses.opcode = HOST_OP_MOV_RM_REG;
+    emit_insn(e, &pauses);
 }
 
 void native_emit_read_cr(struct translation *t, const struct native_insn *n)

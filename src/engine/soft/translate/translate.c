@@ -258,6 +258,7 @@ static void emit_access_address(struct translation *t, const struct native_insn 
     case NATIVE_PUSH_REG:
     case NATIVE_PUSH_IMM:
     case NATIVE_PUSHF:
+    case NATIVE_PUSH_SELECTOR:
     case NATIVE_CALL:
         native_emit_word(t, HOST_OP_LEA, ADDRESS, HOST_R13, disp - native_word(t->source));
         break;
@@ -834,6 +835,18 @@ static void emit_one(struct translation *t, const struct native_insn *n, bool is
     case NATIVE_PUSHF:
         native_emit_pushf(t, n);
         break;
+    case NATIVE_POPF:
+        native_emit_popf(t, n);
+        break;
+    case NATIVE_PUSH_SELECTOR:
+        native_emit_push_selector(t, n);
+        break;
+    case NATIVE_POP_MEM:
+        native_emit_pop_memory(t, n);
+        break;
+    case NATIVE_PAUSE:
+        native_emit_pause(t, n);
+        break;
     case NATIVE_SMALL:
         native_emit_small(t, n);
         break;
@@ -989,6 +1002,7 @@ struct native_block *native_translate(struct soft_vcpu *v, uint64_t rip, uint64_
     t.block = block;
     t.e.at = native->writable + native->used;
     t.tlb = mode & NATIVE_MODE_TLB;
+    t.is_intel = v->vm->is_intel;
     t.is_shared = is_shared;
     t.needs_poll = goes_back(source);
     t.counts = v->vm->icount.is_on;

@@ -44,7 +44,8 @@ struct translation {
     struct soft_native *native;
     struct native_source *source;
     struct native_block *block;
-    uint32_t tlb; /* enum soft_tlb_mode, here */
+    uint32_t tlb;  /* enum soft_tlb_mode, here */
+    bool is_intel; /* the guest's CPU */
     uint32_t index;
     uint32_t flags;            /* FLAGS_* */
     bool has_vectors, has_x87; /* are in the host's registers */
@@ -97,6 +98,8 @@ void native_emit_word(struct translation *t, uint8_t opcode, uint8_t reg, uint8_
                       int32_t disp);
 void native_emit_push(struct translation *t, const struct native_insn *n);
 void native_emit_pop(struct translation *t, const struct native_insn *n);
+void native_emit_push_selector(struct translation *t, const struct native_insn *n);
+void native_emit_pop_memory(struct translation *t, const struct native_insn *n);
 void native_emit_leave(struct translation *t, const struct native_insn *n);
 /* The host's address of a member of a group, in R14 and 'operand_disp'; false: 'n' is in none. */
 bool native_emit_grouped(struct translation *t, const struct native_insn *n);
@@ -121,6 +124,8 @@ void native_emit_selector(struct translation *t, const struct native_insn *n);
 /* system_insn.c */
 void native_emit_small(struct translation *t, const struct native_insn *n);
 void native_emit_pushf(struct translation *t, const struct native_insn *n);
+void native_emit_popf(struct translation *t, const struct native_insn *n);
+void native_emit_pause(struct translation *t, const struct native_insn *n);
 void native_emit_read_cr(struct translation *t, const struct native_insn *n);
 void native_emit_entry(struct translation *t, const struct native_insn *n);
 

@@ -51,6 +51,8 @@ static const struct field fields[] = {
     VCPU_RIGHTS(native_budget, READ | WRITE),
     VCPU_RIGHTS(native_vectors_live, READ),
     VCPU_RIGHTS(interrupt_waiting, READ),
+    VCPU_RIGHTS(flags, READ),
+    VCPU_RIGHTS(pauses, READ | WRITE),
     VCPU_RIGHTS(cr0, READ),
     VCPU_RIGHTS(cr2, READ),
     VCPU_RIGHTS(cr3, READ),
