@@ -3,6 +3,7 @@
 
   make_guest.py OUT kernel cloud|generic   OUT/vmlinuz-FLAVOUR   and its modules in OUT/modules-FLAVOUR/
   make_guest.py OUT initrd cloud|generic   OUT/initrd-FLAVOUR    busybox and the virtio modules
+                                           (686 is a flavour, too: a 32-bit kernel, and an initrd with a 32-bit busybox)
   make_guest.py OUT disk                   OUT/debian.raw        a Debian root file system with systemd
   make_guest.py OUT bench                  OUT/bench-root/       the programs that `make bench` measures, and their data
                                            OUT/bench.raw         the same as a disk
@@ -21,7 +22,8 @@ import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent
 
-METAPACKAGES = {"cloud": "linux-image-cloud-amd64", "generic": "linux-image-amd64"}
+METAPACKAGES = {"cloud": "linux-image-cloud-amd64", "generic": "linux-image-amd64", "686": "linux-image-686-pae"}
+FLAVOUR_32 = "686"
 
 # Loaded in this order by the initrd; what they depend on comes before them.
 MODULES = [
@@ -65,8 +67,30 @@ def fail(message):
     sys.exit(f"make_guest.py: {message}")
 
 
-def newest_kernel_package(flavour):
-    depends = output_of("apt-cache", "depends", METAPACKAGES[flavour])
+def apt_options(out, flavour):
+    """For the 32-bit architecture: lists and a cache of its own, so that this machine's apt stays what it is."""
+    if flavour != FLAVOUR_32:
+        return []
+    folder = out / "apt-i386"
+    options = ["-o", "APT::Architecture=i386", "-o", "APT::Architectures::=i386", "-o", f"Dir::State::Lists={folder}/lists",
+               "-o", f"Dir::Cache={folder}/cache"]
+    if not folder.exists():
+        for name in ["lists/partial", "cache/archives/partial"]:
+            (folder / name).mkdir(parents=True)
+        # One source of several that fails is no matter as long as the packages are found.
+        subprocess.run(["apt-get", *options, "update", "-q"], check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return options
+
+
+def download(out, flavour, package, folder):
+    """The package's files, unpacked in folder/root."""
+    run("apt-get", *apt_options(out, flavour), "download", "-q", package, cwd=folder, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL)
+    run("dpkg-deb", "-x", next(folder.glob("*.deb")), folder / "root")
+
+
+def newest_kernel_package(out, flavour):
+    depends = output_of("apt-cache", *apt_options(out, flavour), "depends", METAPACKAGES[flavour])
     names = [line.split()[-1] for line in depends.splitlines() if "linux-image-" in line and "Depends" in line]
     if not names:
         fail(f"apt knows no {METAPACKAGES[flavour]}: run `apt-get update` first")
@@ -80,10 +104,7 @@ def make_kernel(out, flavour):
     with tempfile.TemporaryDirectory(dir=out) as scratch:
         scratch = pathlib.Path(scratch)
         scratch.chmod(0o755)
-        run("apt-get", "download", "-q", newest_kernel_package(flavour), cwd=scratch,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        package = next(scratch.glob("*.deb"))
-        run("dpkg-deb", "-x", package, scratch / "root")
+        download(out, flavour, newest_kernel_package(out, flavour), scratch)
         image = next((scratch / "root/boot").glob("vmlinuz-*"))
         version = image.name.removeprefix("vmlinuz-")
         run("/sbin/depmod", "-b", scratch / "root", version)
@@ -123,6 +144,11 @@ def make_initrd(out, flavour):
         root = pathlib.Path(scratch) / "root"
         for folder in ["bin", "dev", "proc", "sys", "run", "tmp", "lib", "mnt", "etc"]:
             (root / folder).mkdir(parents=True)
+        if flavour == FLAVOUR_32:
+            package = pathlib.Path(scratch) / "busybox"
+            package.mkdir()
+            download(out, flavour, "busybox-static", package)
+            busybox = package / "root/bin/busybox"
         shutil.copy2(busybox, root / "bin/busybox")
         shutil.copy2(script, root / "init")
         (root / "init").chmod(0o755)

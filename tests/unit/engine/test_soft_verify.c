@@ -574,7 +574,7 @@ static void test_fields(void **state)
         {VCPU_FIELD(native), false, "not for blocks"},
         {VCPU_FIELD(cr3), false, NULL},
         {VCPU_FIELD(cr3), true, "it must not"},
-        {VCPU_FIELD(flags), true, "not for blocks"},
+        {VCPU_FIELD(flags), true, "beyond a field"},
         {VCPU_FIELD(tlb), true, "not for blocks"},
         {VCPU_FIELD(xcr0), false, "not for blocks"},
         {VCPU_FIELD(vm), true, "not for blocks"},
