@@ -156,6 +156,8 @@ static uint32_t current_mode(const struct soft_vcpu *v)
             return NATIVE_MODE_NONE;
         }
         mode |= mode_32;
+    } else if (mode != SOFT_TLB_USER && !(v->rip >> 63)) {
+        mode |= NATIVE_MODE_LOW;
     }
     bool is_masked = (v->mxcsr & MXCSR_MASKS) == MXCSR_MASKS;
     if (is_masked && !(v->cr0 & (X86_CR0_EM | X86_CR0_TS)) && (v->cr4 & X86_CR4_OSFXSR)) {

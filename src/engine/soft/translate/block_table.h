@@ -21,8 +21,10 @@
 /* 32-bit code and stack; CS, SS, DS and ES have base 0 and limit 4 GiB and allow what they usually do. */
 #define NATIVE_MODE_32 0x40u
 /* In 32-bit code: the segment may be read and written up to 4 GiB, at any base. */
-#define NATIVE_MODE_FS   0x80u
-#define NATIVE_MODE_GS   0x100u
+#define NATIVE_MODE_FS 0x80u
+#define NATIVE_MODE_GS 0x100u
+/* 64-bit code of a kernel, or of what loads it, in the lower half of the address space. */
+#define NATIVE_MODE_LOW  0x200u
 #define NATIVE_MODE_BITS 12
 #define NATIVE_MODE_NONE UINT32_MAX /* not for the translator */
 
@@ -97,7 +99,8 @@ struct soft_native {
  * and 32-bit code in the lower one, kernels in the upper one. */
 static inline bool native_is_upper(uint32_t mode)
 {
-    return (mode & NATIVE_MODE_TLB) != SOFT_TLB_USER && !(mode & NATIVE_MODE_32);
+    return (mode & NATIVE_MODE_TLB) != SOFT_TLB_USER &&
+           !(mode & (NATIVE_MODE_32 | NATIVE_MODE_LOW));
 }
 
 static inline uint64_t native_tag(const struct soft_native *n, uint32_t mode)

@@ -16,7 +16,9 @@ static const uint8_t *go_to(struct soft_vcpu *v, uint64_t rip, enum soft_tlb_mod
     v->align_check = false;
     v->native_base = tlb == SOFT_TLB_USER ? rip & NATIVE_BASE_MASK : 0;
     /* Which of the vectors are on has not changed. */
-    v->native_mode = (v->native_mode & ~NATIVE_MODE_TLB) | tlb;
+    bool is_low = tlb != SOFT_TLB_USER && !(rip >> 63);
+    v->native_mode = (v->native_mode & ~(NATIVE_MODE_TLB | NATIVE_MODE_LOW)) | tlb |
+                     (is_low ? NATIVE_MODE_LOW : 0);
     v->native_tag = native_tag(n, v->native_mode);
     if (likely(jump->rip[index] == rip && jump->tag[index] == v->native_tag && jump->block[index] &&
                !atomic_load_explicit(&v->requests, memory_order_relaxed))) {
