@@ -75,7 +75,7 @@ def expected(tmp_path_factory, scale):
     return results, content
 
 
-def stress(boot, tmp_path_factory, tmp_path, cpus, scale, seconds, engine="soft"):
+def stress(boot, tmp_path_factory, tmp_path, cpus, scale, seconds):
     results, content = expected(tmp_path_factory, scale)
     kernel_option, kernel, _, initrd = kernel_arguments("cloud")
     with_stress, disk = tmp_path / "initrd", tmp_path / "scratch.raw"
@@ -85,7 +85,7 @@ def stress(boot, tmp_path_factory, tmp_path, cpus, scale, seconds, engine="soft"
     with open(disk, "wb") as file:
         file.truncate(SCRATCH_MIB << 20)
     command = ",".join(["sh", "/stress/guest", str(seconds), str(cpus), str(scale), *ITEMS])
-    vm = boot("--engine", engine, "--cpus", cpus, "--memory", "2G", "--net", "none", kernel_option, kernel,
+    vm = boot("--engine", "soft", "--cpus", cpus, "--memory", "2G", "--net", "none", kernel_option, kernel,
               "--initrd", with_stress, "--disk", f"{GUESTS / 'stress.raw'},readonly", "--disk", disk,
               "--append", f"console=ttyS0 quiet hull.run={command}", timeout=ONE_PASS * scale)
     complaints = []
