@@ -286,6 +286,7 @@ static void test_legacy_sysenter(void)
 /* FS has the selector in EAX; EBX is the offset. */
 SNIPPET(segment_read, ".code32", "movl %eax, %fs; movl %fs:(%ebx), %ecx; int $0x80");
 SNIPPET(segment_write, ".code32", "movl %eax, %fs; movl %ecx, %fs:(%ebx); int $0x80");
+SNIPPET(segment_code, ".code32", "movl %cs:(%ebx), %ecx; movl %ecx, %cs:(%ebx); int $0x80");
 SNIPPET(segment_stack, ".code32", "movl %ss:(%ebx), %ecx; int $0x80");
 
 static bool segment_case(const char *name, char kind, uint32_t selector, uint32_t offset,
@@ -297,6 +298,8 @@ static bool segment_case(const char *name, char kind, uint32_t selector, uint32_
         LOAD_SNIPPET(segment_read, USER_CODE);
     } else if (kind == 'w') {
         LOAD_SNIPPET(segment_write, USER_CODE);
+    } else {
+        LOAD_SNIPPET(segment_code, USER_CODE);
     }
     legacy_run(&plain, &start);
     return check_trap(name, vector, 0);
@@ -323,6 +326,15 @@ static void test_segments(void)
     segment_case("segment in pages: over its limit", 'r', SEL(3), 0x1ffd, GP);
     segment_case("segment: read-only", 'w', SEL(3), 0, GP);
     segment_case("segment: null", 'r', 0, 0, GP);
+    segment_case("segment: code is not written", 'c', SEL(0), USER_CODE, GP);
+    /* Of 4 GiB with a base: offsets wrap around the address space, but not around the limit. */
+    gdt[SEL(0) / 8] = DESCRIPTOR(SCRATCH_GPA + 0x808, 0xfffff, 0x93, 12);
+    write32(SCRATCH_GPA + 0x804, 0xbe1f);
+    segment_case("segment of 4 GiB: below its base", 'r', SEL(0), 0xfffffffc, CALL_VECTOR);
+    check_equal("segment of 4 GiB: below its base, value", 0xbe1f, trap.rcx);
+    segment_case("segment of 4 GiB: over its limit", 'r', SEL(0), 0xfffffffd, GP);
+    segment_case("segment of 4 GiB: write over its limit", 'w', SEL(0), 0xffffffff, GP);
+    segment_case("segment of 4 GiB: write below its base", 'w', SEL(0), 0xfffffff8, CALL_VECTOR);
     /* From CPL 3, so that the fault's frame goes to another stack. */
     gdt[SEL(0) / 8] = DESCRIPTOR(SCRATCH_GPA, 0xfff, 0xf3, 4);
     struct legacy_start start = {.eip = USER_CODE,
