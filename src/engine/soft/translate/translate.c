@@ -332,12 +332,12 @@ void native_emit_operand(struct translation *t, const struct native_insn *n, uin
 }
 
 /* The flags as the instruction proper needs and leaves them. */
-static bool needs_host_flags(const struct native_insn *n)
+bool native_needs_host_flags(const struct native_insn *n)
 {
     return n->reads || (n->writes && (n->live_after & ~n->writes));
 }
 
-static void flags_written(struct translation *t, const struct native_insn *n)
+void native_flags_written(struct translation *t, const struct native_insn *n)
 {
     if (n->writes) {
         t->flags = FLAGS_HOST;
@@ -446,7 +446,7 @@ static void emit_plain(struct translation *t, const struct native_insn *n)
     if (insn->has_memory) {
         host.disp = t->operand_disp;
     }
-    if (needs_host_flags(n)) {
+    if (native_needs_host_flags(n)) {
         native_want_flags(t, SCRATCH);
     }
     struct field_use uses[3];
@@ -526,7 +526,7 @@ static void emit_plain(struct translation *t, const struct native_insn *n)
             native_store_gpr(t, uses[k].host, uses[k].guest);
         }
     }
-    flags_written(t, n);
+    native_flags_written(t, n);
 }
 
 /* Loads the guest's vectors into the host's registers, unless they are there. */
@@ -550,12 +550,12 @@ static void emit_vectors(struct translation *t, const struct native_insn *n)
 
 static void emit_raw(struct translation *t, const struct native_insn *n)
 {
-    if (needs_host_flags(n)) {
+    if (native_needs_host_flags(n)) {
         native_want_flags(t, SCRATCH);
     }
     memcpy(t->e.at, t->source->copy + n->offset, n->insn.length);
     t->e.at += n->insn.length;
-    flags_written(t, n);
+    native_flags_written(t, n);
 }
 
 static void emit_divide(struct translation *t, const struct native_insn *n)
@@ -576,166 +576,6 @@ static void emit_divide(struct translation *t, const struct native_insn *n)
     t->flags |= FLAGS_HOST; /* it reads none */
     emit_plain(t, n);
     t->flags = FLAGS_HOST;
-}
-
-static uint8_t opcode_reg(const struct x86_insn *insn)
-{
-    return (uint8_t)((insn->opcode & 7) | (insn->rex & 1) << 3);
-}
-
-static void emit_lea(struct translation *t, const struct native_insn *n)
-{
-    const struct x86_insn *insn = &n->insn;
-    uint8_t reg = (uint8_t)((insn->modrm >> 3 & 7) | (insn->rex & 4) << 1);
-    struct emitter *e = &t->e;
-    /* An operand that is no wider than the address needs no address of its own. */
-    bool is_simple = insn->operand_bytes >= 4 && insn->address_bytes >= insn->operand_bytes &&
-                     !native_is_spilled(reg);
-    bool has_spilled = (insn->base != X86_BASE_NONE && insn->base != X86_BASE_RIP &&
-                        native_is_spilled(insn->base)) ||
-                       (insn->index != X86_BASE_NONE && native_is_spilled(insn->index));
-    if (is_simple && insn->base == X86_BASE_RIP) {
-        uint64_t value = native_next_rip(t->source, t->index) + (uint64_t)insn->disp;
-        native_emit_rip(t, native_home(reg), value);
-        if (insn->operand_bytes == 4) {
-            emit_insn(e, &(struct host_insn){.opcode = HOST_OP_MOV_REG_RM,
-                                             .reg = native_home(reg),
-                                             .rm = native_home(reg)});
-        }
-        return;
-    }
-    if (is_simple && !has_spilled) {
-        emit_insn(e,
-                  &(struct host_insn){
-                      .opcode = HOST_OP_LEA,
-                      .w = insn->operand_bytes == 8,
-                      .reg = native_home(reg),
-                      .is_memory = true,
-                      .base = insn->base == X86_BASE_NONE ? HOST_NONE : native_home(insn->base),
-                      .index = insn->index == X86_BASE_NONE ? HOST_NONE : native_home(insn->index),
-                      .shift = (uint8_t)__builtin_ctz(insn->scale),
-                      .disp = (int32_t)insn->disp});
-        return;
-    }
-    t->address_group = NATIVE_NO_GROUP;
-    struct native_insn plain = *n;
-    plain.insn.segment = X86_DS;
-    native_emit_address(t, &plain);
-    /* R14 has the address; the register takes as much of it as the operand size says. */
-    if (insn->operand_bytes == 2) {
-        uint8_t to = native_home(reg);
-        if (native_is_spilled(reg)) {
-            native_load_gpr(t, SCRATCH, reg);
-            to = SCRATCH;
-        }
-        emit_insn(e, &(struct host_insn){
-                         .opcode = HOST_OP_MOV_REG_RM, .is_16 = true, .reg = to, .rm = ADDRESS});
-        if (native_is_spilled(reg)) {
-            native_store_gpr(t, SCRATCH, reg);
-        }
-        return;
-    }
-    uint8_t to = native_is_spilled(reg) ? ADDRESS : native_home(reg);
-    if (insn->operand_bytes == 4 || to != ADDRESS) {
-        emit_insn(e, &(struct host_insn){.opcode = HOST_OP_MOV_REG_RM,
-                                         .w = insn->operand_bytes == 8,
-                                         .reg = to,
-                                         .rm = ADDRESS});
-    }
-    if (native_is_spilled(reg)) {
-        native_store_gpr(t, ADDRESS, reg);
-    }
-}
-
-static void emit_mov_immediate(struct translation *t, const struct native_insn *n)
-{
-    const struct x86_insn *insn = &n->insn;
-    uint8_t reg = opcode_reg(insn);
-    bool is_byte = (insn->opcode & 0xf8) == 0xb0;
-    struct emitter *e = &t->e;
-    if (!is_byte && insn->operand_bytes >= 4) {
-        uint64_t value = insn->operand_bytes == 4 ? (uint32_t)insn->imm : insn->imm;
-        uint8_t to = native_is_spilled(reg) ? SCRATCH : native_home(reg);
-        emit_mov_imm(e, to, value);
-        if (native_is_spilled(reg)) {
-            native_store_gpr(t, SCRATCH, reg);
-        }
-        return;
-    }
-    /* C6 /0 or C7 /0 with 16 bits, in memory for spilled ones. */
-    bool is_high = is_byte && !insn->rex && reg >= 4;
-    bool is_spilled = native_is_spilled(reg);
-    emit_insn(e, &(struct host_insn){
-                     .opcode = is_byte ? 0xc6 : 0xc7,
-                     .is_16 = !is_byte,
-                     .needs_rex = is_byte && !is_high && !is_spilled && reg >= 4,
-                     .is_memory = is_spilled,
-                     .base = HOST_RSP,
-                     .index = HOST_NONE,
-                     .disp = VCPU_FIELD(gpr) + 8 * reg,
-                     .rm = is_high ? reg : native_home(reg),
-                     .imm_bytes = insn->imm_bytes,
-                     .imm = t->source->copy + n->offset + insn->imm_offset,
-                 });
-}
-
-static void emit_bswap(struct translation *t, const struct native_insn *n)
-{
-    uint8_t guest = opcode_reg(&n->insn);
-    uint8_t reg = native_is_spilled(guest) ? SCRATCH : native_home(guest);
-    if (reg == SCRATCH) {
-        native_load_gpr(t, SCRATCH, guest);
-    }
-    if (n->insn.operand_bytes == 2) {
-        emit8(&t->e, 0x66);
-    }
-    uint8_t rex = (uint8_t)((n->insn.operand_bytes == 8 ? 8 : 0) | reg >> 3);
-    if (rex) {
-        emit8(&t->e, 0x40 | rex);
-    }
-    emit8(&t->e, 0x0f);
-    emit8(&t->e, 0xc8 | (reg & 7));
-    if (reg == SCRATCH) {
-        native_store_gpr(t, SCRATCH, guest);
-    }
-}
-
-static void emit_xchg_rax(struct translation *t, const struct native_insn *n)
-{
-    emit_insn(&t->e, &(struct host_insn){.opcode = 0x87,
-                                         .is_16 = n->insn.operand_bytes == 2,
-                                         .w = n->insn.operand_bytes == 8,
-                                         .reg = HOST_RAX,
-                                         .rm = native_home(opcode_reg(&n->insn))});
-}
-
-static void emit_step(struct translation *t, const struct native_insn *n)
-{
-    if (needs_host_flags(n)) {
-        native_want_flags(t, SCRATCH);
-    }
-    emit_insn(&t->e, &(struct host_insn){.opcode = 0xff,
-                                         .is_16 = n->insn.operand_bytes == 2,
-                                         .reg = n->insn.id == X86_ID_DEC,
-                                         .rm = native_home(n->insn.opcode & 7)});
-    flags_written(t, n);
-}
-
-static void emit_moffs(struct translation *t, const struct native_insn *n)
-{
-    const struct x86_insn *insn = &n->insn;
-    bool is_store = insn->opcode & 2, is_byte = !(insn->opcode & 1);
-    native_emit_operand(t, n, is_byte ? 1 : insn->operand_bytes, is_store, false);
-    emit_insn(&t->e, &(struct host_insn){
-                         .opcode = (uint8_t)((is_store ? 0x88 : 0x8a) | !is_byte),
-                         .is_16 = !is_byte && insn->operand_bytes == 2,
-                         .w = !is_byte && insn->operand_bytes == 8,
-                         .reg = HOST_RAX,
-                         .is_memory = true,
-                         .base = ADDRESS,
-                         .index = HOST_NONE,
-                         .disp = t->operand_disp,
-                     });
 }
 
 /* The interpreter runs it, then the code goes on behind. */
@@ -807,25 +647,25 @@ static void emit_one(struct translation *t, const struct native_insn *n, bool is
     case NATIVE_NOTHING:
         break;
     case NATIVE_LEA:
-        emit_lea(t, n);
+        native_emit_lea(t, n);
         break;
     case NATIVE_X87:
         native_emit_x87(t, n);
         break;
     case NATIVE_MOV_IMM:
-        emit_mov_immediate(t, n);
+        native_emit_mov_immediate(t, n);
         break;
     case NATIVE_BSWAP:
-        emit_bswap(t, n);
+        native_emit_bswap(t, n);
         break;
     case NATIVE_XCHG_RAX:
-        emit_xchg_rax(t, n);
+        native_emit_xchg_rax(t, n);
         break;
     case NATIVE_STEP:
-        emit_step(t, n);
+        native_emit_step(t, n);
         break;
     case NATIVE_MOFFS:
-        emit_moffs(t, n);
+        native_emit_moffs(t, n);
         break;
     case NATIVE_PUSH_REG:
     case NATIVE_PUSH_IMM:

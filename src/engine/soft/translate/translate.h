@@ -88,6 +88,16 @@ struct slow_path *native_add_slow(struct translation *t, enum slow_kind kind);
 /* R14 = the host's address of the instruction's memory operand. Spoils the flags and R15. */
 void native_emit_operand(struct translation *t, const struct native_insn *n, uint32_t size,
                          bool is_write, bool is_aligned);
+/* translate.c: the flags as the instruction proper needs and leaves them. */
+bool native_needs_host_flags(const struct native_insn *n);
+void native_flags_written(struct translation *t, const struct native_insn *n);
+/* register_insn.c */
+void native_emit_lea(struct translation *t, const struct native_insn *n);
+void native_emit_mov_immediate(struct translation *t, const struct native_insn *n);
+void native_emit_bswap(struct translation *t, const struct native_insn *n);
+void native_emit_xchg_rax(struct translation *t, const struct native_insn *n);
+void native_emit_step(struct translation *t, const struct native_insn *n);
+void native_emit_moffs(struct translation *t, const struct native_insn *n);
 /* stack_insn.c: R14 + operand_disp = the host's address of a word at guest RSP + disp. */
 void native_emit_stack(struct translation *t, const struct native_insn *n, int32_t disp,
                        bool is_write);
