@@ -1,5 +1,6 @@
 #include "device/virtio/block.h"
 
+#include <limits.h>
 #include <linux/virtio_blk.h>
 #include <stdlib.h>
 #include <string.h>
@@ -280,20 +281,31 @@ static void blk_process(struct virtio_device *virtio, unsigned index)
 {
     struct virtio_blk *blk = blk_from_virtio(virtio);
     struct virtqueue *queue = virtio_queue(virtio, index);
-    unsigned count = 0;
+    unsigned count = 0, limit = CHAINS_PER_TURN;
     blk->is_calling_block = true;
-    block_plug(blk->block);
+    /* A repeatable machine has one request after the other, as several end in any order; and all, as the guest waits. */
+    bool is_one_by_one = virtio->host->is_repeatable;
+    if (is_one_by_one) {
+        limit = UINT_MAX;
+    } else {
+        block_plug(blk->block);
+    }
     do {
         virtqueue_set_notify(queue, false);
-        while (count < CHAINS_PER_TURN && start_next(blk)) {
+        while (count < limit && start_next(blk)) {
             count++;
+            if (is_one_by_one) {
+                block_drain(blk->block);
+            }
         }
         virtqueue_set_notify(queue, true);
-    } while (count < CHAINS_PER_TURN && virtio_is_running(virtio) && virtqueue_has_chain(queue) &&
+    } while (count < limit && virtio_is_running(virtio) && virtqueue_has_chain(queue) &&
              queue->in_flight < queue->size);
-    block_unplug(blk->block);
+    if (!is_one_by_one) {
+        block_unplug(blk->block);
+    }
     blk->is_calling_block = false;
-    if (count >= CHAINS_PER_TURN) {
+    if (count >= limit) {
         virtio_notify(virtio, index); /* others' turn first */
     }
 }
