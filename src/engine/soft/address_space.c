@@ -256,17 +256,32 @@ void soft_space_invalidate(struct soft_vcpu *v, unsigned type, uint16_t pcid, ui
     }
 }
 
-void soft_tlb_flush_writes(struct soft_vcpu *v)
+/* The entries of the first level that let something be written, but only those of the page at 'hva' if it is not NULL. */
+static void flush_writes(struct soft_vcpu *v, const uint8_t *hva)
 {
     for (int mode = 0; mode < SOFT_TLB_MODES; mode++) {
         struct soft_tlb *tlb = &v->tlbs[mode];
-        for (size_t word = 0; word < ARRAY_COUNT(tlb->filled[0]); word++) {
+        uint64_t words = tlb->filled_words[0] | tlb->filled_words[1] | tlb->filled_words[2];
+        for (; words; words &= words - 1) {
+            size_t word = (size_t)__builtin_ctzll(words);
             uint64_t left = tlb->filled[0][word] | tlb->filled[1][word] | tlb->filled[2][word];
             for (; left; left &= left - 1) {
                 size_t index = word * 64 + (size_t)__builtin_ctzll(left);
-                tlb->write_tag[index] = soft_tlb_invalid(index);
+                if (!hva || tlb->hva[index] == hva) {
+                    tlb->write_tag[index] = soft_tlb_invalid(index);
+                }
             }
         }
     }
+}
+
+void soft_tlb_flush_writes(struct soft_vcpu *v)
+{
+    flush_writes(v, NULL);
     atomic_fetch_and(&v->requests, ~SOFT_REQUEST_FLUSH_WRITES);
+}
+
+void soft_tlb_flush_page_writes(struct soft_vcpu *v, const uint8_t *hva)
+{
+    flush_writes(v, hva);
 }

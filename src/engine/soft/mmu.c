@@ -665,14 +665,7 @@ void soft_vm_flush_writes(struct soft_vm *vm, struct soft_vcpu *self)
 void soft_vm_flush_page_writes(struct soft_vm *vm, struct soft_vcpu *self, const uint8_t *hva)
 {
     flush_writes_of_others(vm, self);
-    for (int i = 0; i < SOFT_TLB_MODES; i++) {
-        struct soft_tlb *tlb = &self->tlbs[i];
-        for (size_t n = 0; n < SOFT_TLB_SIZE; n++) {
-            if (unlikely(tlb->hva[n] == hva)) {
-                tlb->write_tag[n] = soft_tlb_invalid(n);
-            }
-        }
-    }
+    soft_tlb_flush_page_writes(self, hva);
 }
 
 /* Flat segments need no check but the address's own 32 bits. */

@@ -78,6 +78,7 @@ void soft_tlb_init(struct soft_vcpu *v);
 void soft_tlb_flush(struct soft_vcpu *v, bool with_global);
 void soft_tlb_flush_page(struct soft_vcpu *v, uint64_t gva);
 void soft_tlb_flush_writes(struct soft_vcpu *v);
+void soft_tlb_flush_page_writes(struct soft_vcpu *v, const uint8_t *hva);
 /* After a change of CR0, CR4, EFER, CPL, AC, CS or SS: what depends on them. */
 void soft_update_mode(struct soft_vcpu *v);
 

@@ -88,6 +88,8 @@ enum soft_tlb_class {
     SOFT_TLB_UPPER_GLOBAL,
 };
 
+_Static_assert(SOFT_TLB_SIZE <= 64 * 64, "a bit of filled_words for each word of 'filled'");
+
 static inline void soft_tlb_clear(struct soft_tlb *tlb, size_t index)
 {
     tlb->read_tag[index] = tlb->write_tag[index] = tlb->fetch_tag[index] = soft_tlb_invalid(index);

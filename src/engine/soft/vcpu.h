@@ -46,7 +46,7 @@ struct soft_vm;
 /* The soft TLB: direct mapped, one array for each kind of access rights. A tag is the page's address; those of permissions
  * that the entry lacks are soft_tlb_invalid(index): an address that is not canonical and has its place in another entry, so
  * that no access ever matches it. */
-#define SOFT_TLB_BITS 10
+#define SOFT_TLB_BITS 12
 #define SOFT_TLB_SIZE (1u << SOFT_TLB_BITS)
 
 enum soft_tlb_mode {
@@ -61,7 +61,7 @@ struct soft_tlb {
     uint8_t *hva[SOFT_TLB_SIZE]; /* of the page */
     /* Which entries may hold something of each enum soft_tlb_class: what a flush has to visit. */
     uint64_t filled[3][SOFT_TLB_SIZE / 64];
-    uint64_t filled_words[3]; /* those that are not 0 */
+    uint64_t filled_words[3]; /* those that may not be 0 */
 };
 
 static inline uint64_t soft_tlb_invalid(size_t index)

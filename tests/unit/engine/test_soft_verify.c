@@ -99,12 +99,15 @@ static void refused(struct bench *b, const char *reason)
     }
 }
 
+#define MASK(entries) ((entries)-1) & 0xff, ((entries)-1) >> 8, 0x00, 0x00
+#define TLB_MASK      MASK(SOFT_TLB_SIZE)
+
 /* The parts of a check of an address in R14, as the translator makes it. */
 static void check_index(struct bench *b)
 {
-    PUT(b, 0x45, 0x89, 0xf7);                         /* mov r15d, r14d */
-    PUT(b, 0x41, 0xc1, 0xef, 12);                     /* shr r15d, 12 */
-    PUT(b, 0x41, 0x81, 0xe7, 0xff, 0x03, 0x00, 0x00); /* and r15d, 1023 */
+    PUT(b, 0x45, 0x89, 0xf7);           /* mov r15d, r14d */
+    PUT(b, 0x41, 0xc1, 0xef, 12);       /* shr r15d, 12 */
+    PUT(b, 0x41, 0x81, 0xe7, TLB_MASK); /* and r15d, entries - 1 */
 }
 
 static void check_limit(struct bench *b, uint32_t limit, uint8_t condition)
@@ -196,7 +199,7 @@ static void test_broken_checks(void **state)
     begin(b);
     PUT(b, 0x41, 0x89, 0xc7); /* mov r15d, eax */
     PUT(b, 0x41, 0xc1, 0xef, 12);
-    PUT(b, 0x41, 0x81, 0xe7, 0xff, 0x03, 0x00, 0x00);
+    PUT(b, 0x41, 0x81, 0xe7, TLB_MASK);
     emit_op_table(&b->e, HOST_OP_SUB_REG_RM, R14, R15, TLB(read_tag));
     check_limit(b, 4088, HOST_IF_ABOVE);
     emit_op_table(&b->e, HOST_OP_ADD_REG_RM, R14, R15, TLB(hva));
@@ -205,8 +208,8 @@ static void test_broken_checks(void **state)
     refused(b, "address is not checked");
     /* RORX by another number of bits. */
     begin(b);
-    PUT(b, 0xc4, 0x43, 0x7b, 0xf0, 0xfe, 11);         /* rorx r15d, r14d, 11 */
-    PUT(b, 0x41, 0x81, 0xe7, 0xff, 0x03, 0x00, 0x00); /* and r15d, 1023 */
+    PUT(b, 0xc4, 0x43, 0x7b, 0xf0, 0xfe, 11); /* rorx r15d, r14d, 11 */
+    PUT(b, 0x41, 0x81, 0xe7, TLB_MASK);       /* and r15d, entries - 1 */
     emit_op_table(&b->e, HOST_OP_SUB_REG_RM, R14, R15, TLB(read_tag));
     check_limit(b, 4088, HOST_IF_ABOVE);
     emit_op_table(&b->e, HOST_OP_ADD_REG_RM, R14, R15, TLB(hva));
@@ -227,7 +230,7 @@ static void test_broken_checks(void **state)
     begin(b);
     PUT(b, 0x45, 0x89, 0xf7);
     PUT(b, 0x41, 0xc1, 0xef, 13);
-    PUT(b, 0x41, 0x81, 0xe7, 0xff, 0x03, 0x00, 0x00);
+    PUT(b, 0x41, 0x81, 0xe7, TLB_MASK);
     emit_op_table(&b->e, HOST_OP_SUB_REG_RM, R14, R15, TLB(read_tag));
     check_limit(b, 4088, HOST_IF_ABOVE);
     emit_op_table(&b->e, HOST_OP_ADD_REG_RM, R14, R15, TLB(hva));
@@ -237,7 +240,7 @@ static void test_broken_checks(void **state)
     begin(b);
     PUT(b, 0x45, 0x89, 0xf7);
     PUT(b, 0x41, 0xc1, 0xef, 12);
-    PUT(b, 0x41, 0x81, 0xe7, 0xff, 0x07, 0x00, 0x00);
+    PUT(b, 0x41, 0x81, 0xe7, MASK(2 * SOFT_TLB_SIZE));
     emit_op_table(&b->e, HOST_OP_SUB_REG_RM, R14, R15, TLB(read_tag));
     finish(b);
     refused(b, "index is not bound");
