@@ -613,12 +613,14 @@ void native_analyze(const struct soft_vcpu *v, uint64_t rip, const uint8_t *page
     uint32_t left = MIN(GUEST_PAGE_SIZE - start, NATIVE_MAX_BYTES);
     out->granules = 0;
     out->count = 0;
+    out->group_count = 0;
     out->ends_by_itself = false;
     out->uses_vectors = false;
     out->has_exact_flags = v->vm->has_exact_flags;
     uint32_t offset = 0, read = 0;
     while (out->count < NATIVE_MAX_INSNS && offset < left) {
         struct native_insn *n = &out->insn[out->count];
+        n->group = NATIVE_NO_GROUP;
         enum x86_decode_status status =
             read > offset
                 ? x86_decode(out->copy + offset, MIN(read, left) - offset, code_size, &n->insn)
@@ -651,5 +653,4 @@ void native_analyze(const struct soft_vcpu *v, uint64_t rip, const uint8_t *page
         out->ends_by_itself = true;
     }
     find_live_flags(out);
-    native_find_groups(out);
 }

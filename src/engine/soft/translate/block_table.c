@@ -29,7 +29,7 @@
 #include "engine/soft/translate/verify.h"
 
 #define CODE_SIZE ((size_t)64 << 20)
-#define META_SIZE ((size_t)24 << 20)
+#define META_SIZE ((size_t)29 << 20)
 /* The most that one block takes of each. */
 #define CODE_RESERVE ((size_t)64 << 10)
 #define META_RESERVE ((size_t)4 << 10)
@@ -560,10 +560,18 @@ const uint8_t *native_on_interpret(struct soft_vcpu *v, const struct native_site
     uint64_t next = site->next ? site->next + v->native_base : 0;
     uint32_t mode = v->native_mode;
     v->rip = rip;
+    if (site->next == NATIVE_SITE_UNGROUPED) {
+        if (likely(!v->vm->icount.is_on && !v->lockstep)) {
+            const struct native_block *block = find_or_translate(v, mode | NATIVE_MODE_UNGROUPED);
+            if (likely(block != NULL)) {
+                return native_executable(n, block->entry_saved);
+            }
+        }
+        next = 0;
+    }
     n->was_cut = false;
     v->stats.native_misses++;
-    /* No way back behind the instruction: it belongs to a group whose check has failed, and the others of the group would come
-     * here one after the other; or the block ends, as the interpreter's does. Not so where the page ends within the
+    /* No way back behind the instruction: the block ends, as the interpreter's does. Not so where the page ends within the
      * instruction. */
     bool is_whole = !next && !v->lockstep && !v->vm->icount.is_on &&
                     (rip & (GUEST_PAGE_SIZE - 1)) <= GUEST_PAGE_SIZE - X86_INSN_MAX_LENGTH;

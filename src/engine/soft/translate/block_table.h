@@ -24,9 +24,11 @@
 #define NATIVE_MODE_FS 0x80u
 #define NATIVE_MODE_GS 0x100u
 /* 64-bit code of a kernel, or of what loads it, in the lower half of the address space. */
-#define NATIVE_MODE_LOW  0x200u
-#define NATIVE_MODE_BITS 12
-#define NATIVE_MODE_NONE UINT32_MAX /* not for the translator */
+#define NATIVE_MODE_LOW 0x200u
+/* Of blocks only: each access has a check of its own. For where the one of a group meets the end of a page. */
+#define NATIVE_MODE_UNGROUPED 0x400u
+#define NATIVE_MODE_BITS      12
+#define NATIVE_MODE_NONE      UINT32_MAX /* not for the translator */
 
 /* A direct exit of a block, and where its jump goes. */
 struct native_link {
@@ -125,10 +127,14 @@ static inline const uint8_t *native_executable(const struct soft_native *n, cons
     return n->executable + (code - n->writable);
 }
 
+/* Nor does the code go on: other accesses need the check that has failed. */
+#define NATIVE_SITE_UNGROUPED UINT64_MAX
+
 /* Data behind the call to a stub. */
 struct native_site {
-    uint64_t rip;  /* of the instruction */
-    uint64_t next; /* RIP at which the code behind the site goes on; 0: none */
+    uint64_t rip; /* of the instruction */
+    uint64_t
+        next; /* RIP at which the code behind the site goes on; 0: none; or NATIVE_SITE_UNGROUPED */
 } __attribute__((packed));
 
 /* stubs.c */

@@ -725,8 +725,9 @@ static void emit_one(struct translation *t, const struct native_insn *n, bool is
     }
     for (uint32_t i = first_slow; i < t->slow_count; i++) {
         if (t->slow[i].kind == SLOW_INTERPRET) {
-            t->slow[i].after =
-                (is_last && t->source->ends_by_itself) || is_within_group(t) ? NULL : t->e.at;
+            t->slow[i].is_in_group = is_within_group(t);
+            bool is_end = is_last && t->source->ends_by_itself;
+            t->slow[i].after = is_end || t->slow[i].is_in_group ? NULL : t->e.at;
             t->slow[i].wants_flags = (t->flags & FLAGS_HOST) && n->live_after;
             t->slow[i].wants_vectors = t->has_vectors;
             t->slow[i].wants_x87 = t->has_x87;
@@ -758,7 +759,9 @@ static void emit_slow_paths(struct translation *t)
             native_emit_count(t, native_left(t, slow->index));
             emit_bind(emit_call(e), t->native->interpret);
             emit64(e, native_rip(t->source, slow->index));
-            emit64(e, slow->after ? native_next_rip(t->source, slow->index) : 0);
+            emit64(e, slow->after         ? native_next_rip(t->source, slow->index)
+                      : slow->is_in_group ? NATIVE_SITE_UNGROUPED
+                                          : 0);
             if (!slow->after) {
                 break;
             }
@@ -829,6 +832,9 @@ struct native_block *native_translate(struct soft_vcpu *v, uint64_t rip, uint64_
     rip = is_shared ? rip & ~NATIVE_BASE_MASK : rip;
     struct native_source *source = native->source;
     native_analyze(v, rip, page, mode, source);
+    if (!(mode & NATIVE_MODE_UNGROUPED)) {
+        native_find_groups(source);
+    }
     struct native_block *block = native_alloc(native, sizeof(*block));
     *block = (struct native_block){.rip = rip,
                                    .gpa = gpa,

@@ -28,8 +28,9 @@ struct slow_path {
     uint8_t *retry;       /* SLOW_INTERPRET: the check, with the address in R14; NULL: no use */
     uint32_t size;        /* of the access, and is it a write? */
     bool is_write;
-    int32_t tag;    /* displacement of the TLB's tags */
-    uint8_t *after; /* where to go on; NULL: the next RIP decides */
+    int32_t tag;      /* displacement of the TLB's tags */
+    uint8_t *after;   /* where to go on; NULL: the next RIP decides */
+    bool is_in_group; /* later accesses need a check that fails here */
 };
 
 static inline uint8_t native_home(uint8_t guest_reg)

@@ -192,7 +192,7 @@ static int step_call(struct native_verifier *r, const struct node *node, uint64_
         return reach(r, next, &state);
     case VERIFY_STUB_SITE:
         rc = check_site(r, next, &site);
-        if (rc < 0 || !site.next) {
+        if (rc < 0 || !site.next || site.next == NATIVE_SITE_UNGROUPED) {
             return rc;
         }
         if (site.next - site.rip - 1 >= GUEST_PAGE_SIZE) {
@@ -220,7 +220,8 @@ static int check_link(struct native_verifier *r, const struct node *node, const 
         if (target != other->entry_saved && (target != other->entry || !link->with_flags)) {
             return refuse(r, "it jumps into another block elsewhere than at its beginning");
         }
-        uint32_t mode = (block->mode & ~NATIVE_MODE_TLB) | node->state.tlb;
+        uint32_t kept = block->mode & ~(NATIVE_MODE_TLB | NATIVE_MODE_UNGROUPED);
+        uint32_t mode = kept | node->state.tlb;
         uint64_t known = r->is_shared ? ~NATIVE_BASE_MASK : UINT64_MAX;
         if (other->mode != mode || (other->rip ^ link->rip) & known) {
             return refuse(r, "it jumps to a block of another address or mode");
