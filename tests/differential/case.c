@@ -3,7 +3,10 @@
 
 const struct case_ldt case_ldt[CASE_LDT_COUNT] = {
     [CASE_LDT_CODE16] = {.base = CASE_CODE_BASE, .limit = 0xffff, .is_code = true},
-    [CASE_LDT_CODE32] = {.base = CASE_CODE_BASE, .limit = 0xfff, .is_code = true, .is_32bit = true},
+    [CASE_LDT_CODE32] = {.base = CASE_CODE_BASE,
+                         .limit = 0x1fff,
+                         .is_code = true,
+                         .is_32bit = true},
     [CASE_LDT_DATA16] = {.base = CASE_DATA_BASE - 0x1000, .limit = 0xffff},
     [CASE_LDT_DATA32] = {.base = CASE_DATA_BASE - 0x1000, .limit = 0x3fff, .is_32bit = true},
     [CASE_LDT_SHORT16] = {.base = CASE_DATA_BASE, .limit = 0x17ff},

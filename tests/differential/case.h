@@ -7,8 +7,8 @@
 #include <stdint.h>
 
 /* The address space of a case, native and in the guest. Everything else is unmapped. */
-#define CASE_CODE_BASE  0x20000000u /* one page, read and execute */
-#define CASE_CODE_SIZE  4096u
+#define CASE_CODE_BASE  0x20000000u /* two pages, read and execute */
+#define CASE_CODE_SIZE  8192u
 #define CASE_DATA_BASE  0x30000000u /* two pages read and write, one read only */
 #define CASE_DATA_SIZE  8192u
 #define CASE_CONST_SIZE 4096u

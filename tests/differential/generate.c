@@ -224,6 +224,10 @@ void generator_make(const struct generator *generator, uint64_t seed, uint64_t i
     uint32_t wanted = random_percent(&random, 50) ? 1 : 1 + random_below(&random, CASE_MAX_INSNS);
     uint64_t base = case_segment_base(out_case->cs) != 0 ? 0 : CASE_CODE_BASE;
     out_case->code_offset = (uint16_t)random_below(&random, CASE_CODE_SIZE - 2 * CASE_MAX_CODE);
+    if (random_percent(&random, 8)) {
+        /* Some instruction is on both pages. */
+        out_case->code_offset = (uint16_t)(4096 - 1 - random_below(&random, CASE_MAX_CODE / 3));
+    }
     struct builder b = {
         .random = &random,
         .out = out_case,

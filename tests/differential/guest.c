@@ -143,6 +143,7 @@ static void write_page_tables(struct guest *guest)
     entry_put(guest, GPA_PD_LOW, CASE_CODE_BASE >> 21, GPA_PT_CODE | table);
     entry_put(guest, GPA_PD_LOW, CASE_DATA_BASE >> 21, GPA_PT_DATA | table);
     entry_put(guest, GPA_PT_CODE, 0, GPA_CODE | page);
+    entry_put(guest, GPA_PT_CODE, 1, (GPA_CODE + 0x1000) | page);
     entry_put(guest, GPA_PT_DATA, 0, GPA_DATA | page | PTE_WRITE | PTE_NX);
     entry_put(guest, GPA_PT_DATA, 1, (GPA_DATA + 0x1000) | page | PTE_WRITE | PTE_NX);
     entry_put(guest, GPA_PT_DATA, 2, (GPA_DATA + 0x2000) | page | PTE_NX);

@@ -126,6 +126,109 @@ static void test_page_crossing(void)
     check_equal("its first page is gone: CR2", entry, trap_cr2);
 }
 
+/* An addition whose constant is on the second page, in a loop that is on both. */
+SNIPPET(crossing_loop, ".code64",
+        "xorl %eax, %eax; movl $1000, %ecx\n1: .byte 5; .long 1\n decl %ecx; jnz 1b; ret");
+#define CROSSING_LOOP_FIRST 8 /* bytes on the first page */
+/* A branch whose displacement ends on the second page. */
+SNIPPET(crossing_branch, ".code64",
+        "xorl %eax, %eax; movl $1000, %ecx\n1: addl $2, %eax; decl %ecx\n"
+        ".byte 0x0f, 0x85; .long 1b - . - 4\n ret");
+#define CROSSING_BRANCH_FIRST 15
+SNIPPET(crossing_store, ".code64", /* changes the instruction behind it */
+        "movl $0x22b8, 1f(%rip)\n1: movl $0x11, %eax; ret");
+SNIPPET(crossing_self, ".code64", "addb $1, -1(%rip); ret"); /* changes its own constant */
+SNIPPET(crossing_load, ".code64", "movl 0x11223344(%rdx), %eax; int $0x80");
+#define CROSSING_GVA (TEST_GVA + 24 * PAGE)
+
+static void put_crossing(uint64_t second, uint64_t first_size, const uint8_t *code, uint64_t size)
+{
+    page_map(CROSSING_GVA + PAGE, second | PTE_P | PTE_W, 1);
+    (void)memcpy((void *)(CROSSING_GVA + PAGE - first_size), code, size);
+}
+
+static void test_crossing_loops(void)
+{
+    uint64_t second = page_alloc(), third = page_alloc();
+    page_map(CROSSING_GVA, page_alloc() | PTE_P | PTE_W, 1);
+    uint64_t size = (uint64_t)(crossing_loop_end - crossing_loop), sum = 0;
+    uint64_t entry = CROSSING_GVA + PAGE - CROSSING_LOOP_FIRST;
+    put_crossing(third, CROSSING_LOOP_FIRST, crossing_loop, size);
+    write32(CROSSING_GVA + PAGE, 5);
+    put_crossing(second, CROSSING_LOOP_FIRST, crossing_loop, size);
+    check_equal("a loop on two pages", 1000, call(entry));
+    page_map(CROSSING_GVA + PAGE, third | PTE_P | PTE_W, 1);
+    check_equal("another second page", 5000, call(entry));
+    *(volatile uint64_t *)page_entry(CROSSING_GVA + PAGE, 1) = second | PTE_P | PTE_W;
+    WRITE_CR(3, READ_CR(3));
+    check_equal("the first one again, by a flush of all", 1000, call(entry));
+    for (uint64_t i = 0; i < 100; i++) {
+        page_map(CROSSING_GVA + PAGE, (i & 1 ? second : third) | PTE_P | PTE_W, 1);
+        sum += call(entry);
+    }
+    check_equal("one and the other", 50 * 6000, sum);
+    write32(CROSSING_GVA + PAGE, 7);
+    check_equal("its constant changed", 7000, call(entry));
+    write64(CROSSING_GVA + 2 * PAGE - 64, 7);
+    check_equal("something else on its second page changed", 7000, call(entry));
+    uint64_t alias = CROSSING_GVA + 4 * PAGE;
+    page_map(alias, second | PTE_P | PTE_W, 1);
+    write32(alias, 9);
+    (void)cpuid(0, 0);
+    check_equal("its constant changed through an alias", 9000, call(entry));
+    /* One page as both. */
+    page_map(CROSSING_GVA, second | PTE_P | PTE_W, 1);
+    put_crossing(second, CROSSING_LOOP_FIRST, crossing_loop, size);
+    check_equal("a loop on one page, seen twice", 1000, call(entry));
+    write32(alias, 3);
+    (void)cpuid(0, 0);
+    check_equal("its constant changed there", 3000, call(entry));
+}
+
+static void test_crossing_branch(void)
+{
+    uint64_t second = page_alloc(), third = page_alloc();
+    page_map(CROSSING_GVA, page_alloc() | PTE_P | PTE_W, 1);
+    uint64_t size = (uint64_t)(crossing_branch_end - crossing_branch);
+    uint64_t entry = CROSSING_GVA + PAGE - CROSSING_BRANCH_FIRST;
+    put_crossing(second, CROSSING_BRANCH_FIRST, crossing_branch, size);
+    check_equal("a branch on two pages", 2000, call(entry));
+    write64(third, 0); /* the upper bytes of the displacement */
+    *(volatile uint8_t *)(third + size - CROSSING_BRANCH_FIRST - 1 + 0xf5) = 0xc3;
+    page_map(CROSSING_GVA + PAGE, third | PTE_P | PTE_W, 1);
+    check_equal("to elsewhere, by another second page", 2, call(entry));
+    page_map(CROSSING_GVA + PAGE, second | PTE_P | PTE_W, 1);
+    check_equal("and back", 2000, call(entry));
+}
+
+static void test_crossing_stores(void)
+{
+    page_map(CROSSING_GVA, page_alloc() | PTE_P | PTE_W, 1);
+    uint64_t second = page_alloc();
+    for (uint64_t first = 1; first < 10; first++) {
+        put_crossing(second, first, crossing_store,
+                     (uint64_t)(crossing_store_end - crossing_store));
+        check_equal("a store on two pages, to the next instruction", 0x22,
+                    call(CROSSING_GVA + PAGE - first) & 0xff);
+    }
+    uint64_t entry = CROSSING_GVA + PAGE - 4;
+    put_crossing(second, 4, crossing_self, (uint64_t)(crossing_self_end - crossing_self));
+    for (unsigned i = 0; i < 5; i++) {
+        (void)call(entry);
+    }
+    check_equal("a store on two pages, to itself", 32, *(volatile uint8_t *)(entry + 6));
+    struct trap_frame start = frame_kernel();
+    put_crossing(second, 3, crossing_load, (uint64_t)(crossing_load_end - crossing_load));
+    start.rip = CROSSING_GVA + PAGE - 3;
+    start.rdx = TEST_GVA + 64 * PAGE - 0x11223344 + 0x123;
+    for (unsigned i = 0; i < 3; i++) {
+        trap_run(&start);
+        check_trap("a load on two pages that faults", PF, 0);
+        check_equal("a load on two pages that faults: RIP", start.rip, trap.rip);
+        check_equal("a load on two pages that faults: CR2", TEST_GVA + 64 * PAGE + 0x123, trap_cr2);
+    }
+}
+
 /* Code and data that is written all the time in one page: must be right, however slow. */
 SNIPPET(data_beside, ".code64",
         "xorl %eax, %eax; movl $10000, %ecx\n"
@@ -244,6 +347,9 @@ void guest_main(void)
     test_same_block();
     test_functions();
     test_page_crossing();
+    test_crossing_loops();
+    test_crossing_branch();
+    test_crossing_stores();
     test_data_beside();
     test_granules();
     test_ways_to_write();

@@ -506,31 +506,34 @@ static bool ends_block(const struct native_insn *n)
     return x86_rows[n->insn.row].attributes & (X86_ROW_BRANCH | X86_ROW_SERIALIZES);
 }
 
-static bool in_page(const struct native_source *source, uint64_t rip)
+/* Which of the pages of its block is 'rip' in: 0, 1, or -1 for others? */
+static int page_of(const struct native_source *source, uint64_t rip)
 {
-    return (rip ^ source->rip) < GUEST_PAGE_SIZE && (rip >> 12) == (source->rip >> 12);
+    uint64_t distance = (rip >> GUEST_PAGE_SHIFT) - (source->rip >> GUEST_PAGE_SHIFT);
+    return distance <= source->is_crossing ? (int)distance : -1;
 }
 
-/* Reads bytes of the page up to the end of a granule, which is marked before: whoever writes there later tells. */
-static uint32_t read_granule(struct native_source *source, uint32_t offset, uint8_t *out)
+/* Reads bytes of a page up to the end of a granule, which is marked before: whoever writes there later tells. */
+static uint32_t read_granule(struct native_source *source, int page, uint32_t offset, uint8_t *out)
 {
     uint32_t size = SOFT_GRANULE_SIZE - offset % SOFT_GRANULE_SIZE;
     uint64_t mask = soft_granules(offset, 1);
-    soft_mark_granules(source->marks, mask);
-    source->granules |= mask;
-    memcpy(out, source->page + offset, size);
+    soft_mark_granules(page ? source->second_marks : source->marks, mask);
+    *(page ? &source->second_granules : &source->granules) |= mask;
+    memcpy(out, (page ? source->second_page : source->page) + offset, size);
     return size;
 }
 
-static bool decode_ahead(struct native_source *source, uint32_t offset, struct x86_insn *out)
+static bool decode_ahead(struct native_source *source, int page, uint32_t offset,
+                         struct x86_insn *out)
 {
     uint8_t bytes[2 * SOFT_GRANULE_SIZE];
-    uint32_t size = read_granule(source, offset, bytes);
+    uint32_t size = read_granule(source, page, offset, bytes);
     enum x86_code_size code_size = source->is_32 ? X86_CODE_32 : X86_CODE_64;
     enum x86_decode_status status =
         x86_decode(bytes, MIN(size, X86_INSN_MAX_LENGTH), code_size, out);
     if (status == X86_DECODE_MORE && offset + size < GUEST_PAGE_SIZE) {
-        size += read_granule(source, offset + size, bytes + size);
+        size += read_granule(source, page, offset + size, bytes + size);
         status = x86_decode(bytes, MIN(size, X86_INSN_MAX_LENGTH), code_size, out);
     }
     return status == X86_DECODE_OK;
@@ -544,11 +547,10 @@ static uint16_t live_at(struct native_source *source, uint64_t rip)
     }
     uint16_t unknown = STATUS, live = 0;
     for (int i = 0; i < LOOKAHEAD && unknown; i++) {
-        if (!in_page(source, rip)) {
-            return live | unknown;
-        }
+        int page = page_of(source, rip);
         struct native_insn n;
-        if (!decode_ahead(source, (uint32_t)(rip & (GUEST_PAGE_SIZE - 1)), &n.insn)) {
+        if (page < 0 ||
+            !decode_ahead(source, page, (uint32_t)(rip & (GUEST_PAGE_SIZE - 1)), &n.insn)) {
             return live | unknown;
         }
         const struct native_row *row = &rows[n.insn.row];
@@ -611,7 +613,8 @@ void native_analyze(const struct soft_vcpu *v, uint64_t rip, const uint8_t *page
     enum x86_code_size code_size = out->is_32 ? X86_CODE_32 : X86_CODE_64;
     uint32_t start = (uint32_t)(rip & (GUEST_PAGE_SIZE - 1));
     uint32_t left = MIN(GUEST_PAGE_SIZE - start, NATIVE_MAX_BYTES);
-    out->granules = 0;
+    out->granules = out->second_granules = 0;
+    out->is_crossing = false;
     out->count = 0;
     out->group_count = 0;
     out->ends_by_itself = false;
@@ -626,7 +629,12 @@ void native_analyze(const struct soft_vcpu *v, uint64_t rip, const uint8_t *page
                 ? x86_decode(out->copy + offset, MIN(read, left) - offset, code_size, &n->insn)
                 : X86_DECODE_MORE;
         if (status == X86_DECODE_MORE && read < left) {
-            read += read_granule(out, start + read, out->copy + read);
+            read += read_granule(out, 0, start + read, out->copy + read);
+            continue;
+        }
+        if (status == X86_DECODE_MORE && !out->count && out->second_page && !out->is_crossing) {
+            out->is_crossing = true;
+            left = read += read_granule(out, 1, 0, out->copy + read);
             continue;
         }
         if (status != X86_DECODE_OK) {
@@ -640,6 +648,9 @@ void native_analyze(const struct soft_vcpu *v, uint64_t rip, const uint8_t *page
         out->uses_vectors |= n->row->is_vector && n->kind != NATIVE_INTERPRET;
         if (ends_block(n)) {
             out->ends_by_itself = true;
+            break;
+        }
+        if (out->is_crossing) {
             break;
         }
     }

@@ -93,6 +93,11 @@ struct native_source {
     _Atomic uint64_t *marks; /* the page's granules with code, or NULL; set by the caller */
     uint64_t granules;       /* that have been read */
     const uint8_t *page;     /* the guest's: other vCPUs may write it at any moment */
+    /* The same of the page behind it, if the caller has it: for one instruction that ends there. */
+    const uint8_t *second_page;
+    _Atomic uint64_t *second_marks;
+    uint64_t second_granules;
+    bool is_crossing;                    /* the block is such an instruction */
     uint8_t copy[NATIVE_MAX_BYTES + 64]; /* of the block's bytes, and the only ones that are used */
     bool ends_by_itself; /* the last instruction leaves the block; else it goes on behind it */
     uint16_t live_taken, live_next; /* flags that matter at the targets */
@@ -118,8 +123,8 @@ bool native_x87_is_plain(uint16_t id);
 /* groups.c */
 void native_find_groups(struct native_source *source);
 
-/* Decodes the block at 'rip' in the page at 'page'. If the first instruction is none, or not all in the page, the block is one
- * instruction for the interpreter, with no length. */
+/* Decodes the block at 'rip' in the page at 'page'. If the first instruction is none, or not all in the page and the second one,
+ * the block is one instruction for the interpreter, with no length. */
 void native_analyze(const struct soft_vcpu *v, uint64_t rip, const uint8_t *page, uint32_t mode,
                     struct native_source *out);
 

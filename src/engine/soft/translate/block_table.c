@@ -1,9 +1,9 @@
-/* Finding, linking and dropping translated blocks.
+/* Finding and linking translated blocks, and taking them out again.
  *
  * Each vCPU has blocks of its own, so nothing here takes a lock. Blocks are found by RIP and mode in the jump cache
  * (valid for one epoch of the half of the address space), then by guest physical address. A jump within a page is linked to
- * its target for good: both are of the same page. One to another page compares the epoch first, which changes whenever that
- * page may have moved.
+ * its target for good: both are of the same page. One to another page, or to an instruction that may end there, compares the
+ * epoch first, which changes whenever that page may have moved.
  *
  * When a page's bytes change, its blocks go: the links to them lead to their stubs again, and the jump cache forgets
  * them. Their code stays where it is until the whole cache is emptied, so that it may be on its way still. */
@@ -233,6 +233,11 @@ static size_t linear_page_bit(uint64_t rip)
     return ((rip >> GUEST_PAGE_SHIFT) * 0x9e3779b97f4a7c15ull) >> (64 - 12);
 }
 
+void native_note_linear_page(struct soft_native *n, uint64_t rip)
+{
+    n->linear_pages[linear_page_bit(rip) / 64] |= BIT(linear_page_bit(rip) % 64);
+}
+
 void soft_native_forget_page(struct soft_vcpu *v, uint64_t gva)
 {
     size_t bit = linear_page_bit(gva);
@@ -245,11 +250,6 @@ static size_t hash_of(uint64_t gpa, uint64_t rip, uint32_t mode)
 {
     uint64_t mixed = (gpa ^ (rip >> 12 << 20) ^ ((uint64_t)mode << 48)) * 0x9e3779b97f4a7c15ull;
     return mixed >> (64 - NATIVE_HASH_BITS);
-}
-
-static size_t page_hash(uint64_t gpa)
-{
-    return ((gpa >> GUEST_PAGE_SHIFT) * 0x9e3779b97f4a7c15ull) >> (64 - NATIVE_PAGE_BITS);
 }
 
 static size_t jump_index(uint64_t rip)
@@ -290,7 +290,7 @@ static void unlink_outgoing(struct native_link *link)
     link->target = NULL;
 }
 
-static void drop_block(struct soft_vcpu *v, struct native_block *block)
+void native_drop_block(struct soft_vcpu *v, struct native_block *block)
 {
     struct soft_native *n = v->native;
     unlink_incoming(block);
@@ -312,69 +312,6 @@ static void drop_block(struct soft_vcpu *v, struct native_block *block)
     }
     if (*at) {
         *at = block->hash_next;
-    }
-}
-
-static void drop_page(struct soft_vcpu *v, struct native_page *page)
-{
-    while (page->blocks) {
-        struct native_block *block = page->blocks;
-        page->blocks = block->page_next;
-        drop_block(v, block);
-    }
-    page->granules = 0;
-    v->native->was_cut = true;
-}
-
-static struct native_page *find_page(struct soft_native *n, uint64_t gpa)
-{
-    struct native_page *page = n->pages[page_hash(gpa)];
-    while (page && page->gpa != gpa) {
-        page = page->hash_next;
-    }
-    return page;
-}
-
-void soft_native_written(struct soft_vcpu *v, uint64_t gpa, uint64_t granules)
-{
-    if (!v->native) {
-        return;
-    }
-    struct native_page *page = find_page(v->native, gpa);
-    if (likely(!page) || !(page->granules & granules)) {
-        return;
-    }
-    page->granules = 0;
-    struct native_block **at = &page->blocks;
-    while (*at) {
-        struct native_block *block = *at;
-        if (block->granules & granules) {
-            *at = block->page_next;
-            drop_block(v, block);
-            v->native->was_cut = true;
-        } else {
-            page->granules |= block->granules;
-            at = &block->page_next;
-        }
-    }
-}
-
-void soft_native_keep_page(struct soft_vcpu *v, uint64_t gpa, uint32_t before, uint32_t after)
-{
-    struct native_page *page = v->native ? find_page(v->native, gpa) : NULL;
-    if (page && page->generation_seen == before) {
-        page->generation_seen = after;
-    }
-}
-
-void soft_native_check_pages(struct soft_vcpu *v)
-{
-    for (size_t i = 0; i < ARRAY_COUNT(v->native->pages); i++) {
-        for (struct native_page *page = v->native->pages[i]; page; page = page->hash_next) {
-            if (page->blocks && atomic_load(page->generation) != page->generation_seen) {
-                drop_page(v, page);
-            }
-        }
     }
 }
 
@@ -406,6 +343,25 @@ static void verify(const struct soft_vcpu *v, const struct native_block *block)
     }
 }
 
+/* What a second page may be beside an address. */
+#define SECOND_NONE 1u
+#define SECOND_ANY  2u
+
+static struct native_block *find_in_hash(const struct soft_native *n, uint64_t gpa, uint64_t rip,
+                                         uint32_t mode, uint32_t region, uint64_t second_gpa)
+{
+    struct native_block *block = n->hash[hash_of(gpa, rip, mode)];
+    for (; block; block = block->hash_next) {
+        if (block->rip == rip && block->gpa == gpa && block->mode == mode &&
+            block->region == region &&
+            (likely(!block->is_crossing) || second_gpa == SECOND_ANY ||
+             ((const struct native_crossing *)(const void *)block)->second_gpa == second_gpa)) {
+            break;
+        }
+    }
+    return block;
+}
+
 static struct native_block *find_or_translate(struct soft_vcpu *v, uint32_t mode)
 {
     struct soft_native *n = v->native;
@@ -416,51 +372,52 @@ static struct native_block *find_or_translate(struct soft_vcpu *v, uint32_t mode
     bool is_shared = native_is_shared(v, mode);
     uint64_t key = is_shared ? rip & ~NATIVE_BASE_MASK : rip;
     uint32_t region = is_shared ? (uint32_t)(rip >> NATIVE_REGION_SHIFT) : 0;
-    struct native_block *block = n->hash[hash_of(gpa, key, mode)];
-    while (block && !(block->rip == key && block->gpa == gpa && block->mode == mode &&
-                      block->region == region)) {
-        block = block->hash_next;
+    struct native_block *block = find_in_hash(n, gpa, key, mode, region, SECOND_ANY);
+    if (unlikely(block && block->is_crossing)) {
+        /* That fetch may drop blocks, so only what is found after it counts. */
+        uint64_t second_gpa = SECOND_NONE;
+        (void)native_find_second(v, rip, mode, &second_gpa); /* none: stays as it is */
+        block = find_in_hash(n, gpa, key, mode, region, second_gpa);
     }
-    n->linear_pages[linear_page_bit(rip) / 64] |= BIT(linear_page_bit(rip) % 64);
+    native_note_linear_page(n, rip);
     if (block) {
         return block;
     }
     if (n->used + CODE_RESERVE > n->size || n->meta_used + META_RESERVE > n->meta_size) {
         empty_cache(v);
+        native_note_linear_page(n, rip);
     }
-    struct soft_page guest = soft_page_find(v->vm, align_down(gpa, GUEST_PAGE_SIZE));
+    uint64_t page_gpa = align_down(gpa, GUEST_PAGE_SIZE);
+    struct soft_page guest = soft_page_find(v->vm, page_gpa), second = {0};
     if (!guest.slot) {
         return NULL;
     }
-    const _Atomic uint32_t *generation;
-    uint32_t seen = soft_begin_decode(v, &guest, &generation);
+    uint64_t second_gpa;
+    if (native_seems_cut(rip, mode, guest.hva) && !v->lockstep &&
+        native_find_second(v, rip, mode, &second_gpa)) {
+        second = soft_page_find(v->vm, second_gpa);
+    }
+    struct native_page *page = native_begin_page(v, page_gpa, &guest), *second_page = NULL;
     n->source->marks = soft_page_granules(&guest);
-    struct native_page *page = find_page(n, align_down(gpa, GUEST_PAGE_SIZE));
-    if (page && page->generation_seen != seen) {
-        drop_page(v, page);
+    n->source->second_page = NULL;
+    if (second.slot) {
+        second_page = native_begin_page(v, second_gpa, &second);
+        n->source->second_marks = soft_page_granules(&second);
+        n->source->second_page = second.hva;
     }
-    if (!page) {
-        page = native_alloc(n, sizeof(*page));
-        page->gpa = align_down(gpa, GUEST_PAGE_SIZE);
-        page->generation = generation;
-        page->hash_next = n->pages[page_hash(gpa)];
-        n->pages[page_hash(gpa)] = page;
-    }
-    page->generation_seen = seen;
-    n->linear_pages[linear_page_bit(rip) / 64] |= BIT(linear_page_bit(rip) % 64);
     block = native_translate(v, rip, gpa, mode, guest.hva);
     if (unlikely(v->vm->trace != NULL)) {
         soft_trace_block(v->vm->trace, v, block, n->source);
     }
     verify(v, block);
     v->stats.blocks_translated++;
-    block->granules = n->source->granules;
-    page->granules |= block->granules;
     size_t hash = hash_of(gpa, key, mode);
     block->hash_next = n->hash[hash];
     n->hash[hash] = block;
-    block->page_next = page->blocks;
-    page->blocks = block;
+    native_page_add(page, block, n->source->granules);
+    if (block->is_crossing) {
+        native_page_add_second(second_page, block, n->source->second_granules);
+    }
     return block;
 }
 
@@ -642,7 +599,7 @@ const uint8_t *native_on_link(struct soft_vcpu *v, struct native_link *link)
     }
     /* Without an epoch to compare, the two blocks must be of one page for good. */
     bool is_same_page = (link->source->gpa ^ block->gpa) < GUEST_PAGE_SIZE &&
-                        (link->source->rip ^ link->rip) < GUEST_PAGE_SIZE;
+                        (link->source->rip ^ link->rip) < GUEST_PAGE_SIZE && !block->is_crossing;
     bool is_safe = link->epoch ? has_usual_address(v->rip, mode) : is_same_page;
     if (link->target && link->target != block) {
         unlink_outgoing(link);

@@ -56,9 +56,19 @@ struct native_block {
     uint32_t mode;
     uint32_t region; /* of shared ones: bits of their addresses that an exit does not compare */
     uint32_t code_size;
+    bool is_crossing;     /* it is in a struct native_crossing */
     uint8_t *entry;       /* writable view; status flags in the host's */
     uint8_t *entry_saved; /* status flags in 'status' */
     struct native_link link[2];
+};
+
+/* A block of one instruction that begins in one page and ends in the next. It is found by the addresses of both. The jump
+ * cache and links, which compare the epoch, know it by RIP. */
+struct native_crossing {
+    struct native_block block;
+    struct native_crossing *next; /* in the second page's list */
+    uint64_t second_gpa;          /* of that page */
+    uint64_t second_granules;
 };
 
 /* A guest page with translated code. */
@@ -69,6 +79,7 @@ struct native_page {
     uint32_t generation_seen;
     uint64_t granules; /* those of its blocks */
     struct native_block *blocks;
+    struct native_crossing *crossings; /* blocks that end in it */
 };
 
 #define NATIVE_SMALL_COUNT 11u /* native_system.h */
@@ -143,6 +154,25 @@ void native_make_stubs(struct soft_vcpu *v);
 /* translate.c: 'page' is the guest page's bytes. */
 struct native_block *native_translate(struct soft_vcpu *v, uint64_t rip, uint64_t gpa,
                                       uint32_t mode, const uint8_t *page);
+
+/* pages.c: what blocks depend on. The page at 'gpa' (its start), which blocks are about to be made of: those of older bytes
+ * go. */
+struct soft_page;
+struct native_page *native_begin_page(struct soft_vcpu *v, uint64_t gpa,
+                                      const struct soft_page *guest);
+/* Now the block goes with the bytes that it was made of. */
+void native_page_add(struct native_page *page, struct native_block *block, uint64_t granules);
+void native_page_add_second(struct native_page *page, struct native_block *block,
+                            uint64_t granules);
+/* The address of the page behind that of 'rip', where an instruction may go on; false: the interpreter knows. Raises the
+ * faults of the fetch. */
+bool native_find_second(struct soft_vcpu *v, uint64_t rip, uint32_t mode, uint64_t *out_gpa);
+/* Seems the instruction at the end of 'page' not to be all there? */
+bool native_seems_cut(uint64_t rip, uint32_t mode, const uint8_t *page);
+
+/* block_table.c: no way leads to the block any more but what runs. It is in no list of a page. */
+void native_drop_block(struct soft_vcpu *v, struct native_block *block);
+void native_note_linear_page(struct soft_native *n, uint64_t rip);
 
 /* block_table.c: called by stubs with the guest's registers in *v; they return where to go on (executable view). */
 const uint8_t *native_on_interpret(struct soft_vcpu *v, const struct native_site *site);

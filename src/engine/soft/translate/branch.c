@@ -7,9 +7,11 @@
 #define ADDRESS HOST_R14
 #define SCRATCH HOST_R15
 
+/* Is what is at 'rip' in the block's page for good? Not so if the page may end within the instruction there. */
 static bool is_same_page(const struct translation *t, uint64_t rip)
 {
-    return rip >> GUEST_PAGE_SHIFT == t->source->rip >> GUEST_PAGE_SHIFT;
+    return rip >> GUEST_PAGE_SHIFT == t->source->rip >> GUEST_PAGE_SHIFT &&
+           (rip & (GUEST_PAGE_SIZE - 1)) <= GUEST_PAGE_SIZE - X86_INSN_MAX_LENGTH;
 }
 
 /* A new link of the block; its stub comes at the end. */

@@ -835,11 +835,13 @@ struct native_block *native_translate(struct soft_vcpu *v, uint64_t rip, uint64_
     if (!(mode & NATIVE_MODE_UNGROUPED)) {
         native_find_groups(source);
     }
-    struct native_block *block = native_alloc(native, sizeof(*block));
+    struct native_block *block =
+        native_alloc(native, source->is_crossing ? sizeof(struct native_crossing) : sizeof(*block));
     *block = (struct native_block){.rip = rip,
                                    .gpa = gpa,
                                    .mode = mode,
                                    .region = region,
+                                   .is_crossing = source->is_crossing,
                                    .last_rip = native_rip(source, source->count - 1)};
     struct translation t; /* the array at its end is large */
     memset(&t, 0, offsetof(struct translation, slow));

@@ -226,7 +226,8 @@ static int check_link(struct native_verifier *r, const struct node *node, const 
         if (other->mode != mode || (other->rip ^ link->rip) & known) {
             return refuse(r, "it jumps to a block of another address or mode");
         }
-        bool is_same_page = is_in_page(r, link->rip) && (other->gpa ^ block->gpa) < GUEST_PAGE_SIZE;
+        bool is_same_page = is_in_page(r, link->rip) &&
+                            (other->gpa ^ block->gpa) < GUEST_PAGE_SIZE && !other->is_crossing;
         uint8_t half = (uint8_t)(1u << (r->is_shared ? 0 : link->rip >> 63));
         if (!is_same_page && !(node->state.epochs & half)) {
             return refuse(r, "it jumps to another page without a comparison of the epoch");
