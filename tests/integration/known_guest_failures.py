@@ -67,7 +67,9 @@ KNOWN_FAILURES = {
         "modes": table({
             LIMITS: ["V86: over 64 KiB", "real mode: an access over 64 KiB", "segment downwards, 16 bits: over the end",
                      "segment downwards: over the end", "segment downwards: within the limit",
-                     "segment in pages: over its limit", "segment: null", "segment: over its limit", "segment: read-only",
+                     "segment in pages: over its limit", "segment of 4 GiB: over its limit",
+                     "segment of 4 GiB: write over its limit", "segment: code is not written",
+                     "segment: null", "segment: over its limit", "segment: read-only",
                      "stack segment: over its limit"],
             RF: ["SYSCALL: masked flags"],
         }),
