@@ -491,6 +491,63 @@ static void test_priorities(void)
     tss.io_map[0x80 / 8] = 0xff;
 }
 
+/* Several accesses by one base: the fault is that of the first which is not allowed, and nothing behind it has happened. */
+SNIPPET(reads_then_writes, ".code64",
+        "movl 0x10(%rbx), %eax; incl %ecx; movl %ecx, 0x20(%rbx); incl %ecx; movl %ecx, (%rbx)");
+SNIPPET(writes_then_reads, ".code64",
+        "movl %ecx, 0x20(%rbx); incl %ecx; movl 0x10(%rbx), %eax; incl %ecx");
+SNIPPET(pushes, ".code64", "pushq %rcx; incl %ecx; pushq %rcx; popq %rcx");
+SNIPPET(changes, ".code64", "incl %ecx; addl %ecx, 8(%rbx); movl 8(%rbx), %eax");
+
+static void run_group(const char *name, struct trap_frame start, uint64_t error, uint64_t rip,
+                      uint64_t cr2, uint64_t rcx)
+{
+    uint64_t rsp = start.rsp;
+    for (int i = 0; i < 3; i++) {
+        trap_run(&start);
+        check_trap(name, PF, error);
+        check_equal("RIP of it", USER_CODE + rip, trap.rip);
+        check_equal("CR2 of it", cr2, trap_cr2);
+        check_equal("RCX of it", rcx, trap.rcx);
+        check_equal("RSP of it", rsp, trap.rsp);
+    }
+}
+
+static void test_groups(void)
+{
+    uint64_t gva = TEST_GVA + 40 * PAGE, page = page_alloc();
+    for (int k = 0; k < 2; k++) {
+        struct trap_frame start = k ? frame_user() : frame_kernel();
+        uint64_t user = k ? PF_U : 0;
+        start.rbx = gva + 0x100;
+        page_map(gva, 0, 1);
+        LOAD_SNIPPET(reads_then_writes, USER_CODE);
+        run_group("a group of accesses, to nothing", start, user, 0, gva + 0x110, 0);
+        page_map(gva, page | PTE_P | PTE_U, 1);
+        run_group("a group that writes to a page to read", start, user | PF_W | PF_P, 5,
+                  gva + 0x120, 1);
+        LOAD_SNIPPET(writes_then_reads, USER_CODE);
+        run_group("a group that begins with writing", start, user | PF_W | PF_P, 0, gva + 0x120, 0);
+        LOAD_SNIPPET(changes, USER_CODE);
+        run_group("a change in a page to read", start, user | PF_W | PF_P, 2, gva + 0x108, 1);
+        page_map(gva, 0, 1);
+        run_group("a change to nothing", start, user | PF_W, 2, gva + 0x108, 1);
+        if (k) {
+            LOAD_SNIPPET(pushes, USER_CODE);
+            start.rsp = gva + 0x200;
+            run_group("pushes to nothing", start, user | PF_W, 0, gva + 0x1f8, 0);
+            page_map(gva + PAGE, page | PTE_P | PTE_U | PTE_W, 1);
+            start.rsp = gva + PAGE + 8;
+            trap_run(&start);
+            check_trap("pushes, the second to nothing", PF, user | PF_W);
+            check_equal("pushes, the second to nothing: RSP", gva + PAGE, trap.rsp);
+            check_equal("pushes, the second to nothing: CR2", gva + PAGE - 8, trap_cr2);
+            check_equal("pushes, the second to nothing: RIP", USER_CODE + 3, trap.rip);
+        }
+    }
+    page_map(gva, 0, 1);
+}
+
 void guest_main(void)
 {
     test_divide();
@@ -504,4 +561,5 @@ void guest_main(void)
     test_alignment();
     test_crossing();
     test_priorities();
+    test_groups();
 }

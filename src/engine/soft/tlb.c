@@ -324,6 +324,22 @@ enum soft_fill soft_tlb_quick(struct soft_vcpu *v, struct soft_tlb *tlb, uint64_
     return soft_tlb_enter(v, tlb, gva, access, page);
 }
 
+/* The access of the instruction, which may be another than the one checked, is not allowed: its #PF is noted. */
+static uint32_t note_fault(struct soft_vcpu *v, uint64_t gva, uint32_t access, uint64_t error)
+{
+    if (!(access & NATIVE_FILL_FAULT) || unlikely(v->vm->icount.is_on)) {
+        return NATIVE_MISS_FAILED;
+    }
+    if ((access & NATIVE_FILL_FAULT_READ) &&
+        soft_tlb_quick(v, v->tlb, gva, X86_ACCESS_READ, &error) != SOFT_FILL_FAULT) {
+        return NATIVE_MISS_FAILED;
+    }
+    v->native_miss.has_fault = true;
+    v->native_miss.error = (uint32_t)error;
+    v->native_miss.gva = gva + (access >> NATIVE_FILL_FAULT_SHIFT);
+    return NATIVE_MISS_FAILED;
+}
+
 uint32_t native_on_miss(struct soft_vcpu *v, uint64_t gva, uint32_t access)
 {
     uint32_t size = access & (NATIVE_FILL_WRITE - 1);
@@ -343,6 +359,8 @@ uint32_t native_on_miss(struct soft_vcpu *v, uint64_t gva, uint32_t access)
         v->native_miss.access = access;
         v->native_miss.had_vectors = v->native_vectors_live;
         return NATIVE_MISS_ASK;
+    case SOFT_FILL_FAULT:
+        return note_fault(v, gva, access, gpa);
     default:
         return NATIVE_MISS_FAILED;
     }

@@ -171,11 +171,17 @@ static const char *stub_name(const struct soft_native *n, const uint8_t *code, b
         const char *name;
         bool has_site;
     } stubs[] = {
-        {n->interpret, "  ; interpret", true}, {n->string, "  ; string", true},
-        {n->syscall, "  ; syscall", true},     {n->sysret, "  ; sysret", true},
-        {n->iret, "  ; iret", true},           {n->exit_at, "  ; exit", true},
-        {n->indirect, "  ; indirect", true},   {n->make_link, "  ; link", false},
-        {n->fill, "  ; fill the TLB", false},  {n->load_vectors, "  ; load vectors", false},
+        {n->interpret, "  ; interpret", true},
+        {n->string, "  ; string", true},
+        {n->syscall, "  ; syscall", true},
+        {n->sysret, "  ; sysret", true},
+        {n->iret, "  ; iret", true},
+        {n->page_fault, "  ; page fault, or interpret", true},
+        {n->exit_at, "  ; exit", true},
+        {n->indirect, "  ; indirect", true},
+        {n->make_link, "  ; link", false},
+        {n->fill, "  ; fill the TLB", false},
+        {n->load_vectors, "  ; load vectors", false},
         {n->load_x87, "  ; load x87", false},
     };
     *out_has_site = false;

@@ -195,8 +195,11 @@ struct soft_vcpu {
     uint64_t native_group[16]; /* host addresses of groups of accesses in the block that runs */
     uint64_t native_return;    /* of the stub that fills the TLB */
     struct {
-        uint64_t access;       /* 32 bits of it */
-        uint8_t had_vectors;   /* the host's registers held them */
+        uint64_t access;     /* 32 bits of it */
+        uint8_t had_vectors; /* the host's registers held them */
+        bool has_fault;      /* it is the guest's #PF, and native_on_page_fault's turn */
+        uint32_t error;
+        uint64_t gva;
     } native_miss;             /* that native_on_fill is asked about */
     uint64_t native_target;    /* of an indirect branch under way */
     uint64_t native_fault_rip; /* of the instruction that may fault on the host */

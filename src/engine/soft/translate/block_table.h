@@ -103,8 +103,8 @@ struct soft_native {
     struct native_source *source;
     struct native_verifier *verifier; /* NULL: blocks are not verified */
     /* Stubs (writable view). */
-    uint8_t *enter, *leave, *interpret, *string, *exit_at, *make_link, *indirect, *load_vectors,
-        *load_x87, *fault, *fill, *resume, *syscall, *sysret, *iret;
+    uint8_t *enter, *leave, *interpret, *string, *page_fault, *exit_at, *make_link, *indirect,
+        *load_vectors, *load_x87, *fault, *fill, *resume, *syscall, *sysret, *iret;
     uint8_t *small[NATIVE_SMALL_COUNT];
 };
 
@@ -181,6 +181,11 @@ const uint8_t *native_on_link(struct soft_vcpu *v, struct native_link *link);
 const uint8_t *native_on_indirect(struct soft_vcpu *v, const struct native_site *site);
 /* A miss of the TLB in an access to 'gva'; 'access' is its size and perhaps NATIVE_FILL_WRITE. May it be tried again? */
 #define NATIVE_FILL_WRITE 0x10000u
+/* If the guest's page tables do not allow it, the instruction raises #PF, for an access so many bytes further. That one may only
+ * read where the check is for writing. */
+#define NATIVE_FILL_FAULT       0x20000u
+#define NATIVE_FILL_FAULT_READ  0x40000u
+#define NATIVE_FILL_FAULT_SHIFT 20
 uint32_t native_on_fill(struct soft_vcpu *v, uint64_t gva, uint32_t access);
 /* What comes before it, without vector registers; in tlb.c. */
 #define NATIVE_MISS_FAILED 0u

@@ -1,8 +1,9 @@
-/* Ways into the guest's kernel and out of it, when they are the common ones: SYSCALL, SYSRET and IRET between 64-bit code of CPL 3
- * and 0. Whatever else they might mean is found before anything changes, and left to the interpreter, which knows it all. No
+/* Ways into the guest's kernel and out of it, when they are the common ones: SYSCALL, SYSRET, #PF and IRET between 64-bit code of
+ * CPL 3 and 0. Whatever else they might mean is found before anything changes, and left to the interpreter, which knows it all. No
  * vector registers here: the guest's may be in the host's. */
 #include "engine/soft/memory_access.h"
 #include "engine/soft/system.h"
+#include "engine/soft/tlb.h"
 #include "engine/soft/translate/native_system.h"
 
 /* On to the block at RIP for the TLB of 'tlb', if it has been found before and nobody wants anything of the vCPU. */
@@ -146,4 +147,101 @@ const uint8_t *native_on_iret(struct soft_vcpu *v, const struct native_site *sit
     v->gpr[X86_RSP] = rsp;
     set_flags(v, (uint32_t)flags);
     return go_to(v, rip, rpl ? SOFT_TLB_USER : supervisor_tlb(v, (uint32_t)flags));
+}
+
+/* The host's address of what the CPU itself reads or writes with the rights of 'tlb'; NULL: not that easily. */
+static void *system_access(struct soft_vcpu *v, struct soft_tlb *tlb, uint64_t gva, uint32_t size,
+                           enum x86_access access)
+{
+    size_t index = soft_tlb_index(gva);
+    const uint64_t *tag = access == X86_ACCESS_WRITE ? tlb->write_tag : tlb->read_tag;
+    uint64_t offset = gva - tag[index], gpa;
+    if (unlikely(offset > GUEST_PAGE_SIZE - size)) {
+        if (!x86_is_canonical(gva) || (gva & (GUEST_PAGE_SIZE - 1)) + size > GUEST_PAGE_SIZE ||
+            soft_tlb_quick(v, tlb, gva, access, &gpa) != SOFT_FILL_DONE) {
+            return NULL;
+        }
+        offset = gva - tag[index];
+    }
+    return tlb->hva[index] + offset;
+}
+
+#define GATE_INTERRUPT 14u
+#define GATE_TRAP      15u
+#define TSS_RSP0       4u
+#define TSS_IST1       36u
+
+/* #PF that native_on_miss has noted; SDM 3A 6.14. */
+const uint8_t *native_on_page_fault(struct soft_vcpu *v, const struct native_site *site,
+                                    uint32_t unused)
+{
+    (void)unused;
+    if (!v->native_miss.has_fault) {
+        return NULL;
+    }
+    v->native_miss.has_fault = false;
+    if (unlikely(v->code_size != X86_CODE_64 || v->idtr.limit < X86_PF * 16 + 15)) {
+        return NULL;
+    }
+    bool is_user = v->cpl == 3;
+    struct soft_tlb *tlb =
+        &v->tlbs[v->cr4 & X86_CR4_SMAP ? SOFT_TLB_SUPERVISOR : SOFT_TLB_SUPERVISOR_AC];
+    const soft_u64 *gate = system_access(v, tlb, v->idtr.base + X86_PF * 16, 16, X86_ACCESS_READ);
+    if (unlikely(!gate)) {
+        return NULL;
+    }
+    uint64_t low = gate[0], handler = (low & 0xffff) | (low >> 32 & 0xffff0000) | gate[1] << 32;
+    unsigned type = low >> 40 & 0x1f, ist = low >> 32 & 7;
+    uint16_t selector = (uint16_t)(low >> 16);
+    uint32_t offset = selector & 0xfff8u;
+    if (unlikely((type != GATE_INTERRUPT && type != GATE_TRAP) || !(low >> 47 & 1) ||
+                 !x86_is_canonical(handler) || !offset || selector & 4 ||
+                 offset + 7 > v->gdtr.limit)) {
+        return NULL;
+    }
+    const soft_u64 *raw = system_access(v, tlb, v->gdtr.base + offset, 8, X86_ACCESS_READ);
+    if (unlikely(!raw)) {
+        return NULL;
+    }
+    struct x86_segment cs = soft_descriptor_segment(*raw, (uint16_t)offset);
+    uint16_t wanted =
+        X86_SEGMENT_P | X86_SEGMENT_S | X86_SEGMENT_ACCESSED | X86_SEGMENT_CODE | X86_SEGMENT_L;
+    if (unlikely((cs.attributes &
+                  (wanted | X86_SEGMENT_DPL | X86_SEGMENT_CONFORM | X86_SEGMENT_DB)) != wanted)) {
+        return NULL;
+    }
+    uint64_t sp = v->gpr[X86_RSP];
+    if (is_user || ist) {
+        uint32_t at = ist ? TSS_IST1 + (ist - 1) * 8 : TSS_RSP0;
+        const soft_u64 *stack = at + 7 > v->tr.limit
+                                    ? NULL
+                                    : system_access(v, tlb, v->tr.base + at, 8, X86_ACCESS_READ);
+        if (unlikely(!stack)) {
+            return NULL;
+        }
+        sp = *stack;
+    }
+    sp = (sp & ~15ull) - 48;
+    /* Pushes within one privilege level are the kernel's own accesses. */
+    soft_u64 *frame = system_access(v, is_user ? tlb : v->tlb, sp, 48, X86_ACCESS_WRITE);
+    if (unlikely(!frame)) {
+        return NULL;
+    }
+    frame[0] = v->native_miss.error;
+    frame[1] = site->rip + v->native_base;
+    frame[2] = v->segment[X86_CS].selector;
+    frame[3] = soft_rflags(v) | X86_FLAG_RF;
+    frame[4] = v->gpr[X86_RSP];
+    frame[5] = v->segment[X86_SS].selector;
+    v->stats.exceptions++;
+    v->cr2 = v->native_miss.gva;
+    v->pending_dr6 = 0;
+    if (is_user) {
+        v->segment[X86_SS] = (struct x86_segment){.attributes = X86_SEGMENT_UNUSABLE};
+    }
+    v->segment[X86_CS] = cs;
+    v->cpl = 0;
+    v->gpr[X86_RSP] = sp;
+    v->flags &= ~(X86_FLAG_NT | X86_FLAG_TF | X86_FLAG_RF | (type == GATE_TRAP ? 0 : X86_FLAG_IF));
+    return go_to(v, handler, supervisor_tlb(v, v->flags));
 }

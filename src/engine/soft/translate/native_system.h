@@ -25,13 +25,15 @@ _Static_assert(NATIVE_SMALL_RDTSCP + 1 == NATIVE_SMALL_COUNT, "each has its stub
 /* Emits the stub. */
 void native_make_small(struct emitter *e, enum native_small small);
 
-/* kernel_entry.c, without vector registers: the common cases of the instruction of 'site', for a guest in 64-bit mode before and
- * after it. They return where to go on, or NULL, with nothing changed, if the interpreter is to do it. 'length' is the
+/* kernel_entry.c, without vector registers: the common cases of the instruction of 'site', or of its #PF, for a guest in 64-bit
+ * mode before and after it. They return where to go on, or NULL, with nothing changed, if the interpreter is to do it. 'length' is the
  * instruction's. */
 const uint8_t *native_on_syscall(struct soft_vcpu *v, const struct native_site *site,
                                  uint32_t length);
 const uint8_t *native_on_sysret(struct soft_vcpu *v, const struct native_site *site,
                                 uint32_t length);
+const uint8_t *native_on_page_fault(struct soft_vcpu *v, const struct native_site *site,
+                                    uint32_t unused);
 const uint8_t *native_on_iret(struct soft_vcpu *v, const struct native_site *site, uint32_t length);
 
 #endif

@@ -285,6 +285,42 @@ static bool group_fits(const struct native_insn *n, int32_t disp)
     return n->insn.base == X86_BASE_RIP || !n->insn.has_memory || moved == (int32_t)moved;
 }
 
+/* Is the one access to memory a write? */
+static bool writes_memory(const struct native_insn *n)
+{
+    switch (n->kind) {
+    case NATIVE_PUSH_REG:
+    case NATIVE_PUSH_IMM:
+    case NATIVE_PUSHF:
+    case NATIVE_PUSH_SELECTOR:
+    case NATIVE_CALL:
+        return true;
+    default:
+        return n->row->memory_access & X86_OPERAND_WRITE;
+    }
+}
+
+/* Does the instruction raise #PF if its access misses the TLB and the page tables do not allow it? Not if there is another access,
+ * or something else may come first. */
+static bool faults_by_one_access(const struct native_insn *n)
+{
+    switch (n->kind) {
+    case NATIVE_PLAIN:
+        return n->insn.id != X86_ID_CMPXCHG16B; /* #GP if it is not aligned */
+    case NATIVE_DIVIDE:
+    case NATIVE_MOFFS:
+    case NATIVE_PUSH_REG:
+    case NATIVE_PUSH_IMM:
+    case NATIVE_POP_REG:
+    case NATIVE_LEAVE:
+    case NATIVE_CALL:
+    case NATIVE_RET:
+        return true;
+    default:
+        return false;
+    }
+}
+
 static void emit_group_access(struct translation *t, const struct native_insn *n)
 {
     const struct native_group *group = &t->source->group[n->group];
@@ -293,6 +329,9 @@ static void emit_group_access(struct translation *t, const struct native_insn *n
         native_give_up_flags(t, n->live_before);
         emit_access_address(t, n, group->low - n->group_disp);
         native_emit_translation(t, group->span, group->is_written, false);
+        struct slow_path *slow = &t->slow[t->slow_count - 1];
+        slow->fault_disp = (uint32_t)(n->group_disp - group->low);
+        slow->is_fault_read = group->is_written && !writes_memory(n);
         t->checked_groups |= 1u << n->group;
         if (group->last != t->index) {
             emit_op_base(&t->e, HOST_OP_MOV_RM_REG, ADDRESS, HOST_RSP, slot);
@@ -726,6 +765,7 @@ static void emit_one(struct translation *t, const struct native_insn *n, bool is
     for (uint32_t i = first_slow; i < t->slow_count; i++) {
         if (t->slow[i].kind == SLOW_INTERPRET) {
             t->slow[i].is_in_group = is_within_group(t);
+            t->slow[i].may_fault = t->slow[i].retry && faults_by_one_access(n);
             bool is_end = is_last && t->source->ends_by_itself;
             t->slow[i].after = is_end || t->slow[i].is_in_group ? NULL : t->e.at;
             t->slow[i].wants_flags = (t->flags & FLAGS_HOST) && n->live_after;
@@ -740,7 +780,11 @@ static void emit_fill(struct translation *t, const struct slow_path *slow)
 {
     struct emitter *e = &t->e;
     emit_op_table(e, HOST_OP_ADD_REG_RM, ADDRESS, SCRATCH, slow->tag);
-    emit_mov_imm(e, SCRATCH, slow->size | (slow->is_write ? NATIVE_FILL_WRITE : 0));
+    emit_mov_imm(e, SCRATCH,
+                 slow->size | (slow->is_write ? NATIVE_FILL_WRITE : 0) |
+                     (slow->may_fault ? NATIVE_FILL_FAULT : 0) |
+                     (slow->is_fault_read ? NATIVE_FILL_FAULT_READ : 0) |
+                     slow->fault_disp << NATIVE_FILL_FAULT_SHIFT);
     emit_bind(emit_call(e), t->native->fill);
     emit_bind(emit_jcc(e, HOST_IF_NOT_EQUAL), slow->retry);
 }
@@ -757,7 +801,7 @@ static void emit_slow_paths(struct translation *t)
                 emit_fill(t, slow);
             }
             native_emit_count(t, native_left(t, slow->index));
-            emit_bind(emit_call(e), t->native->interpret);
+            emit_bind(emit_call(e), slow->may_fault ? t->native->page_fault : t->native->interpret);
             emit64(e, native_rip(t->source, slow->index));
             emit64(e, slow->after         ? native_next_rip(t->source, slow->index)
                       : slow->is_in_group ? NATIVE_SITE_UNGROUPED

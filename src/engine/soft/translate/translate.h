@@ -28,6 +28,9 @@ struct slow_path {
     uint8_t *retry;       /* SLOW_INTERPRET: the check, with the address in R14; NULL: no use */
     uint32_t size;        /* of the access, and is it a write? */
     bool is_write;
+    bool may_fault; /* then #PF is the instruction's, for an access so far behind the checked one */
+    bool is_fault_read; /* which only reads, whatever the check is for */
+    uint32_t fault_disp;
     int32_t tag;      /* displacement of the TLB's tags */
     uint8_t *after;   /* where to go on; NULL: the next RIP decides */
     bool is_in_group; /* later accesses need a check that fails here */
