@@ -189,8 +189,9 @@ struct soft_vcpu {
     /* Translated code's own; translate/block_table.c. */
     uint32_t native_epoch[2]; /* of the halves of the address space */
     uint32_t native_mode;     /* of the blocks that run */
-    uint64_t native_base;     /* what their RIPs lack: the page's address, of shared ones; or 0 */
-    uint64_t native_tag;      /* of those in the jump cache that may run */
+    uint64_t
+        native_page; /* what their RIPs lack: the page's number (address >> 12), of shared ones; or 0 */
+    uint64_t native_tag; /* of those in the jump cache that may run */
     uint64_t native_host_rsp;
     uint64_t native_group[16]; /* host addresses of groups of accesses in the block that runs */
     uint64_t native_return;    /* of the stub that fills the TLB */

@@ -362,7 +362,7 @@ static bool vcpu_is_intact(const struct bed *b)
         SPAN(native_host_rsp),
         SPAN(native_group),
         SPAN(native_target),
-        SPAN(native_base),
+        SPAN(native_page),
         SPAN(native_fault_rip),
         SPAN(native_fault_unrun),
         SPAN(native_budget),

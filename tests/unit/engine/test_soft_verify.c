@@ -754,7 +754,7 @@ static void shared_exit(struct bench *b, struct native_block *other, unsigned co
         stubs[0] = emit_jcc(&b->e, HOST_IF_NOT_EQUAL);
     }
     if (compares & 2) {
-        link->base = emit_cmp_field(&b->e, VCPU_FIELD(native_base) + NATIVE_BASE_SHIFT / 8, 9);
+        link->base = emit_cmp_field(&b->e, VCPU_FIELD(native_page), 9);
         stubs[1] = emit_jcc(&b->e, HOST_IF_NOT_EQUAL);
     }
     link->place = emit_jmp(&b->e);

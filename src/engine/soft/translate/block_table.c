@@ -430,7 +430,7 @@ static struct native_block *find_block(struct soft_vcpu *v)
         return NULL;
     }
     set_mode(v, mode);
-    v->native_base = native_is_shared(v, mode) ? v->rip & NATIVE_BASE_MASK : 0;
+    v->native_page = native_is_shared(v, mode) ? v->rip >> GUEST_PAGE_SHIFT : 0;
     struct soft_native_jump *jump = &v->native_jump;
     size_t index = jump_index(v->rip);
     if (jump->rip[index] == v->rip && jump->tag[index] == v->native_tag && jump->block[index]) {
@@ -513,8 +513,8 @@ const uint8_t *native_on_interpret(struct soft_vcpu *v, const struct native_site
     if (unlikely(again != NULL)) {
         return again;
     }
-    uint64_t rip = site->rip + v->native_base;
-    uint64_t next = site->next ? site->next + v->native_base : 0;
+    uint64_t rip = site->rip + native_base(v);
+    uint64_t next = site->next ? site->next + native_base(v) : 0;
     uint32_t mode = v->native_mode;
     v->rip = rip;
     if (site->next == NATIVE_SITE_UNGROUPED) {
@@ -550,7 +550,7 @@ const uint8_t *native_on_exit_at(struct soft_vcpu *v, const struct native_site *
 {
     begin_c(v);
     const uint8_t *again = check_lockstep(v, site->rip, false);
-    v->rip = site->rip + v->native_base;
+    v->rip = site->rip + native_base(v);
     return again ? again : leave(v);
 }
 
@@ -584,7 +584,7 @@ const uint8_t *native_on_link(struct soft_vcpu *v, struct native_link *link)
     if (unlikely(again != NULL)) {
         return again;
     }
-    uint64_t base = v->native_base; /* of the source, not of what is found next */
+    uint64_t base = native_base(v); /* of the source, not of what is found next */
     v->rip = link->rip + base;
     if (atomic_load_explicit(&v->requests, memory_order_relaxed)) {
         return leave(v);
@@ -600,7 +600,7 @@ const uint8_t *native_on_link(struct soft_vcpu *v, struct native_link *link)
     /* Without an epoch to compare, the two blocks must be of one page for good. */
     bool is_same_page = (link->source->gpa ^ block->gpa) < GUEST_PAGE_SIZE &&
                         (link->source->rip ^ link->rip) < GUEST_PAGE_SIZE && !block->is_crossing;
-    bool is_safe = link->epoch ? has_usual_address(v->rip, mode) : is_same_page;
+    bool is_safe = link->epoch ? has_usual_address(v->rip, mode) && !(base >> 63) : is_same_page;
     if (link->target && link->target != block) {
         unlink_outgoing(link);
         unbind(link);
@@ -613,7 +613,7 @@ const uint8_t *native_on_link(struct soft_vcpu *v, struct native_link *link)
         memcpy(link->epoch, &epoch, sizeof(epoch));
     }
     if (link->base) {
-        uint32_t compared = (uint32_t)(base >> NATIVE_BASE_SHIFT);
+        uint32_t compared = (uint32_t)(base >> GUEST_PAGE_SHIFT);
         memcpy(link->base, &compared, sizeof(compared));
     }
     if (!link->target) {
@@ -642,7 +642,7 @@ const uint8_t *native_on_indirect(struct soft_vcpu *v, const struct native_site 
     if (unlikely(!is_canonical)) {
         /* The instruction itself faults: as if it had not begun. */
         v->gpr[X86_RSP] -= site->next;
-        v->rip = site->rip + v->native_base;
+        v->rip = site->rip + native_base(v);
         v->native_budget++;
         interpret_one(v, "its target is not canonical");
     }

@@ -38,14 +38,14 @@ struct native_link {
     uint8_t *place;                   /* of the jump's displacement (writable view) */
     uint8_t *stub;
     uint8_t *epoch;  /* where the exit compares the epoch, if the target is in another page */
-    uint8_t *base;   /* and where native_base, if the block is shared */
+    uint8_t *base;   /* and where native_page, if the block is shared */
     uint64_t rip;    /* of the target, as the block has it */
     bool with_flags; /* the flags are in the host's (or do not matter) */
 };
 
 /* A program's blocks are shared between all addresses at which its page is seen: libraries lie at another address in each
- * process. Such a block knows RIPs, its own among them, only as distances from its page's address, which is in native_base
- * while it runs. Blocks of the kernel have their RIPs as they are. */
+ * process. Such a block knows RIPs, its own among them, only as distances from its page's address, whose number is in
+ * native_page while it runs. Blocks of the kernel have their RIPs as they are. */
 struct native_block {
     struct native_block *hash_next;
     struct native_block *page_next;
@@ -127,11 +127,16 @@ static inline bool native_is_shared(const struct soft_vcpu *v, uint32_t mode)
     return (mode & NATIVE_MODE_TLB) == SOFT_TLB_USER && !(mode & NATIVE_MODE_32) && !v->lockstep;
 }
 
-/* The part of RIP that shared blocks get from native_base. */
+/* The part of RIP that shared blocks get from native_page. */
 #define NATIVE_BASE_MASK (~(uint64_t)(GUEST_PAGE_SIZE - 1))
-/* Exits of shared blocks compare bits 8 to 39 of it. */
-#define NATIVE_BASE_SHIFT   8
-#define NATIVE_REGION_SHIFT (NATIVE_BASE_SHIFT + 32)
+/* Exits of shared blocks compare 32 bits of its number: a load from where the last exit has stored it, which is why the field
+ * has no other form (bytes from its middle would wait for the store to get to the cache). */
+#define NATIVE_REGION_SHIFT (GUEST_PAGE_SHIFT + 32)
+
+static inline uint64_t native_base(const struct soft_vcpu *v)
+{
+    return v->native_page << GUEST_PAGE_SHIFT;
+}
 
 static inline const uint8_t *native_executable(const struct soft_native *n, const uint8_t *code)
 {

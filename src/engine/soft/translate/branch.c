@@ -31,7 +31,7 @@ void native_emit_exit(struct translation *t, uint64_t rip, uint32_t live)
 {
     struct emitter *e = &t->e;
     uint32_t number = t->link_count;
-    int64_t distance = (int64_t)(rip & NATIVE_BASE_MASK);
+    int64_t distance = (int64_t)rip >> GUEST_PAGE_SHIFT;
     bool is_too_far = t->is_shared && distance != (int32_t)distance;
     if (is_same_page(t, rip) || is_too_far) { /* the latter is never linked */
         if (t->counts) {
@@ -47,15 +47,15 @@ void native_emit_exit(struct translation *t, uint64_t rip, uint32_t live)
     link->epoch = emit_cmp_field(e, VCPU_FIELD(native_epoch) + 4 * half, 0);
     t->link_jumps[number][0] = emit_jcc(e, HOST_IF_NOT_EQUAL);
     if (t->is_shared) {
-        link->base = emit_cmp_field(e, VCPU_FIELD(native_base) + NATIVE_BASE_SHIFT / 8, 0);
+        link->base = emit_cmp_field(e, VCPU_FIELD(native_page), 0);
         t->link_jumps[number][1] = emit_jcc(e, HOST_IF_NOT_EQUAL);
-        emit_insn(e, &(struct host_insn){.opcode = 0x81, /* add qword [native_base], distance */
+        emit_insn(e, &(struct host_insn){.opcode = 0x81, /* add qword [native_page], distance */
                                          .w = true,
                                          .is_memory = true,
                                          .base = HOST_RSP,
                                          .index = HOST_NONE,
-                                         .disp = VCPU_FIELD(native_base)});
-        emit32(e, (uint32_t)(rip & NATIVE_BASE_MASK));
+                                         .disp = VCPU_FIELD(native_page)});
+        emit32(e, (uint32_t)distance);
     }
     link->place = emit_jmp(e);
 }
@@ -122,11 +122,11 @@ static void emit_indirect(struct translation *t, int32_t stack_change)
     slow->jump = emit_jcc(e, HOST_IF_NOT_EQUAL);
     slow->stack_change = stack_change;
     if (t->is_shared) {
-        emit8(e, 0x49); /* and r14, mask */
-        emit8(e, 0x81);
-        emit8(e, 0xe6);
-        emit32(e, (uint32_t)NATIVE_BASE_MASK);
-        emit_op_base(e, HOST_OP_MOV_RM_REG, ADDRESS, HOST_RSP, VCPU_FIELD(native_base));
+        emit8(e, 0x49); /* shr r14, 12 */
+        emit8(e, 0xc1);
+        emit8(e, 0xee);
+        emit8(e, GUEST_PAGE_SHIFT);
+        emit_op_base(e, HOST_OP_MOV_RM_REG, ADDRESS, HOST_RSP, VCPU_FIELD(native_page));
     }
     emit_op_table(e, HOST_OP_MOV_REG_RM, ADDRESS, SCRATCH,
                   jump + (int32_t)offsetof(struct soft_native_jump, tag));

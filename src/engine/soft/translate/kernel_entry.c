@@ -15,7 +15,7 @@ static const uint8_t *go_to(struct soft_vcpu *v, uint64_t rip, enum soft_tlb_mod
     v->rip = rip;
     v->tlb = &v->tlbs[tlb];
     v->align_check = false;
-    v->native_base = tlb == SOFT_TLB_USER ? rip & NATIVE_BASE_MASK : 0;
+    v->native_page = tlb == SOFT_TLB_USER ? rip >> GUEST_PAGE_SHIFT : 0;
     /* Which of the vectors are on has not changed. */
     bool is_low = tlb != SOFT_TLB_USER && !(rip >> 63);
     v->native_mode = (v->native_mode & ~(NATIVE_MODE_TLB | NATIVE_MODE_LOW)) | tlb |
@@ -52,7 +52,7 @@ const uint8_t *native_on_syscall(struct soft_vcpu *v, const struct native_site *
         return NULL;
     }
     uint16_t cs = (uint16_t)(v->star >> 32);
-    v->gpr[X86_RCX] = site->rip + v->native_base + length;
+    v->gpr[X86_RCX] = site->rip + native_base(v) + length;
     v->gpr[X86_R11] = flags & ~X86_FLAG_RF;
     soft_set_flat_segments(v, cs, (uint16_t)(cs + 8), 0, true);
     flags &= ~((uint32_t)v->sfmask | X86_FLAG_RF);
@@ -228,7 +228,7 @@ const uint8_t *native_on_page_fault(struct soft_vcpu *v, const struct native_sit
         return NULL;
     }
     frame[0] = v->native_miss.error;
-    frame[1] = site->rip + v->native_base;
+    frame[1] = site->rip + native_base(v);
     frame[2] = v->segment[X86_CS].selector;
     frame[3] = soft_rflags(v) | X86_FLAG_RF;
     frame[4] = v->gpr[X86_RSP];

@@ -103,6 +103,37 @@ static void emit_limit_check(struct translation *t, uint32_t size)
     }
 }
 
+/* 'reg' = native_page << 12; no flag changes. */
+static void emit_page_address(struct translation *t, uint8_t reg)
+{
+    static const uint8_t turn = 64 - GUEST_PAGE_SHIFT;
+    if (t->native->has_bmi2) {
+        emit_insn(&t->e, &(struct host_insn){.prefix = 0xf2, /* rorx reg, [native_page], 52 */
+                                             .is_vex = true,
+                                             .map = 3,
+                                             .opcode = 0xf0,
+                                             .w = true,
+                                             .reg = reg,
+                                             .is_memory = true,
+                                             .base = HOST_RSP,
+                                             .index = HOST_NONE,
+                                             .disp = VCPU_FIELD(native_page),
+                                             .imm_bytes = 1,
+                                             .imm = &turn});
+        return;
+    }
+    emit_op_base(&t->e, HOST_OP_MOV_REG_RM, reg, HOST_RSP, VCPU_FIELD(native_page));
+    for (int shift = 0; shift < GUEST_PAGE_SHIFT; shift += 3) {
+        emit_insn(&t->e, &(struct host_insn){.opcode = HOST_OP_LEA,
+                                             .w = true,
+                                             .reg = reg,
+                                             .is_memory = true,
+                                             .base = HOST_NONE,
+                                             .index = reg,
+                                             .shift = 3});
+    }
+}
+
 void native_emit_rip(struct translation *t, uint8_t reg, uint64_t rip)
 {
     struct emitter *e = &t->e;
@@ -110,7 +141,7 @@ void native_emit_rip(struct translation *t, uint8_t reg, uint64_t rip)
         emit_mov_imm(e, reg, rip);
         return;
     }
-    emit_op_base(e, HOST_OP_MOV_REG_RM, reg, HOST_RSP, VCPU_FIELD(native_base));
+    emit_page_address(t, reg);
     /* 2 GiB and a little more in either direction. */
     while (rip) {
         int64_t step = MAX(MIN((int64_t)rip, INT32_MAX), INT32_MIN);

@@ -42,7 +42,7 @@ static const struct field fields[] = {
     VCPU_RIGHTS(native_epoch[0], READ),
     VCPU_RIGHTS(native_epoch[1], READ),
     VCPU_RIGHTS(native_tag, READ),
-    VCPU_RIGHTS(native_base, READ | WRITE),
+    VCPU_RIGHTS(native_page, READ | WRITE),
     VCPU_RIGHTS(native_target, READ | WRITE),
     VCPU_RIGHTS(native_x87_live, READ),
     VCPU_RIGHTS(native_x87, READ | WRITE),
@@ -667,7 +667,7 @@ static bool transfer_flags(const struct verify_insn *at, const struct verify_sta
                 return true;
             }
         }
-        if (memory->offset == offsetof(struct soft_vcpu, native_base) + NATIVE_BASE_SHIFT / 8) {
+        if (memory->offset == offsetof(struct soft_vcpu, native_page)) {
             out->kind = VERIFY_FLAGS_BASE;
             return true;
         }

@@ -40,7 +40,7 @@ enum verify_compared {
     VERIFY_FLAGS_JUMP_RIP, /* cmp with the RIP of the jump cache's entry at index 'reg' */
     VERIFY_FLAGS_JUMP_TAG,
     VERIFY_FLAGS_EPOCH, /* cmp with native_epoch['reg'] */
-    VERIFY_FLAGS_BASE,  /* cmp with native_base */
+    VERIFY_FLAGS_BASE,  /* cmp with native_page */
 };
 
 struct verify_flags {
@@ -54,7 +54,7 @@ struct verify_flags {
 struct verify_state {
     struct verify_value reg[16 + VERIFY_SLOTS]; /* registers, then native_group */
     struct verify_flags flags;
-    uint8_t epochs; /* bit n: native_epoch[n] has been compared; VERIFY_BASE: native_base */
+    uint8_t epochs; /* bit n: native_epoch[n] has been compared; VERIFY_BASE: native_page */
     uint8_t tlb;    /* enum soft_tlb_mode; VERIFY_NO_TLB: not known */
 };
 
