@@ -71,7 +71,7 @@ static bool is_blind_branch(const struct x86_insn *insn)
     }
     bool is_return = insn->opcode == 0xc2 || insn->opcode == 0xc3;
     unsigned reg = insn->modrm >> 3 & 7;
-    return is_return || (insn->opcode == 0xff && insn->has_memory && (reg == 2 || reg == 4));
+    return is_return || (insn->opcode == 0xff && (reg == 2 || reg == 4));
 }
 
 /* Flags that are undefined when the run has come to 'rip': what earlier instructions left undefined and none has defined
