@@ -137,7 +137,7 @@ static void test_iret(void)
 /* --- far transfers of compatibility mode --- */
 
 SNIPPET(compat_call, ".code32", "lcall $0x08, $0x2000100; int $0x80");
-SNIPPET(compat_target, ".code64", "movabsq $0x1122334455667788, %r8; movl $1, %eax; lret");
+SNIPPET(compat_target, ".code64", "movabsq $0x1122334455667788, %r8; movl $1, %eax; lretl");
 SNIPPET(compat_stack, ".code32", "pushl $1; pushw $2; movl %esp, %eax; int $0x80");
 SNIPPET(compat_wrap, ".code32",
         "movl $0xffffffff, %eax; incl %eax; leal 0x10(%ebx), %ecx; int $0x80");
