@@ -145,7 +145,10 @@ static int boot_run(int argc, char **argv)
 
 static const struct verb_section man_sections[] = {
     {"OPTIONS OF THE ENGINE SOFT",
-     "For those who look for a bug; without them nothing is checked or written.\n"
+     "  cache=SIZE      memory for translated code, for each virtual CPU: 4M to 1G (default: 64M); a\n"
+     "                  bare number counts MiB. Tables take up to two fifths as much, and 4M\n"
+     "\n"
+     "The others are for those who look for a bug; without them nothing is checked or written.\n"
      "\n"
      "  translate=off   the interpreter runs everything\n"
      "  flags=exact     status flags that nothing reads are exact in the frames of faults, too\n"

@@ -40,6 +40,14 @@ def test_systemd_guest_verified(boot, debian, tmp_path):
     assert count["blocks_translated"] > 50000
 
 
+@pytest.mark.parametrize("engine", ["soft,cache=4M", pytest.param("soft,cache=4M,verify=on", marks=pytest.mark.long)])
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_systemd_guest_with_small_cache(boot, debian, tmp_path, cpus, engine):
+    """Parts of the code cache are emptied all the time."""
+    count = boot_checked(boot, engine, ["--memory", "1G", "--cpus", cpus, *debian], "login: ", tmp_path)
+    assert count["code_cache_flushes"] > 20
+
+
 @pytest.mark.long
 def test_busybox_guest_in_lockstep(boot, busybox, tmp_path):
     guest = [*busybox, "--append", "console=ttyS0"]

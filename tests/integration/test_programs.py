@@ -28,10 +28,11 @@ def bench_guest(tmp_path_factory):
     return [kernel_option, kernel, "--initrd", with_bench, "--memory", "1G", "--net", "none"]
 
 
-@pytest.mark.parametrize("cpus", [1, 2, pytest.param(4, marks=pytest.mark.long)])
-def test_checksums(boot, bench_guest, cpus):
+@pytest.mark.parametrize("engine, cpus", [("soft", 1), ("soft", 2), ("soft,cache=4M", 1),
+                                          pytest.param("soft", 4, marks=pytest.mark.long)])
+def test_checksums(boot, bench_guest, engine, cpus):
     host = subprocess.run([HULL_BENCH, "--check", "all"], capture_output=True, text=True, timeout=TIMEOUT, check=True)
-    vm = boot("--engine", "soft", "--cpus", cpus, *bench_guest, "--append",
+    vm = boot("--engine", engine, "--cpus", cpus, *bench_guest, "--append",
               "console=ttyS0 quiet hull.run=hull-bench,--check,all", timeout=TIMEOUT)
     assert vm.wait(TIMEOUT) == 0
     expected, found = checksums(host.stdout), checksums(vm.transcript())

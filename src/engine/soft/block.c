@@ -16,7 +16,8 @@
 /* Blocks lie in a ring of segments, one after the other; when all are full, those of the oldest go. What the guest uses
  * still is soon decoded again; what it ran once, as most of its start, does not keep memory. */
 #define SEGMENT_SIZE ((size_t)768 << 10)
-#define ARENA_SIZE   (SOFT_ARENA_SEGMENTS * SEGMENT_SIZE)
+/* Beside a translator, which leaves the interpreter few blocks. */
+#define SMALL_SEGMENT_SIZE ((size_t)256 << 10)
 /* The most that one block takes: its ops and what their handlers keep. */
 #define BLOCK_RESERVE ((size_t)64 << 10)
 
@@ -28,9 +29,20 @@ static const _Atomic uint32_t generation_never;
 static uint8_t unbacked_bytes[2 * X86_INSN_MAX_LENGTH] = {[0 ... 2 * X86_INSN_MAX_LENGTH - 1] =
                                                               0xff};
 
+static size_t segment_size(const struct soft_vcpu *v)
+{
+    bool runs_all = v->vm->interprets || v->vm->is_lockstep;
+    return runs_all ? SEGMENT_SIZE : SMALL_SEGMENT_SIZE;
+}
+
+static size_t arena_size(const struct soft_vcpu *v)
+{
+    return SOFT_ARENA_SEGMENTS * segment_size(v);
+}
+
 int soft_block_init(struct soft_vcpu *v, struct error *err)
 {
-    v->arena = mmap(NULL, ARENA_SIZE, PROT_READ | PROT_WRITE,
+    v->arena = mmap(NULL, arena_size(v), PROT_READ | PROT_WRITE,
                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (v->arena == MAP_FAILED) {
         v->arena = NULL;
@@ -49,7 +61,7 @@ int soft_block_init(struct soft_vcpu *v, struct error *err)
 void soft_block_fini(struct soft_vcpu *v)
 {
     if (v->arena) {
-        munmap(v->arena, ARENA_SIZE);
+        munmap(v->arena, arena_size(v));
     }
     free(v->scratch);
 }
@@ -93,8 +105,8 @@ static void begin_segment(struct soft_vcpu *v)
 
 void *soft_block_alloc(struct soft_vcpu *v, uint32_t size)
 {
-    invariant(v->arena_used + size <= SEGMENT_SIZE);
-    void *memory = v->arena + v->arena_segment * SEGMENT_SIZE + v->arena_used;
+    invariant(v->arena_used + size <= segment_size(v));
+    void *memory = v->arena + v->arena_segment * segment_size(v) + v->arena_used;
     v->arena_used += align_up(size, 64);
     memset(memory, 0, size);
     return memory;
@@ -324,7 +336,7 @@ static void decode_crossing(struct soft_vcpu *v, struct soft_block *block,
 static struct soft_block *decode_block(struct soft_vcpu *v, uint64_t gpa, uint64_t linear,
                                        uint32_t key)
 {
-    if (v->arena_used + BLOCK_RESERVE > SEGMENT_SIZE) {
+    if (v->arena_used + BLOCK_RESERVE > segment_size(v)) {
         begin_segment(v);
     }
     struct soft_block *block = v->scratch;

@@ -19,6 +19,8 @@ struct option {
     bool *is_on;
     char *text; /* instead of a switch: takes any value */
     size_t text_size;
+    /* Instead of both. */
+    bool (*take)(struct soft_vm *vm, const char *value, size_t length);
 };
 
 static bool is_word(const char *word, const char *text, size_t length)
@@ -43,11 +45,36 @@ static bool take_icount(struct soft_vm *vm, const char *value, size_t length)
     return length && vm->icount.shift <= SOFT_ICOUNT_MAX_SHIFT;
 }
 
+/* Of the code cache, in MiB; the default, and what there may be. */
+#define CACHE_MIB     64u
+#define CACHE_MIN_MIB 4u
+#define CACHE_MAX_MIB 1024u
+
+/* A number of MiB, or one with K, M or G behind it. */
+static bool take_cache(struct soft_vm *vm, const char *value, size_t length)
+{
+    uint64_t number = 0, unit = 1 << 20;
+    size_t digits = 0;
+    for (; digits < length && value[digits] >= '0' && value[digits] <= '9'; digits++) {
+        uint64_t digit = (uint64_t)(value[digits] - '0');
+        number = MIN(number * 10 + digit, UINT32_MAX);
+    }
+    if (digits && digits + 1 == length) {
+        char suffix = value[digits] & ~0x20;
+        unit = suffix == 'K' ? 1 << 10 : suffix == 'M' ? 1 << 20 : suffix == 'G' ? 1 << 30 : 0;
+        digits++;
+    }
+    uint64_t size = number * unit;
+    vm->code_cache_size = align_up(size, 1 << 20);
+    return digits == length && size >= (uint64_t)CACHE_MIN_MIB << 20 &&
+           size <= (uint64_t)CACHE_MAX_MIB << 20;
+}
+
 static bool take_value(struct soft_vm *vm, const struct option *option, const char *value,
                        size_t length)
 {
-    if (!option->is_on && !option->text) {
-        return take_icount(vm, value, length);
+    if (option->take) {
+        return option->take(vm, value, length);
     }
     if (option->text) {
         if (!length || length >= option->text_size) {
@@ -74,11 +101,13 @@ int soft_options_parse(struct soft_vm *vm, struct soft_trace_options *out_trace,
         {"verify", "on", "off", &vm->verifies},
         {"lockstep", "on", "off", &vm->is_lockstep},
         {"perfmap", "on", "off", &out_trace->has_perf_map},
-        {"icount", NULL, NULL, NULL},
+        {"icount", .take = take_icount},
+        {"cache", .take = take_cache},
         {"trace", .text = out_trace->path, .text_size = sizeof(out_trace->path)},
         {"symbols", .text = out_trace->symbols, .text_size = sizeof(out_trace->symbols)},
     };
     vm->verifies = VERIFIES;
+    vm->code_cache_size = (size_t)CACHE_MIB << 20;
     while (options && *options) {
         size_t length = strcspn(options, ","), name_length = strcspn(options, ",="), i = 0;
         const char *value = options + name_length + (name_length < length);
@@ -89,7 +118,7 @@ int soft_options_parse(struct soft_vm *vm, struct soft_trace_options *out_trace,
         if (i == ARRAY_COUNT(known) || !take_value(vm, &known[i], value, value_length)) {
             return error_set(
                 err, EINVAL,
-                "'%.*s' is no option of the engine soft: translate=on|off, "
+                "'%.*s' is no option of the engine soft: cache=SIZE (4M to 1G), translate=on|off, "
                 "flags=exact, verify=on|off, lockstep=on, icount=on|SHIFT (0 to 10), trace=FILE, perfmap=on "
                 "and symbols=FILE are",
                 (int)length, options);

@@ -201,7 +201,7 @@ static void print_host_code(FILE *log, const struct soft_native *n,
     uint32_t at = 0;
     while (at < block->code_size) {
         struct x86_insn insn;
-        const uint8_t *code = block->entry_saved + at;
+        const uint8_t *code = native_entry_saved(n, block) + at;
         uint32_t left = block->code_size - at;
         if (x86_decode(code, MIN(left, X86_INSN_MAX_LENGTH), X86_CODE_64, &insn) != X86_DECODE_OK) {
             fprintf(log, "  no instruction at +0x%x\n", at);
@@ -215,7 +215,7 @@ static void print_host_code(FILE *log, const struct soft_native *n,
         at += insn.length;
         if (insn.id == X86_ID_CALL && has_site) {
             struct native_site site;
-            memcpy(&site, block->entry_saved + at, sizeof(site));
+            memcpy(&site, native_entry_saved(n, block) + at, sizeof(site));
             fprintf(log, "                site 0x%" PRIx64 ", 0x%" PRIx64 "\n", site.rip,
                     site.next);
             at += (uint32_t)sizeof(site);
@@ -229,20 +229,21 @@ void soft_trace_block(struct soft_trace *trace, const struct soft_vcpu *v,
     const struct soft_native *n = v->native;
     char name[300];
     uint64_t base = native_is_shared(v, block->mode) ? v->rip & NATIVE_BASE_MASK : 0;
-    name_of(trace, block->rip + base, name, sizeof(name));
+    uint64_t rip = native_block_rip(v, block) + base;
+    name_of(trace, rip, name, sizeof(name));
     pthread_mutex_lock(&trace->lock);
     if (trace->perf_map) {
         fprintf(trace->perf_map, "%" PRIx64 " %x guest:%s\n",
-                (uint64_t)(uintptr_t)native_executable(n, block->entry_saved), block->code_size,
-                name);
+                (uint64_t)(uintptr_t)native_executable(n, native_entry_saved(n, block)),
+                block->code_size, name);
         (void)fflush(trace->perf_map); /* perf reads it when the process may have gone */
     }
     if (trace->log) {
         fprintf(trace->log,
                 "vcpu %u block %s rip 0x%" PRIx64 " gpa 0x%" PRIx64
                 " mode 0x%x: %u instructions, %u bytes of %u\n",
-                v->vcpu.index, name, block->rip + base, block->gpa, block->mode, source->count,
-                block->code_size, source->size_bytes);
+                v->vcpu.index, name, rip, (uint64_t)block->gpa, (unsigned)block->mode,
+                source->count, block->code_size, source->size_bytes);
         for (uint32_t i = 0; i < source->count; i++) {
             const struct native_insn *insn = &source->insn[i];
             print_insn(trace->log, native_rip(source, i) + base, source->copy + insn->offset,

@@ -341,6 +341,7 @@ struct soft_vm {
     _Atomic uint32_t hyperv_sequence; /* of the reference TSC page */
     bool interprets;                  /* option: no translator */
     bool has_exact_flags;             /* option: see docs/engines.md */
+    size_t code_cache_size;           /* option: bytes of translated code for each vCPU */
     bool verifies;                    /* option: each translated block is verified */
     struct soft_trace *trace;         /* NULL: none */
     struct {

@@ -45,6 +45,7 @@ struct bed {
     size_t taken_count;
     uint8_t *vcpu_before;
     uint8_t stubs[8192];
+    size_t used, meta_used; /* of a code cache without blocks */
     struct {
         const uint8_t *pages;
         size_t count;
@@ -128,6 +129,8 @@ static int set_up(void **state)
     dl_iterate_phdr(add_text, b);
     assert_true(b->text_count > 0 && b->v->native->fixed <= sizeof(b->stubs));
     memcpy(b->stubs, b->v->native->writable, b->v->native->fixed);
+    b->used = b->v->native->used;
+    b->meta_used = b->v->native->meta_used;
     *state = b;
     return 0;
 }
@@ -143,13 +146,18 @@ static int tear_down(void **state)
     return 0;
 }
 
+static uint8_t *code_of(const struct bed *b, const struct native_block *block)
+{
+    return native_entry_saved(b->v->native, block);
+}
+
 static struct native_block *random_block(struct bed *b)
 {
     static const uint32_t vectors[] = {0, NATIVE_MODE_SSE, NATIVE_MODE_SSE | NATIVE_MODE_AVX};
     struct soft_native *n = b->v->native;
     uint32_t mode = (uint32_t)(next_random(b) % SOFT_TLB_MODES) | vectors[next_random(b) % 3];
-    n->used = n->fixed;
-    n->meta_used = 0;
+    n->used = b->used;
+    n->meta_used = b->meta_used;
     struct native_block *block = NULL;
     while (!block) {
         uint64_t rip = 0x7000 + next_random(b) % 0xf00;
@@ -163,7 +171,7 @@ static struct mutation random_mutation(struct bed *b, const struct native_block 
 {
     static const uint8_t values[] = {0x00, 0xff, 0x80, 0x7f, 0x01, 0x90, 0x48, 0x49, 0x4c};
     struct mutation m = {.offset = (uint32_t)(next_random(b) % block->code_size), .size = 1};
-    const uint8_t *at = block->entry_saved + m.offset;
+    const uint8_t *at = code_of(b, block) + m.offset;
     int32_t value;
     switch (next_random(b) % 4) {
     case 0:
@@ -179,7 +187,7 @@ static struct mutation random_mutation(struct bed *b, const struct native_block 
         /* What may be a displacement moves a little. */
         m.offset = (uint32_t)(next_random(b) % (block->code_size - 3));
         m.size = 4;
-        memcpy(&value, block->entry_saved + m.offset, sizeof(value));
+        memcpy(&value, code_of(b, block) + m.offset, sizeof(value));
         value += (int32_t)(next_random(b) % 257) - 128;
         memcpy(m.bytes, &value, sizeof(value));
         break;
@@ -200,14 +208,14 @@ static void take_mutations(struct bed *b, const struct native_block *block)
     b->taken_count = 0;
     for (int i = 0; i < MUTATIONS; i++) {
         struct mutation m = random_mutation(b, block), back = m;
-        if (memcmp(block->entry_saved + m.offset, m.bytes, m.size) == 0) {
+        if (memcmp(code_of(b, block) + m.offset, m.bytes, m.size) == 0) {
             continue;
         }
-        exchange(block->entry_saved, &back);
+        exchange(code_of(b, block), &back);
         if (native_verify(b->verifier, b->v, block, NULL) == 0) {
             b->taken[b->taken_count++] = m;
         }
-        exchange(block->entry_saved, &back);
+        exchange(code_of(b, block), &back);
     }
 }
 
@@ -402,7 +410,7 @@ static void run_once(const struct bed *b, const struct native_block *block)
     /* Time of the CPU, so that runs on a busy machine get theirs. It must not end before there is somewhere to go. */
     if (sigsetjmp(after_run, 0) == 0) {
         (void)setitimer(ITIMER_VIRTUAL, &(struct itimerval){.it_value.tv_usec = 5000}, NULL);
-        enter(b->v, native_executable(n, block->entry_saved));
+        enter(b->v, native_executable(n, code_of(b, block)));
     }
     (void)setitimer(ITIMER_VIRTUAL, &(struct itimerval){0}, NULL);
 }
@@ -425,7 +433,7 @@ static noreturn_fn void run_taken(struct bed *b, const struct native_block *bloc
     close_memory(b);
     for (size_t i = 0; i < b->taken_count; i++) {
         under_way = &b->taken[i];
-        exchange(block->entry_saved, &b->taken[i]);
+        exchange(code_of(b, block), &b->taken[i]);
         for (int run = 0; run < 4; run++) {
             random_registers(b);
             memcpy(b->vcpu_before, b->v, sizeof(*b->v));
@@ -434,7 +442,7 @@ static noreturn_fn void run_taken(struct bed *b, const struct native_block *bloc
                 report_change(b);
             }
         }
-        exchange(block->entry_saved, &b->taken[i]);
+        exchange(code_of(b, block), &b->taken[i]);
     }
     _exit(0);
 }
@@ -540,15 +548,15 @@ static void test_zydis_agrees(void **state)
         while (offset < block->code_size) {
             struct x86_insn insn;
             uint32_t left = block->code_size - offset;
-            if (x86_decode(block->entry_saved + offset, MIN(left, X86_INSN_MAX_LENGTH), X86_CODE_64,
+            if (x86_decode(code_of(b, block) + offset, MIN(left, X86_INSN_MAX_LENGTH), X86_CODE_64,
                            &insn) != X86_DECODE_OK) {
                 break;
             }
-            compare_decoders(&zydis, block->entry_saved + offset, left, &insn);
+            compare_decoders(&zydis, code_of(b, block) + offset, left, &insn);
             offset += insn.length;
             count++;
             if (insn.id == X86_ID_CALL) {
-                const uint8_t *target = block->entry_saved + offset + insn.imm;
+                const uint8_t *target = code_of(b, block) + offset + insn.imm;
                 bool has_site = !comes_back(b->v->native, target);
                 offset += has_site ? (uint32_t)sizeof(struct native_site) : 0;
             }

@@ -1,5 +1,6 @@
 /* The verifier of translated code: takes what the translator makes, refuses sequences that break one rule each, for the
  * right reason. Mutated blocks are in test_soft_mutated.c. */
+#include "engine/soft/translate/code_cache.h"
 #include "engine/soft/translate/native_system.h"
 #include "engine/soft/translate/verify.h"
 
@@ -19,7 +20,7 @@ struct bench {
     struct soft_guest guest;
     struct soft_vcpu *v;
     struct native_verifier *verifier;
-    struct native_block block;
+    struct native_block *block, *other; /* in the memory of descriptions */
     struct emitter e;
     struct error err;
 };
@@ -47,12 +48,14 @@ static int tear_down(void **state)
 
 static void begin(struct bench *b)
 {
-    b->e.at = b->v->native->writable + b->v->native->used;
-    b->block = (struct native_block){.rip = 0x1000,
-                                     .gpa = 0x1000,
-                                     .mode = SOFT_TLB_SUPERVISOR,
-                                     .entry = b->e.at,
-                                     .entry_saved = b->e.at};
+    struct soft_native *n = b->v->native;
+    b->block = native_cache_new_block(n);
+    b->block->address = b->block->gpa = 0x1000;
+    b->block->mode = SOFT_TLB_SUPERVISOR;
+    b->e.at = native_entry_saved(n, b->block);
+    /* Behind it, with a link at most. */
+    b->other = native_at(n, (native_ref)n->meta_used + 256);
+    *b->other = (struct native_block){.mode = SOFT_TLB_SUPERVISOR, .entry_offset = 8};
 }
 
 static void put(struct bench *b, size_t size, const void *bytes)
@@ -76,9 +79,9 @@ static void finish(struct bench *b)
 
 static int verify(struct bench *b)
 {
-    b->block.code_size = (uint32_t)(b->e.at - b->block.entry_saved);
+    b->block->code_size = (uint16_t)(b->e.at - native_entry_saved(b->v->native, b->block));
     b->err = (struct error){0};
-    return native_verify(b->verifier, b->v, &b->block, &b->err);
+    return native_verify(b->verifier, b->v, b->block, &b->err);
 }
 
 static void accepted(struct bench *b)
@@ -510,7 +513,7 @@ static void test_modes(void **state)
 {
     struct bench *b = *state;
     begin(b);
-    b->block.mode |= NATIVE_MODE_SMAP;
+    b->block->mode |= NATIVE_MODE_SMAP;
     check_with_tlb(b, SOFT_TLB_SUPERVISOR);
     small(b, NATIVE_SMALL_STAC);
     check_with_tlb(b, SOFT_TLB_SUPERVISOR_AC);
@@ -522,14 +525,14 @@ static void test_modes(void **state)
     accepted(b);
     /* The table of before. */
     begin(b);
-    b->block.mode |= NATIVE_MODE_SMAP;
+    b->block->mode |= NATIVE_MODE_SMAP;
     small(b, NATIVE_SMALL_STAC);
     check_with_tlb(b, SOFT_TLB_SUPERVISOR);
     finish(b);
     refused(b, "no table for blocks of this mode");
     /* A place that is reached in two modes. */
     begin(b);
-    b->block.mode |= NATIVE_MODE_SMAP;
+    b->block->mode |= NATIVE_MODE_SMAP;
     uint8_t *over = emit_jcc(&b->e, HOST_IF_EQUAL);
     small(b, NATIVE_SMALL_STAC);
     emit_bind(over, b->e.at);
@@ -538,7 +541,7 @@ static void test_modes(void **state)
     refused(b, "more than one mode");
     /* What was checked in one mode is no address behind the change. */
     begin(b);
-    b->block.mode |= NATIVE_MODE_SMAP;
+    b->block->mode |= NATIVE_MODE_SMAP;
     check(b, 8, false);
     small(b, NATIVE_SMALL_STAC);
     load(b, 0);
@@ -546,7 +549,7 @@ static void test_modes(void **state)
     refused(b, "address is not checked");
     /* Not for users, nor without SMAP. */
     begin(b);
-    b->block.mode = SOFT_TLB_USER | NATIVE_MODE_SMAP;
+    b->block->mode = SOFT_TLB_USER | NATIVE_MODE_SMAP;
     small(b, NATIVE_SMALL_STAC);
     finish(b);
     refused(b, "not the kernel's");
@@ -627,11 +630,11 @@ static void test_control_flow(void **state)
     emit_bind(emit_jmp(&b->e), n->leave);
     refused(b, "jumps out of the block");
     begin(b);
-    emit_bind(emit_jcc(&b->e, HOST_IF_EQUAL), b->block.entry_saved - 16);
+    emit_bind(emit_jcc(&b->e, HOST_IF_EQUAL), native_entry_saved(b->v->native, b->block) - 16);
     finish(b);
     refused(b, "jumps out of the block");
     begin(b);
-    emit_bind(emit_call(&b->e), b->block.entry_saved);
+    emit_bind(emit_call(&b->e), native_entry_saved(b->v->native, b->block));
     finish(b);
     refused(b, "calls what is no stub");
     begin(b);
@@ -664,22 +667,36 @@ static void test_control_flow(void **state)
     refused(b, "data");
 }
 
+/* The block's link: from the jump whose displacement is at 'place', with the stub at the end of what there is. */
+static struct native_link *add_link(struct bench *b, const uint8_t *place, uint64_t rip)
+{
+    const uint8_t *code = native_entry_saved(b->v->native, b->block);
+    struct native_link *link = &b->block->link[0];
+    *link = (struct native_link){.distance = (int32_t)(rip - native_block_rip(b->v, b->block)),
+                                 .place = (uint16_t)(place - code),
+                                 .stub = (uint16_t)(b->e.at - code),
+                                 .with_flags = true};
+    b->block->link_count = 1;
+    return link;
+}
+
+static void emit_link_stub(struct bench *b, int32_t wrong_by)
+{
+    const struct soft_native *n = b->v->native;
+    emit_mov_imm(&b->e, R14, native_ref_of(n, &b->block->link[0]) + (uint32_t)wrong_by);
+    emit_bind(emit_jmp(&b->e), n->make_link);
+}
+
 static void test_links(void **state)
 {
     struct bench *b = *state;
     const struct soft_native *n = b->v->native;
-    struct native_block other = {
-        .rip = 0x1080, .gpa = 0x1080, .mode = SOFT_TLB_SUPERVISOR, .entry_saved = n->writable};
-    other.entry = other.entry_saved + 8;
     for (int wrong = 0; wrong < 2; wrong++) {
         begin(b);
-        struct native_link *link = &b->block.link[0];
-        *link = (struct native_link){.source = &b->block, .rip = other.rip, .with_flags = true};
-        link->place = emit_jmp(&b->e);
-        link->stub = b->e.at;
-        emit_bind(link->place, link->stub);
-        emit_mov_imm(&b->e, R14, (uint64_t)(uintptr_t)link + (wrong ? 8 : 0));
-        emit_bind(emit_jmp(&b->e), n->make_link);
+        uint8_t *place = emit_jmp(&b->e);
+        emit_bind(place, b->e.at);
+        add_link(b, place, 0x1080);
+        emit_link_stub(b, wrong ? 8 : 0);
         if (wrong) {
             refused(b, "without a link of the block");
         } else {
@@ -687,51 +704,56 @@ static void test_links(void **state)
         }
     }
     begin(b);
-    struct native_link *link = &b->block.link[0];
-    *link = (struct native_link){.source = &b->block, .rip = other.rip, .with_flags = true};
-    link->place = emit_jmp(&b->e);
-    link->stub = b->e.at;
-    emit_mov_imm(&b->e, R14, (uint64_t)(uintptr_t)link);
-    emit_bind(emit_jmp(&b->e), n->make_link);
-    link->target = &other;
-    emit_bind(link->place, other.entry);
+    struct native_block *other = b->other;
+    other->address = other->gpa = 0x1080;
+    uint8_t *place = emit_jmp(&b->e);
+    struct native_link *link = add_link(b, place, 0x1080);
+    emit_link_stub(b, 0);
+    link->target = native_ref_of(n, other);
+    emit_bind(place, native_entry(n, other));
     accepted(b);
-    emit_bind(link->place, other.entry_saved);
+    emit_bind(place, native_entry_saved(n, other));
     accepted(b);
-    emit_bind(link->place, other.entry_saved + 1);
+    emit_bind(place, native_entry_saved(n, other) + 1);
     refused(b, "elsewhere than at its beginning");
-    emit_bind(link->place, other.entry);
+    emit_bind(place, native_entry(n, other));
     link->with_flags = false;
     refused(b, "elsewhere than at its beginning");
     link->with_flags = true;
-    other.mode = SOFT_TLB_USER;
+    other->mode = SOFT_TLB_USER;
     refused(b, "another address or mode");
-    other.mode = SOFT_TLB_SUPERVISOR;
-    link->rip++;
+    other->mode = SOFT_TLB_SUPERVISOR;
+    link->distance++;
     refused(b, "another address or mode");
-    other.rip = link->rip = 0x5000;
+    other->address = 0x5000;
+    link->distance = 0x4000;
     refused(b, "without a comparison of the epoch");
-    other.rip = link->rip = 0x1080;
-    other.gpa = 0x5000;
+    other->address = 0x1080;
+    link->distance = 0x80;
+    other->gpa = 0x5000;
     refused(b, "without a comparison of the epoch");
-    link->target = NULL;
+    other->gpa = 0x1080;
+    link->number = 1;
+    refused(b, "a link is not of the block");
+    link->number = 0;
+    link->target = 0;
     refused(b, "jumps out of the block");
 
     for (int half = 0; half < 2; half++) {
         begin(b);
-        other.rip = 0x5000;
-        *link = (struct native_link){.source = &b->block, .rip = other.rip, .target = &other};
-        link->epoch = emit_cmp_field(&b->e, VCPU_FIELD(native_epoch) + 4 * half, 7);
-        uint8_t *stub = emit_jcc(&b->e, HOST_IF_NOT_EQUAL);
-        link->place = emit_jmp(&b->e);
-        link->stub = b->e.at;
-        emit_bind(stub, b->e.at);
-        emit_bind(link->place, other.entry_saved);
-        emit_mov_imm(&b->e, R14, (uint64_t)(uintptr_t)link);
-        emit_bind(emit_jmp(&b->e), n->make_link);
+        b->other->address = 0x5000;
+        const uint8_t *epoch = emit_cmp_field(&b->e, VCPU_FIELD(native_epoch) + 4 * half, 7);
+        uint8_t *to_stub = emit_jcc(&b->e, HOST_IF_NOT_EQUAL);
+        place = emit_jmp(&b->e);
+        link = add_link(b, place, 0x5000);
+        link->target = native_ref_of(n, b->other);
+        link->epoch_before = (uint8_t)(place - epoch);
+        emit_bind(to_stub, b->e.at);
+        emit_bind(place, native_entry_saved(n, b->other));
+        emit_link_stub(b, 0);
         if (half == 0) {
             accepted(b);
-            link->epoch++;
+            link->epoch_before--;
             refused(b, "no operand of an instruction");
         } else {
             refused(b, "without a comparison of the epoch");
@@ -740,53 +762,53 @@ static void test_links(void **state)
 }
 
 /* Exits of blocks that are shared between addresses; 'compares': what they compare. */
-static void shared_exit(struct bench *b, struct native_block *other, unsigned compares)
+static void shared_exit(struct bench *b, unsigned compares, uint64_t other_rip, uint64_t other_gpa)
 {
     const struct soft_native *n = b->v->native;
-    struct native_link *link = &b->block.link[0];
     begin(b);
-    b->block.mode = SOFT_TLB_USER;
-    b->block.rip = 0;
-    *link = (struct native_link){.source = &b->block, .rip = 0x5080, .target = other};
-    uint8_t *stubs[2] = {NULL, NULL};
+    b->block->mode = SOFT_TLB_USER;
+    b->block->address = 0;
+    b->other->mode = SOFT_TLB_USER;
+    b->other->address = other_rip;
+    b->other->gpa = other_gpa;
+    uint8_t *to_stub[2] = {NULL, NULL};
+    const uint8_t *epoch = NULL, *base = NULL;
     if (compares & 1) {
-        link->epoch = emit_cmp_field(&b->e, VCPU_FIELD(native_epoch), 7);
-        stubs[0] = emit_jcc(&b->e, HOST_IF_NOT_EQUAL);
+        epoch = emit_cmp_field(&b->e, VCPU_FIELD(native_epoch), 7);
+        to_stub[0] = emit_jcc(&b->e, HOST_IF_NOT_EQUAL);
     }
     if (compares & 2) {
-        link->base = emit_cmp_field(&b->e, VCPU_FIELD(native_page), 9);
-        stubs[1] = emit_jcc(&b->e, HOST_IF_NOT_EQUAL);
+        base = emit_cmp_field(&b->e, VCPU_FIELD(native_page), 9);
+        to_stub[1] = emit_jcc(&b->e, HOST_IF_NOT_EQUAL);
     }
-    link->place = emit_jmp(&b->e);
-    link->stub = b->e.at;
+    uint8_t *place = emit_jmp(&b->e);
+    struct native_link *link = add_link(b, place, 0x5080);
+    link->with_flags = false;
+    link->target = native_ref_of(n, b->other);
+    link->epoch_before = epoch ? (uint8_t)(place - epoch) : 0;
+    link->base_before = base ? (uint8_t)(place - base) : 0;
     for (int i = 0; i < 2; i++) {
-        if (stubs[i]) {
-            emit_bind(stubs[i], b->e.at);
+        if (to_stub[i]) {
+            emit_bind(to_stub[i], b->e.at);
         }
     }
-    emit_bind(link->place, other->entry_saved);
-    emit_mov_imm(&b->e, R14, (uint64_t)(uintptr_t)link);
-    emit_bind(emit_jmp(&b->e), n->make_link);
+    emit_bind(place, native_entry_saved(n, b->other));
+    emit_link_stub(b, 0);
 }
 
 static void test_shared_links(void **state)
 {
     struct bench *b = *state;
-    struct native_block other = {
-        .rip = 0x80, .gpa = 0x7080, .mode = SOFT_TLB_USER, .entry_saved = b->v->native->writable};
-    shared_exit(b, &other, 3);
+    shared_exit(b, 3, 0x80, 0x7080);
     accepted(b);
-    shared_exit(b, &other, 1);
+    shared_exit(b, 1, 0x80, 0x7080);
     refused(b, "comparison of its own address");
-    shared_exit(b, &other, 2);
+    shared_exit(b, 2, 0x80, 0x7080);
     refused(b, "comparison of the epoch");
-    other.rip = 0x84;
-    shared_exit(b, &other, 3);
+    shared_exit(b, 3, 0x84, 0x7080);
     refused(b, "another address or mode");
     /* Another page, be it the same memory. */
-    other.rip = 0x80;
-    other.gpa = 0x1080;
-    shared_exit(b, &other, 0);
+    shared_exit(b, 0, 0x80, 0x1080);
     refused(b, "comparison of the epoch");
 }
 

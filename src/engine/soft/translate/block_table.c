@@ -1,20 +1,15 @@
-/* Finding and linking translated blocks, and taking them out again.
+/* Finding translated blocks, linking them, and what stubs call.
  *
  * Each vCPU has blocks of its own, so nothing here takes a lock. Blocks are found by RIP and mode in the jump cache
  * (valid for one epoch of the half of the address space), then by guest physical address. A jump within a page is linked to
  * its target for good: both are of the same page. One to another page, or to an instruction that may end there, compares the
- * epoch first, which changes whenever that page may have moved.
- *
- * When a page's bytes change, its blocks go: the links to them lead to their stubs again, and the jump cache forgets
- * them. Their code stays where it is until the whole cache is emptied, so that it may be on its way still. */
+ * epoch first, which changes whenever that page may have moved. code_cache.c and pages.c say when blocks go. */
 #include "engine/soft/translate/block_table.h"
 
 #include <cpuid.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include "base/core/bits.h"
 #include "base/core/endian.h"
@@ -25,43 +20,15 @@
 #include "engine/soft/mmu.h"
 #include "engine/soft/trace.h"
 #include "engine/soft/translate/analyze.h"
+#include "engine/soft/translate/code_cache.h"
 #include "engine/soft/translate/lockstep.h"
 #include "engine/soft/translate/verify.h"
-
-#define CODE_SIZE ((size_t)64 << 20)
-#define META_SIZE ((size_t)29 << 20)
-/* The most that one block takes of each. */
-#define CODE_RESERVE ((size_t)64 << 10)
-#define META_RESERVE ((size_t)4 << 10)
 
 #define MXCSR_MASKS 0x1f80u
 #define X87_MASKS   0x3fu
 #define X87_PENDING 0x80u
 
 static __thread struct soft_vcpu *running;
-
-static int map_code(struct soft_native *n, struct error *err)
-{
-    int fd = memfd_create("hull-code", MFD_CLOEXEC);
-    if (fd < 0 || ftruncate(fd, CODE_SIZE) < 0) {
-        int saved_errno = errno;
-        if (fd >= 0) {
-            close(fd);
-        }
-        return error_set_errno(err, saved_errno, "reserving memory for translated code");
-    }
-    void *writable = mmap(NULL, CODE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    void *executable = mmap(NULL, CODE_SIZE, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
-    int saved_errno = errno;
-    close(fd);
-    n->writable = writable == MAP_FAILED ? NULL : writable;
-    n->executable = executable == MAP_FAILED ? NULL : executable;
-    n->size = CODE_SIZE;
-    if (!n->writable || !n->executable) {
-        return error_set_errno(err, saved_errno, "mapping memory for translated code");
-    }
-    return 0;
-}
 
 int soft_native_init(struct soft_vcpu *v, struct error *err)
 {
@@ -71,19 +38,15 @@ int soft_native_init(struct soft_vcpu *v, struct error *err)
         return error_set(err, ENOMEM, "reserving memory for translated code");
     }
     v->native = n;
-    int rc = map_code(n, err);
+    int rc = native_cache_init(n, v->vm->code_cache_size, err);
     if (rc < 0) {
         return rc;
     }
-    void *meta = mmap(NULL, META_SIZE, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     n->source = calloc(1, sizeof(*n->source));
-    n->verifier = v->vm->verifies ? native_verifier_create(CODE_RESERVE) : NULL;
-    if (meta == MAP_FAILED || !n->source || (v->vm->verifies && !n->verifier)) {
+    n->verifier = v->vm->verifies ? native_verifier_create(NATIVE_CODE_RESERVE) : NULL;
+    if (!n->source || (v->vm->verifies && !n->verifier)) {
         return error_set(err, ENOMEM, "reserving memory for translated code");
     }
-    n->meta = meta;
-    n->meta_size = META_SIZE;
     n->epoch[0] = n->epoch[1] = n->last_epoch = 1;
     v->native_epoch[0] = v->native_epoch[1] = 1;
     unsigned eax, ebx, ecx = 0, edx; /* clang 14 has no name for it */
@@ -91,6 +54,7 @@ int soft_native_init(struct soft_vcpu *v, struct error *err)
     n->has_bmi2 = __builtin_cpu_supports("bmi2");
     v->native_host_mxcsr = MXCSR_MASKS;
     native_make_stubs(v);
+    native_cache_begin(n);
     return v->vm->is_lockstep ? soft_lockstep_init(v, err) : 0;
 }
 
@@ -100,28 +64,12 @@ void soft_native_fini(struct soft_vcpu *v)
     if (!n) {
         return;
     }
-    if (n->writable) {
-        munmap(n->writable, n->size);
-    }
-    if (n->executable) {
-        munmap(n->executable, n->size);
-    }
-    if (n->meta) {
-        munmap(n->meta, n->meta_size);
-    }
+    native_cache_fini(n);
     free(n->source);
     native_verifier_destroy(n->verifier);
     soft_lockstep_fini(v);
     free(n);
     v->native = NULL;
-}
-
-void *native_alloc(struct soft_native *n, size_t size)
-{
-    void *memory = n->meta + n->meta_used;
-    n->meta_used += align_up(size, 16);
-    memset(memory, 0, size);
-    return memory;
 }
 
 static bool is_wide_segment(const struct x86_segment *segment)
@@ -189,8 +137,6 @@ static void set_mode(struct soft_vcpu *v, uint32_t mode)
     v->native_tag = native_tag(v->native, mode);
 }
 
-static void empty_cache(struct soft_vcpu *v);
-
 static void use_epoch(struct soft_vcpu *v, bool upper_half, uint64_t epoch)
 {
     v->native->epoch[upper_half] = epoch;
@@ -208,7 +154,7 @@ void soft_native_forget_addresses(struct soft_vcpu *v, bool upper_half)
     }
     v->stats.code_forgotten++;
     if (unlikely((uint32_t)++n->last_epoch == 0)) {
-        empty_cache(v); /* links compare 32 bits */
+        native_cache_unbind_epochs(n); /* which compare 32 bits */
         n->last_epoch++;
         use_epoch(v, !upper_half, n->last_epoch++);
     }
@@ -246,89 +192,6 @@ void soft_native_forget_page(struct soft_vcpu *v, uint64_t gva)
     }
 }
 
-static size_t hash_of(uint64_t gpa, uint64_t rip, uint32_t mode)
-{
-    uint64_t mixed = (gpa ^ (rip >> 12 << 20) ^ ((uint64_t)mode << 48)) * 0x9e3779b97f4a7c15ull;
-    return mixed >> (64 - NATIVE_HASH_BITS);
-}
-
-static size_t jump_index(uint64_t rip)
-{
-    return rip & (NATIVE_JUMP_SIZE - 1);
-}
-
-/* The link's exit leads to its stub again. No epoch is 0. */
-static void unbind(const struct native_link *link)
-{
-    emit_bind(link->place, link->stub);
-    if (link->epoch) {
-        memset(link->epoch, 0, sizeof(uint32_t));
-    }
-}
-
-static void unlink_incoming(struct native_block *block)
-{
-    while (block->incoming) {
-        struct native_link *link = block->incoming;
-        block->incoming = link->next;
-        link->target = NULL;
-        link->next = NULL;
-        link->from = NULL;
-        unbind(link);
-    }
-}
-
-static void unlink_outgoing(struct native_link *link)
-{
-    if (!link->target) {
-        return;
-    }
-    *link->from = link->next;
-    if (link->next) {
-        link->next->from = link->from;
-    }
-    link->target = NULL;
-}
-
-void native_drop_block(struct soft_vcpu *v, struct native_block *block)
-{
-    struct soft_native *n = v->native;
-    unlink_incoming(block);
-    unlink_outgoing(&block->link[0]);
-    unlink_outgoing(&block->link[1]);
-    struct soft_native_jump *jump = &v->native_jump;
-    /* A shared block may be there by several addresses. */
-    size_t step = native_is_shared(v, block->mode) ? GUEST_PAGE_SIZE : NATIVE_JUMP_SIZE;
-    for (size_t i = 0; i < NATIVE_JUMP_SIZE; i += step) {
-        size_t index = jump_index(block->rip + i);
-        if (jump->block[index] == block) {
-            jump->block[index] = NULL;
-            jump->tag[index] = 0; /* no tag of any mode: epochs begin with 1 */
-        }
-    }
-    struct native_block **at = &n->hash[hash_of(block->gpa, block->rip, block->mode)];
-    while (*at && *at != block) {
-        at = &(*at)->hash_next;
-    }
-    if (*at) {
-        *at = block->hash_next;
-    }
-}
-
-/* Everything goes: blocks, pages, links. */
-static void empty_cache(struct soft_vcpu *v)
-{
-    struct soft_native *n = v->native;
-    memset(n->hash, 0, sizeof(n->hash));
-    memset(n->pages, 0, sizeof(n->pages));
-    memset(n->linear_pages, 0, sizeof(n->linear_pages));
-    memset(&v->native_jump, 0, sizeof(v->native_jump));
-    n->used = n->fixed;
-    n->meta_used = 0;
-    n->was_cut = true;
-    v->stats.code_cache_flushes++;
-}
-
 /* Code that the verifier refuses must not run, and nothing sensible can be done instead: the translator is wrong. */
 static void verify(const struct soft_vcpu *v, const struct native_block *block)
 {
@@ -343,25 +206,6 @@ static void verify(const struct soft_vcpu *v, const struct native_block *block)
     }
 }
 
-/* What a second page may be beside an address. */
-#define SECOND_NONE 1u
-#define SECOND_ANY  2u
-
-static struct native_block *find_in_hash(const struct soft_native *n, uint64_t gpa, uint64_t rip,
-                                         uint32_t mode, uint32_t region, uint64_t second_gpa)
-{
-    struct native_block *block = n->hash[hash_of(gpa, rip, mode)];
-    for (; block; block = block->hash_next) {
-        if (block->rip == rip && block->gpa == gpa && block->mode == mode &&
-            block->region == region &&
-            (likely(!block->is_crossing) || second_gpa == SECOND_ANY ||
-             ((const struct native_crossing *)(const void *)block)->second_gpa == second_gpa)) {
-            break;
-        }
-    }
-    return block;
-}
-
 static struct native_block *find_or_translate(struct soft_vcpu *v, uint32_t mode)
 {
     struct soft_native *n = v->native;
@@ -369,24 +213,19 @@ static struct native_block *find_or_translate(struct soft_vcpu *v, uint32_t mode
     v->op = NULL;
     v->block = NULL;
     uint64_t gpa = soft_fetch_translate(v, rip);
-    bool is_shared = native_is_shared(v, mode);
-    uint64_t key = is_shared ? rip & ~NATIVE_BASE_MASK : rip;
-    uint32_t region = is_shared ? (uint32_t)(rip >> NATIVE_REGION_SHIFT) : 0;
-    struct native_block *block = find_in_hash(n, gpa, key, mode, region, SECOND_ANY);
+    uint64_t address = native_address(v, rip, mode);
+    struct native_block *block = native_cache_find(n, gpa, address, mode, NATIVE_SECOND_ANY);
     if (unlikely(block && block->is_crossing)) {
         /* That fetch may drop blocks, so only what is found after it counts. */
-        uint64_t second_gpa = SECOND_NONE;
+        uint64_t second_gpa = NATIVE_SECOND_NONE;
         (void)native_find_second(v, rip, mode, &second_gpa); /* none: stays as it is */
-        block = find_in_hash(n, gpa, key, mode, region, second_gpa);
+        block = native_cache_find(n, gpa, address, mode, second_gpa);
     }
     native_note_linear_page(n, rip);
     if (block) {
         return block;
     }
-    if (n->used + CODE_RESERVE > n->size || n->meta_used + META_RESERVE > n->meta_size) {
-        empty_cache(v);
-        native_note_linear_page(n, rip);
-    }
+    native_cache_reserve(v);
     uint64_t page_gpa = align_down(gpa, GUEST_PAGE_SIZE);
     struct soft_page guest = soft_page_find(v->vm, page_gpa), second = {0};
     if (!guest.slot) {
@@ -411,12 +250,10 @@ static struct native_block *find_or_translate(struct soft_vcpu *v, uint32_t mode
     }
     verify(v, block);
     v->stats.blocks_translated++;
-    size_t hash = hash_of(gpa, key, mode);
-    block->hash_next = n->hash[hash];
-    n->hash[hash] = block;
-    native_page_add(page, block, n->source->granules);
+    native_cache_add(n, block);
+    native_page_add(n, page, block, n->source->granules);
     if (block->is_crossing) {
-        native_page_add_second(second_page, block, n->source->second_granules);
+        native_page_add_second(n, second_page, block, n->source->second_granules);
     }
     return block;
 }
@@ -432,7 +269,7 @@ static struct native_block *find_block(struct soft_vcpu *v)
     set_mode(v, mode);
     v->native_page = native_is_shared(v, mode) ? v->rip >> GUEST_PAGE_SHIFT : 0;
     struct soft_native_jump *jump = &v->native_jump;
-    size_t index = jump_index(v->rip);
+    size_t index = native_jump_index(v->rip);
     if (jump->rip[index] == v->rip && jump->tag[index] == v->native_tag && jump->block[index]) {
         return jump->block[index];
     }
@@ -440,7 +277,7 @@ static struct native_block *find_block(struct soft_vcpu *v)
     if (block && has_usual_address(v->rip, mode) && !v->lockstep) {
         jump->rip[index] = v->rip;
         jump->tag[index] = v->native_tag;
-        jump->code[index] = native_executable(v->native, block->entry_saved);
+        jump->code[index] = native_executable(v->native, native_entry_saved(v->native, block));
         jump->block[index] = block;
     }
     return block;
@@ -454,7 +291,7 @@ static const uint8_t *leave(const struct soft_vcpu *v)
 /* Where to go on with 'block'. */
 static const uint8_t *enter_block(struct soft_vcpu *v, const struct native_block *block)
 {
-    const uint8_t *code = native_executable(v->native, block->entry_saved);
+    const uint8_t *code = native_executable(v->native, native_entry_saved(v->native, block));
     if (unlikely(v->lockstep != NULL)) {
         soft_lockstep_begin(v, block, code);
     }
@@ -521,7 +358,7 @@ const uint8_t *native_on_interpret(struct soft_vcpu *v, const struct native_site
         if (likely(!v->vm->icount.is_on && !v->lockstep)) {
             const struct native_block *block = find_or_translate(v, mode | NATIVE_MODE_UNGROUPED);
             if (likely(block != NULL)) {
-                return native_executable(n, block->entry_saved);
+                return native_executable(n, native_entry_saved(n, block));
             }
         }
         next = 0;
@@ -575,17 +412,20 @@ const uint8_t *native_on_fault(struct soft_vcpu *v, void *unused)
     return go_on(v);
 }
 
-const uint8_t *native_on_link(struct soft_vcpu *v, struct native_link *link)
+const uint8_t *native_on_link(struct soft_vcpu *v, uint64_t link_ref)
 {
     begin_c(v);
     struct soft_native *n = v->native;
+    struct native_link *link = native_at(n, (native_ref)link_ref);
+    const struct native_block *source = native_link_source(link);
+    uint64_t rip = native_link_rip(v, link);
     uint32_t mode = v->native_mode;
-    const uint8_t *again = check_lockstep(v, link->rip, true);
+    const uint8_t *again = check_lockstep(v, rip, true);
     if (unlikely(again != NULL)) {
         return again;
     }
     uint64_t base = native_base(v); /* of the source, not of what is found next */
-    v->rip = link->rip + base;
+    v->rip = rip + base;
     if (atomic_load_explicit(&v->requests, memory_order_relaxed)) {
         return leave(v);
     }
@@ -598,36 +438,31 @@ const uint8_t *native_on_link(struct soft_vcpu *v, struct native_link *link)
         return enter_block(v, block); /* the link may be gone */
     }
     /* Without an epoch to compare, the two blocks must be of one page for good. */
-    bool is_same_page = (link->source->gpa ^ block->gpa) < GUEST_PAGE_SIZE &&
-                        (link->source->rip ^ link->rip) < GUEST_PAGE_SIZE && !block->is_crossing;
-    bool is_safe = link->epoch ? has_usual_address(v->rip, mode) && !(base >> 63) : is_same_page;
-    if (link->target && link->target != block) {
-        unlink_outgoing(link);
-        unbind(link);
+    bool is_same_page = (source->gpa ^ block->gpa) < GUEST_PAGE_SIZE &&
+                        (native_block_rip(v, source) ^ rip) < GUEST_PAGE_SIZE &&
+                        !block->is_crossing;
+    uint8_t *epoch_place = native_link_epoch(n, link), *base_place = native_link_base(n, link);
+    bool is_safe = epoch_place ? has_usual_address(v->rip, mode) && !(base >> 63) : is_same_page;
+    if (link->target && link->target != native_ref_of(n, block)) {
+        native_link_unbind(n, link);
     }
+    const uint8_t *code = native_executable(n, native_entry_saved(n, block));
     if (!is_safe || block->mode != mode) {
-        return native_executable(n, block->entry_saved);
+        return code;
     }
-    if (link->epoch) {
+    if (epoch_place) {
         uint32_t epoch = v->native_epoch[v->rip >> 63];
-        memcpy(link->epoch, &epoch, sizeof(epoch));
+        memcpy(epoch_place, &epoch, sizeof(epoch));
     }
-    if (link->base) {
+    if (base_place) {
         uint32_t compared = (uint32_t)(base >> GUEST_PAGE_SHIFT);
-        memcpy(link->base, &compared, sizeof(compared));
+        memcpy(base_place, &compared, sizeof(compared));
     }
     if (!link->target) {
-        emit_bind(link->place, link->with_flags ? block->entry : block->entry_saved);
-        link->target = block;
-        link->next = block->incoming;
-        link->from = &block->incoming;
-        if (link->next) {
-            link->next->from = &link->next;
-        }
-        block->incoming = link;
+        native_link_bind(n, link, block);
     }
-    verify(v, link->source);
-    return native_executable(n, block->entry_saved);
+    verify(v, source);
+    return code;
 }
 
 const uint8_t *native_on_indirect(struct soft_vcpu *v, const struct native_site *site)

@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 #include <stddef.h>
 
+#include "base/core/bits.h"
 #include "engine/soft/translate/emit.h"
 #include "engine/soft/translate/native.h"
 #include "engine/soft/vcpu.h"
@@ -30,70 +31,88 @@
 #define NATIVE_MODE_BITS      12
 #define NATIVE_MODE_NONE      UINT32_MAX /* not for the translator */
 
-/* A direct exit of a block, and where its jump goes. */
+/* Where something lies in the memory of descriptions, in bytes from its start. 0: nowhere. */
+typedef uint32_t native_ref;
+
+/* A direct exit of a block, and where its jump goes. Big programs have hundreds of thousands of blocks: what can be told from the
+ * block, or in fewer bytes as a distance, is not kept. */
 struct native_link {
-    struct native_block *source;
-    struct native_block *target;      /* NULL: to the stub that links it */
-    struct native_link *next, **from; /* in the target's list */
-    uint8_t *place;                   /* of the jump's displacement (writable view) */
-    uint8_t *stub;
-    uint8_t *epoch;  /* where the exit compares the epoch, if the target is in another page */
-    uint8_t *base;   /* and where native_page, if the block is shared */
-    uint64_t rip;    /* of the target, as the block has it */
-    bool with_flags; /* the flags are in the host's (or do not matter) */
+    native_ref target;    /* block; 0: the jump goes to the stub that links it */
+    native_ref next;      /* link in the target's list */
+    native_ref from;      /* the native_ref there that leads to this link */
+    int32_t distance;     /* guest bytes from the block's end to the target */
+    uint16_t place, stub; /* of the jump's displacement and of the stub, in the block's code */
+    uint8_t epoch_before; /* how far before 'place' the exit compares the epoch; 0: it does not */
+    uint8_t base_before;  /* and native_page, if the block is shared; or 0 */
+    uint8_t number;       /* which of its block's links it is */
+    bool with_flags;      /* the flags are in the host's (or do not matter) */
 };
+
+#define NATIVE_MAX_LINKS 2u
 
 /* A program's blocks are shared between all addresses at which its page is seen: libraries lie at another address in each
  * process. Such a block knows RIPs, its own among them, only as distances from its page's address, whose number is in
  * native_page while it runs. Blocks of the kernel have their RIPs as they are. */
 struct native_block {
-    struct native_block *hash_next;
-    struct native_block *page_next;
-    struct native_link *incoming;
-    uint64_t rip, gpa;
-    uint64_t last_rip; /* of the last instruction */
-    uint64_t granules; /* of its page that it depends on */
-    uint32_t mode;
-    uint32_t region; /* of shared ones: bits of their addresses that an exit does not compare */
-    uint32_t code_size;
-    bool is_crossing;     /* it is in a struct native_crossing */
-    uint8_t *entry;       /* writable view; status flags in the host's */
-    uint8_t *entry_saved; /* status flags in 'status' */
-    struct native_link link[2];
+    native_ref hash_next, page_next; /* older ones */
+    native_ref incoming;             /* links */
+    uint32_t code;                   /* in the code cache; status flags in 'status' */
+    uint64_t gpa : 64 - NATIVE_MODE_BITS;
+    uint64_t mode : NATIVE_MODE_BITS;
+    uint64_t address;     /* see native_address */
+    uint64_t granules;    /* of its page that it depends on */
+    uint16_t size_bytes;  /* of the guest's code */
+    uint16_t last_offset; /* of the last instruction in it */
+    uint16_t code_size;
+    uint8_t entry_offset; /* of the entry with status flags in the host's, in the code */
+    uint8_t link_count : 2;
+    bool is_crossing : 1; /* a struct native_second is behind the links */
+    struct native_link link[];
 };
 
-/* A block of one instruction that begins in one page and ends in the next. It is found by the addresses of both. The jump
+_Static_assert(sizeof(struct native_link) == 24 && sizeof(struct native_block) == 48,
+               "or docs/engines.md has too small a number for the tables");
+
+/* Of a block of one instruction that begins in one page and ends in the next. It is found by the addresses of both. The jump
  * cache and links, which compare the epoch, know it by RIP. */
-struct native_crossing {
-    struct native_block block;
-    struct native_crossing *next; /* in the second page's list */
-    uint64_t second_gpa;          /* of that page */
-    uint64_t second_granules;
+struct native_second {
+    uint64_t gpa; /* of that page */
+    uint64_t granules;
+    native_ref next; /* block in that page's list, an older one */
 };
 
 /* A guest page with translated code. */
 struct native_page {
-    struct native_page *hash_next;
+    struct native_page *hash_next; /* or in the list of free ones */
     uint64_t gpa;
     const _Atomic uint32_t *generation;
-    uint32_t generation_seen;
     uint64_t granules; /* those of its blocks */
-    struct native_block *blocks;
-    struct native_crossing *crossings; /* blocks that end in it */
+    uint32_t generation_seen;
+    native_ref blocks;
+    native_ref crossings; /* blocks that end in it */
+    uint32_t last_cut;    /* see pages.c */
 };
 
 #define NATIVE_SMALL_COUNT 11u /* native_system.h */
 
-#define NATIVE_HASH_BITS 17
-#define NATIVE_PAGE_BITS 12
+/* The code cache is filled region by region, and the oldest is emptied to be filled again. */
+#define NATIVE_REGIONS 8u
 
 struct soft_native {
     uint8_t *writable, *executable; /* two views of the same memory */
     size_t size, used, fixed;       /* 'fixed': stubs, which stay */
-    uint8_t *meta;                  /* blocks, in order */
+    uint8_t *meta;                  /* descriptions of blocks */
     size_t meta_size, meta_used;
-    struct native_block *hash[1u << NATIVE_HASH_BITS];
-    struct native_page *pages[1u << NATIVE_PAGE_BITS];
+    /* The region that is filled, how much each has of both memories, and where the descriptions of the others end. */
+    uint32_t region;
+    size_t region_size, region_meta_size;
+    native_ref region_end[NATIVE_REGIONS];
+    uint32_t cut; /* counts regions that have been emptied */
+    native_ref *hash;
+    uint32_t hash_bits, page_hash_bits;
+    struct native_page **page_hash;
+    struct native_page *pages, *free_pages;
+    size_t page_count;
     uint64_t epoch[2]; /* of the halves of the address space; 32 bits are compared, never 0 */
     uint64_t last_epoch;
     /* Which linear pages have blocks, hashed: what an INVLPG has to care for. */
@@ -138,6 +157,83 @@ static inline uint64_t native_base(const struct soft_vcpu *v)
     return v->native_page << GUEST_PAGE_SHIFT;
 }
 
+/* What tells blocks of one guest physical address and mode apart: RIP, of which shared blocks know the lowest bits and the
+ * highest, which their exits do not compare. */
+static inline uint64_t native_address(const struct soft_vcpu *v, uint64_t rip, uint32_t mode)
+{
+    return native_is_shared(v, mode) ? rip & ~BITS(NATIVE_REGION_SHIFT - 1, GUEST_PAGE_SHIFT) : rip;
+}
+
+static inline void *native_at(const struct soft_native *n, native_ref ref)
+{
+    return n->meta + ref;
+}
+
+static inline native_ref native_ref_of(const struct soft_native *n, const void *at)
+{
+    return (native_ref)((const uint8_t *)at - n->meta);
+}
+
+/* RIP as the block has it. */
+static inline uint64_t native_block_rip(const struct soft_vcpu *v, const struct native_block *block)
+{
+    return native_is_shared(v, block->mode) ? block->address & ~NATIVE_BASE_MASK : block->address;
+}
+
+/* Where the block is entered with the status flags in 'status', and in the host's flags (writable view). */
+static inline uint8_t *native_entry_saved(const struct soft_native *n,
+                                          const struct native_block *block)
+{
+    return n->writable + block->code;
+}
+
+static inline uint8_t *native_entry(const struct soft_native *n, const struct native_block *block)
+{
+    return native_entry_saved(n, block) + block->entry_offset;
+}
+
+static inline struct native_second *native_second(struct native_block *block)
+{
+    return (struct native_second *)&block->link[block->link_count];
+}
+
+static inline const struct native_block *native_link_source(const struct native_link *link)
+{
+    return container_of(link - link->number, struct native_block, link);
+}
+
+/* Of the displacement of the link's jump, and of the stub that it leads to at first. */
+static inline uint8_t *native_link_place(const struct soft_native *n,
+                                         const struct native_link *link)
+{
+    return native_entry_saved(n, native_link_source(link)) + link->place;
+}
+
+static inline uint8_t *native_link_stub(const struct soft_native *n, const struct native_link *link)
+{
+    return native_entry_saved(n, native_link_source(link)) + link->stub;
+}
+
+/* Where the exit compares the epoch, and where native_page, or NULL. */
+static inline uint8_t *native_link_epoch(const struct soft_native *n,
+                                         const struct native_link *link)
+{
+    return link->epoch_before ? native_link_place(n, link) - link->epoch_before : NULL;
+}
+
+static inline uint8_t *native_link_base(const struct soft_native *n, const struct native_link *link)
+{
+    return link->base_before ? native_link_place(n, link) - link->base_before : NULL;
+}
+
+/* RIP of the target, as the block has it. */
+static inline uint64_t native_link_rip(const struct soft_vcpu *v, const struct native_link *link)
+{
+    const struct native_block *source = native_link_source(link);
+    uint64_t rip = native_block_rip(v, source) + source->size_bytes + (uint64_t)link->distance;
+    return source->mode & NATIVE_MODE_32 ? (uint32_t)rip : rip;
+}
+
 static inline const uint8_t *native_executable(const struct soft_native *n, const uint8_t *code)
 {
     return n->executable + (code - n->writable);
@@ -161,28 +257,28 @@ struct native_block *native_translate(struct soft_vcpu *v, uint64_t rip, uint64_
                                       uint32_t mode, const uint8_t *page);
 
 /* pages.c: what blocks depend on. The page at 'gpa' (its start), which blocks are about to be made of: those of older bytes
- * go. */
+ * go. native_cache_reserve has been called. */
 struct soft_page;
 struct native_page *native_begin_page(struct soft_vcpu *v, uint64_t gpa,
                                       const struct soft_page *guest);
 /* Now the block goes with the bytes that it was made of. */
-void native_page_add(struct native_page *page, struct native_block *block, uint64_t granules);
-void native_page_add_second(struct native_page *page, struct native_block *block,
-                            uint64_t granules);
+void native_page_add(struct soft_native *n, struct native_page *page, struct native_block *block,
+                     uint64_t granules);
+void native_page_add_second(struct soft_native *n, struct native_page *page,
+                            struct native_block *block, uint64_t granules);
 /* The address of the page behind that of 'rip', where an instruction may go on; false: the interpreter knows. Raises the
  * faults of the fetch. */
 bool native_find_second(struct soft_vcpu *v, uint64_t rip, uint32_t mode, uint64_t *out_gpa);
 /* Seems the instruction at the end of 'page' not to be all there? */
 bool native_seems_cut(uint64_t rip, uint32_t mode, const uint8_t *page);
 
-/* block_table.c: no way leads to the block any more but what runs. It is in no list of a page. */
-void native_drop_block(struct soft_vcpu *v, struct native_block *block);
+/* block_table.c */
 void native_note_linear_page(struct soft_native *n, uint64_t rip);
 
 /* block_table.c: called by stubs with the guest's registers in *v; they return where to go on (executable view). */
 const uint8_t *native_on_interpret(struct soft_vcpu *v, const struct native_site *site);
 const uint8_t *native_on_exit_at(struct soft_vcpu *v, const struct native_site *site);
-const uint8_t *native_on_link(struct soft_vcpu *v, struct native_link *link);
+const uint8_t *native_on_link(struct soft_vcpu *v, uint64_t link_ref);
 const uint8_t *native_on_indirect(struct soft_vcpu *v, const struct native_site *site);
 /* A miss of the TLB in an access to 'gva'; 'access' is its size and perhaps NATIVE_FILL_WRITE. May it be tried again? */
 #define NATIVE_FILL_WRITE 0x10000u
@@ -203,8 +299,5 @@ const uint8_t *native_on_resume(struct soft_vcpu *v, void *unused);
 
 /* x87.c: after fx[] has been saved by a stub. */
 void native_x87_saved(struct soft_vcpu *v);
-
-/* Memory for blocks' descriptions. */
-void *native_alloc(struct soft_native *n, size_t size);
 
 #endif

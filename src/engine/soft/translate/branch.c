@@ -2,6 +2,7 @@
 #include <stddef.h>
 
 #include "base/core/bits.h"
+#include "base/core/invariant.h"
 #include "engine/soft/translate/translate.h"
 
 #define ADDRESS HOST_R14
@@ -14,41 +15,37 @@ static bool is_same_page(const struct translation *t, uint64_t rip)
            (rip & (GUEST_PAGE_SIZE - 1)) <= GUEST_PAGE_SIZE - X86_INSN_MAX_LENGTH;
 }
 
-/* A new link of the block; its stub comes at the end. */
-static struct native_link *new_link(struct translation *t, uint64_t rip, uint32_t live)
+/* A new exit of the block; its stub comes at the end. */
+static struct block_exit *new_exit(struct translation *t, uint64_t rip, uint32_t live)
 {
-    struct native_link *link = &t->block->link[t->link_count];
-    *link = (struct native_link){.source = t->block, .rip = rip};
+    struct block_exit *out = &t->exit[t->exit_count++];
     bool is_saved = t->flags & FLAGS_SAVED, is_host = t->flags & FLAGS_HOST;
-    link->with_flags = !live || is_host;
-    t->link_saves_flags[t->link_count] = live && !is_saved;
-    t->link_jumps[t->link_count][0] = t->link_jumps[t->link_count][1] = NULL;
-    t->link_count++;
-    return link;
+    *out = (struct block_exit){
+        .rip = rip, .with_flags = !live || is_host, .saves_flags = live && !is_saved};
+    return out;
 }
 
 void native_emit_exit(struct translation *t, uint64_t rip, uint32_t live)
 {
     struct emitter *e = &t->e;
-    uint32_t number = t->link_count;
     int64_t distance = (int64_t)rip >> GUEST_PAGE_SHIFT;
     bool is_too_far = t->is_shared && distance != (int32_t)distance;
     if (is_same_page(t, rip) || is_too_far) { /* the latter is never linked */
         if (t->counts) {
             native_give_up_flags(t, live);
         }
-        struct native_link *link = new_link(t, rip, live);
-        link->place = emit_jmp(e);
+        struct block_exit *exit = new_exit(t, rip, live);
+        exit->place = emit_jmp(e);
         return;
     }
     native_give_up_flags(t, live);
-    struct native_link *link = new_link(t, rip, live);
+    struct block_exit *exit = new_exit(t, rip, live);
     int32_t half = t->is_shared ? 0 : (int32_t)(rip >> 63);
-    link->epoch = emit_cmp_field(e, VCPU_FIELD(native_epoch) + 4 * half, 0);
-    t->link_jumps[number][0] = emit_jcc(e, HOST_IF_NOT_EQUAL);
+    exit->epoch = emit_cmp_field(e, VCPU_FIELD(native_epoch) + 4 * half, 0);
+    exit->to_stub[0] = emit_jcc(e, HOST_IF_NOT_EQUAL);
     if (t->is_shared) {
-        link->base = emit_cmp_field(e, VCPU_FIELD(native_page), 0);
-        t->link_jumps[number][1] = emit_jcc(e, HOST_IF_NOT_EQUAL);
+        exit->base = emit_cmp_field(e, VCPU_FIELD(native_page), 0);
+        exit->to_stub[1] = emit_jcc(e, HOST_IF_NOT_EQUAL);
         emit_insn(e, &(struct host_insn){.opcode = 0x81, /* add qword [native_page], distance */
                                          .w = true,
                                          .is_memory = true,
@@ -57,25 +54,48 @@ void native_emit_exit(struct translation *t, uint64_t rip, uint32_t live)
                                          .disp = VCPU_FIELD(native_page)});
         emit32(e, (uint32_t)distance);
     }
-    link->place = emit_jmp(e);
+    exit->place = emit_jmp(e);
+}
+
+/* How far 'at' is before the exit's place; 0: nowhere. */
+static uint8_t before_place(const struct block_exit *exit, const uint8_t *at)
+{
+    return at ? (uint8_t)(exit->place - at) : 0;
+}
+
+static void make_link(const struct translation *t, uint32_t number)
+{
+    const struct block_exit *exit = &t->exit[number];
+    const uint8_t *code = native_entry_saved(t->native, t->block);
+    uint64_t end = t->source->rip + t->source->size_bytes;
+    struct native_link *link = &t->block->link[number];
+    *link = (struct native_link){.distance = (int32_t)(exit->rip - end),
+                                 .place = (uint16_t)(exit->place - code),
+                                 .stub = (uint16_t)(t->e.at - code),
+                                 .epoch_before = before_place(exit, exit->epoch),
+                                 .base_before = before_place(exit, exit->base),
+                                 .number = (uint8_t)number,
+                                 .with_flags = exit->with_flags};
+    invariant(native_cut_rip(t->source, end + (uint64_t)link->distance) == exit->rip);
 }
 
 void native_emit_link_stubs(struct translation *t)
 {
     struct emitter *e = &t->e;
-    for (uint32_t i = 0; i < t->link_count; i++) {
-        struct native_link *link = &t->block->link[i];
-        link->stub = e->at;
-        emit_bind(link->place, e->at);
+    t->block->link_count = (uint8_t)t->exit_count;
+    for (uint32_t i = 0; i < t->exit_count; i++) {
+        const struct block_exit *exit = &t->exit[i];
+        make_link(t, i);
+        emit_bind(exit->place, e->at);
         for (int k = 0; k < 2; k++) {
-            if (t->link_jumps[i][k]) {
-                emit_bind(t->link_jumps[i][k], e->at);
+            if (exit->to_stub[k]) {
+                emit_bind(exit->to_stub[k], e->at);
             }
         }
-        if (t->link_saves_flags[i]) {
+        if (exit->saves_flags) {
             native_save_flags(t);
         }
-        emit_mov_imm(e, ADDRESS, (uint64_t)(uintptr_t)link);
+        emit_mov_imm(e, ADDRESS, native_ref_of(t->native, &t->block->link[i]));
         emit_bind(emit_jmp(e), t->native->make_link);
     }
 }
@@ -91,8 +111,8 @@ static void emit_jcc_exits(struct translation *t, const struct native_insn *n)
         if (t->counts && t->source->live_taken && !(t->flags & FLAGS_SAVED)) {
             native_save_flags(t);
         }
-        struct native_link *link = new_link(t, taken, t->source->live_taken);
-        link->place = emit_jcc(e, condition);
+        struct block_exit *exit = new_exit(t, taken, t->source->live_taken);
+        exit->place = emit_jcc(e, condition);
         native_emit_exit(t, next, t->source->live_next);
         return;
     }

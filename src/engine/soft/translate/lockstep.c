@@ -239,12 +239,13 @@ static enum outcome step_to(struct soft_vcpu *v, uint64_t rip, bool is_block_end
     const struct native_block *block = v->lockstep->block;
     const uint8_t *page =
         soft_page_find(v->vm, align_down(block->gpa, GUEST_PAGE_SIZE)).hva; /* it had code */
+    uint64_t start = native_block_rip(v, block);
     /* Behind the last instruction, if that was the interpreter's: only the exit is left. */
-    is_block_end = is_block_end && v->rip - block->rip <= block->last_rip - block->rip;
+    is_block_end = is_block_end && v->rip - start <= block->last_offset;
     for (unsigned steps = 0; is_block_end || v->rip != rip; steps++) {
         uint64_t at = v->rip;
         const struct x86_row *row = find_row(v, page, (uint32_t)(at % GUEST_PAGE_SIZE));
-        if (steps > NATIVE_MAX_INSNS || at - block->rip > block->last_rip - block->rip || !row) {
+        if (steps > NATIVE_MAX_INSNS || at - start > block->last_offset || !row) {
             return DIFFERENT;
         }
         if (row->attributes &
@@ -253,7 +254,7 @@ static enum outcome step_to(struct soft_vcpu *v, uint64_t rip, bool is_block_end
             return NOT_COMPARABLE;
         }
         soft_block_enter(v, soft_block_find(v, true));
-        if (is_block_end && at == block->last_rip) {
+        if (is_block_end && at - start == block->last_offset) {
             break;
         }
     }
@@ -371,7 +372,7 @@ static noreturn_fn void give_up(struct soft_vcpu *v, uint64_t rip)
     report_vectors(l);
     report_memory(l);
     write_registers(v, &l->start);
-    while (v->rip >= l->block->rip && v->rip <= l->block->last_rip) {
+    while (v->rip - native_block_rip(v, l->block) <= l->block->last_offset) {
         struct x86_insn insn;
         uint8_t bytes[X86_INSN_MAX_LENGTH];
         char text[128];
@@ -387,7 +388,7 @@ static noreturn_fn void give_up(struct soft_vcpu *v, uint64_t rip)
         struct x86_insn insn;
         char text[128];
         uint32_t left = MIN(l->block->code_size - at, X86_INSN_MAX_LENGTH);
-        const uint8_t *code = l->block->entry_saved + at;
+        const uint8_t *code = native_entry_saved(v->native, l->block) + at;
         if (x86_decode(code, left, X86_CODE_64, &insn) != X86_DECODE_OK) {
             break; /* data behind a call */
         }

@@ -1,49 +1,130 @@
-/* The guest pages that blocks are made of, and how blocks go with their bytes. */
+/* The guest pages that blocks are made of, and how blocks go with their bytes.
+ *
+ * Descriptions of pages are of a fixed number: those without blocks are taken back when none is left. */
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/core/bits.h"
+#include "base/core/invariant.h"
 #include "engine/soft/block.h"
 #include "engine/soft/mmu.h"
-#include "engine/soft/translate/block_table.h"
+#include "engine/soft/translate/code_cache.h"
 
-static size_t page_hash(uint64_t gpa)
+static struct native_block *block_at(const struct soft_native *n, native_ref ref)
 {
-    return ((gpa >> GUEST_PAGE_SHIFT) * 0x9e3779b97f4a7c15ull) >> (64 - NATIVE_PAGE_BITS);
+    return native_at(n, ref);
 }
 
-static struct native_page *find_page(struct soft_native *n, uint64_t gpa)
+bool native_pages_init(struct soft_native *n, size_t count)
 {
-    struct native_page *page = n->pages[page_hash(gpa)];
+    n->page_count = count;
+    n->page_hash_bits = native_bits_for(count / 2);
+    n->page_hash = calloc(BIT(n->page_hash_bits), sizeof(struct native_page *));
+    n->pages = calloc(count, sizeof(*n->pages));
+    for (size_t i = 0; i < count && n->pages; i++) {
+        n->pages[i].hash_next = n->free_pages;
+        n->free_pages = &n->pages[i];
+    }
+    return n->page_hash && n->pages;
+}
+
+void native_pages_fini(struct soft_native *n)
+{
+    free(n->page_hash);
+    free(n->pages);
+}
+
+static struct native_page **bucket_of(const struct soft_native *n, uint64_t gpa)
+{
+    uint64_t mixed = (gpa >> GUEST_PAGE_SHIFT) * 0x9e3779b97f4a7c15ull;
+    return &n->page_hash[mixed >> (64 - n->page_hash_bits)];
+}
+
+static struct native_page *find_page(const struct soft_native *n, uint64_t gpa)
+{
+    struct native_page *page = *bucket_of(n, gpa);
     while (page && page->gpa != gpa) {
         page = page->hash_next;
     }
     return page;
 }
 
+size_t native_free_pages(struct soft_native *n)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < BIT(n->page_hash_bits); i++) {
+        struct native_page **at = &n->page_hash[i];
+        while (*at) {
+            struct native_page *page = *at;
+            if (page->blocks || page->crossings) {
+                at = &page->hash_next;
+                continue;
+            }
+            *at = page->hash_next;
+            page->hash_next = n->free_pages;
+            n->free_pages = page;
+            count++;
+        }
+    }
+    return count;
+}
+
+/* Cuts the ends off that are within 'gone': lists begin with the newest block. */
+static void cut_page(struct soft_native *n, struct native_page *page,
+                     const struct native_range *gone)
+{
+    if (!page || page->last_cut == n->cut) {
+        return; /* done for another block of the page */
+    }
+    page->last_cut = n->cut;
+    page->granules = 0;
+    native_ref *at = &page->blocks;
+    while (*at && !native_is_within(gone, *at)) {
+        page->granules |= block_at(n, *at)->granules;
+        at = &block_at(n, *at)->page_next;
+    }
+    *at = 0;
+    at = &page->crossings;
+    while (*at && !native_is_within(gone, *at)) {
+        page->granules |= native_second(block_at(n, *at))->granules;
+        at = &native_second(block_at(n, *at))->next;
+    }
+    *at = 0;
+}
+
+void native_cut_pages(struct soft_native *n, struct native_block *block,
+                      const struct native_range *gone)
+{
+    cut_page(n, find_page(n, align_down(block->gpa, GUEST_PAGE_SIZE)), gone);
+    if (block->is_crossing) {
+        cut_page(n, find_page(n, native_second(block)->gpa), gone);
+    }
+}
+
 /* Out of its first page's list. */
 static void leave_first(struct soft_native *n, const struct native_block *block)
 {
     struct native_page *page = find_page(n, align_down(block->gpa, GUEST_PAGE_SIZE));
-    struct native_block **at = &page->blocks;
-    while (*at != block) {
-        at = &(*at)->page_next;
+    native_ref ref = native_ref_of(n, block), *at = &page->blocks;
+    while (*at != ref) {
+        at = &block_at(n, *at)->page_next;
     }
     *at = block->page_next;
 }
 
 /* Out of its second page's list, if it has one. */
-static void leave_second(struct soft_native *n, const struct native_block *block)
+static void leave_second(struct soft_native *n, struct native_block *block)
 {
     if (!block->is_crossing) {
         return;
     }
-    const struct native_crossing *crossing = (const struct native_crossing *)(const void *)block;
-    struct native_crossing **at = &find_page(n, crossing->second_gpa)->crossings;
-    while (*at != crossing) {
-        at = &(*at)->next;
+    native_ref ref = native_ref_of(n, block);
+    native_ref *at = &find_page(n, native_second(block)->gpa)->crossings;
+    while (*at != ref) {
+        at = &native_second(block_at(n, *at))->next;
     }
-    *at = crossing->next;
+    *at = native_second(block)->next;
 }
 
 /* Blocks that depend on 'granules' of the page go. */
@@ -51,20 +132,21 @@ static void drop_granules(struct soft_vcpu *v, struct native_page *page, uint64_
 {
     struct soft_native *n = v->native;
     page->granules = 0;
-    for (struct native_crossing **at = &page->crossings; *at;) {
-        struct native_crossing *crossing = *at;
-        if (!(crossing->second_granules & granules)) {
-            page->granules |= crossing->second_granules;
-            at = &crossing->next;
+    for (native_ref *at = &page->crossings; *at;) {
+        struct native_block *block = block_at(n, *at);
+        struct native_second *second = native_second(block);
+        if (!(second->granules & granules)) {
+            page->granules |= second->granules;
+            at = &second->next;
             continue;
         }
-        *at = crossing->next;
-        leave_first(n, &crossing->block);
-        native_drop_block(v, &crossing->block);
+        *at = second->next;
+        leave_first(n, block);
+        native_drop_block(v, block);
         n->was_cut = true;
     }
-    for (struct native_block **at = &page->blocks; *at;) {
-        struct native_block *block = *at;
+    for (native_ref *at = &page->blocks; *at;) {
+        struct native_block *block = block_at(n, *at);
         if (!(block->granules & granules)) {
             page->granules |= block->granules;
             at = &block->page_next;
@@ -98,12 +180,12 @@ void soft_native_keep_page(struct soft_vcpu *v, uint64_t gpa, uint32_t before, u
 
 void soft_native_check_pages(struct soft_vcpu *v)
 {
-    for (size_t i = 0; i < ARRAY_COUNT(v->native->pages); i++) {
-        for (struct native_page *page = v->native->pages[i]; page; page = page->hash_next) {
-            if ((page->blocks || page->crossings) &&
-                atomic_load(page->generation) != page->generation_seen) {
-                drop_granules(v, page, UINT64_MAX);
-            }
+    struct soft_native *n = v->native;
+    for (size_t i = 0; i < n->page_count; i++) {
+        struct native_page *page = &n->pages[i];
+        if ((page->blocks || page->crossings) &&
+            atomic_load(page->generation) != page->generation_seen) {
+            drop_granules(v, page, UINT64_MAX);
         }
     }
 }
@@ -116,11 +198,12 @@ struct native_page *native_begin_page(struct soft_vcpu *v, uint64_t gpa,
     uint32_t seen = soft_begin_decode(v, guest, &generation);
     struct native_page *page = find_page(n, gpa);
     if (!page) {
-        page = native_alloc(n, sizeof(*page));
-        page->gpa = gpa;
-        page->generation = generation;
-        page->hash_next = n->pages[page_hash(gpa)];
-        n->pages[page_hash(gpa)] = page;
+        struct native_page **bucket = bucket_of(n, gpa);
+        page = n->free_pages;
+        invariant(page != NULL);
+        n->free_pages = page->hash_next;
+        *page = (struct native_page){.gpa = gpa, .generation = generation, .hash_next = *bucket};
+        *bucket = page;
     } else if (page->generation_seen != seen) {
         drop_granules(v, page, UINT64_MAX);
         n->was_cut = true;
@@ -129,21 +212,21 @@ struct native_page *native_begin_page(struct soft_vcpu *v, uint64_t gpa,
     return page;
 }
 
-void native_page_add(struct native_page *page, struct native_block *block, uint64_t granules)
+void native_page_add(struct soft_native *n, struct native_page *page, struct native_block *block,
+                     uint64_t granules)
 {
     block->granules = granules;
     block->page_next = page->blocks;
-    page->blocks = block;
+    page->blocks = native_ref_of(n, block);
     page->granules |= granules;
 }
 
-void native_page_add_second(struct native_page *page, struct native_block *block, uint64_t granules)
+void native_page_add_second(struct soft_native *n, struct native_page *page,
+                            struct native_block *block, uint64_t granules)
 {
-    struct native_crossing *crossing = (struct native_crossing *)(void *)block;
-    crossing->second_gpa = page->gpa;
-    crossing->second_granules = granules;
-    crossing->next = page->crossings;
-    page->crossings = crossing;
+    *native_second(block) =
+        (struct native_second){.gpa = page->gpa, .granules = granules, .next = page->crossings};
+    page->crossings = native_ref_of(n, block);
     page->granules |= granules;
 }
 

@@ -16,6 +16,8 @@
 #include <stddef.h>
 
 #include "base/core/bits.h"
+#include "base/core/invariant.h"
+#include "engine/soft/translate/code_cache.h"
 
 #define ADDRESS HOST_R14
 #define SCRATCH HOST_R15
@@ -903,34 +905,32 @@ struct native_block *native_translate(struct soft_vcpu *v, uint64_t rip, uint64_
 {
     struct soft_native *native = v->native;
     bool is_shared = native_is_shared(v, mode);
-    uint32_t region = is_shared ? (uint32_t)(rip >> NATIVE_REGION_SHIFT) : 0;
+    uint64_t address = native_address(v, rip, mode);
     rip = is_shared ? rip & ~NATIVE_BASE_MASK : rip;
     struct native_source *source = native->source;
     native_analyze(v, rip, page, mode, source);
     if (!(mode & NATIVE_MODE_UNGROUPED)) {
         native_find_groups(source);
     }
-    struct native_block *block =
-        native_alloc(native, source->is_crossing ? sizeof(struct native_crossing) : sizeof(*block));
-    *block = (struct native_block){.rip = rip,
-                                   .gpa = gpa,
-                                   .mode = mode,
-                                   .region = region,
-                                   .is_crossing = source->is_crossing,
-                                   .last_rip = native_rip(source, source->count - 1)};
+    struct native_block *block = native_cache_new_block(native);
+    block->gpa = gpa;
+    block->mode = mode;
+    block->address = address;
+    block->is_crossing = source->is_crossing;
+    block->size_bytes = (uint16_t)source->size_bytes;
+    block->last_offset = (uint16_t)source->insn[source->count - 1].offset;
     struct translation t; /* the array at its end is large */
     memset(&t, 0, offsetof(struct translation, slow));
     t.native = native;
     t.source = source;
     t.block = block;
-    t.e.at = native->writable + native->used;
+    t.e.at = native_entry_saved(native, block);
     t.tlb = mode & NATIVE_MODE_TLB;
     t.is_intel = v->vm->is_intel;
     t.is_shared = is_shared;
     t.needs_poll = goes_back(source);
     t.counts = v->vm->icount.is_on;
     t.address_group = NATIVE_NO_GROUP;
-    block->entry_saved = t.e.at;
     if (t.counts) {
         native_emit_count(&t, -native_left(&t, 0));
         native_add_slow(&t, SLOW_BUDGET)->jump = emit_jcc(&t.e, HOST_IF_SIGN);
@@ -941,7 +941,8 @@ struct native_block *native_translate(struct soft_vcpu *v, uint64_t rip, uint64_
         t.flags |= FLAGS_HOST;
     }
     /* Counting spoils the flags: then there is but one entry. */
-    block->entry = t.counts ? block->entry_saved : t.e.at;
+    const uint8_t *code = native_entry_saved(native, block);
+    block->entry_offset = t.counts ? 0 : (uint8_t)(t.e.at - code);
     for (t.index = 0; t.index < source->count; t.index++) {
         const struct native_insn *n = &source->insn[t.index];
         bool is_last = t.index + 1 == source->count;
@@ -959,7 +960,8 @@ struct native_block *native_translate(struct soft_vcpu *v, uint64_t rip, uint64_
                          source->live_next);
     }
     emit_slow_paths(&t);
-    native->used = align_up((size_t)(t.e.at - native->writable), 16);
-    block->code_size = (uint32_t)(t.e.at - block->entry_saved);
+    invariant(t.e.at - code <= UINT16_MAX);
+    block->code_size = (uint16_t)(t.e.at - code);
+    native_cache_keep_block(native, block);
     return block;
 }

@@ -41,6 +41,16 @@ static inline uint8_t native_home(uint8_t guest_reg)
     return guest_reg == X86_RSP ? HOST_R13 : guest_reg;
 }
 
+/* A direct exit of the block; becomes a link. */
+struct block_exit {
+    uint64_t rip;          /* where to */
+    uint8_t *place;        /* of the jump's displacement */
+    uint8_t *epoch, *base; /* where they are compared, or NULL */
+    uint8_t *to_stub[2];   /* displacements of further jumps to the link's stub, or NULL */
+    bool with_flags;       /* as in the link */
+    bool saves_flags;      /* the stub has to */
+};
+
 #define TRANSLATION_MAX_SLOW (NATIVE_MAX_INSNS * 5 + 8)
 
 struct translation {
@@ -59,9 +69,8 @@ struct translation {
     uint32_t checked_groups; /* bit n: group n has its check behind it */
     uint8_t address_group;   /* whose address R14 has */
     int32_t operand_disp;    /* of the operand from R14 */
-    uint32_t link_count;
-    bool link_saves_flags[2];
-    uint8_t *link_jumps[2][2]; /* places that lead to the stub */
+    uint32_t exit_count;
+    struct block_exit exit[NATIVE_MAX_LINKS];
     uint32_t slow_count;
     struct slow_path slow[TRANSLATION_MAX_SLOW];
 };
@@ -147,6 +156,7 @@ void native_emit_entry(struct translation *t, const struct native_insn *n);
 void native_emit_branch(struct translation *t, const struct native_insn *n);
 /* To 'rip', where the flags of 'live' matter. */
 void native_emit_exit(struct translation *t, uint64_t rip, uint32_t live);
+/* The stubs of exits, and the links of the block. */
 void native_emit_link_stubs(struct translation *t);
 
 #endif

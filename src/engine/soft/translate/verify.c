@@ -30,8 +30,10 @@ struct native_verifier {
     uint16_t *waiting;
     size_t node_count, waiting_count;
     /* Of the block under way. */
+    const struct soft_vcpu *v;
     const struct soft_native *native;
     const struct native_block *block;
+    uint64_t rip; /* as the block has it */
     bool is_shared;
     const uint8_t *code;
     uint32_t size;
@@ -77,7 +79,7 @@ static int refuse_at(struct native_verifier *r, uint32_t offset, const char *rea
         x86_disassemble(&insn, offset, text, sizeof(text));
     }
     return error_set(r->err, EPERM, "translated block of rip 0x%llx, mode %u, offset 0x%x: %s: %s",
-                     (unsigned long long)r->block->rip, r->block->mode, offset, text, reason);
+                     (unsigned long long)r->rip, (unsigned)r->block->mode, offset, text, reason);
 }
 
 static int refuse(struct native_verifier *r, const char *reason)
@@ -134,7 +136,7 @@ static int reach(struct native_verifier *r, uint64_t offset, const struct verify
 
 static bool is_in_page(const struct native_verifier *r, uint64_t rip)
 {
-    return rip >> GUEST_PAGE_SHIFT == r->block->rip >> GUEST_PAGE_SHIFT;
+    return rip >> GUEST_PAGE_SHIFT == r->rip >> GUEST_PAGE_SHIFT;
 }
 
 /* The data behind a call. */
@@ -211,24 +213,26 @@ static int check_link(struct native_verifier *r, const struct node *node, const 
                       const uint8_t *target)
 {
     const struct native_block *block = r->block;
-    for (size_t i = 0; i < ARRAY_COUNT(block->link); i++) {
+    for (size_t i = 0; i < block->link_count; i++) {
         const struct native_link *link = &block->link[i];
-        if (link->place != place || !link->target) {
+        if (native_link_place(r->native, link) != place || !link->target) {
             continue;
         }
-        const struct native_block *other = link->target;
-        if (target != other->entry_saved && (target != other->entry || !link->with_flags)) {
+        const struct native_block *other = native_at(r->native, link->target);
+        uint64_t rip = native_link_rip(r->v, link);
+        if (target != native_entry_saved(r->native, other) &&
+            (target != native_entry(r->native, other) || !link->with_flags)) {
             return refuse(r, "it jumps into another block elsewhere than at its beginning");
         }
         uint32_t kept = block->mode & ~(NATIVE_MODE_TLB | NATIVE_MODE_UNGROUPED);
         uint32_t mode = kept | node->state.tlb;
         uint64_t known = r->is_shared ? ~NATIVE_BASE_MASK : UINT64_MAX;
-        if (other->mode != mode || (other->rip ^ link->rip) & known) {
+        if (other->mode != mode || (native_block_rip(r->v, other) ^ rip) & known) {
             return refuse(r, "it jumps to a block of another address or mode");
         }
-        bool is_same_page = is_in_page(r, link->rip) &&
-                            (other->gpa ^ block->gpa) < GUEST_PAGE_SIZE && !other->is_crossing;
-        uint8_t half = (uint8_t)(1u << (r->is_shared ? 0 : link->rip >> 63));
+        bool is_same_page = is_in_page(r, rip) && (other->gpa ^ block->gpa) < GUEST_PAGE_SIZE &&
+                            !other->is_crossing;
+        uint8_t half = (uint8_t)(1u << (r->is_shared ? 0 : rip >> 63));
         if (!is_same_page && !(node->state.epochs & half)) {
             return refuse(r, "it jumps to another page without a comparison of the epoch");
         }
@@ -246,9 +250,9 @@ static int step_jump(struct native_verifier *r, const struct node *node, uint64_
     const struct native_block *block = r->block;
     const uint8_t *address = r->code + (int64_t)target;
     const uint8_t *place = r->code + node->offset + node->at.insn.imm_offset;
-    for (size_t i = 0; i < ARRAY_COUNT(block->link); i++) {
+    for (size_t i = 0; i < block->link_count; i++) {
         /* A link to the block itself is a link still. */
-        if (block->link[i].place == place && block->link[i].target) {
+        if (native_link_place(r->native, &block->link[i]) == place && block->link[i].target) {
             return check_link(r, node, place, address);
         }
     }
@@ -257,9 +261,9 @@ static int step_jump(struct native_verifier *r, const struct node *node, uint64_
     }
     if (verify_find_stub(r->native, address) == VERIFY_STUB_LINK) {
         const struct verify_value *argument = &state->reg[HOST_R14];
-        for (size_t i = 0; i < ARRAY_COUNT(block->link); i++) {
+        for (size_t i = 0; i < block->link_count; i++) {
             if (argument->kind == VERIFY_CONSTANT &&
-                argument->bits == (uint64_t)(uintptr_t)&block->link[i] && block->link[i].place) {
+                argument->bits == native_ref_of(r->native, &block->link[i])) {
                 return 0;
             }
         }
@@ -342,15 +346,14 @@ static int step_all(struct native_verifier *r)
 /* Places that C code patches. */
 static int check_places(struct native_verifier *r)
 {
-    for (size_t i = 0; i < ARRAY_COUNT(r->block->link); i++) {
+    for (size_t i = 0; i < r->block->link_count; i++) {
         const struct native_link *link = &r->block->link[i];
-        if (!link->place) {
-            continue;
-        }
         const struct {
             const uint8_t *at;
             bool is_branch;
-        } places[] = {{link->place, true}, {link->epoch, false}, {link->base, false}};
+        } places[] = {{native_link_place(r->native, link), true},
+                      {native_link_epoch(r->native, link), false},
+                      {native_link_base(r->native, link), false}};
         for (size_t k = 0; k < ARRAY_COUNT(places); k++) {
             bool is_found = !places[k].at;
             for (size_t n = 1; n <= r->node_count && !is_found; n++) {
@@ -366,9 +369,6 @@ static int check_places(struct native_verifier *r)
                 return refuse_at(r, 0, "a link's place is no operand of an instruction");
             }
         }
-        if (link->source != r->block || !is_in_page(r, r->block->rip)) {
-            return refuse_at(r, 0, "a link is not of the block");
-        }
     }
     return 0;
 }
@@ -376,22 +376,29 @@ static int check_places(struct native_verifier *r)
 int native_verify(struct native_verifier *r, const struct soft_vcpu *v,
                   const struct native_block *block, struct error *err)
 {
+    r->v = v;
     r->native = v->native;
     r->block = block;
+    r->rip = native_block_rip(v, block);
     r->is_shared = native_is_shared(v, block->mode);
-    r->code = block->entry_saved;
+    r->code = native_entry_saved(r->native, block);
     r->size = block->code_size;
     r->err = err;
     r->node_count = r->waiting_count = 0;
     if (r->size > r->max_size) {
         return refuse_at(r, 0, "the block is too large");
     }
+    for (size_t i = 0; i < block->link_count; i++) {
+        if (i == NATIVE_MAX_LINKS || block->link[i].number != i) {
+            return refuse_at(r, 0, "a link is not of the block");
+        }
+    }
     memset(r->byte, 0, r->size * sizeof(*r->byte));
     uint8_t tlb = block->mode & NATIVE_MODE_TLB;
-    int rc = check_entry(r, block->entry_saved, tlb);
-    rc = rc < 0 ? rc : check_entry(r, block->entry, tlb);
-    for (size_t i = 0; i < ARRAY_COUNT(block->link) && rc == 0; i++) {
-        rc = block->link[i].place ? check_entry(r, block->link[i].stub, VERIFY_NO_TLB) : 0;
+    int rc = check_entry(r, r->code, tlb);
+    rc = rc < 0 ? rc : check_entry(r, native_entry(r->native, block), tlb);
+    for (size_t i = 0; i < block->link_count && rc == 0; i++) {
+        rc = check_entry(r, native_link_stub(r->native, &block->link[i]), VERIFY_NO_TLB);
     }
     for (uint32_t i = 0; i < r->size && rc == 0; i++) {
         rc = step_all(r);

@@ -1,0 +1,321 @@
+/* The code cache: host code, descriptions of blocks, and the links between them.
+ *
+ * Code and descriptions are taken from one region after the other. When the last one is full the first is emptied for the blocks
+ * to come, then the second, and so on: the oldest code goes, used or not, and hot code is soon there again. So in all lists of
+ * blocks, where new ones are put in front, those of the region that is emptied are at the end.
+ *
+ * When a page's bytes change (pages.c), its blocks go: the links to them lead to their stubs again, and the jump cache forgets
+ * them. Code and description stay where they are until their region is emptied, as that code may be on its way still. A region
+ * is emptied only when a block is to be made, and from there the guest goes on at the beginning of a block. */
+#include "engine/soft/translate/code_cache.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/core/bits.h"
+#include "base/core/invariant.h"
+
+/* Descriptions, in bytes for 16 bytes of code; a block has some 220 bytes of code. */
+#define META_PER_16 6u
+/* The first reference is not 0. */
+#define META_START 64u
+/* Code, in bytes for each bucket of the hash and for each guest page. */
+#define CODE_PER_BUCKET 256u
+#define CODE_PER_PAGE   4096u
+#define META_RESERVE                                                                               \
+    (sizeof(struct native_block) + NATIVE_MAX_LINKS * sizeof(struct native_link) +                 \
+     sizeof(struct native_second))
+
+static struct native_block *block_at(const struct soft_native *n, native_ref ref)
+{
+    return native_at(n, ref);
+}
+
+static struct native_link *link_at(const struct soft_native *n, native_ref ref)
+{
+    return native_at(n, ref);
+}
+
+static int map_code(struct soft_native *n, size_t size, struct error *err)
+{
+    int fd = memfd_create("hull-code", MFD_CLOEXEC);
+    if (fd < 0 || ftruncate(fd, (off_t)size) < 0) {
+        int saved_errno = errno;
+        if (fd >= 0) {
+            close(fd);
+        }
+        return error_set_errno(err, saved_errno, "reserving memory for translated code");
+    }
+    void *writable = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    void *executable = mmap(NULL, size, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+    int saved_errno = errno;
+    close(fd);
+    n->writable = writable == MAP_FAILED ? NULL : writable;
+    n->executable = executable == MAP_FAILED ? NULL : executable;
+    n->size = size;
+    if (!n->writable || !n->executable) {
+        return error_set_errno(err, saved_errno, "mapping memory for translated code");
+    }
+    return 0;
+}
+
+int native_cache_init(struct soft_native *n, size_t size, struct error *err)
+{
+    int rc = map_code(n, size, err);
+    if (rc < 0) {
+        return rc;
+    }
+    n->meta_size = META_START + size / 16 * META_PER_16;
+    void *meta = mmap(NULL, n->meta_size, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    n->meta = meta == MAP_FAILED ? NULL : meta;
+    n->hash_bits = native_bits_for(size / CODE_PER_BUCKET);
+    n->hash = calloc(BIT(n->hash_bits), sizeof(*n->hash));
+    bool has_pages = native_pages_init(n, size / CODE_PER_PAGE);
+    if (!n->meta || !n->hash || !has_pages) {
+        return error_set(err, ENOMEM, "reserving memory for translated code");
+    }
+    return 0;
+}
+
+void native_cache_fini(struct soft_native *n)
+{
+    if (n->writable) {
+        munmap(n->writable, n->size);
+    }
+    if (n->executable) {
+        munmap(n->executable, n->size);
+    }
+    if (n->meta) {
+        munmap(n->meta, n->meta_size);
+    }
+    free(n->hash);
+    native_pages_fini(n);
+}
+
+static size_t region_code(const struct soft_native *n, uint32_t region)
+{
+    return n->fixed + region * n->region_size;
+}
+
+static native_ref region_meta(const struct soft_native *n, uint32_t region)
+{
+    return (native_ref)(META_START + region * n->region_meta_size);
+}
+
+void native_cache_begin(struct soft_native *n)
+{
+    n->region_size = align_down((n->size - n->fixed) / NATIVE_REGIONS, 64);
+    n->region_meta_size = align_down((n->meta_size - META_START) / NATIVE_REGIONS, 64);
+    invariant(n->region_size > NATIVE_CODE_RESERVE && n->region_meta_size > META_RESERVE);
+    for (uint32_t i = 0; i < NATIVE_REGIONS; i++) {
+        n->region_end[i] = region_meta(n, i);
+    }
+    n->region = 0;
+    n->used = region_code(n, 0);
+    n->meta_used = region_meta(n, 0);
+}
+
+static size_t description_size(const struct native_block *block)
+{
+    return sizeof(*block) + block->link_count * sizeof(block->link[0]) +
+           block->is_crossing * sizeof(struct native_second);
+}
+
+struct native_block *native_cache_new_block(struct soft_native *n)
+{
+    struct native_block *block = block_at(n, (native_ref)n->meta_used);
+    memset(block, 0, META_RESERVE);
+    block->code = (uint32_t)n->used;
+    return block;
+}
+
+void native_cache_keep_block(struct soft_native *n, const struct native_block *block)
+{
+    n->meta_used += description_size(block);
+    n->used = align_up((size_t)block->code + block->code_size, 16);
+}
+
+static native_ref *bucket_of(const struct soft_native *n, uint64_t gpa, uint64_t address,
+                             uint32_t mode)
+{
+    uint64_t mixed = (gpa ^ (address >> 12 << 20) ^ ((uint64_t)mode << 48)) * 0x9e3779b97f4a7c15ull;
+    return &n->hash[mixed >> (64 - n->hash_bits)];
+}
+
+struct native_block *native_cache_find(const struct soft_native *n, uint64_t gpa, uint64_t address,
+                                       uint32_t mode, uint64_t second_gpa)
+{
+    for (native_ref ref = *bucket_of(n, gpa, address, mode); ref;) {
+        struct native_block *block = block_at(n, ref);
+        if (block->address == address && block->gpa == gpa && block->mode == mode &&
+            (likely(!block->is_crossing) || second_gpa == NATIVE_SECOND_ANY ||
+             native_second(block)->gpa == second_gpa)) {
+            return block;
+        }
+        ref = block->hash_next;
+    }
+    return NULL;
+}
+
+void native_cache_add(struct soft_native *n, struct native_block *block)
+{
+    native_ref *bucket = bucket_of(n, block->gpa, block->address, block->mode);
+    block->hash_next = *bucket;
+    *bucket = native_ref_of(n, block);
+}
+
+void native_link_bind(struct soft_native *n, struct native_link *link, struct native_block *target)
+{
+    emit_bind(native_link_place(n, link),
+              link->with_flags ? native_entry(n, target) : native_entry_saved(n, target));
+    link->target = native_ref_of(n, target);
+    link->next = target->incoming;
+    link->from = native_ref_of(n, &target->incoming);
+    if (link->next) {
+        link_at(n, link->next)->from = native_ref_of(n, &link->next);
+    }
+    target->incoming = native_ref_of(n, link);
+}
+
+/* Out of its target's list, as far as it is in one. */
+static void unlist(struct soft_native *n, struct native_link *link)
+{
+    if (!link->target) {
+        return;
+    }
+    *(native_ref *)native_at(n, link->from) = link->next;
+    if (link->next) {
+        link_at(n, link->next)->from = link->from;
+    }
+    link->target = link->next = link->from = 0;
+}
+
+void native_link_unbind(struct soft_native *n, struct native_link *link)
+{
+    unlist(n, link);
+    emit_bind(native_link_place(n, link), native_link_stub(n, link));
+    uint8_t *epoch = native_link_epoch(n, link);
+    if (epoch) {
+        memset(epoch, 0, sizeof(uint32_t)); /* no epoch is 0 */
+    }
+}
+
+static void unlink_block(struct soft_native *n, struct native_block *block)
+{
+    while (block->incoming) {
+        native_link_unbind(n, link_at(n, block->incoming));
+    }
+    for (uint32_t i = 0; i < block->link_count; i++) {
+        unlist(n, &block->link[i]);
+    }
+}
+
+static native_ref end_of_region(const struct soft_native *n, uint32_t region)
+{
+    return region == n->region ? (native_ref)n->meta_used : n->region_end[region];
+}
+
+void native_cache_unbind_epochs(struct soft_native *n)
+{
+    for (uint32_t region = 0; region < NATIVE_REGIONS; region++) {
+        native_ref ref = region_meta(n, region);
+        while (ref < end_of_region(n, region)) {
+            struct native_block *block = block_at(n, ref);
+            for (uint32_t i = 0; i < block->link_count; i++) {
+                if (block->link[i].epoch_before) {
+                    native_link_unbind(n, &block->link[i]);
+                }
+            }
+            ref += (native_ref)description_size(block);
+        }
+    }
+}
+
+static void forget_jump(struct soft_native_jump *jump, size_t index)
+{
+    jump->block[index] = NULL;
+    jump->tag[index] = 0; /* no tag of any mode: epochs begin with 1 */
+}
+
+void native_drop_block(struct soft_vcpu *v, struct native_block *block)
+{
+    struct soft_native *n = v->native;
+    unlink_block(n, block);
+    /* A shared block may be in the jump cache by several addresses. */
+    size_t step = native_is_shared(v, block->mode) ? GUEST_PAGE_SIZE : NATIVE_JUMP_SIZE;
+    for (size_t i = 0; i < NATIVE_JUMP_SIZE; i += step) {
+        size_t index = native_jump_index(block->address + i);
+        if (v->native_jump.block[index] == block) {
+            forget_jump(&v->native_jump, index);
+        }
+    }
+    native_ref ref = native_ref_of(n, block);
+    native_ref *at = bucket_of(n, block->gpa, block->address, block->mode);
+    while (*at && *at != ref) {
+        at = &block_at(n, *at)->hash_next;
+    }
+    if (*at) {
+        *at = block->hash_next;
+    }
+}
+
+/* Out of the hash, with what is within 'gone' as well and thus behind it. */
+static void cut_bucket(struct soft_native *n, const struct native_block *block,
+                       const struct native_range *gone)
+{
+    native_ref *at = bucket_of(n, block->gpa, block->address, block->mode);
+    while (*at && !native_is_within(gone, *at)) {
+        at = &block_at(n, *at)->hash_next;
+    }
+    *at = 0;
+}
+
+/* The next region, which is the oldest, is empty and the one that is filled. */
+static void begin_region(struct soft_vcpu *v)
+{
+    struct soft_native *n = v->native;
+    n->region_end[n->region] = (native_ref)n->meta_used;
+    n->region = (n->region + 1) % NATIVE_REGIONS;
+    n->used = region_code(n, n->region);
+    n->meta_used = region_meta(n, n->region);
+    struct native_range gone = {region_meta(n, n->region), n->region_end[n->region]};
+    if (gone.start == gone.end) {
+        return;
+    }
+    n->cut++;
+    for (native_ref ref = gone.start; ref < gone.end;) {
+        struct native_block *block = block_at(n, ref);
+        unlink_block(n, block);
+        cut_bucket(n, block, &gone);
+        native_cut_pages(n, block, &gone);
+        ref += (native_ref)description_size(block);
+    }
+    for (size_t i = 0; i < NATIVE_JUMP_SIZE; i++) {
+        const struct native_block *block = v->native_jump.block[i];
+        if (block && native_is_within(&gone, native_ref_of(n, block))) {
+            forget_jump(&v->native_jump, i);
+        }
+    }
+    n->was_cut = true;
+    v->stats.code_cache_flushes++;
+}
+
+void native_cache_reserve(struct soft_vcpu *v)
+{
+    struct soft_native *n = v->native;
+    size_t code_end = region_code(n, n->region) + n->region_size;
+    size_t meta_end = region_meta(n, n->region) + n->region_meta_size;
+    if (n->used + NATIVE_CODE_RESERVE > code_end || n->meta_used + META_RESERVE > meta_end) {
+        begin_region(v);
+    }
+    /* More than the one that is needed, so that this is rare. */
+    if (unlikely(!native_has_free_pages(n))) {
+        while (native_free_pages(n) < n->page_count / 16) {
+            begin_region(v);
+        }
+    }
+}
