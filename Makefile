@@ -3,7 +3,7 @@ PYTHON ?= /usr/bin/python3
 BUILD  ?= build
 prefix ?= /usr/local
 
-.PHONY: help deps build run check check-long bench install clean
+.PHONY: help deps build run build-for-check check check-long bench install clean
 
 help:
 	@echo "make deps        install what building and running need (Debian's packages, with sudo where needed)"
@@ -26,14 +26,14 @@ run: build
 	tools/install_deps run
 	tools/demo $(BUILD)
 
-check:
+build-for-check:
 	tools/install_deps build run test
 	tools/build $(BUILD) -Dtests=enabled
+
+check: build-for-check
 	$(PYTHON) tools/run_checks.py $(BUILD)
 
-check-long:
-	tools/install_deps build run test
-	tools/build $(BUILD) -Dtests=enabled
+check-long: build-for-check
 	$(PYTHON) tools/run_checks.py --long $(BUILD)
 
 bench:

@@ -14,7 +14,7 @@ import xml.etree.ElementTree
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PYTHON = "/usr/bin/python3"
-FUZZ_SECONDS = 60
+FUZZ_SECONDS, LONG_FUZZ_SECONDS = 40, 300
 CPUS = os.cpu_count() or 1
 
 
@@ -94,7 +94,8 @@ def sanitizer_step(tally, arguments):
 
 
 def fuzz_step(tally, arguments):
-    """Each libFuzzer target for FUZZ_SECONDS, as many at a time as there are CPUs."""
+    """Each libFuzzer target for a while, as many at a time as there are CPUs."""
+    seconds = LONG_FUZZ_SECONDS if arguments.long else FUZZ_SECONDS
     build = arguments.build.with_name(arguments.build.name + "-fuzz")
     subprocess.run(["tools/build", build, "-Dfuzz=true"], cwd=ROOT, check=True, env={**os.environ, "CC": "clang"})
     waiting = sorted(p for p in (build / "tests/fuzz").glob("fuzz_*") if p.is_file() and os.access(p, os.X_OK))
@@ -107,7 +108,7 @@ def fuzz_step(tally, arguments):
             seeds = [p for p in [ROOT / "tests/fixtures" / target.name] if p.is_dir()]
             log = open(build / f"{target.name}.log", "wb")
             running[target] = subprocess.Popen(
-                [target, f"-max_total_time={FUZZ_SECONDS}", "-timeout=10", "-rss_limit_mb=1024",
+                [target, f"-max_total_time={seconds}", "-timeout=10", "-rss_limit_mb=1024",
                  f"-artifact_prefix={build}/{target.name}-", corpus, *seeds], stdout=log, stderr=log)
         for target, process in list(running.items()):
             if process.poll() is not None:

@@ -32,6 +32,11 @@ def make_guest(*what):
         subprocess.run([sys.executable, ROOT / "tools/guest/make_guest.py", GUESTS, *what], check=True)
 
 
+def pytest_collection_modifyitems(items):
+    """The longest first: else one worker is left with it at the end."""
+    items.sort(key=lambda item: "test_stress" not in item.nodeid)
+
+
 class Console:
     """A VM in the foreground with its console."""
 

@@ -150,15 +150,14 @@ static void null_follows_its_script(void **state)
     assert_int_equal(ops->vcpu_run(vcpu), VCPU_EXIT_KICKED);
     assert_int_equal(pthread_join(thread, NULL), 0);
 
-    struct x86_state *kept = test_malloc(sizeof(*kept));
-    assert_int_equal(ops->vcpu_get_state(vcpu, kept, NULL), 0);
-    assert_int_equal(kept->rip, 0xfff0);
-    kept->gpr[X86_R15] = 77;
-    assert_int_equal(ops->vcpu_set_state(vcpu, kept, NULL), 0);
-    kept->gpr[X86_R15] = 0;
-    assert_int_equal(ops->vcpu_get_state(vcpu, kept, NULL), 0);
-    assert_int_equal(kept->gpr[X86_R15], 77);
-    test_free(kept);
+    static struct x86_state kept;
+    assert_int_equal(ops->vcpu_get_state(vcpu, &kept, NULL), 0);
+    assert_int_equal(kept.rip, 0xfff0);
+    kept.gpr[X86_R15] = 77;
+    assert_int_equal(ops->vcpu_set_state(vcpu, &kept, NULL), 0);
+    kept.gpr[X86_R15] = 0;
+    assert_int_equal(ops->vcpu_get_state(vcpu, &kept, NULL), 0);
+    assert_int_equal(kept.gpr[X86_R15], 77);
 
     uint8_t value;
     ops->vcpu_signal(vcpu, VCPU_SIGNAL_SIPI, 9);
