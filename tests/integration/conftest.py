@@ -1,4 +1,5 @@
 """Fixtures: the programs under test, real Debian guests, and a guest's console to talk to."""
+import contextlib
 import fcntl
 import functools
 import http.server
@@ -24,11 +25,18 @@ BOOT_TIMEOUT = 240  # seconds; an upper bound for a loaded machine, not an expec
 CLOSE_TIMEOUT = 30
 
 
-def make_guest(*what):
-    """Makes a part of the guests if it is not there; one test process at a time."""
+@contextlib.contextmanager
+def guests_locked(part):
+    """One test process at a time makes this part of the guests."""
     GUESTS.mkdir(parents=True, exist_ok=True)
-    with open(GUESTS / "lock", "w", encoding="ascii") as lock:
+    with open(GUESTS / f"lock-{part}", "w", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def make_guest(*what):
+    """Makes a part of the guests if it is not there."""
+    with guests_locked("kernel" if what[0] == "initrd" else what[0]):
         subprocess.run([sys.executable, ROOT / "tools/guest/make_guest.py", GUESTS, *what], check=True)
 
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from conftest import BUILD, GUESTS, ROOT, kernel_arguments, make_guest
+from conftest import BUILD, GUESTS, ROOT, guests_locked, kernel_arguments, make_guest
 
 sys.path.insert(0, str(ROOT / "tools/guest"))
 from overlay import add_files  # noqa: E402
@@ -67,7 +67,7 @@ def expected(tmp_path_factory, scale):
     print(done.stdout)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     if not ITEMS:
-        unfinished = folder.with_name("stress-expected")
+        unfinished = folder.with_name(f"stress-unfinished-{scale}")
         shutil.rmtree(unfinished, ignore_errors=True)
         shutil.copytree(results, unfinished)
         unfinished.rename(folder)
@@ -76,7 +76,8 @@ def expected(tmp_path_factory, scale):
 
 
 def stress(boot, tmp_path_factory, tmp_path, cpus, scale, seconds):
-    results, content = expected(tmp_path_factory, scale)
+    with guests_locked(f"expected-{scale}"):
+        results, content = expected(tmp_path_factory, scale)
     kernel_option, kernel, _, initrd = kernel_arguments("cloud")
     with_stress, disk = tmp_path / "initrd", tmp_path / "scratch.raw"
     added = {f"stress/{name}": data for name, data in content.items()}
