@@ -49,7 +49,13 @@ static int send_config(const struct boot_options *options, const struct boot_fil
     if (text == NULL) {
         return error_set(err, EINVAL, "configuration: --append or --cpu is not UTF-8: UTF-8 text");
     }
-    return file_write_all(fd, text, strlen(text), "configuration for hull-vmm", err);
+    return file_write_all(fd, text, strlen(text) + 1, "configuration for hull-vmm", err);
+}
+
+/* The guest may run. If hull-vmm has ended meanwhile, its exit status says why. */
+static void say_go(int fd)
+{
+    (void)!write(fd, "", 1);
 }
 
 static void stop_vmm(pid_t vmm)
@@ -60,7 +66,7 @@ static void stop_vmm(pid_t vmm)
     }
 }
 
-/* Starts the VM's process while the helpers start too; it waits for its document, which comes when all serve. */
+/* The VM's process makes its machine while the helpers start; it waits with the guest's first instruction until all serve. */
 static int start(const struct boot_options *options, struct boot_files *files, pid_t *out_vmm,
                  struct error *err)
 {
@@ -79,15 +85,16 @@ static int start(const struct boot_options *options, struct boot_files *files, p
     close(config_in);
     config_in = -1;
     if (rc == 0) {
-        rc = boot_files_await_helpers(files, err);
+        rc = send_config(options, files, config_out, err);
     }
     if (rc == 0) {
-        rc = send_config(options, files, config_out, err);
+        rc = boot_files_await_helpers(files, err);
     }
     if (rc < 0) {
         stop_vmm(vmm);
         return rc;
     }
+    say_go(config_out);
     boot_files_hand_over(files);
     *out_vmm = vmm;
     return 0;

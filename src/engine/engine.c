@@ -16,6 +16,11 @@ const struct engine_ops *const engines[] = {
     NULL,
 };
 
+void engine_prepare(void)
+{
+    soft_engine_prepare();
+}
+
 const struct engine_ops *engine_find_among(const struct engine_ops *const *list, const char *name)
 {
     size_t length = strcspn(name, ",");

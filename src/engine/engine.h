@@ -196,6 +196,9 @@ extern const struct engine_ops *const engines[];
 
 bool engine_same_tsc_rate(uint64_t hz, uint64_t other_hz);
 
+/* Optional, as soon as a process knows that it will make a VM: engines measure clocks, and time has to pass between. */
+void engine_prepare(void);
+
 /* By name ("kvm", "soft", "null"), options after a comma ignored; NULL: there is none. */
 const struct engine_ops *engine_find(const char *name);
 

@@ -65,7 +65,10 @@ static void report_exit(struct machine_vcpu *vcpu, enum vcpu_exit exit)
 static void *vcpu_thread(void *ctx)
 {
     struct machine_vcpu *vcpu = ctx;
+    char name[16];
 
+    (void)snprintf(name, sizeof(name), "vcpu %u", vcpu->index);
+    (void)pthread_setname_np(pthread_self(), name); /* for people who look */
     while (wait_for_go(vcpu)) {
         report_exit(vcpu, ops_of(vcpu->machine)->vcpu_run(vcpu->vcpu));
     }
@@ -141,17 +144,22 @@ int vcpus_create(struct machine *machine, struct error *err)
         machine->vcpu_count = i + 1;
         rc = vcpu_create(machine, i, choice.model, &supported, &hypervisor, err);
     }
-    for (uint32_t i = 0; rc == 0 && i < count; i++) {
-        char name[16];
-        int status = pthread_create(&machine->vcpu[i].thread, NULL, vcpu_thread, &machine->vcpu[i]);
-        if (status != 0) {
-            return error_set_errno(err, status, "starting the thread of vcpu %u", i);
-        }
-        machine->vcpu[i].has_thread = true;
-        (void)snprintf(name, sizeof(name), "vcpu %u", i);
-        (void)pthread_setname_np(machine->vcpu[i].thread, name); /* for people who look */
-    }
     return rc;
+}
+
+/* Threads begin when the guest first runs: before that the process changes its user, which every thread would have to be
+ * woken for. */
+static int start_threads(struct machine *machine)
+{
+    int status = 0;
+    for (uint32_t i = 0; status == 0 && i < machine->vcpu_count; i++) {
+        struct machine_vcpu *vcpu = &machine->vcpu[i];
+        if (!vcpu->has_thread) {
+            status = pthread_create(&vcpu->thread, NULL, vcpu_thread, vcpu);
+            vcpu->has_thread = status == 0;
+        }
+    }
+    return status;
 }
 
 void vcpus_kick(struct machine *machine)
@@ -193,6 +201,13 @@ void vcpus_destroy(struct machine *machine)
 
 void vcpus_resume(struct machine *machine)
 {
+    int status = start_threads(machine);
+    if (status != 0) {
+        char text[MACHINE_WHY_SIZE];
+        (void)snprintf(text, sizeof(text), "starting the vcpus' threads: %s", strerror(status));
+        machine_request_end(machine, MACHINE_END_ENGINE, 0, text);
+        return;
+    }
     pthread_mutex_lock(&machine->lock);
     machine->is_pause_wanted = false;
     pthread_cond_broadcast(&machine->changed);

@@ -1,10 +1,12 @@
 #include "vmm/vmm.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/host/file.h"
 #include "base/host/log.h"
@@ -291,9 +293,34 @@ static void log_start(const struct vmm *vmm)
              machine_get_config(vmm->machine)->engine->name);
 }
 
-static int run(struct vmm *vmm, struct error *err)
+/* What hull sends: the configuration, a byte of 0, and one more when what the guest may reach serves. */
+struct input {
+    int fd;
+    char *text;
+    size_t size;
+    bool has_go;
+};
+
+static int await_go(const struct input *input, struct error *err)
+{
+    char go;
+    ssize_t count = input->has_go ? 1 : -1;
+    while (count < 0) {
+        count = read(input->fd, &go, sizeof(go));
+        if (count < 0 && errno != EINTR) {
+            break;
+        }
+    }
+    return count == 1 ? 0 : error_set(err, ECANCELED, "hull gave the start up");
+}
+
+static int run(struct vmm *vmm, const struct input *input, struct error *err)
 {
     int rc = start(vmm, err);
+    if (rc == 0) {
+        rc = await_go(input, err);
+        close(input->fd);
+    }
     if (rc < 0) {
         return rc;
     }
@@ -314,18 +341,18 @@ static void report(const struct vmm *vmm, const struct error *err)
     }
 }
 
-static int run_config(const char *text, size_t size)
+static int run_config(const struct input *input)
 {
     struct error err = {0};
     struct vmm vmm = {.config = {.log_fd = -1}};
-    if (config_parse(text, size, &vmm.config, &err) < 0) {
+    if (config_parse(input->text, input->size, &vmm.config, &err) < 0) {
         report(&vmm, &err);
         return STATUS_FAILURE;
     }
     log_init(vmm.config.log_fd >= 0 ? vmm.config.log_fd : STDERR_FILENO,
              vmm.config.is_verbose ? LOG_LEVEL_DEBUG : LOG_LEVEL_WARNING, "hull");
     (void)signal(SIGPIPE, SIG_IGN);
-    if (run(&vmm, &err) < 0) {
+    if (run(&vmm, input, &err) < 0) {
         report(&vmm, &err);
         vmm.exit_status = STATUS_FAILURE;
     }
@@ -340,32 +367,34 @@ static int run_config(const char *text, size_t size)
     return vmm.exit_status;
 }
 
-/* The whole document: it ends with the file. */
-static char *read_config(int fd, size_t *out_size)
+/* The whole document; what comes behind it may have been sent already. */
+static bool read_config(struct input *input)
 {
-    size_t capacity = 16384;
-    size_t size = 0;
-    char *text = malloc(capacity);
-    while (text != NULL) {
-        ssize_t count = read(fd, text + size, capacity - size);
+    size_t capacity = 16384, size = 0;
+    input->text = malloc(capacity);
+    while (input->text != NULL) {
+        ssize_t count = read(input->fd, input->text + size, capacity - size);
         if (count < 0 && errno == EINTR) {
             continue;
         }
-        if (count <= 0) {
-            *out_size = size;
-            return text;
+        size_t more = count > 0 ? (size_t)count : 0;
+        const char *end = memchr(input->text + size, '\0', more);
+        size += more;
+        if (end != NULL || more == 0) {
+            input->size = end != NULL ? (size_t)(end - input->text) : size;
+            input->has_go = end != NULL && size > input->size + 1;
+            return true;
         }
-        size += (size_t)count;
         if (size == capacity) {
             capacity *= 2;
-            char *larger = capacity <= CONFIG_MAX_SIZE ? realloc(text, capacity) : NULL;
+            char *larger = capacity <= CONFIG_MAX_SIZE ? realloc(input->text, capacity) : NULL;
             if (larger == NULL) {
-                free(text);
+                free(input->text);
             }
-            text = larger;
+            input->text = larger;
         }
     }
-    return NULL;
+    return false;
 }
 
 int vmm_main(int argc, char **argv)
@@ -383,15 +412,14 @@ int vmm_main(int argc, char **argv)
         (void)fprintf(stderr, "hull-vmm: started by hull: --config-fd N, --probe or --version\n");
         return STATUS_FAILURE;
     }
-    size_t size = 0;
-    AUTO_FREE char *text = read_config((int)fd, &size);
-    close((int)fd);
-    if (text == NULL) {
+    engine_prepare();
+    struct input input = {.fd = (int)fd};
+    int status = STATUS_FAILURE;
+    if (!read_config(&input)) {
         (void)fprintf(stderr, "hull-vmm: reading the configuration failed\n");
-        return STATUS_FAILURE;
-    }
-    if (size == 0) {
-        return STATUS_FAILURE; /* hull has failed meanwhile, and has said why */
-    }
-    return run_config(text, size);
+    } else if (input.size > 0) {
+        status = run_config(&input);
+    } /* or else hull has failed meanwhile, and has said why */
+    free(input.text);
+    return status;
 }

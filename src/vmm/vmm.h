@@ -20,7 +20,8 @@ struct vmm {
 };
 
 /* main() of hull-vmm:
- *   --config-fd N   read the configuration from descriptor N and run
+ *   --config-fd N   read the configuration and a byte of 0 from descriptor N, make the machine, and run it when
+ *                   one more byte has come
  *   --probe         print what this host's engines can do, as JSON
  * Returns the exit status of cli.md. */
 int vmm_main(int argc, char **argv);

@@ -67,10 +67,9 @@ static uint32_t new_tag(struct soft_vcpu *v)
 
 void soft_tlb_init(struct soft_vcpu *v)
 {
+    /* In fresh memory tags are 0, which is the page of entry 0 only. */
     for (int i = 0; i < SOFT_TLB_MODES; i++) {
-        for (size_t n = 0; n < SOFT_TLB_SIZE; n++) {
-            soft_tlb_clear(&v->tlbs[i], n);
-        }
+        soft_tlb_clear(&v->tlbs[i], 0);
     }
     v->huge[0].first = v->huge[1].first = UINT64_MAX;
     v->code_page_epoch = 1;

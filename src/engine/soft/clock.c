@@ -8,6 +8,7 @@
 
 #include "engine/soft/icount.h"
 #include "engine/soft/mmu.h"
+#include "engine/soft/soft.h"
 #include "engine/soft/system.h"
 
 #define NS_PER_SECOND 1000000000ull
@@ -37,7 +38,7 @@ static uint64_t raw_ns(void)
     return (uint64_t)now.tv_sec * NS_PER_SECOND + (uint64_t)now.tv_nsec;
 }
 
-#define CALIBRATION_NS    1000000
+#define CALIBRATION_NS    1000000u
 #define CALIBRATION_TRIES 16
 
 /* Both clocks at one moment. */
@@ -60,13 +61,23 @@ static struct clock_pair read_clocks(void)
     return best;
 }
 
+static struct clock_pair first_reading;
+
+void soft_engine_prepare(void)
+{
+    first_reading = read_clocks();
+}
+
 /* Against the kernel's own calibrated clock. A pair is exact to some 10 ns, thus the result to some parts in 100000 even
- * after so short a time, for which every start of a VM waits. */
+ * after so short a time, which has passed already if it was prepared for. */
 static uint64_t calibrate(void)
 {
-    const struct timespec pause = {.tv_nsec = CALIBRATION_NS};
-    struct clock_pair first = read_clocks();
-    nanosleep(&pause, NULL);
+    struct clock_pair first = first_reading.ns ? first_reading : read_clocks();
+    uint64_t passed = raw_ns() - first.ns;
+    if (passed < CALIBRATION_NS) {
+        const struct timespec pause = {.tv_nsec = (long)(CALIBRATION_NS - passed)};
+        nanosleep(&pause, NULL);
+    }
     struct clock_pair last = read_clocks();
     uint64_t ns = MAX(last.ns - first.ns, 1);
     return (uint64_t)((unsigned __int128)(last.tsc - first.tsc) * NS_PER_SECOND / ns);

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "engine/soft/block.h"
 #include "engine/soft/icount.h"
@@ -188,6 +189,9 @@ static int soft_vm_log_fetch(struct vm *base, size_t slot, uint64_t *out_bitmap,
     return 0;
 }
 
+/* A vCPU, and the stack below it. Most of it are tables: they get memory when they are used. */
+#define VCPU_MEMORY_SIZE (NATIVE_STACK_SIZE + sizeof(struct soft_vcpu))
+
 static void soft_vcpu_destroy(struct vcpu *vcpu)
 {
     if (!vcpu) {
@@ -203,7 +207,7 @@ static void soft_vcpu_destroy(struct vcpu *vcpu)
     soft_block_fini(v);
     pthread_cond_destroy(&v->wait_changed);
     pthread_mutex_destroy(&v->wait_lock);
-    free((uint8_t *)v - NATIVE_STACK_SIZE);
+    (void)munmap((uint8_t *)v - NATIVE_STACK_SIZE, VCPU_MEMORY_SIZE); /* it is a mapping */
 }
 
 static int soft_vcpu_create(struct vm *base, uint32_t index, const struct x86_cpuid *cpuid,
@@ -215,12 +219,11 @@ static int soft_vcpu_create(struct vm *base, uint32_t index, const struct x86_cp
                          base->config.vcpu_count);
     }
     uint8_t *memory =
-        aligned_alloc(64, NATIVE_STACK_SIZE + ((sizeof(struct soft_vcpu) + 63) & ~63ull));
-    if (!memory) {
-        return error_set(err, ENOMEM, "creating vCPU %u", index);
+        mmap(NULL, VCPU_MEMORY_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) {
+        return error_set_errno(err, errno, "creating vCPU %u", index);
     }
     struct soft_vcpu *v = (struct soft_vcpu *)(void *)(memory + NATIVE_STACK_SIZE);
-    memset(v, 0, sizeof(*v));
     v->vcpu = (struct vcpu){.vm = base, .index = index};
     v->vm = vm;
     v->cpuid = *cpuid;

@@ -6,4 +6,7 @@
 
 extern const struct engine_ops soft_engine_ops;
 
+/* For engine_prepare. */
+void soft_engine_prepare(void);
+
 #endif
