@@ -16,7 +16,7 @@
 
 #define STATUS    X86_FLAGS_STATUS
 #define MAX_ROWS  4096
-#define LOOKAHEAD 5
+#define LOOKAHEAD 9
 
 static struct native_row rows[MAX_ROWS];
 static pthread_once_t rows_once = PTHREAD_ONCE_INIT;
@@ -539,14 +539,11 @@ static bool decode_ahead(struct native_source *source, int page, uint32_t offset
     return status == X86_DECODE_OK;
 }
 
-/* Flags that code at 'rip' may read before it writes them. */
-static uint16_t live_at(struct native_source *source, uint64_t rip)
+/* Those of the 'unknown' flags that code at 'rip' may read before it writes them; 'left' instructions may be looked at. */
+static uint16_t live_ahead(struct native_source *source, uint64_t rip, uint16_t unknown, int *left)
 {
-    if (source->has_exact_flags) {
-        return STATUS;
-    }
-    uint16_t unknown = STATUS, live = 0;
-    for (int i = 0; i < LOOKAHEAD && unknown; i++) {
+    uint16_t live = 0;
+    while (unknown && (*left)-- > 0) {
         int page = page_of(source, rip);
         struct native_insn n;
         if (page < 0 ||
@@ -555,11 +552,20 @@ static uint16_t live_at(struct native_source *source, uint64_t rip)
         }
         const struct native_row *row = &rows[n.insn.row];
         uint32_t attributes = x86_rows[n.insn.row].attributes;
-        if (row->kind == NATIVE_JMP && n.insn.operand_bytes == native_word(source)) {
-            rip = native_cut_rip(source, rip + n.insn.length + n.insn.imm);
+        uint64_t next = native_cut_rip(source, rip + n.insn.length);
+        uint64_t target = native_cut_rip(source, next + n.insn.imm);
+        if ((row->kind == NATIVE_JMP || row->kind == NATIVE_CALL) &&
+            n.insn.operand_bytes == native_word(source)) {
+            rip = target;
             continue;
         }
         live |= row->flags_read & unknown;
+        if (row->kind == NATIVE_JCC && n.insn.operand_bytes == native_word(source)) {
+            live |= live_ahead(source, target, unknown, left);
+            unknown &= (uint16_t)~live;
+            rip = next;
+            continue;
+        }
         if ((attributes & (X86_ROW_BRANCH | X86_ROW_SYSTEM | X86_ROW_SERIALIZES | X86_ROW_IO |
                            X86_ROW_STRING)) ||
             row->kind == NATIVE_INTERPRET || row->kind == NATIVE_DIVIDE) {
@@ -568,9 +574,15 @@ static uint16_t live_at(struct native_source *source, uint64_t rip)
         if (!row->is_shift) {
             unknown &= (uint16_t)~row->flags_written;
         }
-        rip += n.insn.length;
+        rip = next;
     }
     return live | unknown;
+}
+
+static uint16_t live_at(struct native_source *source, uint64_t rip)
+{
+    int left = LOOKAHEAD;
+    return source->has_exact_flags ? STATUS : live_ahead(source, rip, STATUS, &left);
 }
 
 static void find_live_flags(struct native_source *source)

@@ -45,7 +45,8 @@ struct native_link {
     uint8_t epoch_before; /* how far before 'place' the exit compares the epoch; 0: it does not */
     uint8_t base_before;  /* and native_page, if the block is shared; or 0 */
     uint8_t number;       /* which of its block's links it is */
-    bool with_flags;      /* the flags are in the host's (or do not matter) */
+    bool with_flags : 1;  /* the flags are in the host's (or do not matter) */
+    bool is_saved : 1;    /* they are in 'status' (or do not matter) */
 };
 
 #define NATIVE_MAX_LINKS 2u
@@ -59,14 +60,15 @@ struct native_block {
     uint32_t code;                   /* in the code cache; status flags in 'status' */
     uint64_t gpa : 64 - NATIVE_MODE_BITS;
     uint64_t mode : NATIVE_MODE_BITS;
-    uint64_t address;     /* see native_address */
-    uint64_t granules;    /* of its page that it depends on */
-    uint16_t size_bytes;  /* of the guest's code */
-    uint16_t last_offset; /* of the last instruction in it */
+    uint64_t address;  /* see native_address */
+    uint64_t granules; /* of its page that it depends on */
     uint16_t code_size;
-    uint8_t entry_offset; /* of the entry with status flags in the host's, in the code */
-    uint8_t link_count : 2;
+    uint16_t entry_offset;     /* of the entry with status flags in the host's, in the code */
+    uint32_t size_bytes : 12;  /* of the guest's code */
+    uint32_t last_offset : 12; /* of the last instruction in it */
+    uint32_t link_count : 2;
     bool is_crossing : 1; /* a struct native_second is behind the links */
+    bool saves_first : 1; /* the other entry is the better one */
     struct native_link link[];
 };
 

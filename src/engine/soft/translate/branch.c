@@ -21,7 +21,7 @@ static struct block_exit *new_exit(struct translation *t, uint64_t rip, uint32_t
     struct block_exit *out = &t->exit[t->exit_count++];
     bool is_saved = t->flags & FLAGS_SAVED, is_host = t->flags & FLAGS_HOST;
     *out = (struct block_exit){
-        .rip = rip, .with_flags = !live || is_host, .saves_flags = live && !is_saved};
+        .rip = rip, .with_flags = !live || is_host, .is_saved = !live || is_saved};
     return out;
 }
 
@@ -75,14 +75,15 @@ static void make_link(const struct translation *t, uint32_t number)
                                  .epoch_before = before_place(exit, exit->epoch),
                                  .base_before = before_place(exit, exit->base),
                                  .number = (uint8_t)number,
-                                 .with_flags = exit->with_flags};
+                                 .with_flags = exit->with_flags,
+                                 .is_saved = exit->is_saved};
     invariant(native_cut_rip(t->source, end + (uint64_t)link->distance) == exit->rip);
 }
 
 void native_emit_link_stubs(struct translation *t)
 {
     struct emitter *e = &t->e;
-    t->block->link_count = (uint8_t)t->exit_count;
+    t->block->link_count = t->exit_count & 3;
     for (uint32_t i = 0; i < t->exit_count; i++) {
         const struct block_exit *exit = &t->exit[i];
         make_link(t, i);
@@ -92,7 +93,7 @@ void native_emit_link_stubs(struct translation *t)
                 emit_bind(exit->to_stub[k], e->at);
             }
         }
-        if (exit->saves_flags) {
+        if (!exit->is_saved) {
             native_save_flags(t);
         }
         emit_mov_imm(e, ADDRESS, native_ref_of(t->native, &t->block->link[i]));

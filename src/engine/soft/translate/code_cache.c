@@ -170,8 +170,9 @@ void native_cache_add(struct soft_native *n, struct native_block *block)
 
 void native_link_bind(struct soft_native *n, struct native_link *link, struct native_block *target)
 {
+    bool is_saved = !link->with_flags || (link->is_saved && target->saves_first);
     emit_bind(native_link_place(n, link),
-              link->with_flags ? native_entry(n, target) : native_entry_saved(n, target));
+              is_saved ? native_entry_saved(n, target) : native_entry(n, target));
     link->target = native_ref_of(n, target);
     link->next = target->incoming;
     link->from = native_ref_of(n, &target->incoming);

@@ -900,6 +900,37 @@ static bool goes_back(const struct native_source *source)
     }
 }
 
+/* Does the block have a use for flags in the host's before something spoils them there? */
+static bool uses_host_flags_first(const struct native_source *source)
+{
+    for (uint32_t i = 0; i < source->count; i++) {
+        const struct native_insn *n = &source->insn[i];
+        switch (n->kind) {
+        case NATIVE_LEA:
+        case NATIVE_NOTHING:
+        case NATIVE_MOV_IMM:
+        case NATIVE_BSWAP:
+            break;
+        case NATIVE_JCC:
+            return true;
+        case NATIVE_PLAIN:
+        case NATIVE_RAW:
+        case NATIVE_XCHG_RAX:
+        case NATIVE_STEP:
+            if (n->insn.has_memory || n->row->is_vector) {
+                return false;
+            }
+            if (native_needs_host_flags(n)) {
+                return true;
+            }
+            break;
+        default:
+            return false;
+        }
+    }
+    return false;
+}
+
 struct native_block *native_translate(struct soft_vcpu *v, uint64_t rip, uint64_t gpa,
                                       uint32_t mode, const uint8_t *page)
 {
@@ -917,8 +948,8 @@ struct native_block *native_translate(struct soft_vcpu *v, uint64_t rip, uint64_
     block->mode = mode;
     block->address = address;
     block->is_crossing = source->is_crossing;
-    block->size_bytes = (uint16_t)source->size_bytes;
-    block->last_offset = (uint16_t)source->insn[source->count - 1].offset;
+    block->size_bytes = source->size_bytes & BITS(11, 0);
+    block->last_offset = source->insn[source->count - 1].offset & BITS(11, 0);
     struct translation t; /* the array at its end is large */
     memset(&t, 0, offsetof(struct translation, slow));
     t.native = native;
@@ -936,13 +967,16 @@ struct native_block *native_translate(struct soft_vcpu *v, uint64_t rip, uint64_
         native_add_slow(&t, SLOW_BUDGET)->jump = emit_jcc(&t.e, HOST_IF_SIGN);
         t.flags = FLAGS_SAVED;
     }
-    if (source->insn[0].live_before) {
+    block->saves_first = source->insn[0].live_before && !uses_host_flags_first(source);
+    if (block->saves_first) {
+        t.flags = FLAGS_SAVED;
+    } else if (source->insn[0].live_before) {
         native_restore_flags(&t.e, ADDRESS);
         t.flags |= FLAGS_HOST;
     }
     /* Counting spoils the flags: then there is but one entry. */
-    const uint8_t *code = native_entry_saved(native, block);
-    block->entry_offset = t.counts ? 0 : (uint8_t)(t.e.at - code);
+    uint8_t *code = native_entry_saved(native, block);
+    block->entry_offset = t.counts ? 0 : (uint16_t)(t.e.at - code);
     for (t.index = 0; t.index < source->count; t.index++) {
         const struct native_insn *n = &source->insn[t.index];
         bool is_last = t.index + 1 == source->count;
@@ -960,6 +994,11 @@ struct native_block *native_translate(struct soft_vcpu *v, uint64_t rip, uint64_
                          source->live_next);
     }
     emit_slow_paths(&t);
+    if (block->saves_first && !t.counts) {
+        block->entry_offset = (uint16_t)(t.e.at - code);
+        native_save_flags(&t);
+        emit_bind(emit_jmp(&t.e), code);
+    }
     invariant(t.e.at - code <= UINT16_MAX);
     block->code_size = (uint16_t)(t.e.at - code);
     native_cache_keep_block(native, block);

@@ -48,7 +48,7 @@ struct block_exit {
     uint8_t *epoch, *base; /* where they are compared, or NULL */
     uint8_t *to_stub[2];   /* displacements of further jumps to the link's stub, or NULL */
     bool with_flags;       /* as in the link */
-    bool saves_flags;      /* the stub has to */
+    bool is_saved;         /* as well; if not, the stub has to do it */
 };
 
 #define TRANSLATION_MAX_SLOW (NATIVE_MAX_INSNS * 5 + 8)
