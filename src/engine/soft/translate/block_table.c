@@ -258,6 +258,17 @@ static struct native_block *find_or_translate(struct soft_vcpu *v, uint32_t mode
     return block;
 }
 
+/* The jump cache leads from RIP to 'block' now. */
+static void keep_jump(struct soft_vcpu *v, struct native_block *block, uint32_t mode)
+{
+    struct soft_native_jump *jump = &v->native_jump;
+    size_t index = native_jump_index(v->rip, mode);
+    jump->rip[index] = v->rip;
+    jump->tag[index] = native_tag(v->native, mode);
+    jump->code[index] = native_executable(v->native, native_entry_saved(v->native, block));
+    jump->block[index] = block;
+}
+
 /* The block at RIP, or NULL: the interpreter's turn. */
 static struct native_block *find_block(struct soft_vcpu *v)
 {
@@ -269,16 +280,13 @@ static struct native_block *find_block(struct soft_vcpu *v)
     set_mode(v, mode);
     v->native_page = native_is_shared(v, mode) ? v->rip >> GUEST_PAGE_SHIFT : 0;
     struct soft_native_jump *jump = &v->native_jump;
-    size_t index = native_jump_index(v->rip);
+    size_t index = native_jump_index(v->rip, mode);
     if (jump->rip[index] == v->rip && jump->tag[index] == v->native_tag && jump->block[index]) {
         return jump->block[index];
     }
     struct native_block *block = find_or_translate(v, mode);
     if (block && has_usual_address(v->rip, mode) && !v->lockstep) {
-        jump->rip[index] = v->rip;
-        jump->tag[index] = v->native_tag;
-        jump->code[index] = native_executable(v->native, native_entry_saved(v->native, block));
-        jump->block[index] = block;
+        keep_jump(v, block, mode);
     }
     return block;
 }
@@ -356,8 +364,11 @@ const uint8_t *native_on_interpret(struct soft_vcpu *v, const struct native_site
     v->rip = rip;
     if (site->next == NATIVE_SITE_UNGROUPED) {
         if (likely(!v->vm->icount.is_on && !v->lockstep)) {
-            const struct native_block *block = find_or_translate(v, mode | NATIVE_MODE_UNGROUPED);
+            struct native_block *block = find_or_translate(v, mode | NATIVE_MODE_UNGROUPED);
             if (likely(block != NULL)) {
+                if (has_usual_address(rip, mode)) { /* find_ungrouped looks there */
+                    keep_jump(v, block, mode | NATIVE_MODE_UNGROUPED);
+                }
                 return native_executable(n, native_entry_saved(n, block));
             }
         }

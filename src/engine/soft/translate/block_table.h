@@ -244,6 +244,12 @@ static inline const uint8_t *native_executable(const struct soft_native *n, cons
 /* Nor does the code go on: other accesses need the check that has failed. */
 #define NATIVE_SITE_UNGROUPED UINT64_MAX
 
+/* The place in the jump cache. Blocks without groups begin within others: theirs is one where these are not looked for. */
+static inline size_t native_jump_index(uint64_t rip, uint32_t mode)
+{
+    return (mode & NATIVE_MODE_UNGROUPED ? ~rip : rip) & (NATIVE_JUMP_SIZE - 1);
+}
+
 /* Data behind the call to a stub. */
 struct native_site {
     uint64_t rip; /* of the instruction */

@@ -249,7 +249,7 @@ void native_drop_block(struct soft_vcpu *v, struct native_block *block)
     /* A shared block may be in the jump cache by several addresses. */
     size_t step = native_is_shared(v, block->mode) ? GUEST_PAGE_SIZE : NATIVE_JUMP_SIZE;
     for (size_t i = 0; i < NATIVE_JUMP_SIZE; i += step) {
-        size_t index = native_jump_index(block->address + i);
+        size_t index = native_jump_index(block->address + i, block->mode);
         if (v->native_jump.block[index] == block) {
             forget_jump(&v->native_jump, index);
         }

@@ -68,9 +68,4 @@ void native_link_unbind(struct soft_native *n, struct native_link *link);
 /* Does so for all that compare an epoch. */
 void native_cache_unbind_epochs(struct soft_native *n);
 
-static inline size_t native_jump_index(uint64_t rip)
-{
-    return rip & (NATIVE_JUMP_SIZE - 1);
-}
-
 #endif

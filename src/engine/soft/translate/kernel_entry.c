@@ -11,7 +11,7 @@ static const uint8_t *go_to(struct soft_vcpu *v, uint64_t rip, enum soft_tlb_mod
 {
     const struct soft_native *n = v->native;
     const struct soft_native_jump *jump = &v->native_jump;
-    size_t index = rip & (NATIVE_JUMP_SIZE - 1);
+    size_t index = native_jump_index(rip, v->native_mode);
     v->rip = rip;
     v->tlb = &v->tlbs[tlb];
     v->align_check = false;
@@ -171,13 +171,26 @@ static void *system_access(struct soft_vcpu *v, struct soft_tlb *tlb, uint64_t g
 #define TSS_RSP0       4u
 #define TSS_IST1       36u
 
+/* The check of a group has met a page's end, or what else there is no translation for: on with a block that has no groups, if it
+ * has been found before. */
+static const uint8_t *find_ungrouped(const struct soft_vcpu *v, const struct native_site *site)
+{
+    const struct soft_native_jump *jump = &v->native_jump;
+    uint64_t rip = site->rip + native_base(v);
+    uint32_t mode = v->native_mode | NATIVE_MODE_UNGROUPED;
+    size_t index = native_jump_index(rip, mode);
+    bool is_found = jump->rip[index] == rip && jump->tag[index] == native_tag(v->native, mode) &&
+                    jump->block[index];
+    return is_found ? jump->code[index] : NULL;
+}
+
 /* #PF that native_on_miss has noted; SDM 3A 6.14. */
 const uint8_t *native_on_page_fault(struct soft_vcpu *v, const struct native_site *site,
                                     uint32_t unused)
 {
     (void)unused;
     if (!v->native_miss.has_fault) {
-        return NULL;
+        return site->next == NATIVE_SITE_UNGROUPED ? find_ungrouped(v, site) : NULL;
     }
     v->native_miss.has_fault = false;
     if (unlikely(v->code_size != X86_CODE_64 || v->idtr.limit < X86_PF * 16 + 15)) {

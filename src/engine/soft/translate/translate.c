@@ -834,7 +834,8 @@ static void emit_slow_paths(struct translation *t)
                 emit_fill(t, slow);
             }
             native_emit_count(t, native_left(t, slow->index));
-            emit_bind(emit_call(e), slow->may_fault ? t->native->page_fault : t->native->interpret);
+            emit_bind(emit_call(e), slow->may_fault || slow->is_in_group ? t->native->page_fault
+                                                                         : t->native->interpret);
             emit64(e, native_rip(t->source, slow->index));
             emit64(e, slow->after         ? native_next_rip(t->source, slow->index)
                       : slow->is_in_group ? NATIVE_SITE_UNGROUPED
