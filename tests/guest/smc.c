@@ -342,6 +342,25 @@ static void test_many(void)
     check_equal("80000 functions", expected, sum);
 }
 
+/* Code at more linear pages than anybody likes to remember, then some of them go elsewhere. */
+static void test_many_pages(void)
+{
+    uint64_t base = TEST_GVA + 1024 * PAGE, first = page_alloc(), second = page_alloc(), sum = 0;
+    LOAD_SNIPPET(return_one, first);
+    LOAD_SNIPPET(return_one, second);
+    write32(second + 1, 2);
+    for (uint32_t i = 0; i < 9000; i++) {
+        page_map(base + i * PAGE, first | PTE_P | PTE_W, 1);
+        sum += call(base + i * PAGE);
+    }
+    check_equal("a function at 9000 pages", 9000, sum);
+    for (uint32_t i = 0; i < 9000; i += 1000) {
+        page_map(base + i * PAGE, second | PTE_P | PTE_W, 1);
+        check_equal("another function at one of them", 2, call(base + i * PAGE));
+        check_equal("the old one beside it", 1, call(base + (i + 1) * PAGE));
+    }
+}
+
 void guest_main(void)
 {
     test_same_block();
@@ -354,4 +373,5 @@ void guest_main(void)
     test_granules();
     test_ways_to_write();
     test_many();
+    test_many_pages();
 }

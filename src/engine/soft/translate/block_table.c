@@ -169,19 +169,36 @@ uint64_t soft_native_epoch(const struct soft_vcpu *v)
 void soft_native_set_epoch(struct soft_vcpu *v, uint64_t epoch)
 {
     /* Links must not meet the same 32 bits again. */
-    if (v->native && epoch >> 32 == v->native->last_epoch >> 32) {
+    if (v->native && epoch >> 32 == v->native->last_epoch >> 32 &&
+        epoch >= v->native->oldest_epoch) {
         use_epoch(v, false, epoch);
     }
 }
 
 static size_t linear_page_bit(uint64_t rip)
 {
-    return ((rip >> GUEST_PAGE_SHIFT) * 0x9e3779b97f4a7c15ull) >> (64 - 12);
+    return ((rip >> GUEST_PAGE_SHIFT) * 0x9e3779b97f4a7c15ull) >> (64 - NATIVE_LINEAR_BITS);
 }
 
 void native_note_linear_page(struct soft_native *n, uint64_t rip)
 {
-    n->linear_pages[linear_page_bit(rip) / 64] |= BIT(linear_page_bit(rip) % 64);
+    size_t bit = linear_page_bit(rip);
+    uint64_t *word = &n->linear_pages[bit / 64];
+    n->linear_page_count += !(*word & BIT(bit % 64));
+    *word |= BIT(bit % 64);
+}
+
+/* Room for a few linear pages more. */
+static void reserve_linear_pages(struct soft_vcpu *v)
+{
+    struct soft_native *n = v->native;
+    if (unlikely(n->linear_page_count >= NATIVE_LINEAR_MOST)) {
+        memset(n->linear_pages, 0, sizeof(n->linear_pages));
+        n->linear_page_count = 0;
+        soft_native_forget_addresses(v, false);
+        soft_native_forget_addresses(v, true);
+        n->oldest_epoch = n->epoch[0];
+    }
 }
 
 void soft_native_forget_page(struct soft_vcpu *v, uint64_t gva)
@@ -212,6 +229,7 @@ static struct native_block *find_or_translate(struct soft_vcpu *v, uint32_t mode
     uint64_t rip = v->rip;
     v->op = NULL;
     v->block = NULL;
+    reserve_linear_pages(v);
     uint64_t gpa = soft_fetch_translate(v, rip);
     uint64_t address = native_address(v, rip, mode);
     struct native_block *block = native_cache_find(n, gpa, address, mode, NATIVE_SECOND_ANY);

@@ -100,6 +100,10 @@ struct native_page {
 /* The code cache is filled region by region, and the oldest is emptied to be filled again. */
 #define NATIVE_REGIONS 8u
 
+/* When so many pages are noted, they are forgotten with all epochs: a large part of a full map would be there by chance. */
+#define NATIVE_LINEAR_BITS 17
+#define NATIVE_LINEAR_MOST 8192u
+
 struct soft_native {
     uint8_t *writable, *executable; /* two views of the same memory */
     size_t size, used, fixed;       /* 'fixed': stubs, which stay */
@@ -117,8 +121,10 @@ struct soft_native {
     size_t page_count;
     uint64_t epoch[2]; /* of the halves of the address space; 32 bits are compared, never 0 */
     uint64_t last_epoch;
-    /* Which linear pages have blocks, hashed: what an INVLPG has to care for. */
-    uint64_t linear_pages[64];
+    uint64_t oldest_epoch; /* those before it are void */
+    /* Which linear pages have blocks in any epoch that is not void, hashed: what an INVLPG has to care for. */
+    uint64_t linear_pages[(1u << NATIVE_LINEAR_BITS) / 64];
+    uint32_t linear_page_count;
     bool has_bmi2, has_xsave;
     bool was_cut; /* blocks have gone while one of them ran */
     struct native_source *source;
