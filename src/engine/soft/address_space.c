@@ -135,25 +135,6 @@ static void flush_region(struct soft_vcpu *v, uint64_t gva)
     }
 }
 
-static void flush_second(struct soft_vcpu *v, uint64_t gva, uint32_t tag)
-{
-    struct soft_tlb_entry *set = soft_second_set(v, gva, tag);
-    for (size_t i = 0; i < SOFT_SECOND_WAYS; i++) {
-        if (set[i].key == soft_second_key(gva, GUEST_PAGE_SHIFT, tag)) {
-            set[i].key = 0;
-        }
-    }
-    struct soft_tlb_entry *large = soft_second_large(v, gva, tag);
-    if (large->key == soft_second_key(gva, SOFT_LARGE_SHIFT, tag)) {
-        large->key = 0;
-    }
-}
-
-static bool has_bit(const uint64_t *words, size_t bit)
-{
-    return words[bit / 64] & BIT(bit % 64);
-}
-
 void soft_tlb_flush_page(struct soft_vcpu *v, uint64_t gva)
 {
     bool is_upper = gva >> 63;
@@ -163,31 +144,19 @@ void soft_tlb_flush_page(struct soft_vcpu *v, uint64_t gva)
         soft_tlb_flush(v, true);
         return;
     }
-    flush_second(v, gva, v->second.tag);
-    flush_second(v, gva, v->second.global_tag);
-    uint64_t tag = soft_tlb_tag(gva);
-    size_t index = soft_tlb_index(gva);
-    for (int i = 0; i < SOFT_TLB_MODES; i++) {
-        if (soft_tlb_has(&v->tlbs[i], index, tag)) {
-            soft_tlb_clear(&v->tlbs[i], index);
-        }
-    }
-    struct soft_code_page *code_page = soft_code_page_slot(v, gva);
-    if (code_page->tag == tag) {
-        code_page->epoch = 0; /* epochs that are in use are higher */
-    }
+    soft_tlb_drop_page(v, gva);
     size_t bit = soft_large_bit(gva);
-    if (unlikely(has_bit(v->large_regions[is_upper], bit))) {
+    if (unlikely(soft_has_bit(v->large_regions[is_upper], bit))) {
         flush_region(v, gva);
         v->code_page_epoch++;
     }
-    if (unlikely(has_bit(v->large_code_regions, bit))) {
+    if (unlikely(soft_has_bit(v->large_code_regions, bit))) {
         soft_native_forget_addresses(v, is_upper);
         soft_new_block_epoch(v, is_upper);
         return;
     }
     soft_native_forget_page(v, gva);
-    if (has_bit(v->block_pages, soft_block_page_bit(gva))) {
+    if (soft_has_bit(v->block_pages, soft_block_page_bit(gva))) {
         soft_new_block_epoch(v, is_upper);
     }
 }

@@ -4,6 +4,7 @@
 #include "engine/soft/tlb.h"
 
 #include "base/core/bits.h"
+#include "engine/soft/block.h"
 #include "engine/soft/breakpoint.h"
 #include "engine/soft/memory_access.h"
 #include "engine/soft/mmu.h"
@@ -222,6 +223,53 @@ static void put_second(struct soft_vcpu *v, uint64_t gva, uint64_t page)
         set[1] = set[0];
     }
     set[0] = (struct soft_tlb_entry){key, page};
+}
+
+static void flush_second(struct soft_vcpu *v, uint64_t gva, uint32_t tag)
+{
+    struct soft_tlb_entry *set = soft_second_set(v, gva, tag);
+    for (size_t i = 0; i < SOFT_SECOND_WAYS; i++) {
+        if (set[i].key == soft_second_key(gva, GUEST_PAGE_SHIFT, tag)) {
+            set[i].key = 0;
+        }
+    }
+    struct soft_tlb_entry *large = soft_second_large(v, gva, tag);
+    if (large->key == soft_second_key(gva, SOFT_LARGE_SHIFT, tag)) {
+        large->key = 0;
+    }
+}
+
+void soft_tlb_drop_page(struct soft_vcpu *v, uint64_t gva)
+{
+    flush_second(v, gva, v->second.tag);
+    flush_second(v, gva, v->second.global_tag);
+    uint64_t tag = soft_tlb_tag(gva);
+    size_t index = soft_tlb_index(gva);
+    for (int i = 0; i < SOFT_TLB_MODES; i++) {
+        if (soft_tlb_has(&v->tlbs[i], index, tag)) {
+            soft_tlb_clear(&v->tlbs[i], index);
+        }
+    }
+    struct soft_code_page *code_page = soft_code_page_slot(v, gva);
+    if (code_page->tag == tag) {
+        code_page->epoch = 0; /* epochs that are in use are higher */
+    }
+}
+
+bool soft_tlb_flush_small_page(struct soft_vcpu *v, uint64_t gva)
+{
+    const struct soft_huge_range *huge = &v->huge[gva >> 63];
+    size_t large = soft_large_bit(gva);
+    if (unlikely((gva >= huge->first && gva <= huge->last) ||
+                 soft_has_bit(v->large_regions[gva >> 63], large) ||
+                 soft_has_bit(v->large_code_regions, large) ||
+                 native_has_linear_page(v->native, gva) ||
+                 soft_has_bit(v->block_pages, soft_block_page_bit(gva)))) {
+        return false;
+    }
+    v->stats.tlb_page_flushes++;
+    soft_tlb_drop_page(v, gva);
+    return true;
 }
 
 /* Sets 'bits' of the entry of a page table. False: that is not for here, or it has changed meanwhile. */

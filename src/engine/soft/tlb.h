@@ -36,6 +36,12 @@ enum soft_fill soft_tlb_quick(struct soft_vcpu *v, struct soft_tlb *tlb, uint64_
 enum soft_fill soft_tlb_enter(struct soft_vcpu *v, struct soft_tlb *tlb, uint64_t gva,
                               enum x86_access access, uint64_t page);
 
+/* INVLPG, where nothing is known of the page but data in small pages: no code, no part of a large page. Else false, and nothing
+ * has changed. Uses no vector registers. */
+bool soft_tlb_flush_small_page(struct soft_vcpu *v, uint64_t gva);
+/* All translations of the page, in both levels, as far as they are of small pages. */
+void soft_tlb_drop_page(struct soft_vcpu *v, uint64_t gva);
+
 /* address_space.c. At MOV to CR3 (and what is like it) with the new value in v->cr3: 'keeps' what is known of its PCID. */
 void soft_space_enter(struct soft_vcpu *v, bool keeps);
 /* INVPCID; 'type' is valid. */
@@ -74,6 +80,10 @@ static inline struct soft_tlb_entry *soft_second_large(struct soft_vcpu *v, uint
                                                        uint32_t tag)
 {
     return &v->second.large[((gva >> SOFT_LARGE_SHIFT) + tag * 0x9e37u) & (SOFT_SECOND_LARGE - 1)];
+}
+static inline bool soft_has_bit(const uint64_t *words, size_t bit)
+{
+    return words[bit / 64] & BIT(bit % 64);
 }
 /* A bit for each region of 2 MiB, hashed. */
 static inline size_t soft_large_bit(uint64_t gva)

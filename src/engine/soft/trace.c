@@ -176,6 +176,7 @@ static const char *stub_name(const struct soft_native *n, const uint8_t *code, b
         {n->syscall, "  ; syscall", true},
         {n->sysret, "  ; sysret", true},
         {n->iret, "  ; iret", true},
+        {n->invlpg, "  ; invlpg", true},
         {n->page_fault, "  ; page fault, or interpret", true},
         {n->exit_at, "  ; exit", true},
         {n->indirect, "  ; indirect", true},

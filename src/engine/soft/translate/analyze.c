@@ -168,6 +168,7 @@ static uint8_t kind_of_simple(const struct x86_row_encoding *encoding, unsigned 
     case X86_ID_SYSCALL:
     case X86_ID_SYSRET:
     case X86_ID_IRET:
+    case X86_ID_INVLPG:
         return NATIVE_ENTRY;
     case X86_ID_MOV_CR:
         return encoding->opcode == 0x20 ? NATIVE_READ_CR : NATIVE_INTERPRET;

@@ -27,7 +27,7 @@ enum native_kind {
     NATIVE_SMALL,      /* system instructions: a call of a stub */
     NATIVE_READ_CR,
     NATIVE_PAUSE,
-    NATIVE_ENTRY, /* SYSCALL, SYSRET, IRET */
+    NATIVE_ENTRY, /* SYSCALL, SYSRET, IRET, INVLPG */
     NATIVE_PUSH_REG,
     NATIVE_PUSH_IMM,
     NATIVE_PUSH_MEM,

@@ -175,14 +175,9 @@ void soft_native_set_epoch(struct soft_vcpu *v, uint64_t epoch)
     }
 }
 
-static size_t linear_page_bit(uint64_t rip)
-{
-    return ((rip >> GUEST_PAGE_SHIFT) * 0x9e3779b97f4a7c15ull) >> (64 - NATIVE_LINEAR_BITS);
-}
-
 void native_note_linear_page(struct soft_native *n, uint64_t rip)
 {
-    size_t bit = linear_page_bit(rip);
+    size_t bit = native_linear_page_bit(rip);
     uint64_t *word = &n->linear_pages[bit / 64];
     n->linear_page_count += !(*word & BIT(bit % 64));
     *word |= BIT(bit % 64);
@@ -203,8 +198,7 @@ static void reserve_linear_pages(struct soft_vcpu *v)
 
 void soft_native_forget_page(struct soft_vcpu *v, uint64_t gva)
 {
-    size_t bit = linear_page_bit(gva);
-    if (v->native && v->native->linear_pages[bit / 64] & BIT(bit % 64)) {
+    if (v->native && native_has_linear_page(v->native, gva)) {
         soft_native_forget_addresses(v, gva >> 63);
     }
 }

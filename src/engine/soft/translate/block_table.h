@@ -130,8 +130,8 @@ struct soft_native {
     struct native_source *source;
     struct native_verifier *verifier; /* NULL: blocks are not verified */
     /* Stubs (writable view). */
-    uint8_t *enter, *leave, *interpret, *string, *page_fault, *exit_at, *make_link, *indirect,
-        *load_vectors, *load_x87, *fault, *fill, *resume, *syscall, *sysret, *iret;
+    uint8_t *enter, *leave, *interpret, *string, *page_fault, *invlpg, *exit_at, *make_link,
+        *indirect, *load_vectors, *load_x87, *fault, *fill, *resume, *syscall, *sysret, *iret;
     uint8_t *small[NATIVE_SMALL_COUNT];
 };
 
@@ -287,6 +287,15 @@ bool native_find_second(struct soft_vcpu *v, uint64_t rip, uint32_t mode, uint64
 bool native_seems_cut(uint64_t rip, uint32_t mode, const uint8_t *page);
 
 /* block_table.c */
+static inline size_t native_linear_page_bit(uint64_t rip)
+{
+    return ((rip >> GUEST_PAGE_SHIFT) * 0x9e3779b97f4a7c15ull) >> (64 - NATIVE_LINEAR_BITS);
+}
+static inline bool native_has_linear_page(const struct soft_native *n, uint64_t gva)
+{
+    size_t bit = native_linear_page_bit(gva);
+    return n->linear_pages[bit / 64] & BIT(bit % 64);
+}
 void native_note_linear_page(struct soft_native *n, uint64_t rip);
 
 /* block_table.c: called by stubs with the guest's registers in *v; they return where to go on (executable view). */

@@ -1,4 +1,4 @@
-/* Ways into the guest's kernel and out of it, when they are the common ones: SYSCALL, SYSRET, #PF and IRET between 64-bit code of
+/* INVLPG, and ways into the guest's kernel and out of it, when they are the common ones: SYSCALL, SYSRET, #PF and IRET between 64-bit code of
  * CPL 3 and 0. Whatever else they might mean is found before anything changes, and left to the interpreter, which knows it all. No
  * vector registers here: the guest's may be in the host's. */
 #include "engine/soft/memory_access.h"
@@ -257,4 +257,14 @@ const uint8_t *native_on_page_fault(struct soft_vcpu *v, const struct native_sit
     v->gpr[X86_RSP] = sp;
     v->flags &= ~(X86_FLAG_NT | X86_FLAG_TF | X86_FLAG_RF | (type == GATE_TRAP ? 0 : X86_FLAG_IF));
     return go_to(v, handler, supervisor_tlb(v, v->flags));
+}
+
+const uint8_t *native_on_invlpg(struct soft_vcpu *v, const struct native_site *site,
+                                uint32_t length)
+{
+    uint64_t rip = site->rip + native_base(v) + length;
+    if (unlikely(!soft_tlb_flush_small_page(v, v->native_target))) {
+        return NULL;
+    }
+    return go_to(v, rip, (enum soft_tlb_mode)(v->tlb - v->tlbs));
 }

@@ -34,6 +34,9 @@ const uint8_t *native_on_sysret(struct soft_vcpu *v, const struct native_site *s
                                 uint32_t length);
 const uint8_t *native_on_page_fault(struct soft_vcpu *v, const struct native_site *site,
                                     uint32_t unused);
+/* Of the address in native_target. */
+const uint8_t *native_on_invlpg(struct soft_vcpu *v, const struct native_site *site,
+                                uint32_t length);
 const uint8_t *native_on_iret(struct soft_vcpu *v, const struct native_site *site, uint32_t length);
 
 #endif

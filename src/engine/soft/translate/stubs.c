@@ -368,6 +368,7 @@ void native_make_stubs(struct soft_vcpu *v)
     n->sysret = make_quick(&e, native_on_sysret, interpret_stored);
     n->page_fault = make_quick(&e, native_on_page_fault, interpret_stored);
     n->iret = make_quick(&e, native_on_iret, interpret_stored);
+    n->invlpg = make_quick(&e, native_on_invlpg, interpret_stored);
     n->exit_at = make_call(&e, true, (const void *)(uintptr_t)native_on_exit_at, NULL);
     n->indirect = make_call(&e, true, (const void *)(uintptr_t)native_on_indirect, NULL);
     n->make_link = make_call(&e, false, (const void *)(uintptr_t)native_on_link, NULL);

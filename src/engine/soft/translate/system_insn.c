@@ -45,6 +45,7 @@ bool native_system_is_allowed(const struct soft_vcpu *v, const struct x86_insn *
         case X86_ID_SYSCALL:
         case X86_ID_SYSRET:
         case X86_ID_IRET:
+        case X86_ID_INVLPG:
         case X86_ID_MOV_CR:
             return false;
         default:
@@ -55,6 +56,7 @@ bool native_system_is_allowed(const struct soft_vcpu *v, const struct x86_insn *
     case X86_ID_CLI:
     case X86_ID_STI:
     case X86_ID_SWAPGS:
+    case X86_ID_INVLPG:
         return is_kernel;
     case X86_ID_STAC:
     case X86_ID_CLAC:
@@ -202,16 +204,30 @@ void native_emit_read_cr(struct translation *t, const struct native_insn *n)
     }
 }
 
+static const uint8_t *stub_of(const struct soft_native *native, uint16_t id)
+{
+    switch (id) {
+    case X86_ID_SYSCALL:
+        return native->syscall;
+    case X86_ID_SYSRET:
+        return native->sysret;
+    case X86_ID_INVLPG:
+        return native->invlpg;
+    default:
+        return native->iret;
+    }
+}
+
 void native_emit_entry(struct translation *t, const struct native_insn *n)
 {
     struct emitter *e = &t->e;
-    const struct soft_native *native = t->native;
-    const uint8_t *stub = n->insn.id == X86_ID_SYSCALL  ? native->syscall
-                          : n->insn.id == X86_ID_SYSRET ? native->sysret
-                                                        : native->iret;
     native_give_up_flags(t, n->live_before);
+    if (n->insn.has_memory) {
+        native_emit_address(t, n);
+        emit_op_base(e, HOST_OP_MOV_RM_REG, ADDRESS, HOST_RSP, VCPU_FIELD(native_target));
+    }
     emit_mov_imm(e, SCRATCH, n->insn.length);
-    emit_bind(emit_call(e), stub);
+    emit_bind(emit_call(e), stub_of(t->native, n->insn.id));
     emit64(e, native_rip(t->source, t->index));
     emit64(e, 0);
     t->flags = FLAGS_SAVED;

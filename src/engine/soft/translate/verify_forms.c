@@ -95,6 +95,7 @@ enum verify_stub verify_find_stub(const struct soft_native *n, const uint8_t *ta
         {n->syscall, VERIFY_STUB_SITE},
         {n->sysret, VERIFY_STUB_SITE},
         {n->iret, VERIFY_STUB_SITE},
+        {n->invlpg, VERIFY_STUB_SITE},
         {n->page_fault, VERIFY_STUB_SITE},
         {n->exit_at, VERIFY_STUB_SITE_LAST},
         {n->indirect, VERIFY_STUB_SITE_LAST},
