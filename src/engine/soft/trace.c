@@ -195,15 +195,15 @@ static const char *stub_name(const struct soft_native *n, const uint8_t *code, b
     return "";
 }
 
-/* The block's code, addresses as they are executed. */
-static void print_host_code(FILE *log, const struct soft_native *n,
-                            const struct native_block *block)
+/* A part of a block's code, addresses as they are executed. */
+static void print_host_code(FILE *log, const struct soft_native *n, const uint8_t *start,
+                            uint32_t size)
 {
     uint32_t at = 0;
-    while (at < block->code_size) {
+    while (at < size) {
         struct x86_insn insn;
-        const uint8_t *code = native_entry_saved(n, block) + at;
-        uint32_t left = block->code_size - at;
+        const uint8_t *code = start + at;
+        uint32_t left = size - at;
         if (x86_decode(code, MIN(left, X86_INSN_MAX_LENGTH), X86_CODE_64, &insn) != X86_DECODE_OK) {
             fprintf(log, "  no instruction at +0x%x\n", at);
             return;
@@ -216,7 +216,7 @@ static void print_host_code(FILE *log, const struct soft_native *n,
         at += insn.length;
         if (insn.id == X86_ID_CALL && has_site) {
             struct native_site site;
-            memcpy(&site, native_entry_saved(n, block) + at, sizeof(site));
+            memcpy(&site, start + at, sizeof(site));
             fprintf(log, "                site 0x%" PRIx64 ", 0x%" PRIx64 "\n", site.rip,
                     site.next);
             at += (uint32_t)sizeof(site);
@@ -234,24 +234,30 @@ void soft_trace_block(struct soft_trace *trace, const struct soft_vcpu *v,
     name_of(trace, rip, name, sizeof(name));
     pthread_mutex_lock(&trace->lock);
     if (trace->perf_map) {
-        fprintf(trace->perf_map, "%" PRIx64 " %x guest:%s\n",
+        fprintf(trace->perf_map,
+                "%" PRIx64 " %x guest:%s\n"
+                "%" PRIx64 " %x guest:%s,out-of-line\n",
                 (uint64_t)(uintptr_t)native_executable(n, native_entry_saved(n, block)),
-                block->code_size, name);
+                block->code_size, name,
+                (uint64_t)(uintptr_t)native_executable(n, native_cold(n, block)), block->cold_size,
+                name);
         (void)fflush(trace->perf_map); /* perf reads it when the process may have gone */
     }
     if (trace->log) {
         fprintf(trace->log,
                 "vcpu %u block %s rip 0x%" PRIx64 " gpa 0x%" PRIx64
-                " mode 0x%x: %u instructions, %u bytes of %u\n",
+                " mode 0x%x: %u instructions, %u and %u bytes of %u\n",
                 v->vcpu.index, name, rip, (uint64_t)block->gpa, (unsigned)block->mode,
-                source->count, block->code_size, source->size_bytes);
+                source->count, block->code_size, block->cold_size, source->size_bytes);
         for (uint32_t i = 0; i < source->count; i++) {
             const struct native_insn *insn = &source->insn[i];
             print_insn(trace->log, native_rip(source, i) + base, source->copy + insn->offset,
                        &insn->insn, insn->kind == NATIVE_INTERPRET ? "  ; interpreted" : "");
         }
         fprintf(trace->log, "  host code\n");
-        print_host_code(trace->log, n, block);
+        print_host_code(trace->log, n, native_entry_saved(n, block), block->code_size);
+        fprintf(trace->log, "  out of line\n");
+        print_host_code(trace->log, n, native_cold(n, block), block->cold_size);
     }
     pthread_mutex_unlock(&trace->lock);
 }

@@ -45,7 +45,7 @@ struct bed {
     size_t taken_count;
     uint8_t *vcpu_before;
     uint8_t stubs[8192];
-    size_t used, meta_used; /* of a code cache without blocks */
+    size_t used, cold_start, meta_used; /* of a code cache without blocks */
     struct {
         const uint8_t *pages;
         size_t count;
@@ -130,6 +130,7 @@ static int set_up(void **state)
     assert_true(b->text_count > 0 && b->v->native->fixed <= sizeof(b->stubs));
     memcpy(b->stubs, b->v->native->writable, b->v->native->fixed);
     b->used = b->v->native->used;
+    b->cold_start = b->v->native->cold_start;
     b->meta_used = b->v->native->meta_used;
     *state = b;
     return 0;
@@ -157,6 +158,7 @@ static struct native_block *random_block(struct bed *b)
     struct soft_native *n = b->v->native;
     uint32_t mode = (uint32_t)(next_random(b) % SOFT_TLB_MODES) | vectors[next_random(b) % 3];
     n->used = b->used;
+    n->cold_start = b->cold_start;
     n->meta_used = b->meta_used;
     struct native_block *block = NULL;
     while (!block) {
@@ -170,8 +172,13 @@ static struct native_block *random_block(struct bed *b)
 static struct mutation random_mutation(struct bed *b, const struct native_block *block)
 {
     static const uint8_t values[] = {0x00, 0xff, 0x80, 0x7f, 0x01, 0x90, 0x48, 0x49, 0x4c};
-    struct mutation m = {.offset = (uint32_t)(next_random(b) % block->code_size), .size = 1};
-    const uint8_t *at = code_of(b, block) + m.offset;
+    uint64_t at_byte = next_random(b) % (block->code_size + block->cold_size);
+    bool is_cold = at_byte >= block->code_size;
+    uint32_t start = is_cold ? block->cold : block->code;
+    uint32_t size = is_cold ? block->cold_size : block->code_size;
+    uint8_t *code = b->v->native->writable;
+    struct mutation m = {.offset = start + (uint32_t)(next_random(b) % size), .size = 1};
+    const uint8_t *at = code + m.offset;
     int32_t value;
     switch (next_random(b) % 4) {
     case 0:
@@ -185,9 +192,9 @@ static struct mutation random_mutation(struct bed *b, const struct native_block 
         break;
     default:
         /* What may be a displacement moves a little. */
-        m.offset = (uint32_t)(next_random(b) % (block->code_size - 3));
+        m.offset = start + (uint32_t)(next_random(b) % (MAX(size, 4) - 3));
         m.size = 4;
-        memcpy(&value, code_of(b, block) + m.offset, sizeof(value));
+        memcpy(&value, code + m.offset, sizeof(value));
         value += (int32_t)(next_random(b) % 257) - 128;
         memcpy(m.bytes, &value, sizeof(value));
         break;
@@ -208,14 +215,14 @@ static void take_mutations(struct bed *b, const struct native_block *block)
     b->taken_count = 0;
     for (int i = 0; i < MUTATIONS; i++) {
         struct mutation m = random_mutation(b, block), back = m;
-        if (memcmp(code_of(b, block) + m.offset, m.bytes, m.size) == 0) {
+        if (memcmp(b->v->native->writable + m.offset, m.bytes, m.size) == 0) {
             continue;
         }
-        exchange(code_of(b, block), &back);
+        exchange(b->v->native->writable, &back);
         if (native_verify(b->verifier, b->v, block, NULL) == 0) {
             b->taken[b->taken_count++] = m;
         }
-        exchange(code_of(b, block), &back);
+        exchange(b->v->native->writable, &back);
     }
 }
 
@@ -433,7 +440,7 @@ static noreturn_fn void run_taken(struct bed *b, const struct native_block *bloc
     close_memory(b);
     for (size_t i = 0; i < b->taken_count; i++) {
         under_way = &b->taken[i];
-        exchange(code_of(b, block), &b->taken[i]);
+        exchange(b->v->native->writable, &b->taken[i]);
         for (int run = 0; run < 4; run++) {
             random_registers(b);
             memcpy(b->vcpu_before, b->v, sizeof(*b->v));
@@ -442,7 +449,7 @@ static noreturn_fn void run_taken(struct bed *b, const struct native_block *bloc
                 report_change(b);
             }
         }
-        exchange(code_of(b, block), &b->taken[i]);
+        exchange(b->v->native->writable, &b->taken[i]);
     }
     _exit(0);
 }
@@ -535,6 +542,28 @@ static void compare_decoders(const ZydisDecoder *zydis, const uint8_t *code, siz
     }
 }
 
+/* Returns how many instructions there are. */
+static size_t compare_part(const struct bed *b, const ZydisDecoder *zydis, const uint8_t *code,
+                           uint32_t size)
+{
+    size_t count = 0;
+    for (uint32_t offset = 0; offset < size; count++) {
+        struct x86_insn insn;
+        uint32_t left = size - offset;
+        if (x86_decode(code + offset, MIN(left, X86_INSN_MAX_LENGTH), X86_CODE_64, &insn) !=
+            X86_DECODE_OK) {
+            break;
+        }
+        compare_decoders(zydis, code + offset, left, &insn);
+        offset += insn.length;
+        if (insn.id == X86_ID_CALL) {
+            bool has_site = !comes_back(b->v->native, code + offset + insn.imm);
+            offset += has_site ? (uint32_t)sizeof(struct native_site) : 0;
+        }
+    }
+    return count;
+}
+
 static void test_zydis_agrees(void **state)
 {
     struct bed *b = *state;
@@ -544,23 +573,8 @@ static void test_zydis_agrees(void **state)
         ZYAN_SUCCESS(ZydisDecoderInit(&zydis, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64)));
     for (int i = 0; i < 4 * BLOCKS; i++) {
         const struct native_block *block = random_block(b);
-        uint32_t offset = 0;
-        while (offset < block->code_size) {
-            struct x86_insn insn;
-            uint32_t left = block->code_size - offset;
-            if (x86_decode(code_of(b, block) + offset, MIN(left, X86_INSN_MAX_LENGTH), X86_CODE_64,
-                           &insn) != X86_DECODE_OK) {
-                break;
-            }
-            compare_decoders(&zydis, code_of(b, block) + offset, left, &insn);
-            offset += insn.length;
-            count++;
-            if (insn.id == X86_ID_CALL) {
-                const uint8_t *target = code_of(b, block) + offset + insn.imm;
-                bool has_site = !comes_back(b->v->native, target);
-                offset += has_site ? (uint32_t)sizeof(struct native_site) : 0;
-            }
-        }
+        count += compare_part(b, &zydis, code_of(b, block), block->code_size);
+        count += compare_part(b, &zydis, native_cold(b->v->native, block), block->cold_size);
     }
     print_message("%zu instructions of blocks compared\n", count);
 }

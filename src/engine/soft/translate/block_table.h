@@ -41,7 +41,8 @@ struct native_link {
     native_ref next;      /* link in the target's list */
     native_ref from;      /* the native_ref there that leads to this link */
     int32_t distance;     /* guest bytes from the block's end to the target */
-    uint16_t place, stub; /* of the jump's displacement and of the stub, in the block's code */
+    uint16_t place;       /* of the jump's displacement, in the block's code */
+    uint16_t stub;        /* in the part of it that is out of line */
     uint8_t epoch_before; /* how far before 'place' the exit compares the epoch; 0: it does not */
     uint8_t base_before;  /* and native_page, if the block is shared; or 0 */
     uint8_t number;       /* which of its block's links it is */
@@ -57,22 +58,24 @@ struct native_link {
 struct native_block {
     native_ref hash_next, page_next; /* older ones */
     native_ref incoming;             /* links */
-    uint32_t code;                   /* in the code cache; status flags in 'status' */
-    uint64_t gpa : 64 - NATIVE_MODE_BITS;
-    uint64_t mode : NATIVE_MODE_BITS;
-    uint64_t address;  /* see native_address */
-    uint64_t granules; /* of its page that it depends on */
-    uint16_t code_size;
-    uint16_t entry_offset;     /* of the entry with status flags in the host's, in the code */
+    /* Where in the code cache the block begins (status flags in 'status'), and where the part of it that is out of line: what
+     * seldom runs is kept out of the host's caches. */
+    uint32_t code, cold;
     uint32_t size_bytes : 12;  /* of the guest's code */
     uint32_t last_offset : 12; /* of the last instruction in it */
     uint32_t link_count : 2;
     bool is_crossing : 1; /* a struct native_second is behind the links */
     bool saves_first : 1; /* the other entry is the better one */
+    uint64_t gpa : 64 - NATIVE_MODE_BITS;
+    uint64_t mode : NATIVE_MODE_BITS;
+    uint64_t address;  /* see native_address */
+    uint64_t granules; /* of its page that it depends on */
+    uint16_t code_size, cold_size;
+    uint16_t entry_offset; /* of the entry with status flags in the host's, in the code */
     struct native_link link[];
 };
 
-_Static_assert(sizeof(struct native_link) == 24 && sizeof(struct native_block) == 48,
+_Static_assert(sizeof(struct native_link) == 24 && sizeof(struct native_block) == 56,
                "or docs/engines.md has too small a number for the tables");
 
 /* Of a block of one instruction that begins in one page and ends in the next. It is found by the addresses of both. The jump
@@ -106,8 +109,10 @@ struct native_page {
 
 struct soft_native {
     uint8_t *writable, *executable; /* two views of the same memory */
-    size_t size, used, fixed;       /* 'fixed': stubs, which stay */
-    uint8_t *meta;                  /* descriptions of blocks */
+    size_t size, fixed;             /* 'fixed': stubs, which stay */
+    size_t used,
+        cold_start; /* of the region that is filled: from below, and from above with what is out of line */
+    uint8_t *meta; /* descriptions of blocks */
     size_t meta_size, meta_used;
     /* The region that is filled, how much each has of both memories, and where the descriptions of the others end. */
     uint32_t region;
@@ -195,6 +200,11 @@ static inline uint8_t *native_entry_saved(const struct soft_native *n,
     return n->writable + block->code;
 }
 
+static inline uint8_t *native_cold(const struct soft_native *n, const struct native_block *block)
+{
+    return n->writable + block->cold;
+}
+
 static inline uint8_t *native_entry(const struct soft_native *n, const struct native_block *block)
 {
     return native_entry_saved(n, block) + block->entry_offset;
@@ -219,7 +229,7 @@ static inline uint8_t *native_link_place(const struct soft_native *n,
 
 static inline uint8_t *native_link_stub(const struct soft_native *n, const struct native_link *link)
 {
-    return native_entry_saved(n, native_link_source(link)) + link->stub;
+    return native_cold(n, native_link_source(link)) + link->stub;
 }
 
 /* Where the exit compares the epoch, and where native_page, or NULL. */

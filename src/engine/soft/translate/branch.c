@@ -67,11 +67,12 @@ static void make_link(const struct translation *t, uint32_t number)
 {
     const struct block_exit *exit = &t->exit[number];
     const uint8_t *code = native_entry_saved(t->native, t->block);
+    const uint8_t *cold = native_cold(t->native, t->block);
     uint64_t end = t->source->rip + t->source->size_bytes;
     struct native_link *link = &t->block->link[number];
     *link = (struct native_link){.distance = (int32_t)(exit->rip - end),
                                  .place = (uint16_t)(exit->place - code),
-                                 .stub = (uint16_t)(t->e.at - code),
+                                 .stub = (uint16_t)(t->e.at - cold),
                                  .epoch_before = before_place(exit, exit->epoch),
                                  .base_before = before_place(exit, exit->base),
                                  .number = (uint8_t)number,

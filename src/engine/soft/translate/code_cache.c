@@ -1,5 +1,7 @@
 /* The code cache: host code, descriptions of blocks, and the links between them.
  *
+ * A region is filled with code from below, and from above with what blocks have out of line and seldom run.
+ *
  * Code and descriptions are taken from one region after the other. When the last one is full the first is emptied for the blocks
  * to come, then the second, and so on: the oldest code goes, used or not, and hot code is soon there again. So in all lists of
  * blocks, where new ones are put in front, those of the region that is emptied are at the end.
@@ -116,6 +118,7 @@ void native_cache_begin(struct soft_native *n)
     }
     n->region = 0;
     n->used = region_code(n, 0);
+    n->cold_start = n->used + n->region_size;
     n->meta_used = region_meta(n, 0);
 }
 
@@ -133,10 +136,27 @@ struct native_block *native_cache_new_block(struct soft_native *n)
     return block;
 }
 
+void native_cache_end_code(struct soft_native *n, struct native_block *block, const uint8_t *end)
+{
+    size_t size = (size_t)(end - native_entry_saved(n, block));
+    invariant(size <= UINT16_MAX);
+    block->code_size = (uint16_t)size;
+    block->cold = (uint32_t)(end - n->writable);
+}
+
+void native_cache_end_cold(struct soft_native *n, struct native_block *block, const uint8_t *end)
+{
+    size_t size = (size_t)(end - native_cold(n, block));
+    invariant(size <= UINT16_MAX && block->code + block->code_size + size <= n->cold_start);
+    block->cold_size = (uint16_t)size;
+    block->cold = (uint32_t)(n->cold_start - size);
+}
+
 void native_cache_keep_block(struct soft_native *n, const struct native_block *block)
 {
     n->meta_used += description_size(block);
     n->used = align_up((size_t)block->code + block->code_size, 16);
+    n->cold_start = block->cold;
 }
 
 static native_ref *bucket_of(const struct soft_native *n, uint64_t gpa, uint64_t address,
@@ -282,6 +302,7 @@ static void begin_region(struct soft_vcpu *v)
     n->region_end[n->region] = (native_ref)n->meta_used;
     n->region = (n->region + 1) % NATIVE_REGIONS;
     n->used = region_code(n, n->region);
+    n->cold_start = n->used + n->region_size;
     n->meta_used = region_meta(n, n->region);
     struct native_range gone = {region_meta(n, n->region), n->region_end[n->region]};
     if (gone.start == gone.end) {
@@ -308,9 +329,8 @@ static void begin_region(struct soft_vcpu *v)
 void native_cache_reserve(struct soft_vcpu *v)
 {
     struct soft_native *n = v->native;
-    size_t code_end = region_code(n, n->region) + n->region_size;
     size_t meta_end = region_meta(n, n->region) + n->region_meta_size;
-    if (n->used + NATIVE_CODE_RESERVE > code_end || n->meta_used + META_RESERVE > meta_end) {
+    if (n->used + NATIVE_CODE_RESERVE > n->cold_start || n->meta_used + META_RESERVE > meta_end) {
         begin_region(v);
     }
     /* More than the one that is needed, so that this is rare. */

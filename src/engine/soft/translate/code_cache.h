@@ -4,7 +4,7 @@
 
 #include "engine/soft/translate/block_table.h"
 
-/* The most code that one block takes. */
+/* The most code that one block takes, with what is out of line tried behind it and then put elsewhere. */
 #define NATIVE_CODE_RESERVE ((size_t)64 << 10)
 
 /* The least number of bits that tell 'count' things apart. */
@@ -22,9 +22,13 @@ void native_cache_begin(struct soft_native *n);
 /* Makes room for one more block: others may go, unless there is room. */
 void native_cache_reserve(struct soft_vcpu *v);
 
-/* A description for a block that is about to be made: nothing in it, and NATIVE_MAX_LINKS links. Then, with 'link_count' and
- * 'code_size' set, it and its code have their place. */
+/* A description for a block that is about to be made: nothing in it, and NATIVE_MAX_LINKS links. */
 struct native_block *native_cache_new_block(struct soft_native *n);
+/* Its code ends at 'end': what is out of line may be put behind that, as a trial. */
+void native_cache_end_code(struct soft_native *n, struct native_block *block, const uint8_t *end);
+/* That ends at 'end', and gets its place, where it is to be put now. */
+void native_cache_end_cold(struct soft_native *n, struct native_block *block, const uint8_t *end);
+/* All is in its place. */
 void native_cache_keep_block(struct soft_native *n, const struct native_block *block);
 
 /* The block for that address of native_address, or NULL. If it ends in a second page, that has to be at 'second_gpa', unless it is

@@ -360,6 +360,25 @@ static void report_memory(const struct soft_lockstep *l)
     }
 }
 
+/* A part of the block's code. */
+static void report_code(const struct soft_vcpu *v, const uint8_t *start, uint32_t size)
+{
+    uint32_t at = 0;
+    while (at < size) {
+        struct x86_insn insn;
+        char text[128];
+        const uint8_t *code = start + at;
+        if (x86_decode(code, MIN(size - at, X86_INSN_MAX_LENGTH), X86_CODE_64, &insn) !=
+            X86_DECODE_OK) {
+            break; /* data behind a call */
+        }
+        x86_disassemble(&insn, at, text, sizeof(text));
+        log_error("lock-step: host:%s %x  %s",
+                  native_executable(v->native, code) == v->lockstep->code ? " >" : "", at, text);
+        at += insn.length;
+    }
+}
+
 static noreturn_fn void give_up(struct soft_vcpu *v, uint64_t rip)
 {
     struct soft_lockstep *l = v->lockstep;
@@ -383,20 +402,8 @@ static noreturn_fn void give_up(struct soft_vcpu *v, uint64_t rip)
         log_error("lock-step: guest: %" PRIx64 "  %s", v->rip, text);
         v->rip += insn.length;
     }
-    uint32_t at = 0;
-    while (at < l->block->code_size) {
-        struct x86_insn insn;
-        char text[128];
-        uint32_t left = MIN(l->block->code_size - at, X86_INSN_MAX_LENGTH);
-        const uint8_t *code = native_entry_saved(v->native, l->block) + at;
-        if (x86_decode(code, left, X86_CODE_64, &insn) != X86_DECODE_OK) {
-            break; /* data behind a call */
-        }
-        x86_disassemble(&insn, at, text, sizeof(text));
-        log_error("lock-step: host:%s %x  %s",
-                  native_executable(v->native, code) == l->code ? " >" : "", at, text);
-        at += insn.length;
-    }
+    report_code(v, native_entry_saved(v->native, l->block), l->block->code_size);
+    report_code(v, native_cold(v->native, l->block), l->block->cold_size);
     invariant(!"translated code does what the interpreter does");
     abort();
 }

@@ -994,14 +994,21 @@ struct native_block *native_translate(struct soft_vcpu *v, uint64_t rip, uint64_
         native_emit_exit(&t, native_cut_rip(source, source->rip + source->size_bytes),
                          source->live_next);
     }
-    emit_slow_paths(&t);
     if (block->saves_first && !t.counts) {
         block->entry_offset = (uint16_t)(t.e.at - code);
         native_save_flags(&t);
         emit_bind(emit_jmp(&t.e), code);
     }
-    invariant(t.e.at - code <= UINT16_MAX);
-    block->code_size = (uint16_t)(t.e.at - code);
+    native_cache_end_code(native, block, t.e.at);
+    /* Twice: the first time to learn the size, which the place depends on. */
+    uint32_t flags = t.flags;
+    t.e.at = native_cold(native, block);
+    emit_slow_paths(&t);
+    native_cache_end_cold(native, block, t.e.at);
+    t.flags = flags;
+    t.e.at = native_cold(native, block);
+    emit_slow_paths(&t);
+    invariant(t.e.at == native_cold(native, block) + block->cold_size);
     native_cache_keep_block(native, block);
     return block;
 }

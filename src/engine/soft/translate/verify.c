@@ -35,8 +35,9 @@ struct native_verifier {
     const struct native_block *block;
     uint64_t rip; /* as the block has it */
     bool is_shared;
-    const uint8_t *code;
-    uint32_t size;
+    /* Offsets are those in the code, and behind a byte that is nobody's, those in what is out of line. */
+    const uint8_t *code, *cold;
+    uint32_t code_size, cold_start, size;
     const struct node *current;
     struct error *err;
 };
@@ -69,13 +70,34 @@ void native_verifier_destroy(struct native_verifier *r)
     }
 }
 
+static const uint8_t *code_at(const struct native_verifier *r, uint64_t offset)
+{
+    return offset < r->cold_start ? r->code + offset : r->cold + (offset - r->cold_start);
+}
+
+/* How many bytes there are from 'offset' to the end of that part of the block. */
+static uint64_t left_at(const struct native_verifier *r, uint64_t offset)
+{
+    uint64_t end = offset < r->cold_start ? r->code_size : r->size;
+    return offset < end ? end - offset : 0;
+}
+
+/* The offset of 'at'; r->size: it is not in the block. */
+static uint64_t offset_of(const struct native_verifier *r, const uint8_t *at)
+{
+    uint64_t in_code = (uint64_t)(at - r->code), in_cold = (uint64_t)(at - r->cold);
+    return in_code < r->code_size              ? in_code
+           : in_cold < r->size - r->cold_start ? r->cold_start + in_cold
+                                               : r->size;
+}
+
 static int refuse_at(struct native_verifier *r, uint32_t offset, const char *reason)
 {
     struct x86_insn insn;
     char text[96] = "(no instruction)";
-    size_t left = offset < r->size ? r->size - offset : 0;
-    if (left && x86_decode(r->code + offset, MIN(left, X86_INSN_MAX_LENGTH), X86_CODE_64, &insn) ==
-                    X86_DECODE_OK) {
+    size_t left = left_at(r, offset);
+    if (left && x86_decode(code_at(r, offset), MIN(left, X86_INSN_MAX_LENGTH), X86_CODE_64,
+                           &insn) == X86_DECODE_OK) {
         x86_disassemble(&insn, offset, text, sizeof(text));
     }
     return error_set(r->err, EPERM, "translated block of rip 0x%llx, mode %u, offset 0x%x: %s: %s",
@@ -96,9 +118,9 @@ static int add_node(struct native_verifier *r, uint32_t offset, const struct ver
     struct node *node = &r->node[++r->node_count];
     node->offset = offset;
     node->state = *state;
-    size_t left = r->size - offset;
-    if (x86_decode(r->code + offset, MIN(left, X86_INSN_MAX_LENGTH), X86_CODE_64, &node->at.insn) !=
-        X86_DECODE_OK) {
+    size_t left = left_at(r, offset);
+    if (x86_decode(code_at(r, offset), MIN(left, X86_INSN_MAX_LENGTH), X86_CODE_64,
+                   &node->at.insn) != X86_DECODE_OK) {
         return refuse_at(r, offset, "it is no instruction, or not all in the block");
     }
     for (uint32_t i = 0; i < node->at.insn.length; i++) {
@@ -115,7 +137,7 @@ static int add_node(struct native_verifier *r, uint32_t offset, const struct ver
 /* Control may reach 'offset' with 'state'. */
 static int reach(struct native_verifier *r, uint64_t offset, const struct verify_state *state)
 {
-    if (offset >= r->size) {
+    if (!left_at(r, offset)) {
         return refuse(r, "the code goes on beyond the block");
     }
     uint16_t seen = r->byte[offset];
@@ -142,7 +164,7 @@ static bool is_in_page(const struct native_verifier *r, uint64_t rip)
 /* The data behind a call. */
 static int check_site(struct native_verifier *r, uint64_t offset, struct native_site *out_site)
 {
-    if (offset + sizeof(*out_site) > r->size) {
+    if (left_at(r, offset) < sizeof(*out_site)) {
         return refuse(r, "its data are not all in the block");
     }
     for (size_t i = 0; i < sizeof(*out_site); i++) {
@@ -152,7 +174,7 @@ static int check_site(struct native_verifier *r, uint64_t offset, struct native_
         }
         *byte = BYTE_DATA;
     }
-    memcpy(out_site, r->code + offset, sizeof(*out_site));
+    memcpy(out_site, code_at(r, offset), sizeof(*out_site));
     return is_in_page(r, out_site->rip) ? 0 : refuse(r, "its data name another page's address");
 }
 
@@ -162,10 +184,10 @@ static bool can_switch(const struct native_verifier *r, const struct verify_stat
            (state->tlb == SOFT_TLB_SUPERVISOR || state->tlb == SOFT_TLB_SUPERVISOR_AC);
 }
 
-static int step_call(struct native_verifier *r, const struct node *node, uint64_t target)
+static int step_call(struct native_verifier *r, const struct node *node, const uint8_t *target)
 {
     uint64_t next = node->offset + node->at.insn.length;
-    enum verify_stub stub = verify_find_stub(r->native, r->code + (int64_t)target);
+    enum verify_stub stub = verify_find_stub(r->native, target);
     struct native_site site;
     struct verify_state unknown, state;
     static const uint8_t spoiled[] = {HOST_RAX, HOST_RCX, HOST_RDX, HOST_R14, HOST_R15};
@@ -244,22 +266,22 @@ static int check_link(struct native_verifier *r, const struct node *node, const 
     return refuse(r, "it jumps out of the block");
 }
 
-static int step_jump(struct native_verifier *r, const struct node *node, uint64_t target,
+static int step_jump(struct native_verifier *r, const struct node *node, const uint8_t *target,
                      const struct verify_state *state)
 {
     const struct native_block *block = r->block;
-    const uint8_t *address = r->code + (int64_t)target;
-    const uint8_t *place = r->code + node->offset + node->at.insn.imm_offset;
+    const uint8_t *place = code_at(r, node->offset) + node->at.insn.imm_offset;
     for (size_t i = 0; i < block->link_count; i++) {
         /* A link to the block itself is a link still. */
         if (native_link_place(r->native, &block->link[i]) == place && block->link[i].target) {
-            return check_link(r, node, place, address);
+            return check_link(r, node, place, target);
         }
     }
-    if (target < r->size) {
-        return reach(r, target, state);
+    uint64_t offset = offset_of(r, target);
+    if (offset < r->size) {
+        return reach(r, offset, state);
     }
-    if (verify_find_stub(r->native, address) == VERIFY_STUB_LINK) {
+    if (verify_find_stub(r->native, target) == VERIFY_STUB_LINK) {
         const struct verify_value *argument = &state->reg[HOST_R14];
         for (size_t i = 0; i < block->link_count; i++) {
             if (argument->kind == VERIFY_CONSTANT &&
@@ -276,7 +298,7 @@ static int step_branch(struct native_verifier *r, const struct node *node)
 {
     const struct x86_insn *insn = &node->at.insn;
     uint64_t next = node->offset + insn->length;
-    uint64_t target = next + insn->imm;
+    const uint8_t *target = code_at(r, node->offset) + insn->length + (int64_t)insn->imm;
     struct verify_state state = node->state;
     bool is_short_jcc = insn->map == 0 && (insn->opcode & 0xf0) == 0x70;
     bool is_jcc = is_short_jcc || (insn->map == 1 && (insn->opcode & 0xf0) == 0x80);
@@ -321,8 +343,8 @@ static int check_entry(struct native_verifier *r, const uint8_t *entry, uint8_t 
 {
     struct verify_state unknown;
     verify_state_unknown(&unknown, tlb);
-    uint64_t offset = (uint64_t)(entry - r->code);
-    if (offset >= r->size) {
+    uint64_t offset = offset_of(r, entry);
+    if (offset == r->size) {
         return refuse_at(r, 0, "an entry of the block is outside of it");
     }
     r->current = &r->node[0];
@@ -363,7 +385,7 @@ static int check_places(struct native_verifier *r)
                         ? x86_rows[insn->row].attributes & X86_ROW_BRANCH && insn->id != X86_ID_CALL
                         : insn->id == X86_ID_CMP;
                 is_found = is_kind && insn->imm_bytes == 4 &&
-                           r->code + r->node[n].offset + insn->imm_offset == places[k].at;
+                           code_at(r, r->node[n].offset) + insn->imm_offset == places[k].at;
             }
             if (!is_found) {
                 return refuse_at(r, 0, "a link's place is no operand of an instruction");
@@ -382,7 +404,10 @@ int native_verify(struct native_verifier *r, const struct soft_vcpu *v,
     r->rip = native_block_rip(v, block);
     r->is_shared = native_is_shared(v, block->mode);
     r->code = native_entry_saved(r->native, block);
-    r->size = block->code_size;
+    r->cold = native_cold(r->native, block);
+    r->code_size = block->code_size;
+    r->cold_start = r->code_size + 1;
+    r->size = r->cold_start + block->cold_size;
     r->err = err;
     r->node_count = r->waiting_count = 0;
     if (r->size > r->max_size) {
@@ -402,9 +427,9 @@ int native_verify(struct native_verifier *r, const struct soft_vcpu *v,
     }
     for (uint32_t i = 0; i < r->size && rc == 0; i++) {
         rc = step_all(r);
-        if (rc == 0 && r->byte[i] == BYTE_UNSEEN) {
+        if (rc == 0 && r->byte[i] == BYTE_UNSEEN && i != r->code_size) {
             /* Dead code has to keep the rules as well: then every byte is looked at. */
-            rc = check_entry(r, r->code + i, VERIFY_NO_TLB);
+            rc = check_entry(r, code_at(r, i), VERIFY_NO_TLB);
             rc = rc < 0 ? rc : step_all(r);
         }
     }
