@@ -68,8 +68,7 @@ def pytest_step(tally, arguments):
     report = arguments.build / "pytest.xml"
     report.unlink(missing_ok=True)
     command = [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", "-rs",
-               "-n", str(CPUS), "--dist", "load",
-               "tests/integration"]
+               "-n", str(CPUS), "--dist", "loadgroup", "tests/integration"]
     if not arguments.long:
         command += ["-m", "not long"]
     subprocess.run(command, cwd=ROOT, env={**os.environ, "HULL_BUILD": str(arguments.build)})

@@ -55,7 +55,7 @@ KNOWN_FAILURES = {
             GATES: ["#UD through an absent gate", "INT beyond the table", "INT from user mode: DPL 0",
                     "INT through an absent gate", "INT through no gate"],
             LOCK: ["#UD C6 /1", "#UD LOCK BT", "#UD LOCK on MOV", "#UD LOCK on TEST", "#UD of LOCK before #PF"],
-            MEMORY: ["an addition across pages"],
+            MEMORY: ["a change to nothing", "an addition across pages"],
             NESTED_DF: ["#PF through an absent gate: #DF"],
             NO_AC: ["#AC of 8 bytes at 4", "#AC of a misaligned read", "#AC of a misaligned write", "#AC: RIP"],
             NULL: ["#GP of a null DS (IRET has cleared that of CPL 0)", "LTR: null", "SS: null with RPL 3"],

@@ -91,6 +91,7 @@ def nested(tmp_path_factory):
 
 
 @pytest.mark.long
+@pytest.mark.xdist_group("nested")
 @pytest.mark.parametrize("cpus", [1, 2])
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_kvm_nested(nested, program, cpus):
