@@ -67,6 +67,37 @@ static void test_efer(void)
     wrmsr(MSR_EFER, efer);
 }
 
+/* RDFSBASE and its kin with all kinds of registers, and accesses that go by what they set. */
+static void test_base_instructions(void)
+{
+    static uint64_t data[2] = {0x1111, 0x2222};
+    uint64_t addresses[2] = {(uint64_t)&data[0], (uint64_t)&data[1]}, first, second, third, fourth;
+    for (int i = 0; i < 3; i++) {
+        asm volatile("movq %4, %%r14; wrfsbase %%r14; rdfsbase %%r15; movq %%r15, %0\n"
+                     "movq %%fs:0, %1; wrfsbase %5; movq %%fs:0, %2; rdfsbase %3"
+                     : "=&r"(first), "=&r"(second), "=&r"(third), "=&r"(fourth)
+                     : "r"(addresses[0]), "r"(addresses[1])
+                     : "r14", "r15", "memory");
+        check_equal("RDFSBASE to R15", addresses[0], first);
+        check_equal("an access by WRFSBASE of R14", 0x1111, second);
+        check_equal("an access by the next WRFSBASE", 0x2222, third);
+        check_equal("RDFSBASE after it", addresses[1], fourth);
+        asm volatile(
+            "movq %3, %%r13; wrgsbase %%r13d; rdgsbase %0; movq %4, %%rax; wrgsbase %%rax\n"
+            "movq $-1, %%r13; rdgsbase %%r13d; movq %%r13, %1; rdgsbase %2"
+            : "=&r"(first), "=&r"(second), "=&r"(third)
+            : "r"(0xffff800012345678ull), "r"(0xffff900087654321ull)
+            : "r13", "rax");
+        check_equal("WRGSBASE of 32 bits", 0x12345678, first);
+        check_equal("RDGSBASE of 32 bits", 0x87654321, second);
+        check_equal("RDGSBASE", 0xffff900087654321ull, third);
+        check_equal("WRGSBASE is the MSR", 0xffff900087654321ull, rdmsr(MSR_GS_BASE));
+        TRY("wrfsbase %0", ::"r"(NON_CANONICAL));
+        check_fault("WRFSBASE non-canonical", GP, 0);
+    }
+    wrmsr(MSR_GS_BASE, 0);
+}
+
 static void test_bases(void)
 {
     static const struct {
@@ -106,8 +137,13 @@ static void test_bases(void)
         check_equal("WRFSBASE is the MSR", 0x1234, rdmsr(MSR_FS_BASE));
         TRY("wrgsbase %0", ::"r"(NON_CANONICAL));
         check_fault("WRGSBASE non-canonical", GP, 0);
+        test_base_instructions();
         asm volatile("wrfsbase %0" ::"r"(0ull));
         WRITE_CR(4, READ_CR(4) & ~BIT(16));
+        for (int i = 0; i < 2; i++) {
+            TRY("rdgsbase %%rax", ::: "rax");
+            check_fault("RDGSBASE without CR4.FSGSBASE again", UD, 0);
+        }
     } else {
         check_skipped("FSGSBASE", "the processor has none");
     }

@@ -164,6 +164,10 @@ static uint8_t kind_of_simple(const struct x86_row_encoding *encoding, unsigned 
     case X86_ID_SWAPGS:
     case X86_ID_RDTSC:
     case X86_ID_RDTSCP:
+    case X86_ID_RDFSBASE:
+    case X86_ID_RDGSBASE:
+    case X86_ID_WRFSBASE:
+    case X86_ID_WRGSBASE:
         return NATIVE_SMALL;
     case X86_ID_SYSCALL:
     case X86_ID_SYSRET:

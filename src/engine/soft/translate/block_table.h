@@ -98,7 +98,7 @@ struct native_page {
     uint32_t last_cut;    /* see pages.c */
 };
 
-#define NATIVE_SMALL_COUNT 11u /* native_system.h */
+#define NATIVE_SMALL_COUNT 13u /* native_system.h */
 
 /* The code cache is filled region by region, and the oldest is emptied to be filled again. */
 #define NATIVE_REGIONS 8u

@@ -187,7 +187,7 @@ static void emit_target(struct translation *t, const struct native_insn *n)
 }
 
 /* A call to an address that is not canonical faults before it has pushed anything. */
-static void emit_canonical_check(struct translation *t)
+void native_emit_canonical_check(struct translation *t)
 {
     struct emitter *e = &t->e;
     if (t->source->is_32) {
@@ -249,7 +249,7 @@ void native_emit_branch(struct translation *t, const struct native_insn *n)
         break;
     case NATIVE_CALL_INDIRECT:
         emit_target(t, n);
-        emit_canonical_check(t);
+        native_emit_canonical_check(t);
         emit_op_base(e, HOST_OP_MOV_RM_REG, ADDRESS, HOST_RSP, VCPU_FIELD(native_target));
         emit_push_return(t, n);
         emit_op_base(e, HOST_OP_MOV_REG_RM, ADDRESS, HOST_RSP, VCPU_FIELD(native_target));

@@ -5,7 +5,7 @@
 #include "engine/soft/translate/block_table.h"
 
 /* Stubs that are called and return, with a few instructions of their own. They spoil R14, R15 and the host's flags; those that read
- * the guest's status flags need them in 'status'. All are for CPL 0 but PUSHF, POPF and the counters. */
+ * the guest's status flags need them in 'status'. All are for CPL 0 but PUSHF, POPF, the counters and the bases. */
 enum native_small {
     NATIVE_SMALL_CLI,
     NATIVE_SMALL_STI, /* no interrupt is waiting; the next instruction follows before anybody polls */
@@ -18,9 +18,11 @@ enum native_small {
     NATIVE_SMALL_POPF,  /* status flags and IF from there */
     NATIVE_SMALL_RDTSC, /* the guest's counter has the host's rate */
     NATIVE_SMALL_RDTSCP,
+    NATIVE_SMALL_WRFSBASE, /* the base is in native_target */
+    NATIVE_SMALL_WRGSBASE,
 };
 
-_Static_assert(NATIVE_SMALL_RDTSCP + 1 == NATIVE_SMALL_COUNT, "each has its stub");
+_Static_assert(NATIVE_SMALL_WRGSBASE + 1 == NATIVE_SMALL_COUNT, "each has its stub");
 
 /* Emits the stub. */
 void native_make_small(struct emitter *e, enum native_small small);

@@ -63,10 +63,22 @@ static void set_tlb(struct emitter *e, enum soft_tlb_mode mode)
     change_field(e, group, AT(native_tag), is_set ? bit : ~bit);
 }
 
+static int32_t base_of(enum x86_segment_id id)
+{
+    return AT(segment) +
+           (int32_t)(id * sizeof(struct x86_segment) + offsetof(struct x86_segment, base));
+}
+
+static void set_base(struct emitter *e, enum x86_segment_id id)
+{
+    op(e, 0, HOST_OP_MOV_REG_RM, true, A, AT(native_target));
+    op(e, 0, HOST_OP_MOV_RM_REG, true, A, base_of(id));
+    op(e, 0, HOST_OP_MOV_RM_REG, true, A, AT(segment_base) + 8 * (int32_t)id);
+}
+
 static void swap_gs(struct emitter *e)
 {
-    int32_t base = AT(segment) + (int32_t)(X86_GS * sizeof(struct x86_segment) +
-                                           offsetof(struct x86_segment, base));
+    int32_t base = base_of(X86_GS);
     op(e, 0, HOST_OP_MOV_REG_RM, true, A, base);
     op(e, 0, HOST_OP_MOV_REG_RM, true, B, AT(kernel_gs_base));
     op(e, 0, HOST_OP_MOV_RM_REG, true, A, AT(kernel_gs_base));
@@ -163,6 +175,12 @@ void native_make_small(struct emitter *e, enum native_small small)
     case NATIVE_SMALL_RDTSC:
     case NATIVE_SMALL_RDTSCP:
         read_counter(e, small == NATIVE_SMALL_RDTSCP);
+        break;
+    case NATIVE_SMALL_WRFSBASE:
+        set_base(e, X86_FS);
+        break;
+    case NATIVE_SMALL_WRGSBASE:
+        set_base(e, X86_GS);
         break;
     }
     emit8(e, 0xc3);

@@ -86,8 +86,8 @@ static void call_small(struct translation *t, enum native_small small)
     t->address_group = NATIVE_NO_GROUP;
 }
 
-/* The slow path if the bits of a byte of the vCPU are not all clear. */
-static void leave_if_set(struct translation *t, int32_t disp, uint8_t bits)
+/* The slow path if a test of these bits of a byte of the vCPU says so. */
+static void leave_if(struct translation *t, int32_t disp, uint8_t bits, uint8_t condition)
 {
     emit_insn(&t->e, &(struct host_insn){.opcode = 0xf6, /* test */
                                          .is_memory = true,
@@ -96,11 +96,61 @@ static void leave_if_set(struct translation *t, int32_t disp, uint8_t bits)
                                          .disp = disp,
                                          .imm_bytes = 1,
                                          .imm = &bits});
-    native_add_slow(t, SLOW_INTERPRET)->jump = emit_jcc(&t->e, HOST_IF_NOT_EQUAL);
+    native_add_slow(t, SLOW_INTERPRET)->jump = emit_jcc(&t->e, condition);
+}
+
+static void leave_if_set(struct translation *t, int32_t disp, uint8_t bits)
+{
+    leave_if(t, disp, bits, HOST_IF_NOT_EQUAL);
+}
+
+/* RDFSBASE, WRFSBASE and those of GS. */
+static void emit_base(struct translation *t, const struct native_insn *n)
+{
+    struct emitter *e = &t->e;
+    bool is_write = n->insn.id == X86_ID_WRFSBASE || n->insn.id == X86_ID_WRGSBASE;
+    bool is_fs = n->insn.id == X86_ID_RDFSBASE || n->insn.id == X86_ID_WRFSBASE;
+    uint8_t guest = (uint8_t)((n->insn.modrm & 7) | (n->insn.rex & 1) << 3);
+    bool is_spilled = native_is_spilled(guest), is_64 = n->insn.operand_bytes == 8;
+    _Static_assert(X86_CR4_FSGSBASE == 1u << 16, "the lowest bit of the third byte");
+    native_give_up_flags(t, n->live_before);
+    leave_if(t, VCPU_FIELD(cr4) + 2, 1, HOST_IF_EQUAL);
+    struct host_insn move = {.opcode = HOST_OP_MOV_REG_RM,
+                             .w = is_64,
+                             .reg = ADDRESS,
+                             .rm = native_home(guest),
+                             .is_memory = true,
+                             .base = HOST_RSP,
+                             .index = HOST_NONE,
+                             .disp = VCPU_FIELD(gpr) + 8 * guest};
+    if (!is_write) {
+        move.reg = is_spilled ? SCRATCH : native_home(guest);
+        move.disp = VCPU_FIELD(segment_base) + 8 * (is_fs ? X86_FS : X86_GS);
+        emit_insn(e, &move);
+        if (is_spilled) {
+            native_store_gpr(t, SCRATCH, guest);
+        }
+        return;
+    }
+    move.is_memory = is_spilled;
+    emit_insn(e, &move);
+    native_emit_canonical_check(t);
+    emit_op_base(e, HOST_OP_MOV_RM_REG, ADDRESS, HOST_RSP, VCPU_FIELD(native_target));
+    call_small(t, is_fs ? NATIVE_SMALL_WRFSBASE : NATIVE_SMALL_WRGSBASE);
+}
+
+static bool is_of_base(uint16_t id)
+{
+    return id == X86_ID_RDFSBASE || id == X86_ID_RDGSBASE || id == X86_ID_WRFSBASE ||
+           id == X86_ID_WRGSBASE;
 }
 
 void native_emit_small(struct translation *t, const struct native_insn *n)
 {
+    if (is_of_base(n->insn.id)) {
+        emit_base(t, n);
+        return;
+    }
     enum native_small small = small_of(n->insn.id);
     native_give_up_flags(t, n->live_before);
     switch (small) {

@@ -153,6 +153,8 @@ void native_emit_read_cr(struct translation *t, const struct native_insn *n);
 void native_emit_entry(struct translation *t, const struct native_insn *n);
 
 /* branch.c */
+/* Leaves to the interpreter if the address in R14 is not canonical; 64-bit code. Spoils R15. */
+void native_emit_canonical_check(struct translation *t);
 void native_emit_branch(struct translation *t, const struct native_insn *n);
 /* To 'rip', where the flags of 'live' matter. */
 void native_emit_exit(struct translation *t, uint64_t rip, uint32_t live);
