@@ -45,7 +45,7 @@ struct bed {
     size_t taken_count;
     uint8_t *vcpu_before;
     uint8_t stubs[8192];
-    size_t used, cold_start, meta_used; /* of a code cache without blocks */
+    size_t used, cold_used, meta_used; /* of a code cache without blocks */
     struct {
         const uint8_t *pages;
         size_t count;
@@ -130,7 +130,7 @@ static int set_up(void **state)
     assert_true(b->text_count > 0 && b->v->native->fixed <= sizeof(b->stubs));
     memcpy(b->stubs, b->v->native->writable, b->v->native->fixed);
     b->used = b->v->native->used;
-    b->cold_start = b->v->native->cold_start;
+    b->cold_used = b->v->native->cold_used;
     b->meta_used = b->v->native->meta_used;
     *state = b;
     return 0;
@@ -158,7 +158,7 @@ static struct native_block *random_block(struct bed *b)
     struct soft_native *n = b->v->native;
     uint32_t mode = (uint32_t)(next_random(b) % SOFT_TLB_MODES) | vectors[next_random(b) % 3];
     n->used = b->used;
-    n->cold_start = b->cold_start;
+    n->cold_used = b->cold_used;
     n->meta_used = b->meta_used;
     struct native_block *block = NULL;
     while (!block) {

@@ -110,9 +110,8 @@ struct native_page {
 struct soft_native {
     uint8_t *writable, *executable; /* two views of the same memory */
     size_t size, fixed;             /* 'fixed': stubs, which stay */
-    size_t used,
-        cold_start; /* of the region that is filled: from below, and from above with what is out of line */
-    uint8_t *meta; /* descriptions of blocks */
+    size_t used, cold_used;         /* where the two parts of the region that is filled go on */
+    uint8_t *meta;                  /* descriptions of blocks */
     size_t meta_size, meta_used;
     /* The region that is filled, how much each has of both memories, and where the descriptions of the others end. */
     uint32_t region;

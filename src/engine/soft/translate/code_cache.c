@@ -1,6 +1,6 @@
 /* The code cache: host code, descriptions of blocks, and the links between them.
  *
- * A region is filled with code from below, and from above with what blocks have out of line and seldom run.
+ * A region has two parts, one for code and one for what blocks have out of line and seldom run.
  *
  * Code and descriptions are taken from one region after the other. When the last one is full the first is emptied for the blocks
  * to come, then the second, and so on: the oldest code goes, used or not, and hot code is soon there again. So in all lists of
@@ -22,6 +22,9 @@
 
 /* Descriptions, in bytes for 16 bytes of code; a block has some 220 bytes of code. */
 #define META_PER_16 6u
+/* How much of a region is for code, so that both parts are full at about the same time. */
+#define CODE          17u
+#define CODE_AND_COLD 32u
 /* The first reference is not 0. */
 #define META_START 64u
 /* Code, in bytes for each bucket of the hash and for each guest page. */
@@ -103,6 +106,12 @@ static size_t region_code(const struct soft_native *n, uint32_t region)
     return n->fixed + region * n->region_size;
 }
 
+/* Behind the code of a region's blocks, what they have out of line. */
+static size_t region_cold(const struct soft_native *n, uint32_t region)
+{
+    return region_code(n, region) + align_down(n->region_size / CODE_AND_COLD * CODE, 64);
+}
+
 static native_ref region_meta(const struct soft_native *n, uint32_t region)
 {
     return (native_ref)(META_START + region * n->region_meta_size);
@@ -112,13 +121,13 @@ void native_cache_begin(struct soft_native *n)
 {
     n->region_size = align_down((n->size - n->fixed) / NATIVE_REGIONS, 64);
     n->region_meta_size = align_down((n->meta_size - META_START) / NATIVE_REGIONS, 64);
-    invariant(n->region_size > NATIVE_CODE_RESERVE && n->region_meta_size > META_RESERVE);
+    invariant(n->region_size > 3 * NATIVE_CODE_RESERVE && n->region_meta_size > META_RESERVE);
     for (uint32_t i = 0; i < NATIVE_REGIONS; i++) {
         n->region_end[i] = region_meta(n, i);
     }
     n->region = 0;
     n->used = region_code(n, 0);
-    n->cold_start = n->used + n->region_size;
+    n->cold_used = region_cold(n, 0);
     n->meta_used = region_meta(n, 0);
 }
 
@@ -133,30 +142,21 @@ struct native_block *native_cache_new_block(struct soft_native *n)
     struct native_block *block = block_at(n, (native_ref)n->meta_used);
     memset(block, 0, META_RESERVE);
     block->code = (uint32_t)n->used;
+    block->cold = (uint32_t)n->cold_used;
     return block;
 }
 
-void native_cache_end_code(struct soft_native *n, struct native_block *block, const uint8_t *end)
+void native_cache_keep_block(struct soft_native *n, struct native_block *block,
+                             const uint8_t *code_end, const uint8_t *cold_end)
 {
-    size_t size = (size_t)(end - native_entry_saved(n, block));
-    invariant(size <= UINT16_MAX);
-    block->code_size = (uint16_t)size;
-    block->cold = (uint32_t)(end - n->writable);
-}
-
-void native_cache_end_cold(struct soft_native *n, struct native_block *block, const uint8_t *end)
-{
-    size_t size = (size_t)(end - native_cold(n, block));
-    invariant(size <= UINT16_MAX && block->code + block->code_size + size <= n->cold_start);
-    block->cold_size = (uint16_t)size;
-    block->cold = (uint32_t)(n->cold_start - size);
-}
-
-void native_cache_keep_block(struct soft_native *n, const struct native_block *block)
-{
+    size_t code_size = (size_t)(code_end - native_entry_saved(n, block));
+    size_t cold_size = (size_t)(cold_end - native_cold(n, block));
+    invariant(code_size <= UINT16_MAX && cold_size <= UINT16_MAX);
+    block->code_size = (uint16_t)code_size;
+    block->cold_size = (uint16_t)cold_size;
     n->meta_used += description_size(block);
-    n->used = align_up((size_t)block->code + block->code_size, 16);
-    n->cold_start = block->cold;
+    n->used = align_up(block->code + code_size, 16);
+    n->cold_used = block->cold + cold_size;
 }
 
 static native_ref *bucket_of(const struct soft_native *n, uint64_t gpa, uint64_t address,
@@ -302,7 +302,7 @@ static void begin_region(struct soft_vcpu *v)
     n->region_end[n->region] = (native_ref)n->meta_used;
     n->region = (n->region + 1) % NATIVE_REGIONS;
     n->used = region_code(n, n->region);
-    n->cold_start = n->used + n->region_size;
+    n->cold_used = region_cold(n, n->region);
     n->meta_used = region_meta(n, n->region);
     struct native_range gone = {region_meta(n, n->region), n->region_end[n->region]};
     if (gone.start == gone.end) {
@@ -330,7 +330,10 @@ void native_cache_reserve(struct soft_vcpu *v)
 {
     struct soft_native *n = v->native;
     size_t meta_end = region_meta(n, n->region) + n->region_meta_size;
-    if (n->used + NATIVE_CODE_RESERVE > n->cold_start || n->meta_used + META_RESERVE > meta_end) {
+    size_t code_end = region_cold(n, n->region);
+    size_t cold_end = region_code(n, n->region) + n->region_size;
+    if (n->used + NATIVE_CODE_RESERVE > code_end || n->cold_used + NATIVE_CODE_RESERVE > cold_end ||
+        n->meta_used + META_RESERVE > meta_end) {
         begin_region(v);
     }
     /* More than the one that is needed, so that this is rare. */

@@ -22,14 +22,11 @@ void native_cache_begin(struct soft_native *n);
 /* Makes room for one more block: others may go, unless there is room. */
 void native_cache_reserve(struct soft_vcpu *v);
 
-/* A description for a block that is about to be made: nothing in it, and NATIVE_MAX_LINKS links. */
+/* A description for a block that is about to be made: nothing in it, and NATIVE_MAX_LINKS links; code goes to native_entry_saved
+ * and native_cold. Then, with 'link_count' set, and where the two end, it has its place. */
 struct native_block *native_cache_new_block(struct soft_native *n);
-/* Its code ends at 'end': what is out of line may be put behind that, as a trial. */
-void native_cache_end_code(struct soft_native *n, struct native_block *block, const uint8_t *end);
-/* That ends at 'end', and gets its place, where it is to be put now. */
-void native_cache_end_cold(struct soft_native *n, struct native_block *block, const uint8_t *end);
-/* All is in its place. */
-void native_cache_keep_block(struct soft_native *n, const struct native_block *block);
+void native_cache_keep_block(struct soft_native *n, struct native_block *block,
+                             const uint8_t *code_end, const uint8_t *cold_end);
 
 /* The block for that address of native_address, or NULL. If it ends in a second page, that has to be at 'second_gpa', unless it is
  * NATIVE_SECOND_ANY. */

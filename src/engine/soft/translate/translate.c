@@ -827,6 +827,12 @@ static void emit_slow_paths(struct translation *t)
     struct emitter *e = &t->e;
     for (uint32_t i = 0; i < t->slow_count; i++) {
         struct slow_path *slow = &t->slow[i];
+        if (slow->kind == SLOW_INDIRECT && !slow->tag) {
+            /* The second one, which has to have the target again, goes on with the first. */
+            const struct slow_path *second = &t->slow[++i];
+            emit_bind(second->jump, e->at);
+            emit_op_table(e, HOST_OP_MOV_REG_RM, ADDRESS, SCRATCH, second->tag);
+        }
         emit_bind(slow->jump, e->at);
         switch (slow->kind) {
         case SLOW_INTERPRET:
@@ -871,9 +877,6 @@ static void emit_slow_paths(struct translation *t)
             emit64(e, 0);
             break;
         case SLOW_INDIRECT:
-            if (slow->tag) {
-                emit_op_table(e, HOST_OP_MOV_REG_RM, ADDRESS, SCRATCH, slow->tag);
-            }
             emit_op_base(e, HOST_OP_MOV_RM_REG, ADDRESS, HOST_RSP, VCPU_FIELD(native_target));
             emit_bind(emit_call(e), t->native->indirect);
             emit64(e, native_rip(t->source, slow->index));
@@ -999,16 +1002,9 @@ struct native_block *native_translate(struct soft_vcpu *v, uint64_t rip, uint64_
         native_save_flags(&t);
         emit_bind(emit_jmp(&t.e), code);
     }
-    native_cache_end_code(native, block, t.e.at);
-    /* Twice: the first time to learn the size, which the place depends on. */
-    uint32_t flags = t.flags;
+    const uint8_t *end = t.e.at;
     t.e.at = native_cold(native, block);
     emit_slow_paths(&t);
-    native_cache_end_cold(native, block, t.e.at);
-    t.flags = flags;
-    t.e.at = native_cold(native, block);
-    emit_slow_paths(&t);
-    invariant(t.e.at == native_cold(native, block) + block->cold_size);
-    native_cache_keep_block(native, block);
+    native_cache_keep_block(native, block, end, t.e.at);
     return block;
 }
