@@ -74,7 +74,7 @@ KNOWN_FAILURES = {
             RF: ["SYSCALL: masked flags"],
         }),
         "msr": table({
-            CANONICAL: ["WRGSBASE non-canonical", "non-canonical"],
+            CANONICAL: ["WRFSBASE non-canonical", "WRGSBASE non-canonical", "non-canonical"],
         }),
         "paravirt": table({
             KVM_HALTED: ["TLB flush: a halted processor is preempted"],
