@@ -426,3 +426,8 @@ int guest_run(struct guest *guest, const struct case_input *in, const uint8_t *d
     guest_memory_written(guest->memory, GPA_CODE + code_offset, in->code_bytes);
     return 0;
 }
+
+struct vcpu *guest_vcpu(struct guest *guest)
+{
+    return guest->vcpu;
+}
