@@ -337,6 +337,39 @@ static void test_broken_checks(void **state)
     accepted(b);
 }
 
+/* BEXTR R15 of 'source' with 'control', then the rest of a check of R14. */
+static void check_by_bextr(struct bench *b, uint32_t control, uint8_t source)
+{
+    begin(b);
+    PUT(b, 0x41, 0xbf); /* mov r15d, control */
+    emit32(&b->e, control);
+    PUT(b, 0xc4, 0x42, 0x00, 0xf7, 0xf8 | (source & 7)); /* bextr r15d, source, r15d */
+    emit_op_table(&b->e, HOST_OP_SUB_REG_RM, R14, R15, TLB(read_tag));
+    check_limit(b, 4088, HOST_IF_ABOVE);
+    emit_op_table(&b->e, HOST_OP_ADD_REG_RM, R14, R15, TLB(hva));
+    load(b, 0);
+    finish(b);
+}
+
+static void test_bextr(void **state)
+{
+    struct bench *b = *state;
+    check_by_bextr(b, NATIVE_TLB_BITS, R14);
+    accepted(b);
+    check_by_bextr(b, NATIVE_TLB_BITS, HOST_R13);
+    refused(b, "address is not checked");
+    check_by_bextr(b, NATIVE_TLB_BITS - 1, R14); /* from another bit on */
+    refused(b, "index is not bound");
+    check_by_bextr(b, NATIVE_TLB_BITS + 0x100, R14); /* a bit more */
+    refused(b, "index is not bound");
+    /* The control is not known. */
+    begin(b);
+    PUT(b, 0xc4, 0x42, 0x00, 0xf7, 0xfe);
+    emit_op_table(&b->e, HOST_OP_SUB_REG_RM, R14, R15, TLB(read_tag));
+    finish(b);
+    refused(b, "index is not bound");
+}
+
 static void test_alignment(void **state)
 {
     struct bench *b = *state;
@@ -858,6 +891,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_checked_accesses),
         cmocka_unit_test(test_broken_checks),
+        cmocka_unit_test(test_bextr),
         cmocka_unit_test(test_alignment),
         cmocka_unit_test(test_groups),
         cmocka_unit_test(test_instructions),

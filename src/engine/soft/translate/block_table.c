@@ -52,6 +52,7 @@ int soft_native_init(struct soft_vcpu *v, struct error *err)
     unsigned eax, ebx, ecx = 0, edx; /* clang 14 has no name for it */
     n->has_xsave = __get_cpuid(1, &eax, &ebx, &ecx, &edx) && ecx & bit_OSXSAVE;
     n->has_bmi2 = __builtin_cpu_supports("bmi2");
+    n->has_fast_bextr = __builtin_cpu_supports("bmi") && __builtin_cpu_is("amd");
     v->native_host_mxcsr = MXCSR_MASKS;
     native_make_stubs(v);
     native_cache_begin(n);

@@ -107,6 +107,9 @@ struct native_page {
 #define NATIVE_LINEAR_BITS 17
 #define NATIVE_LINEAR_MOST 8192u
 
+/* BEXTR's control for the bits of an address that say which entry of the TLB is its. */
+#define NATIVE_TLB_BITS (GUEST_PAGE_SHIFT | (uint32_t)__builtin_ctz(SOFT_TLB_SIZE) << 8)
+
 struct soft_native {
     uint8_t *writable, *executable; /* two views of the same memory */
     size_t size, fixed;             /* 'fixed': stubs, which stay */
@@ -130,7 +133,8 @@ struct soft_native {
     uint64_t linear_pages[(1u << NATIVE_LINEAR_BITS) / 64];
     uint32_t linear_page_count;
     bool has_bmi2, has_xsave;
-    bool was_cut; /* blocks have gone while one of them ran */
+    bool has_fast_bextr; /* one cycle, as AMD's have it */
+    bool was_cut;        /* blocks have gone while one of them ran */
     struct native_source *source;
     struct native_verifier *verifier; /* NULL: blocks are not verified */
     /* Stubs (writable view). */

@@ -98,7 +98,7 @@ void native_restore_flags(struct emitter *e, uint8_t scratch);
 void native_give_up_flags(struct translation *t, uint32_t live);
 void native_want_flags(struct translation *t, uint8_t scratch);
 struct slow_path *native_add_slow(struct translation *t, enum slow_kind kind);
-/* R14 = the host's address of the instruction's memory operand. Spoils the flags and R15. */
+/* memory_operand.c: R14 = the host's address of the instruction's memory operand. Spoils the flags and R15. */
 void native_emit_operand(struct translation *t, const struct native_insn *n, uint32_t size,
                          bool is_write, bool is_aligned);
 /* translate.c: the flags as the instruction proper needs and leaves them. */
@@ -124,11 +124,16 @@ void native_emit_pop(struct translation *t, const struct native_insn *n);
 void native_emit_push_selector(struct translation *t, const struct native_insn *n);
 void native_emit_pop_memory(struct translation *t, const struct native_insn *n);
 void native_emit_leave(struct translation *t, const struct native_insn *n);
+/* Is a #PF of the instruction's access the instruction's, with nothing before it to be undone or done? */
+bool native_faults_by_one_access(const struct native_insn *n);
 /* The host's address of a member of a group, in R14 and 'operand_disp'; false: 'n' is in none. */
 bool native_emit_grouped(struct translation *t, const struct native_insn *n);
-/* The effective address of the memory operand in R14, and R14 from that to the host's address. */
-void native_emit_address(struct translation *t, const struct native_insn *n);
+/* R14 from a linear address to the host's address of 'size' bytes, alone. */
 void native_emit_check(struct translation *t, uint32_t size, bool is_write);
+/* plain_insn.c */
+void native_emit_plain(struct translation *t, const struct native_insn *n);
+void native_emit_raw(struct translation *t, const struct native_insn *n);
+void native_emit_divide(struct translation *t, const struct native_insn *n);
 /* x87.c */
 void native_emit_x87(struct translation *t, const struct native_insn *n);
 void native_emit_poll(struct translation *t);

@@ -471,6 +471,11 @@ static bool is_gpr(const struct x86_operand *operand, uint32_t size)
            operand->size_bytes == size && !operand->is_high;
 }
 
+static bool is_constant(const struct verify_value *value, uint64_t bits)
+{
+    return value->kind == VERIFY_CONSTANT && value->bits == bits;
+}
+
 /* SUB address, [TLB entry's tag]: the entry must be that of the address. */
 static void subtract_tag(const struct verify_state *state, uint8_t reg, const struct memory *memory,
                          struct verify_value *out)
@@ -618,6 +623,15 @@ static void transfer(const struct verify_insn *at, const struct verify_state *st
             out->of = insn->operand[1].reg;
             out->shift = GUEST_PAGE_SHIFT;
             out->bits = UINT32_MAX;
+        }
+        break;
+    case X86_ID_BEXTR:
+        if (target->size_bytes == 4 && insn->operand[1].kind == X86_OPERAND_REG &&
+            is_constant(&state->reg[insn->operand[2].reg], NATIVE_TLB_BITS)) {
+            out->kind = VERIFY_INDEX;
+            out->of = insn->operand[1].reg;
+            out->shift = GUEST_PAGE_SHIFT;
+            out->bits = SOFT_TLB_SIZE - 1;
         }
         break;
     case X86_ID_IMUL:

@@ -1,0 +1,331 @@
+/* Memory operands: their linear addresses, and from those to the host's through the TLB, alone or in groups that one check covers.
+ *
+ * R14 becomes the offset in the page that the TLB's entry is for; more than fits there and a slow path has the entry filled, or the
+ * interpreter run the instruction. */
+#include "engine/soft/translate/translate.h"
+
+#include <stddef.h>
+
+#include "base/core/bits.h"
+
+#define ADDRESS HOST_R14
+#define SCRATCH HOST_R15
+
+/* 32-bit code: 'size' bytes from the offset in R14 must not go beyond 4 GiB. */
+static void emit_limit_check(struct translation *t, uint32_t size)
+{
+    if (size > 1) {
+        emit_insn(&t->e, &(struct host_insn){.opcode = 0x81, .reg = 7, .rm = ADDRESS}); /* cmp */
+        emit32(&t->e, -size);
+        native_add_slow(t, SLOW_INTERPRET)->jump = emit_jcc(&t->e, HOST_IF_ABOVE);
+    }
+}
+
+/* 'reg' = native_page << 12; no flag changes. */
+static void emit_page_address(struct translation *t, uint8_t reg)
+{
+    static const uint8_t turn = 64 - GUEST_PAGE_SHIFT;
+    if (t->native->has_bmi2) {
+        emit_insn(&t->e, &(struct host_insn){.prefix = 0xf2, /* rorx reg, [native_page], 52 */
+                                             .is_vex = true,
+                                             .map = 3,
+                                             .opcode = 0xf0,
+                                             .w = true,
+                                             .reg = reg,
+                                             .is_memory = true,
+                                             .base = HOST_RSP,
+                                             .index = HOST_NONE,
+                                             .disp = VCPU_FIELD(native_page),
+                                             .imm_bytes = 1,
+                                             .imm = &turn});
+        return;
+    }
+    emit_op_base(&t->e, HOST_OP_MOV_REG_RM, reg, HOST_RSP, VCPU_FIELD(native_page));
+    for (int shift = 0; shift < GUEST_PAGE_SHIFT; shift += 3) {
+        emit_insn(&t->e, &(struct host_insn){.opcode = HOST_OP_LEA,
+                                             .w = true,
+                                             .reg = reg,
+                                             .is_memory = true,
+                                             .base = HOST_NONE,
+                                             .index = reg,
+                                             .shift = 3});
+    }
+}
+
+void native_emit_rip(struct translation *t, uint8_t reg, uint64_t rip)
+{
+    struct emitter *e = &t->e;
+    if (!t->is_shared) {
+        emit_mov_imm(e, reg, rip);
+        return;
+    }
+    emit_page_address(t, reg);
+    /* 2 GiB and a little more in either direction. */
+    while (rip) {
+        int64_t step = MAX(MIN((int64_t)rip, INT32_MAX), INT32_MIN);
+        emit_op_base(e, HOST_OP_LEA, reg, reg, (int32_t)step);
+        rip -= (uint64_t)step;
+    }
+}
+
+/* The effective address, segment base included, in R14. */
+void native_emit_address(struct translation *t, const struct native_insn *n)
+{
+    struct emitter *e = &t->e;
+    const struct x86_insn *insn = &n->insn;
+    if (insn->base == X86_BASE_RIP ||
+        (insn->base == X86_BASE_NONE && insn->index == X86_BASE_NONE)) {
+        uint64_t address = (uint64_t)insn->disp;
+        if (insn->base == X86_BASE_RIP) {
+            address += t->source->rip + n->offset + insn->length;
+            native_emit_rip(t, ADDRESS, address);
+            if (insn->address_bytes == 4) {
+                emit_insn(e, &(struct host_insn){
+                                 .opcode = HOST_OP_MOV_REG_RM, .reg = ADDRESS, .rm = ADDRESS});
+            }
+        } else {
+            emit_mov_imm(e, ADDRESS, insn->address_bytes == 4 ? (uint32_t)address : address);
+        }
+    } else {
+        uint8_t base = HOST_NONE, index = HOST_NONE;
+        if (insn->base != X86_BASE_NONE) {
+            base = native_home(insn->base);
+            if (native_is_spilled(insn->base)) {
+                emit_op_base(e, HOST_OP_MOV_REG_RM, ADDRESS, HOST_RSP,
+                             VCPU_FIELD(gpr) + 8 * insn->base);
+                base = ADDRESS;
+            }
+        }
+        if (insn->index != X86_BASE_NONE) {
+            index = native_home(insn->index);
+            if (native_is_spilled(insn->index)) {
+                emit_op_base(e, HOST_OP_MOV_REG_RM, SCRATCH, HOST_RSP,
+                             VCPU_FIELD(gpr) + 8 * insn->index);
+                index = SCRATCH;
+            }
+        }
+        bool is_copy = index == HOST_NONE && !insn->disp && insn->address_bytes == 8;
+        if (is_copy) {
+            if (base != ADDRESS) {
+                emit_op_reg(e, HOST_OP_MOV_REG_RM, ADDRESS, base);
+            }
+        } else {
+            emit_insn(e, &(struct host_insn){.opcode = HOST_OP_LEA,
+                                             .w = insn->address_bytes == 8,
+                                             .reg = ADDRESS,
+                                             .is_memory = true,
+                                             .base = base,
+                                             .index = index,
+                                             .shift = (uint8_t)__builtin_ctz(insn->scale),
+                                             .disp = (int32_t)insn->disp});
+        }
+    }
+    if (insn->segment == X86_FS || insn->segment == X86_GS) {
+        if (t->source->is_32) {
+            emit_limit_check(t, native_memory_size(insn));
+        }
+        emit_op_base(e, HOST_OP_ADD_REG_RM, ADDRESS, HOST_RSP,
+                     VCPU_FIELD(segment_base) + 8 * insn->segment);
+        if (t->source->is_32) {
+            emit_insn(e, &(struct host_insn){
+                             .opcode = HOST_OP_MOV_REG_RM, .reg = ADDRESS, .rm = ADDRESS});
+        }
+    }
+}
+
+/* R15 = number of the TLB's entry for the address in R14. */
+static void emit_tlb_index(struct translation *t)
+{
+    struct emitter *e = &t->e;
+    if (t->native->has_fast_bextr) {
+        /* One instruction less between an address and its entry: the constant is there before. */
+        emit_mov_imm(e, SCRATCH, NATIVE_TLB_BITS);
+        emit_insn(e, &(struct host_insn){.is_vex = true, /* bextr r15d, r14d, r15d */
+                                         .map = 2,
+                                         .opcode = 0xf7,
+                                         .reg = SCRATCH,
+                                         .vvvv = SCRATCH,
+                                         .rm = ADDRESS});
+        return;
+    }
+    if (t->native->has_bmi2) {
+        static const uint8_t shift = GUEST_PAGE_SHIFT;
+        emit_insn(e, &(struct host_insn){.prefix = 0xf2, /* rorx r15d, r14d, 12 */
+                                         .is_vex = true,
+                                         .map = 3,
+                                         .opcode = 0xf0,
+                                         .reg = SCRATCH,
+                                         .rm = ADDRESS,
+                                         .imm_bytes = 1,
+                                         .imm = &shift});
+    } else {
+        emit8(e, 0x45); /* mov r15d, r14d */
+        emit8(e, 0x89);
+        emit8(e, 0xf7);
+        emit8(e, 0x41); /* shr r15d, 12 */
+        emit8(e, 0xc1);
+        emit8(e, 0xef);
+        emit8(e, GUEST_PAGE_SHIFT);
+    }
+    emit8(e, 0x41); /* and r15d, entries - 1 */
+    emit8(e, 0x81);
+    emit8(e, 0xe7);
+    emit32(e, SOFT_TLB_SIZE - 1);
+}
+
+/* R14 from a linear address to the host's address of 'size' bytes, through the TLB of the block's mode. */
+void native_emit_translation(struct translation *t, uint32_t size, bool is_write, bool is_aligned)
+{
+    struct emitter *e = &t->e;
+    int32_t tlb = (int32_t)(offsetof(struct soft_vcpu, tlbs) + t->tlb * sizeof(struct soft_tlb));
+    int32_t tag = tlb + (int32_t)(is_write ? offsetof(struct soft_tlb, write_tag)
+                                           : offsetof(struct soft_tlb, read_tag));
+    int32_t hva = tlb + (int32_t)offsetof(struct soft_tlb, hva);
+    uint8_t *retry = e->at;
+    emit_tlb_index(t);
+    emit_op_table(e, HOST_OP_SUB_REG_RM, ADDRESS, SCRATCH, tag);
+    if (is_aligned && size > 1) {
+        emit8(e, 0x41); /* test r14b, size - 1 */
+        emit8(e, 0xf6);
+        emit8(e, 0xc6);
+        emit8(e, (uint8_t)(size - 1));
+        native_add_slow(t, SLOW_INTERPRET)->jump = emit_jcc(e, HOST_IF_NOT_EQUAL);
+    }
+    emit8(e, 0x49); /* cmp r14, 4096 - size */
+    emit8(e, 0x81);
+    emit8(e, 0xfe);
+    emit32(e, GUEST_PAGE_SIZE - size);
+    struct slow_path *slow = native_add_slow(t, SLOW_INTERPRET);
+    slow->jump = emit_jcc(e, HOST_IF_ABOVE);
+    slow->retry = retry;
+    slow->size = size;
+    slow->is_write = is_write;
+    slow->tag = tag;
+    emit_op_table(e, HOST_OP_ADD_REG_RM, ADDRESS, SCRATCH, hva);
+}
+
+void native_emit_check(struct translation *t, uint32_t size, bool is_write)
+{
+    native_emit_translation(t, size, is_write, false);
+    t->address_group = NATIVE_NO_GROUP;
+    t->operand_disp = 0;
+}
+
+/* The address of the instruction's access, 'disp' bytes further, in R14. */
+static void emit_access_address(struct translation *t, const struct native_insn *n, int32_t disp)
+{
+    switch (n->kind) {
+    case NATIVE_PUSH_REG:
+    case NATIVE_PUSH_IMM:
+    case NATIVE_PUSHF:
+    case NATIVE_PUSH_SELECTOR:
+    case NATIVE_CALL:
+        native_emit_word(t, HOST_OP_LEA, ADDRESS, HOST_R13, disp - native_word(t->source));
+        break;
+    case NATIVE_POP_REG:
+    case NATIVE_RET:
+        native_emit_word(t, HOST_OP_LEA, ADDRESS, HOST_R13, disp);
+        break;
+    case NATIVE_LEAVE:
+        native_emit_word(t, HOST_OP_LEA, ADDRESS, HOST_RBP, disp);
+        break;
+    default: {
+        struct native_insn moved = *n;
+        moved.insn.disp += disp;
+        native_emit_address(t, &moved);
+        break;
+    }
+    }
+}
+
+/* Can the displacement of a group's first byte be encoded? */
+static bool group_fits(const struct native_insn *n, int32_t disp)
+{
+    int64_t moved = n->insn.disp + disp;
+    return n->insn.base == X86_BASE_RIP || !n->insn.has_memory || moved == (int32_t)moved;
+}
+
+/* Is the one access to memory a write? */
+static bool writes_memory(const struct native_insn *n)
+{
+    switch (n->kind) {
+    case NATIVE_PUSH_REG:
+    case NATIVE_PUSH_IMM:
+    case NATIVE_PUSHF:
+    case NATIVE_PUSH_SELECTOR:
+    case NATIVE_CALL:
+        return true;
+    default:
+        return n->row->memory_access & X86_OPERAND_WRITE;
+    }
+}
+
+/* Does the instruction raise #PF if its access misses the TLB and the page tables do not allow it? Not if there is another access,
+ * or something else may come first. */
+bool native_faults_by_one_access(const struct native_insn *n)
+{
+    switch (n->kind) {
+    case NATIVE_PLAIN:
+        return n->insn.id != X86_ID_CMPXCHG16B; /* #GP if it is not aligned */
+    case NATIVE_DIVIDE:
+    case NATIVE_MOFFS:
+    case NATIVE_PUSH_REG:
+    case NATIVE_PUSH_IMM:
+    case NATIVE_POP_REG:
+    case NATIVE_LEAVE:
+    case NATIVE_CALL:
+    case NATIVE_RET:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static void emit_group_access(struct translation *t, const struct native_insn *n)
+{
+    const struct native_group *group = &t->source->group[n->group];
+    int32_t slot = VCPU_FIELD(native_group) + 8 * n->group;
+    if (!(t->checked_groups >> n->group & 1)) {
+        native_give_up_flags(t, n->live_before);
+        emit_access_address(t, n, group->low - n->group_disp);
+        native_emit_translation(t, group->span, group->is_written, false);
+        struct slow_path *slow = &t->slow[t->slow_count - 1];
+        slow->fault_disp = (uint32_t)(n->group_disp - group->low);
+        slow->is_fault_read = group->is_written && !writes_memory(n);
+        t->checked_groups |= 1u << n->group;
+        if (group->last != t->index) {
+            emit_op_base(&t->e, HOST_OP_MOV_RM_REG, ADDRESS, HOST_RSP, slot);
+        }
+    } else if (t->address_group != n->group) {
+        emit_op_base(&t->e, HOST_OP_MOV_REG_RM, ADDRESS, HOST_RSP, slot);
+    }
+    t->address_group = n->group;
+    t->operand_disp = n->group_disp - group->low;
+}
+
+bool native_emit_grouped(struct translation *t, const struct native_insn *n)
+{
+    if (n->group == NATIVE_NO_GROUP) {
+        return false;
+    }
+    const struct native_group *group = &t->source->group[n->group];
+    bool is_grouped = group->first != group->last && (t->checked_groups >> n->group & 1 ||
+                                                      group_fits(n, group->low - n->group_disp));
+    if (is_grouped) {
+        emit_group_access(t, n);
+    }
+    return is_grouped;
+}
+
+void native_emit_operand(struct translation *t, const struct native_insn *n, uint32_t size,
+                         bool is_write, bool is_aligned)
+{
+    if (native_emit_grouped(t, n)) {
+        return;
+    }
+    native_give_up_flags(t, n->live_before);
+    native_emit_address(t, n);
+    native_emit_translation(t, size, is_write, is_aligned);
+    t->address_group = NATIVE_NO_GROUP;
+    t->operand_disp = 0;
+}

@@ -1,0 +1,225 @@
+/* Instructions that are the host's as they are, but for the numbers of registers and the memory operand. */
+#include "engine/soft/translate/translate.h"
+
+#include <stddef.h>
+#include <string.h>
+
+#include "base/core/bits.h"
+
+#define ADDRESS HOST_R14
+#define SCRATCH HOST_R15
+
+/* MOV between 64-bit registers of which one or both are in the vCPU. */
+static bool emit_spilled_move(struct translation *t, const struct x86_insn *insn, uint8_t reg,
+                              uint8_t rm)
+{
+    if (insn->id != X86_ID_MOV || insn->map || insn->has_memory || insn->operand_bytes != 8 ||
+        (insn->opcode != 0x89 && insn->opcode != 0x8b)) {
+        return false;
+    }
+    uint8_t to = insn->opcode == 0x89 ? rm : reg;
+    uint8_t from = insn->opcode == 0x89 ? reg : rm;
+    if (native_is_spilled(to) && native_is_spilled(from)) {
+        native_load_gpr(t, SCRATCH, from);
+        native_store_gpr(t, SCRATCH, to);
+    } else if (native_is_spilled(to)) {
+        native_store_gpr(t, native_home(from), to);
+    } else {
+        native_load_gpr(t, native_home(to), from);
+    }
+    return true;
+}
+
+struct field_use {
+    const struct native_field *field;
+    uint8_t guest;
+    uint8_t host;
+};
+
+/* Does W, which 32-bit code cannot have, say how wide a general register is? */
+static bool has_gpr(const struct native_insn *n)
+{
+    const struct native_row *row = n->row;
+    bool has = (row->reg.is_used && row->reg.reg_class == X86_REG_GPR) ||
+               (row->rm.is_used && row->rm.reg_class == X86_REG_GPR);
+    for (uint32_t i = 0; i < n->insn.operand_count; i++) {
+        const struct x86_operand *operand = &n->insn.operand[i];
+        has |= operand->kind == X86_OPERAND_REG && operand->reg_class == X86_REG_GPR;
+    }
+    return has;
+}
+
+/* Turns a register such that its second byte is the lowest, or back; no flags change. */
+static void emit_turn(struct translation *t, uint8_t reg, uint8_t count)
+{
+    emit_insn(&t->e, &(struct host_insn){.prefix = 0xf2, /* rorx */
+                                         .is_vex = true,
+                                         .map = 3,
+                                         .opcode = 0xf0,
+                                         .w = true,
+                                         .reg = reg,
+                                         .rm = reg,
+                                         .imm_bytes = 1,
+                                         .imm = &count});
+}
+
+void native_emit_plain(struct translation *t, const struct native_insn *n)
+{
+    const struct x86_insn *insn = &n->insn;
+    const struct native_row *row = n->row;
+    struct emitter *e = &t->e;
+    bool is_vex = insn->prefixes & X86_PREFIX_VEX;
+    bool is_byte = false;
+    uint8_t reg = (uint8_t)((insn->modrm >> 3 & 7) | (insn->rex & 4) << 1);
+    uint8_t rm = (uint8_t)((insn->modrm & 7) | (insn->rex & 1) << 3);
+    struct host_insn host = {
+        .prefix = insn->mandatory_prefix,
+        .is_16 = insn->prefixes & X86_PREFIX_DATA && !row->is_vector,
+        .is_locked = insn->prefixes & X86_PREFIX_LOCK,
+        .w = insn->rex & 8 && !(t->source->is_32 && has_gpr(n)),
+        .is_vex = is_vex,
+        .vex_l = insn->vex_l,
+        .vvvv = insn->vex_vvvv & (t->source->is_32 ? 7 : 15),
+        .map = insn->map,
+        .opcode = insn->map == 0 && insn->opcode == 0x82 ? 0x80 : insn->opcode, /* not in 64 bits */
+        .reg = reg,
+        .rm = rm,
+        .is_memory = insn->has_memory,
+        .base = ADDRESS,
+        .index = HOST_NONE,
+        .imm_bytes = insn->imm_bytes,
+        .imm = t->source->copy + n->offset + insn->imm_offset,
+    };
+    for (uint32_t i = 0; i < insn->operand_count; i++) {
+        const struct x86_operand *operand = &insn->operand[i];
+        bool is_gpr = operand->kind == X86_OPERAND_REG && operand->reg_class == X86_REG_GPR;
+        is_byte |= is_gpr && operand->size_bytes == 1 && !operand->is_high && operand->reg >= 4;
+    }
+    host.needs_rex = !is_vex && is_byte;
+    bool is_turned = native_has_high_byte(insn) && native_high_needs_rex(insn);
+    uint8_t turned = HOST_NONE;
+    if (insn->has_memory) {
+        uint32_t size = native_memory_size(insn);
+        native_emit_operand(t, n, size, row->memory_access & X86_OPERAND_WRITE,
+                            x86_rows[insn->row].attributes & X86_ROW_ALIGNED);
+    } else if ((row->reg.is_used && row->reg.reg_class == X86_REG_GPR && native_is_spilled(reg)) ||
+               (row->rm.is_used && row->rm.reg_class == X86_REG_GPR && native_is_spilled(rm))) {
+        if (emit_spilled_move(t, insn, reg, rm)) {
+            return;
+        }
+    }
+    if (insn->has_memory) {
+        host.disp = t->operand_disp;
+    }
+    if (native_needs_host_flags(n)) {
+        native_want_flags(t, SCRATCH);
+    }
+    struct field_use uses[3];
+    uint32_t use_count = 0;
+    uint8_t free_scratch[2] = {SCRATCH, ADDRESS};
+    uint32_t next_scratch = 0;
+    const struct {
+        const struct native_field *field;
+        uint8_t *number;
+        bool is_there;
+    } fields[] = {
+        {&row->reg, &host.reg, insn->has_modrm},
+        {&row->rm, &host.rm, !insn->has_memory},
+        {&row->vvvv, &host.vvvv, is_vex},
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(fields); i++) {
+        const struct native_field *field = fields[i].field;
+        if (!field->is_used || !fields[i].is_there || field->reg_class != X86_REG_GPR) {
+            continue;
+        }
+        uint8_t guest = *fields[i].number;
+        bool is_high = false;
+        for (uint32_t k = 0; k < insn->operand_count; k++) {
+            const struct x86_operand *operand = &insn->operand[k];
+            is_high |= operand->kind == X86_OPERAND_REG && operand->is_high &&
+                       !operand->is_implicit && operand->reg + 4 == guest;
+        }
+        if (is_turned && !insn->has_memory && i != 1) {
+            is_high = false; /* MOVZX ESP, AH: both have the number 4 */
+        }
+        if (is_high) {
+            /* AH..BH: numbers 4..7 as they are, or the lowest byte for a moment. */
+            if (is_turned) {
+                turned = *fields[i].number = guest & 3;
+            }
+            continue;
+        }
+        if (!native_is_spilled(guest)) {
+            *fields[i].number = native_home(guest);
+            continue;
+        }
+        /* What is only read, and no register by its meaning, is as good in memory. */
+        if (i == 1 && field->access == X86_OPERAND_READ && !row->is_bit_test) {
+            host.is_memory = true;
+            host.base = HOST_RSP;
+            host.disp = VCPU_FIELD(gpr) + 8 * guest;
+            continue;
+        }
+        struct field_use *use = NULL;
+        for (uint32_t k = 0; k < use_count; k++) {
+            if (uses[k].guest == guest) {
+                use = &uses[k];
+            }
+        }
+        if (!use) {
+            use = &uses[use_count++];
+            *use = (struct field_use){
+                .field = field, .guest = guest, .host = free_scratch[next_scratch++]};
+            native_load_gpr(t, use->host, guest);
+            if (use->host == ADDRESS) {
+                t->address_group = NATIVE_NO_GROUP;
+            }
+        } else if (field->access & X86_OPERAND_WRITE) {
+            use->field = field;
+        }
+        *fields[i].number = use->host;
+    }
+    if (turned != HOST_NONE) {
+        emit_turn(t, turned, 8);
+    }
+    emit_insn(e, &host);
+    if (turned != HOST_NONE) {
+        emit_turn(t, turned, 64 - 8);
+    }
+    for (uint32_t k = 0; k < use_count; k++) {
+        if (uses[k].field->access & X86_OPERAND_WRITE) {
+            native_store_gpr(t, uses[k].host, uses[k].guest);
+        }
+    }
+    native_flags_written(t, n);
+}
+
+void native_emit_raw(struct translation *t, const struct native_insn *n)
+{
+    if (native_needs_host_flags(n)) {
+        native_want_flags(t, SCRATCH);
+    }
+    memcpy(t->e.at, t->source->copy + n->offset, n->insn.length);
+    t->e.at += n->insn.length;
+    native_flags_written(t, n);
+}
+
+void native_emit_divide(struct translation *t, const struct native_insn *n)
+{
+    /* The flags are in 'status' for the handler of #DE. */
+    native_give_up_flags(t, n->live_before);
+    native_emit_rip(t, SCRATCH, native_rip(t->source, t->index));
+    emit_op_base(&t->e, HOST_OP_MOV_RM_REG, SCRATCH, HOST_RSP, VCPU_FIELD(native_fault_rip));
+    if (t->counts) {
+        emit_mov_imm(&t->e, SCRATCH, (uint64_t)native_left(t, t->index));
+        emit_insn(&t->e, &(struct host_insn){.opcode = HOST_OP_MOV_RM_REG,
+                                             .reg = SCRATCH,
+                                             .is_memory = true,
+                                             .base = HOST_RSP,
+                                             .index = HOST_NONE,
+                                             .disp = VCPU_FIELD(native_fault_unrun)});
+    }
+    t->flags |= FLAGS_HOST; /* it reads none */
+    native_emit_plain(t, n);
+    t->flags = FLAGS_HOST;
+}
