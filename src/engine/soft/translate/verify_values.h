@@ -1,0 +1,39 @@
+/* Private to the verifier: what a memory operand has been found to be, and what an instruction does to what is known. */
+#ifndef ENGINE_SOFT_TRANSLATE_VERIFY_VALUES_H
+#define ENGINE_SOFT_TRANSLATE_VERIFY_VALUES_H
+
+#include <stddef.h>
+
+#include "engine/soft/translate/verify_forms.h"
+
+#define VERIFY_MEMBER(type, member) ((uint32_t)offsetof(struct type, member))
+
+/* What a memory operand is. */
+enum verify_form {
+    VERIFY_FORM_NONE, /* no memory */
+    VERIFY_FORM_FIELD,
+    VERIFY_FORM_SLOT,
+    VERIFY_FORM_TLB,
+    VERIFY_FORM_JUMP,
+    VERIFY_FORM_GUEST,
+};
+
+struct verify_memory {
+    uint8_t form;    /* enum verify_form */
+    uint8_t index;   /* register, of tables; element, of SLOT */
+    uint32_t offset; /* of FIELD: in the vCPU; of tables: in the entry */
+    uint32_t size;
+    uint8_t access;
+};
+
+/* No bits but those of 'bits'. */
+static inline bool verify_is_bounded(const struct verify_value *value)
+{
+    return value->kind == VERIFY_MASKED || value->kind == VERIFY_INDEX;
+}
+
+/* Applies an allowed instruction with that memory operand, which does not branch. */
+void verify_apply(const struct verify_insn *at, const struct verify_memory *memory,
+                  struct verify_state *state);
+
+#endif
