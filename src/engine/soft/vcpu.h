@@ -172,29 +172,33 @@ struct soft_paravirt {
 #define SOFT_PAUSES_UNTIL_YIELD 64
 
 struct soft_vcpu {
-    /* The hot part. */
+    /* The hot part. What translated code uses most is near the element for R13, where its RSP points to (block_table.h's
+     * NATIVE_ANCHOR); the registers before that are in the host's while it runs. */
+    uint64_t native_tag;             /* of blocks in the jump cache that may run */
+    uint64_t native_target;          /* of an indirect branch under way */
+    uint64_t native_return;          /* of the stub that fills the TLB */
     uint64_t gpr[X86_GPR_COUNT + 3]; /* and the pseudo registers SOFT_REG_* */
-    uint64_t rip;                    /* between blocks */
     /* Status flags as LAHF and SETO give them: AH in bits 15:8 (SF ZF 0 AF 0 PF 1 CF), OF in bit 0. */
     uint16_t status;
-    uint32_t flags;                           /* RFLAGS without the status flags */
-    struct soft_tlb *tlb;                     /* the one of the current mode */
+    uint8_t native_vectors_live; /* the host's registers hold vector[] and mxcsr */
+    uint8_t native_x87_live;     /* and fx[] */
+    _Atomic uint32_t requests;
+    uint32_t native_epoch[2]; /* of the halves of the address space; translate/block_table.c */
+    uint64_t
+        native_page; /* what blocks' RIPs lack: the page's number (address >> 12), of shared ones; or 0 */
+    uint64_t native_group[16]; /* host addresses of groups of accesses in the block that runs */
+    uint64_t rip;              /* between blocks */
+    uint32_t flags;            /* RFLAGS without the status flags */
+    struct soft_tlb *tlb;      /* the one of the current mode */
     uint64_t segment_base[X86_SEGMENT_COUNT]; /* as added to addresses in this mode */
     uint8_t flat_read, flat_write; /* bit n: segment n has base 0, limit 4 GiB and allows it */
     uint8_t cpl;
     uint8_t code_size;   /* enum x86_code_size */
     uint8_t stack_bytes; /* 2, 4, 8: width of the stack pointer */
     bool align_check;    /* CPL 3, CR0.AM and RFLAGS.AC */
-    _Atomic uint32_t requests;
-    /* Translated code's own; translate/block_table.c. */
-    uint32_t native_epoch[2]; /* of the halves of the address space */
-    uint32_t native_mode;     /* of the blocks that run */
-    uint64_t
-        native_page; /* what their RIPs lack: the page's number (address >> 12), of shared ones; or 0 */
-    uint64_t native_tag; /* of those in the jump cache that may run */
+    /* Translated code's own. */
+    uint32_t native_mode; /* of the blocks that run */
     uint64_t native_host_rsp;
-    uint64_t native_group[16]; /* host addresses of groups of accesses in the block that runs */
-    uint64_t native_return;    /* of the stub that fills the TLB */
     struct {
         uint64_t access;     /* 32 bits of it */
         uint8_t had_vectors; /* the host's registers held them */
@@ -202,14 +206,11 @@ struct soft_vcpu {
         uint32_t error;
         uint64_t gva;
     } native_miss;             /* that native_on_fill is asked about */
-    uint64_t native_target;    /* of an indirect branch under way */
     uint64_t native_fault_rip; /* of the instruction that may fault on the host */
     int32_t native_budget;     /* icount.h: instructions that may run until something is due */
     uint32_t
         native_fault_unrun; /* those of the block that have not run when native_fault_rip faults */
     uint32_t native_host_mxcsr;
-    uint8_t native_vectors_live; /* the host's registers hold vector[] and mxcsr */
-    uint8_t native_x87_live;     /* and fx[] */
     uint8_t native_x87_is_saved; /* fx[] comes from the host: its pointers are to be seen to */
     struct {
         uint64_t fip, fdp;

@@ -11,10 +11,8 @@
 #define R14 HOST_R14
 #define R15 HOST_R15
 
-#define TLB(member)                                                                                \
-    ((int32_t)(offsetof(struct soft_vcpu, tlbs) + offsetof(struct soft_tlb, member)))
-#define JUMP(member)                                                                               \
-    ((int32_t)(offsetof(struct soft_vcpu, native_jump) + offsetof(struct soft_native_jump, member)))
+#define TLB(member)  (VCPU_FIELD(tlbs) + (int32_t)offsetof(struct soft_tlb, member))
+#define JUMP(member) (VCPU_FIELD(native_jump) + (int32_t)offsetof(struct soft_native_jump, member))
 
 struct bench {
     struct soft_guest guest;
@@ -460,9 +458,11 @@ static void test_instructions(void **state)
         {8, {0x48, 0x8b, 0x04, 0x25, 0, 0, 0, 0}, "address is not checked"}, /* absolute */
         {7, {0x48, 0x8b, 0x05, 0, 0, 0, 0}, "relative to RIP"},
         {7, {0x48, 0x8d, 0x05, 0, 0, 0, 0}, NULL}, /* replaced below: lea rax, [rip] */
-        {5, {0x48, 0x8b, 0x44, 0x24, 0xf8}, "outside of the vCPU"}, /* [rsp - 8] */
-        {4, {0x41, 0x8b, 0x04, 0x24}, "address is not checked"},    /* [r12] */
-        {5, {0x64, 0x48, 0x8b, 0x04, 0x24}, "FS or GS"},            /* fs: [rsp] */
+        {8,
+         {0x48, 0x8b, 0x84, 0x24, 0x78, 0xff, 0xff, 0xff},
+         "outside of the vCPU"},                                 /* [rsp - 136] */
+        {4, {0x41, 0x8b, 0x04, 0x24}, "address is not checked"}, /* [r12] */
+        {5, {0x64, 0x48, 0x8b, 0x04, 0x24}, "FS or GS"},         /* fs: [rsp] */
         {5, {0x65, 0x48, 0x89, 0x04, 0x24}, "FS or GS"},
         {5, {0x67, 0x48, 0x8b, 0x04, 0x24}, "address is cut"},
         {1, {0x50}, "must not have this instruction"}, /* push rax */
@@ -620,7 +620,7 @@ static void test_fields(void **state)
         {VCPU_FIELD(vm), true, "not for blocks"},
         {TLB(hva), true, "not for blocks"},
         {JUMP(code), true, "not for blocks"},
-        {(int32_t)sizeof(struct soft_vcpu), true, "outside of the vCPU"},
+        {(int32_t)sizeof(struct soft_vcpu) - NATIVE_ANCHOR, true, "outside of the vCPU"},
     };
     for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
         begin(b);

@@ -10,8 +10,12 @@
 #include "engine/soft/translate/native.h"
 #include "engine/soft/vcpu.h"
 
+/* RSP of translated code: at the register R13 in the vCPU, so that the most used fields have displacements of one byte. What calls
+ * of stubs push is where registers are that the host's hold then; and signals leave 128 bytes below RSP alone. */
+#define NATIVE_ANCHOR ((int32_t)offsetof(struct soft_vcpu, gpr) + 8 * X86_R13)
+_Static_assert(NATIVE_ANCHOR <= 128, "signals write below it");
 /* A field of the vCPU, for RSP-relative operands. */
-#define VCPU_FIELD(member) ((int32_t)offsetof(struct soft_vcpu, member))
+#define VCPU_FIELD(member) ((int32_t)offsetof(struct soft_vcpu, member) - NATIVE_ANCHOR)
 
 /* A block's mode: enum soft_tlb_mode, which vector instructions are on, and the code's size. */
 #define NATIVE_MODE_TLB  0x03u

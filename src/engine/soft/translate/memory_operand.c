@@ -177,7 +177,7 @@ static void emit_tlb_index(struct translation *t)
 void native_emit_translation(struct translation *t, uint32_t size, bool is_write, bool is_aligned)
 {
     struct emitter *e = &t->e;
-    int32_t tlb = (int32_t)(offsetof(struct soft_vcpu, tlbs) + t->tlb * sizeof(struct soft_tlb));
+    int32_t tlb = VCPU_FIELD(tlbs) + (int32_t)(t->tlb * sizeof(struct soft_tlb));
     int32_t tag = tlb + (int32_t)(is_write ? offsetof(struct soft_tlb, write_tag)
                                            : offsetof(struct soft_tlb, read_tag));
     int32_t hva = tlb + (int32_t)offsetof(struct soft_tlb, hva);

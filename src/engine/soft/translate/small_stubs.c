@@ -5,7 +5,7 @@
 #include "base/core/bits.h"
 #include "engine/soft/translate/native_system.h"
 
-#define RETURN_ADDRESS 8 /* lies between RSP and the vCPU */
+#define RETURN_ADDRESS 8 /* RSP is so much lower in a stub */
 #define AT(member)     (VCPU_FIELD(member) + RETURN_ADDRESS)
 
 #define IMMEDIATE_GROUP 0x81
@@ -55,7 +55,7 @@ static void set_tlb(struct emitter *e, enum soft_tlb_mode mode)
     bool is_set = mode == SOFT_TLB_SUPERVISOR_AC;
     uint8_t group = is_set ? GROUP_OR : GROUP_AND;
     uint32_t bit = SOFT_TLB_SUPERVISOR_AC;
-    int32_t tlb = (int32_t)(offsetof(struct soft_vcpu, tlbs) + mode * sizeof(struct soft_tlb));
+    int32_t tlb = VCPU_FIELD(tlbs) + (int32_t)(mode * sizeof(struct soft_tlb));
     op(e, 0, HOST_OP_LEA, true, A, tlb + RETURN_ADDRESS);
     op(e, 0, HOST_OP_MOV_RM_REG, true, A, AT(tlb));
     change_field(e, group, AT(flags), is_set ? X86_FLAG_AC : ~X86_FLAG_AC);

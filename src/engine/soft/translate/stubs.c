@@ -1,6 +1,6 @@
 /* Host code that every block needs: the way in and out, and calls of C functions with the guest's registers put away.
  *
- * While translated code runs, RSP is the vCPU's address, so that its fields are at small displacements; the host's stack
+ * While translated code runs, RSP points into the vCPU, so that its fields are at small displacements; the host's stack
  * pointer waits in native_host_rsp. R14 and R15 are scratch. */
 #include <stddef.h>
 
@@ -37,6 +37,12 @@ static void jump_reg(struct emitter *e, uint8_t reg)
     }
     emit8(e, 0xff);
     emit8(e, 0xe0 | (reg & 7));
+}
+
+/* The C functions' first argument. */
+static void emit_vcpu(struct emitter *e)
+{
+    emit_op_base(e, HOST_OP_LEA, HOST_RDI, HOST_RSP, -NATIVE_ANCHOR);
 }
 
 static void push(struct emitter *e, uint8_t reg)
@@ -183,7 +189,7 @@ static uint8_t *make_call(struct emitter *e, bool is_called, const void *functio
     }
     save_vectors(e);
     save_x87(e);
-    emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RDI, HOST_RSP);
+    emit_vcpu(e);
     emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RSI, HOST_R14);
     emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RBX, HOST_RSP);
     emit_op_base(e, HOST_OP_MOV_REG_RM, HOST_RSP, HOST_RSP, VCPU_FIELD(native_host_rsp));
@@ -204,7 +210,7 @@ static uint8_t *make_quick(struct emitter *e, quick_function *function,
     uint8_t *start = e->at;
     pop(e, HOST_R14);
     store_guest(e);
-    emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RDI, HOST_RSP);
+    emit_vcpu(e);
     emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RSI, HOST_R14);
     emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RDX, HOST_R15);
     emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RBX, HOST_RSP);
@@ -233,6 +239,7 @@ static uint8_t *make_enter(struct emitter *e)
         push(e, saved[i]);
     }
     push(e, HOST_RAX); /* calls from here find the stack aligned */
+    emit_op_base(e, HOST_OP_LEA, HOST_RDI, HOST_RDI, NATIVE_ANCHOR);
     emit_op_base(e, HOST_OP_MOV_RM_REG, HOST_RSP, HOST_RDI, VCPU_FIELD(native_host_rsp));
     emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RSP, HOST_RDI);
     emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_R14, HOST_RSI);
@@ -298,7 +305,7 @@ static uint8_t *make_load_vectors(struct emitter *e)
 static void call_for_miss(struct emitter *e,
                           uint32_t (*function)(struct soft_vcpu *, uint64_t, uint32_t))
 {
-    emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RDI, HOST_RSP);
+    emit_vcpu(e);
     emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RSI, HOST_R14);
     emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RDX, HOST_R15);
     emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_R15, HOST_RSP);

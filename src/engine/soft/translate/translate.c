@@ -1,7 +1,7 @@
 /* From analyzed guest instructions to host code.
  *
  * Registers: guest RAX..RDI without RSP and R8..R12 are the host's of the same name; guest RSP is R13; guest R13..R15 stay
- * in the vCPU. R14 and R15 are scratch, RSP points to the vCPU.
+ * in the vCPU. R14 and R15 are scratch, RSP points into the vCPU.
  *
  * Status flags are in the host's flags, or in the vCPU's 'status', or do not matter; 'flags' below says which, for the
  * place that is emitted. A check of a memory operand spoils the host's.
@@ -48,11 +48,13 @@ void native_save_flags(struct translation *t)
     emit8(e, 0x0f); /* seto al */
     emit8(e, 0x90);
     emit8(e, 0xc0);
-    emit8(e, 0x66); /* mov [rsp + status], ax */
-    emit8(e, 0x89);
-    emit8(e, 0x84);
-    emit8(e, 0x24);
-    emit32(e, (uint32_t)VCPU_FIELD(status));
+    emit_insn(e, &(struct host_insn){.opcode = HOST_OP_MOV_RM_REG, /* mov [status], ax */
+                                     .is_16 = true,
+                                     .reg = HOST_RAX,
+                                     .is_memory = true,
+                                     .base = HOST_RSP,
+                                     .index = HOST_NONE,
+                                     .disp = VCPU_FIELD(status)});
     emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RAX, SCRATCH);
     t->flags |= FLAGS_SAVED;
 }
@@ -60,11 +62,13 @@ void native_save_flags(struct translation *t)
 void native_restore_flags(struct emitter *e, uint8_t scratch)
 {
     emit_op_reg(e, HOST_OP_MOV_REG_RM, scratch, HOST_RAX);
-    emit8(e, 0x0f); /* movzx eax, word [rsp + status] */
-    emit8(e, 0xb7);
-    emit8(e, 0x84);
-    emit8(e, 0x24);
-    emit32(e, (uint32_t)VCPU_FIELD(status));
+    emit_insn(e, &(struct host_insn){.map = 1, /* movzx eax, word [status] */
+                                     .opcode = 0xb7,
+                                     .reg = HOST_RAX,
+                                     .is_memory = true,
+                                     .base = HOST_RSP,
+                                     .index = HOST_NONE,
+                                     .disp = VCPU_FIELD(status)});
     emit8(e, 0x04); /* add al, 127: overflows if AL is 1 */
     emit8(e, 0x7f);
     emit8(e, 0x9e); /* sahf */
@@ -114,13 +118,17 @@ static void emit_vectors(struct translation *t, const struct native_insn *n)
     if (t->has_vectors) {
         return;
     }
+    static const uint8_t none = 0;
     native_give_up_flags(t, n->live_before);
     struct emitter *e = &t->e;
-    emit8(e, 0x80); /* cmp byte [rsp + native_vectors_live], 0 */
-    emit8(e, 0xbc);
-    emit8(e, 0x24);
-    emit32(e, (uint32_t)VCPU_FIELD(native_vectors_live));
-    emit8(e, 0);
+    emit_insn(e, &(struct host_insn){.opcode = 0x80, /* cmp byte [native_vectors_live], 0 */
+                                     .reg = 7,
+                                     .is_memory = true,
+                                     .base = HOST_RSP,
+                                     .index = HOST_NONE,
+                                     .disp = VCPU_FIELD(native_vectors_live),
+                                     .imm_bytes = 1,
+                                     .imm = &none});
     struct slow_path *slow = native_add_slow(t, SLOW_VECTORS);
     slow->jump = emit_jcc(e, HOST_IF_EQUAL);
     slow->after = e->at;

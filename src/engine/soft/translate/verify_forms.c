@@ -7,7 +7,7 @@
  * its end stands a VERIFY_HOST with the bytes that it is good for. Add a sequence that must be refused to
  * tests/unit/engine/test_soft_verify.c as well.
  *
- * Registers: RSP is the vCPU and never written, nor read but as a base; all others hold what the state says. */
+ * Registers: RSP points into the vCPU and is never written, nor read but as a base; all others hold what the state says. */
 #include "engine/soft/translate/verify_forms.h"
 
 #include <stddef.h>
@@ -353,10 +353,11 @@ static const char *check_memory(const struct verify_insn *at, const struct verif
     out->size = operand->size_bytes;
     out->access = operand->access & (READ | WRITE);
     if (insn->base == X86_RSP) {
-        if (insn->disp < 0 || insn->disp >= (int64_t)sizeof(struct soft_vcpu)) {
+        int64_t offset = insn->disp + NATIVE_ANCHOR;
+        if (offset < 0 || offset >= (int64_t)sizeof(struct soft_vcpu)) {
             return "it is outside of the vCPU";
         }
-        out->offset = (uint32_t)insn->disp;
+        out->offset = (uint32_t)offset;
         out->form = VERIFY_FORM_FIELD;
         if (insn->index == X86_BASE_NONE) {
             return check_field(out->size, out);
