@@ -26,6 +26,24 @@ static void test_integer(void **state)
     guest_end(&g);
 }
 
+/* A register that the long form of POP writes is another base for what follows. */
+GUEST_CODE_BLOCK(popped_base, ".code64",
+                 "mov $0x20000, %ebx\n movq $1, (%rbx)\n movq $2, 0x80(%rbx)\n"
+                 "pushq $0x20080\n mov (%rbx), %rax\n .byte 0x8f, 0xc3\n mov (%rbx), %rcx\n"
+                 "out %al, $0xf4\n hlt\n");
+
+static void test_popped_base(void **state)
+{
+    struct soft_guest g;
+    struct x86_state s, after;
+    guest_start(&g, 1);
+    guest_long_mode(&g, 0, popped_base, GUEST_CODE_SIZE(popped_base), &s);
+    assert_int_equal(guest_run(&g, 0, &s, &after), VCPU_EXIT_KICKED);
+    assert_int_equal(after.gpr[X86_RAX], 1);
+    assert_int_equal(after.gpr[X86_RCX], 2);
+    guest_end(&g);
+}
+
 /* Upper halves that come into being in translated code live on when it leaves to have blocks linked or found. */
 GUEST_CODE_BLOCK(upper_halves, ".code64",
                  "xor %eax, %eax\n xorps %xmm1, %xmm1\n"
@@ -307,6 +325,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_wide_displacements),
         cmocka_unit_test(test_integer),
+        cmocka_unit_test(test_popped_base),
         cmocka_unit_test(test_upper_halves),
         cmocka_unit_test(test_implicit_result),
         cmocka_unit_test(test_page_faults),

@@ -149,8 +149,13 @@ static void follow(struct followed *f, const struct native_insn *n, uint8_t word
         f->reg[X86_RSP].offset -= word;
         return;
     case NATIVE_POPF:
+        f->reg[X86_RSP].offset += word;
+        return;
     case NATIVE_POP_MEM:
         f->reg[X86_RSP].offset += word;
+        if (!n->insn.has_memory) {
+            forget(f, (uint8_t)((n->insn.modrm & 7) | (n->insn.rex & 1) << 3));
+        }
         return;
     case NATIVE_POP_REG:
         f->reg[X86_RSP].offset += word;
