@@ -154,6 +154,8 @@ static const struct verb_section man_sections[] = {
     {"OPTIONS OF THE ENGINE SOFT",
      "  cache=SIZE      memory for translated code, for each virtual CPU: 4M to 1G (default: 64M); a\n"
      "                  bare number counts MiB. Tables take up to two fifths as much, and 4M\n"
+     "  halt-poll=NS    how long at most a virtual CPU that halts waits for its wake-up before its\n"
+     "                  thread sleeps: 0 (never) to 1000000 (default: 100000)\n"
      "\n"
      "The others are for those who look for a bug; without them nothing is checked or written.\n"
      "\n"

@@ -70,6 +70,20 @@ static bool take_cache(struct soft_vm *vm, const char *value, size_t length)
            size <= (uint64_t)CACHE_MAX_MIB << 20;
 }
 
+/* A number of nanoseconds; 0: no polling. */
+static bool take_halt_poll(struct soft_vm *vm, const char *value, size_t length)
+{
+    uint64_t number = 0;
+    for (size_t i = 0; i < length; i++) {
+        if (value[i] < '0' || value[i] > '9') {
+            return false;
+        }
+        number = MIN(number * 10 + (uint64_t)(value[i] - '0'), UINT32_MAX);
+    }
+    vm->halt_poll_ns = (uint32_t)number;
+    return length && number <= SOFT_HALT_POLL_MAX_NS;
+}
+
 static bool take_value(struct soft_vm *vm, const struct option *option, const char *value,
                        size_t length)
 {
@@ -103,11 +117,13 @@ int soft_options_parse(struct soft_vm *vm, struct soft_trace_options *out_trace,
         {"perfmap", "on", "off", &out_trace->has_perf_map},
         {"icount", .take = take_icount},
         {"cache", .take = take_cache},
+        {"halt-poll", .take = take_halt_poll},
         {"trace", .text = out_trace->path, .text_size = sizeof(out_trace->path)},
         {"symbols", .text = out_trace->symbols, .text_size = sizeof(out_trace->symbols)},
     };
     vm->verifies = VERIFIES;
     vm->code_cache_size = (size_t)CACHE_MIB << 20;
+    vm->halt_poll_ns = SOFT_HALT_POLL_DEFAULT_NS;
     while (options && *options) {
         size_t length = strcspn(options, ","), name_length = strcspn(options, ",="), i = 0;
         const char *value = options + name_length + (name_length < length);
@@ -118,9 +134,10 @@ int soft_options_parse(struct soft_vm *vm, struct soft_trace_options *out_trace,
         if (i == ARRAY_COUNT(known) || !take_value(vm, &known[i], value, value_length)) {
             return error_set(
                 err, EINVAL,
-                "'%.*s' is no option of the engine soft: cache=SIZE (4M to 1G), translate=on|off, "
-                "flags=exact, verify=on|off, lockstep=on, icount=on|SHIFT (0 to 10), trace=FILE, perfmap=on "
-                "and symbols=FILE are",
+                "'%.*s' is no option of the engine soft: cache=SIZE (4M to 1G), "
+                "halt-poll=NS (0 to 1000000), translate=on|off, flags=exact, verify=on|off, "
+                "lockstep=on, icount=on|SHIFT (0 to 10), trace=FILE, perfmap=on and symbols=FILE "
+                "are",
                 (int)length, options);
         }
         options += length + (options[length] == ',');

@@ -242,8 +242,7 @@ bool soft_paravirt_msr_write(struct soft_vcpu *v, uint32_t msr, uint64_t value)
     case X86_MSR_KVM_PV_EOI_EN:
         return end_note_set(v, value);
     case X86_MSR_KVM_POLL_CONTROL:
-        /* Whether the host may poll while the guest halts. This engine sleeps at once, so both answers suit it; KVM, to
-         * which the guest may move, keeps to it. */
+        /* Whether the host may poll while the guest halts: halt.c. */
         if (!has_feature(v, KVM_FEATURE_POLL_CONTROL) || value > 1) {
             return false;
         }

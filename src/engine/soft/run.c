@@ -11,32 +11,18 @@
 #include "engine/soft/translate/analyze.h"
 #include "engine/soft/translate/native.h"
 
-/* Requests that wake a sleeper. */
-#define WAKING                                                                                     \
-    (SOFT_REQUEST_KICK | SOFT_REQUEST_INTERRUPT | SOFT_REQUEST_NMI | SOFT_REQUEST_INIT |           \
-     SOFT_REQUEST_SIPI | SOFT_REQUEST_KICKED_BY_GUEST)
-
-static void wake(struct soft_vcpu *v)
-{
-    if (atomic_load(&v->is_sleeping)) {
-        pthread_mutex_lock(&v->wait_lock);
-        pthread_cond_broadcast(&v->wait_changed);
-        pthread_mutex_unlock(&v->wait_lock);
-    }
-}
-
 void soft_kick(struct vcpu *vcpu)
 {
     struct soft_vcpu *v = soft_from_vcpu(vcpu);
     soft_request(v, SOFT_REQUEST_KICK);
-    wake(v);
+    soft_wake(v);
 }
 
 /* KVM_HC_KICK_CPU. Any thread. */
 void soft_wake_from_guest(struct soft_vcpu *v)
 {
     soft_request(v, SOFT_REQUEST_KICKED_BY_GUEST);
-    wake(v);
+    soft_wake(v);
 }
 
 /* INIT and SIPI in the order in which they come: what came before an INIT is void, a SIPI behind it waits until the INIT is
@@ -69,26 +55,7 @@ void soft_signal(struct vcpu *vcpu, enum vcpu_signal signal, uint8_t value)
     default:
         return;
     }
-    wake(v);
-}
-
-/* Until one of the WAKING requests. */
-static void sleep_until_request(struct soft_vcpu *v)
-{
-    if (atomic_load(&v->requests) & WAKING) {
-        return;
-    }
-    soft_paravirt_end(v);
-    soft_leave_guest(v);
-    pthread_mutex_lock(&v->wait_lock);
-    atomic_store(&v->is_sleeping, true);
-    while (!(atomic_load(&v->requests) & WAKING)) {
-        pthread_cond_wait(&v->wait_changed, &v->wait_lock);
-    }
-    atomic_store(&v->is_sleeping, false);
-    pthread_mutex_unlock(&v->wait_lock);
-    soft_enter_guest(v);
-    soft_paravirt_begin(v);
+    soft_wake(v);
 }
 
 static bool take_request(struct soft_vcpu *v, uint32_t bit)
@@ -290,7 +257,7 @@ static bool serve_requests(struct soft_vcpu *v, enum vcpu_exit *out_exit)
     }
     if (v->activity == X86_ACTIVITY_WAIT_FOR_INIT || v->activity == X86_ACTIVITY_WAIT_FOR_SIPI) {
         atomic_fetch_and(&v->requests, ~(SOFT_REQUEST_INTERRUPT | SOFT_REQUEST_NMI));
-        sleep_until_request(v);
+        soft_sleep(v);
         return true;
     }
     if (v->exception_pending || v->nmi_injected || v->interrupt_injected) {
@@ -305,9 +272,9 @@ static bool serve_requests(struct soft_vcpu *v, enum vcpu_exit *out_exit)
         v->activity = X86_ACTIVITY_RUNNING;
     }
     if (v->activity == X86_ACTIVITY_HALTED) {
-        bool is_on = v->vm->icount.is_on && !(atomic_load(&v->requests) & WAKING);
+        bool is_on = v->vm->icount.is_on && !(atomic_load(&v->requests) & SOFT_REQUESTS_WAKING);
         if (!is_on || !soft_icount_skip(v)) {
-            sleep_until_request(v);
+            soft_halt(v);
         }
         return true;
     }

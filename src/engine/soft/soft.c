@@ -205,8 +205,6 @@ static void soft_vcpu_destroy(struct vcpu *vcpu)
     soft_native_fini(v);
     soft_simd_fini(v);
     soft_block_fini(v);
-    pthread_cond_destroy(&v->wait_changed);
-    pthread_mutex_destroy(&v->wait_lock);
     (void)munmap((uint8_t *)v - NATIVE_STACK_SIZE, VCPU_MEMORY_SIZE); /* it is a mapping */
 }
 
@@ -231,8 +229,7 @@ static int soft_vcpu_create(struct vm *base, uint32_t index, const struct x86_cp
     soft_icount_init(v);
     soft_tlb_init(v);
     v->tlb = &v->tlbs[SOFT_TLB_SUPERVISOR];
-    pthread_mutex_init(&v->wait_lock, NULL);
-    pthread_cond_init(&v->wait_changed, NULL);
+    soft_halt_init(v);
     soft_features_set(v);
     int rc = soft_block_init(v, err);
     rc = rc < 0 ? rc : soft_simd_init(v, err);
@@ -338,6 +335,9 @@ static void soft_vcpu_stats(struct vcpu *vcpu,
         {"interrupts", &stats->interrupts},
         {"exceptions", &stats->exceptions},
         {"halts", &stats->halts},
+        {"halt_polls", &stats->halt_polls},
+        {"halt_polls_woken", &stats->halt_polls_woken},
+        {"halt_polls_busy", &stats->halt_polls_busy},
         {"lockstep_equal", &stats->lockstep_equal},
         {"lockstep_repeated", &stats->lockstep_repeated},
         {"lockstep_left_out", &stats->lockstep_left_out},

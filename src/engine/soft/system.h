@@ -203,6 +203,13 @@ int soft_state_set(struct soft_vcpu *v, const struct x86_state *state, struct er
 enum vcpu_exit soft_run(struct vcpu *vcpu);
 void soft_kick(struct vcpu *vcpu);
 void soft_wake_from_guest(struct soft_vcpu *v);
+
+/* halt.c. A vCPU's own thread: until one of SOFT_REQUESTS_WAKING is there; soft_halt also returns for other requests, which are
+ * to be served first. Any thread, after it has raised a request: soft_wake. */
+void soft_halt_init(struct soft_vcpu *v);
+void soft_halt(struct soft_vcpu *v);
+void soft_sleep(struct soft_vcpu *v);
+void soft_wake(struct soft_vcpu *v);
 void soft_signal(struct vcpu *vcpu, enum vcpu_signal signal, uint8_t value);
 
 #endif

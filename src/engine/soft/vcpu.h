@@ -15,6 +15,7 @@
 #include "cpu/x86/state.h"
 #include "engine/engine.h"
 #include "engine/memory.h"
+#include "engine/soft/halt_poll.h"
 #include "engine/soft/op.h"
 
 struct soft_block;
@@ -42,6 +43,11 @@ struct soft_vm;
 #define SOFT_REQUEST_FLUSH 0x0800u /* drop all translations, then clear the bit; see hyperv.c */
 #define SOFT_REQUEST_KICKED_BY_GUEST                                                               \
     0x0400u /* another vCPU woke it by a hypercall: its HLT, or its next one, ends */
+
+/* Those that wake a sleeper. */
+#define SOFT_REQUESTS_WAKING                                                                       \
+    (SOFT_REQUEST_KICK | SOFT_REQUEST_INTERRUPT | SOFT_REQUEST_NMI | SOFT_REQUEST_INIT |           \
+     SOFT_REQUEST_SIPI | SOFT_REQUEST_KICKED_BY_GUEST)
 
 /* The soft TLB: direct mapped, one array for each kind of access rights. A tag is the page's address; those of permissions
  * that the entry lacks are soft_tlb_invalid(index): an address that is not canonical and has its place in another entry, so
@@ -110,8 +116,8 @@ struct soft_stats {
     uint64_t instructions, blocks_decoded, blocks_translated, code_cache_flushes, native_misses,
         tlb_misses, tlb_second_hits, tlb_walks, tlb_faults, tlb_unbacked, tlb_code_writes,
         tlb_long_way, tlb_flushes, tlb_flushes_all, tlb_page_flushes, tlb_space_switches,
-        code_forgotten, exits_mmio, exits_pio, interrupts, exceptions, halts, lockstep_equal,
-        lockstep_repeated, lockstep_left_out;
+        code_forgotten, exits_mmio, exits_pio, interrupts, exceptions, halts, halt_polls,
+        halt_polls_woken, halt_polls_busy, lockstep_equal, lockstep_repeated, lockstep_left_out;
 };
 
 /* A page with code that may be written, but never by a write entry of the TLB: so that its writers need no page walk. Good
@@ -289,7 +295,10 @@ struct soft_vcpu {
     bool has_stopped_others;
     uint32_t pauses;    /* PAUSE since the host's CPU was last offered to others */
     bool has_delivered; /* an event, since the step began: no single-step trap for INT n */
+    /* halt.c */
     atomic_bool is_sleeping;
+    struct soft_halt_poll halt_poll;
+    uint64_t halt_yield_ticks, halt_long_yield_ticks, halt_long_pause_ticks;
 
     struct vcpu vcpu;
     struct soft_vm *vm;
@@ -302,10 +311,7 @@ struct soft_vcpu {
     } features;
     struct error error;
 
-    /* Sleep of a halted vCPU, and who waits for it to leave guest code. */
-    atomic_bool is_in_guest;
-    pthread_mutex_t wait_lock;
-    pthread_cond_t wait_changed;
+    atomic_bool is_in_guest; /* for those who wait for it to leave guest code */
 
     struct soft_native_jump native_jump;
     struct soft_tlb tlbs[SOFT_TLB_MODES];
@@ -343,6 +349,7 @@ struct soft_vm {
     bool interprets;                  /* option: no translator */
     bool has_exact_flags;             /* option: see docs/engines.md */
     size_t code_cache_size;           /* option: bytes of translated code for each vCPU */
+    uint32_t halt_poll_ns;            /* option: see halt_poll.h */
     bool verifies;                    /* option: each translated block is verified */
     struct soft_trace *trace;         /* NULL: none */
     struct {

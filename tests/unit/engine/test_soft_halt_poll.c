@@ -1,0 +1,184 @@
+/* How long a vCPU polls before it sleeps. */
+#include "engine/soft/halt_poll.h"
+#include "engine/soft/system.h"
+
+#include "soft_guest.h"
+
+#define HZ     1000000000ull /* ticks are nanoseconds */
+#define MAX_NS 100000u
+
+static struct soft_halt_poll fresh(void)
+{
+    struct soft_halt_poll poll;
+    soft_halt_poll_init(&poll, MAX_NS, HZ);
+    return poll;
+}
+
+/* A halt that lasts 'waited', whether it polls or sleeps: how long it would poll. */
+static uint64_t halt(struct soft_halt_poll *poll, uint64_t *now, uint64_t waited)
+{
+    uint64_t length = soft_halt_poll_begin(poll, *now);
+    *now += waited;
+    soft_halt_poll_end(poll, *now, waited);
+    return length;
+}
+
+static void grows_while_waits_are_short(void **state)
+{
+    struct soft_halt_poll poll = fresh();
+    uint64_t now = 1000;
+    assert_int_equal(halt(&poll, &now, 90000), 0); /* nothing is known yet */
+    assert_int_equal(halt(&poll, &now, 90000), poll.start);
+    uint64_t last = poll.start;
+    for (unsigned i = 0; i < 10; i++) {
+        uint64_t length = halt(&poll, &now, 90000);
+        assert_true(length >= last && length <= poll.max);
+        last = length;
+    }
+    assert_true(last >= 90000);
+}
+
+static void stays_where_it_catches_what_comes(void **state)
+{
+    struct soft_halt_poll poll = fresh();
+    uint64_t now = 1000;
+    (void)halt(&poll, &now, 3000);
+    for (unsigned i = 0; i < 10; i++) {
+        assert_int_equal(halt(&poll, &now, 3000), poll.start);
+    }
+}
+
+static void an_idle_guest_does_not_poll(void **state)
+{
+    struct soft_halt_poll poll = fresh();
+    uint64_t now = 1000, polled = 0;
+    for (unsigned i = 0; i < 10; i++) {
+        (void)halt(&poll, &now, 90000);
+    }
+    for (unsigned i = 0; i < 1000; i++) {
+        polled += halt(&poll, &now, 4000000);
+    }
+    assert_true(polled <= 2 * (uint64_t)MAX_NS);
+    assert_int_equal(soft_halt_poll_begin(&poll, now), 0);
+    assert_int_equal(halt(&poll, &now, 20000), 0);
+    assert_int_equal(halt(&poll, &now, 20000),
+                     poll.start); /* and again, when it has something to do */
+}
+
+static void zero_is_never(void **state)
+{
+    struct soft_halt_poll poll;
+    uint64_t now = 1000;
+    soft_halt_poll_init(&poll, 0, HZ);
+    for (unsigned i = 0; i < 20; i++) {
+        assert_int_equal(halt(&poll, &now, i), 0);
+    }
+}
+
+static void a_limit_below_the_first_step_holds(void **state)
+{
+    struct soft_halt_poll poll;
+    uint64_t now = 1000;
+    soft_halt_poll_init(&poll, 500, HZ);
+    for (unsigned i = 0; i < 20; i++) {
+        assert_true(halt(&poll, &now, 400) <= 500);
+    }
+    assert_int_equal(soft_halt_poll_begin(&poll, now), 500);
+}
+
+/* One that waits for 5000 each time, on a host where each poll finds others: the time that goes by between two polls. */
+static uint64_t next_poll(struct soft_halt_poll *poll, uint64_t *now)
+{
+    uint64_t start = *now;
+    while (!halt(poll, now, 5000)) {
+    }
+    uint64_t waited = *now - start;
+    soft_halt_poll_host_is_busy(poll, *now);
+    return waited;
+}
+
+static void a_busy_host_is_asked_ever_less(void **state)
+{
+    struct soft_halt_poll poll = fresh();
+    uint64_t now = 1000, last = next_poll(&poll, &now);
+    for (unsigned i = 0; i < 20; i++) {
+        uint64_t waited = next_poll(&poll, &now);
+        assert_true(waited >= poll.min_hold);
+        assert_true(waited <= poll.max_hold + 20000);
+        assert_true(waited + 20000 >= last);
+        last = waited;
+    }
+    assert_true(last >= poll.max_hold);
+}
+
+static void a_host_that_was_free_for_long_is_asked_soon(void **state)
+{
+    struct soft_halt_poll poll = fresh();
+    uint64_t now = 1000;
+    for (unsigned i = 0; i < 20; i++) {
+        (void)next_poll(&poll, &now);
+    }
+    now += 2 * poll.max_hold; /* polling all the time */
+    soft_halt_poll_host_is_busy(&poll, now);
+    assert_true(next_poll(&poll, &now) <= poll.min_hold + 20000);
+}
+
+static void a_counter_may_wrap(void **state)
+{
+    struct soft_halt_poll poll = fresh();
+    uint64_t now = UINT64_MAX - 1000;
+    (void)halt(&poll, &now, 500);
+    soft_halt_poll_host_is_busy(&poll, now);
+    assert_int_equal(soft_halt_poll_begin(&poll, now + 1000), 0);
+    now += poll.min_hold;
+    assert_int_equal(halt(&poll, &now, 500), 0);
+    assert_int_equal(halt(&poll, &now, 500), poll.start);
+}
+
+static void the_option_sets_the_limit(void **state)
+{
+    static const struct {
+        const char *options;
+        uint32_t ns;
+    } cases[] = {{"", SOFT_HALT_POLL_DEFAULT_NS},
+                 {"halt-poll=0", 0},
+                 {"cache=4,halt-poll=5000", 5000},
+                 {"halt-poll=1000000", 1000000},
+                 {"icount=on,halt-poll=5000", 0}};
+    for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
+        struct soft_guest g;
+        guest_start_with(&g, 1, cases[i].options);
+        struct soft_halt_poll expected;
+        soft_halt_poll_init(&expected, cases[i].ns, soft_host_tsc_hz());
+        assert_int_equal(soft_from_vcpu(g.vcpu[0])->halt_poll.max, expected.max);
+        guest_end(&g);
+    }
+    static const char *const bad[] = {
+        "halt-poll",    "halt-poll=",   "halt-poll=1000001",
+        "halt-poll=-1", "halt-poll=1k", "halt-poll=99999999999999999999"};
+    for (size_t i = 0; i < ARRAY_COUNT(bad); i++) {
+        struct error err = {0};
+        struct vm *vm = NULL;
+        struct vm_config config = {.options = bad[i], .vcpu_count = 1};
+        assert_int_equal(guest_memory_create(&config.memory, &err), 0);
+        assert_true(soft_engine_ops.vm_create(&config, &vm, &err) < 0);
+        assert_non_null(strstr(err.text, "halt-poll=NS (0 to 1000000)"));
+        guest_memory_destroy(config.memory);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(grows_while_waits_are_short),
+        cmocka_unit_test(stays_where_it_catches_what_comes),
+        cmocka_unit_test(an_idle_guest_does_not_poll),
+        cmocka_unit_test(zero_is_never),
+        cmocka_unit_test(a_limit_below_the_first_step_holds),
+        cmocka_unit_test(a_busy_host_is_asked_ever_less),
+        cmocka_unit_test(a_host_that_was_free_for_long_is_asked_soon),
+        cmocka_unit_test(a_counter_may_wrap),
+        cmocka_unit_test(the_option_sets_the_limit),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
