@@ -237,10 +237,9 @@ void soft_trace_block(struct soft_trace *trace, const struct soft_vcpu *v,
         fprintf(trace->perf_map,
                 "%" PRIx64 " %x guest:%s\n"
                 "%" PRIx64 " %x guest:%s,out-of-line\n",
-                (uint64_t)(uintptr_t)native_executable(n, native_entry_saved(n, block)),
-                block->code_size, name,
-                (uint64_t)(uintptr_t)native_executable(n, native_cold(n, block)), block->cold_size,
-                name);
+                (uint64_t)(uintptr_t)native_executable(n, native_code(n, block)), block->code_size,
+                name, (uint64_t)(uintptr_t)native_executable(n, native_cold(n, block)),
+                block->cold_size, name);
         (void)fflush(trace->perf_map); /* perf reads it when the process may have gone */
     }
     if (trace->log) {
@@ -255,7 +254,7 @@ void soft_trace_block(struct soft_trace *trace, const struct soft_vcpu *v,
                        &insn->insn, insn->kind == NATIVE_INTERPRET ? "  ; interpreted" : "");
         }
         fprintf(trace->log, "  host code\n");
-        print_host_code(trace->log, n, native_entry_saved(n, block), block->code_size);
+        print_host_code(trace->log, n, native_code(n, block), block->code_size);
         fprintf(trace->log, "  out of line\n");
         print_host_code(trace->log, n, native_cold(n, block), block->cold_size);
     }

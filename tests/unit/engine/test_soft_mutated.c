@@ -149,7 +149,7 @@ static int tear_down(void **state)
 
 static uint8_t *code_of(const struct bed *b, const struct native_block *block)
 {
-    return native_entry_saved(b->v->native, block);
+    return native_code(b->v->native, block);
 }
 
 static struct native_block *random_block(struct bed *b)
@@ -417,7 +417,7 @@ static void run_once(const struct bed *b, const struct native_block *block)
     /* Time of the CPU, so that runs on a busy machine get theirs. It must not end before there is somewhere to go. */
     if (sigsetjmp(after_run, 0) == 0) {
         (void)setitimer(ITIMER_VIRTUAL, &(struct itimerval){.it_value.tv_usec = 5000}, NULL);
-        enter(b->v, native_executable(n, code_of(b, block)));
+        enter(b->v, native_executable(n, native_entry_saved(n, block)));
     }
     (void)setitimer(ITIMER_VIRTUAL, &(struct itimerval){0}, NULL);
 }

@@ -54,7 +54,7 @@ static void begin(struct bench *b)
     b->e.at = native_entry_saved(n, b->block);
     /* Behind it, with a link at most. */
     b->other = native_at(n, (native_ref)n->meta_used + 256);
-    *b->other = (struct native_block){.mode = SOFT_TLB_SUPERVISOR, .entry_offset = 8};
+    *b->other = (struct native_block){.mode = SOFT_TLB_SUPERVISOR, .second_entry = 8};
 }
 
 static void put(struct bench *b, size_t size, const void *bytes)
@@ -795,6 +795,10 @@ static void test_links(void **state)
     }
 }
 
+/* In 'compares': the first comparison goes on to the jump behind the second, if it says 'not equal'; or on 'equal', which is wrong. */
+#define SHORT       4u
+#define SHORT_EQUAL 8u
+
 /* Exits of blocks that are shared between addresses; 'compares': what they compare. */
 static void shared_exit(struct bench *b, unsigned compares, uint64_t other_rip, uint64_t other_gpa)
 {
@@ -805,14 +809,22 @@ static void shared_exit(struct bench *b, unsigned compares, uint64_t other_rip, 
     b->other->mode = SOFT_TLB_USER;
     b->other->address = other_rip;
     b->other->gpa = other_gpa;
-    uint8_t *to_stub[2] = {NULL, NULL};
+    uint8_t *to_stub[2] = {NULL, NULL}, *over = NULL;
     const uint8_t *epoch = NULL, *base = NULL;
     if (compares & 1) {
         epoch = emit_cmp_field(&b->e, VCPU_FIELD(native_epoch), 7);
-        to_stub[0] = emit_jcc(&b->e, HOST_IF_NOT_EQUAL);
+        if (compares & (SHORT | SHORT_EQUAL)) {
+            PUT(b, compares & SHORT ? 0x75 : 0x74, 0); /* jne or je */
+            over = b->e.at;
+        } else {
+            to_stub[0] = emit_jcc(&b->e, HOST_IF_NOT_EQUAL);
+        }
     }
     if (compares & 2) {
         base = emit_cmp_field(&b->e, VCPU_FIELD(native_page), 9);
+        if (over) {
+            over[-1] = (uint8_t)(b->e.at - over);
+        }
         to_stub[1] = emit_jcc(&b->e, HOST_IF_NOT_EQUAL);
     }
     uint8_t *place = emit_jmp(&b->e);
@@ -838,6 +850,10 @@ static void test_shared_links(void **state)
     shared_exit(b, 1, 0x80, 0x7080);
     refused(b, "comparison of its own address");
     shared_exit(b, 2, 0x80, 0x7080);
+    refused(b, "comparison of the epoch");
+    shared_exit(b, 3 | SHORT, 0x80, 0x7080);
+    accepted(b);
+    shared_exit(b, 3 | SHORT_EQUAL, 0x80, 0x7080);
     refused(b, "comparison of the epoch");
     shared_exit(b, 3, 0x84, 0x7080);
     refused(b, "another address or mode");

@@ -62,20 +62,21 @@ struct native_link {
 struct native_block {
     native_ref hash_next, page_next; /* older ones */
     native_ref incoming;             /* links */
-    /* Where in the code cache the block begins (status flags in 'status'), and where the part of it that is out of line: what
+    /* Where in the code cache the block's code is, and where the part of it that is out of line: what
      * seldom runs is kept out of the host's caches. */
     uint32_t code, cold;
     uint32_t size_bytes : 12;  /* of the guest's code */
     uint32_t last_offset : 12; /* of the last instruction in it */
     uint32_t link_count : 2;
     bool is_crossing : 1; /* a struct native_second is behind the links */
-    bool saves_first : 1; /* the other entry is the better one */
+    bool
+        saves_first : 1; /* the first entry is that with status flags in the host's, the second the better one */
     uint64_t gpa : 64 - NATIVE_MODE_BITS;
     uint64_t mode : NATIVE_MODE_BITS;
     uint64_t address;  /* see native_address */
     uint64_t granules; /* of its page that it depends on */
     uint16_t code_size, cold_size;
-    uint16_t entry_offset; /* of the entry with status flags in the host's, in the code */
+    uint16_t second_entry; /* where in the code; the first one is at its start */
     struct native_link link[];
 };
 
@@ -200,11 +201,17 @@ static inline uint64_t native_block_rip(const struct soft_vcpu *v, const struct 
     return native_is_shared(v, block->mode) ? block->address & ~NATIVE_BASE_MASK : block->address;
 }
 
-/* Where the block is entered with the status flags in 'status', and in the host's flags (writable view). */
+/* The block's code (writable view), without what is out of line. */
+static inline uint8_t *native_code(const struct soft_native *n, const struct native_block *block)
+{
+    return n->writable + block->code;
+}
+
+/* Where the block is entered with the status flags in 'status', and in the host's flags. */
 static inline uint8_t *native_entry_saved(const struct soft_native *n,
                                           const struct native_block *block)
 {
-    return n->writable + block->code;
+    return native_code(n, block) + (block->saves_first ? block->second_entry : 0);
 }
 
 static inline uint8_t *native_cold(const struct soft_native *n, const struct native_block *block)
@@ -214,7 +221,7 @@ static inline uint8_t *native_cold(const struct soft_native *n, const struct nat
 
 static inline uint8_t *native_entry(const struct soft_native *n, const struct native_block *block)
 {
-    return native_entry_saved(n, block) + block->entry_offset;
+    return native_code(n, block) + (block->saves_first ? 0 : block->second_entry);
 }
 
 static inline struct native_second *native_second(struct native_block *block)
@@ -231,7 +238,7 @@ static inline const struct native_block *native_link_source(const struct native_
 static inline uint8_t *native_link_place(const struct soft_native *n,
                                          const struct native_link *link)
 {
-    return native_entry_saved(n, native_link_source(link)) + link->place;
+    return native_code(n, native_link_source(link)) + link->place;
 }
 
 static inline uint8_t *native_link_stub(const struct soft_native *n, const struct native_link *link)

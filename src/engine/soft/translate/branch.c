@@ -42,17 +42,25 @@ void native_emit_exit(struct translation *t, uint64_t rip, uint32_t live)
     struct block_exit *exit = new_exit(t, rip, live);
     int32_t half = t->is_shared ? 0 : (int32_t)(rip >> 63);
     exit->epoch = emit_cmp_field(e, VCPU_FIELD(native_epoch) + 4 * half, 0);
-    exit->to_stub[0] = emit_jcc(e, HOST_IF_NOT_EQUAL);
     if (t->is_shared) {
+        emit8(e, 0x70 | HOST_IF_NOT_EQUAL); /* to the jump behind the next comparison */
+        uint8_t *over = e->at++;
         exit->base = emit_cmp_field(e, VCPU_FIELD(native_page), 0);
-        exit->to_stub[1] = emit_jcc(e, HOST_IF_NOT_EQUAL);
-        emit_insn(e, &(struct host_insn){.opcode = 0x81, /* add qword [native_page], distance */
-                                         .w = true,
-                                         .is_memory = true,
-                                         .base = HOST_RSP,
-                                         .index = HOST_NONE,
-                                         .disp = VCPU_FIELD(native_page)});
-        emit32(e, (uint32_t)distance);
+        *over = (uint8_t)(e->at - (over + 1));
+    }
+    exit->to_stub = emit_jcc(e, HOST_IF_NOT_EQUAL);
+    if (t->is_shared) {
+        bool is_near = distance == (int8_t)distance;
+        int32_t imm = (int32_t)distance;
+        emit_insn(e,
+                  &(struct host_insn){.opcode = is_near ? 0x83 : 0x81, /* add qword [native_page] */
+                                      .w = true,
+                                      .is_memory = true,
+                                      .base = HOST_RSP,
+                                      .index = HOST_NONE,
+                                      .disp = VCPU_FIELD(native_page),
+                                      .imm_bytes = is_near ? 1 : 4,
+                                      .imm = (const uint8_t *)&imm});
     }
     exit->place = emit_jmp(e);
 }
@@ -66,7 +74,7 @@ static uint8_t before_place(const struct block_exit *exit, const uint8_t *at)
 static void make_link(const struct translation *t, uint32_t number)
 {
     const struct block_exit *exit = &t->exit[number];
-    const uint8_t *code = native_entry_saved(t->native, t->block);
+    const uint8_t *code = native_code(t->native, t->block);
     const uint8_t *cold = native_cold(t->native, t->block);
     uint64_t end = t->source->rip + t->source->size_bytes;
     struct native_link *link = &t->block->link[number];
@@ -89,10 +97,8 @@ void native_emit_link_stubs(struct translation *t)
         const struct block_exit *exit = &t->exit[i];
         make_link(t, i);
         emit_bind(exit->place, e->at);
-        for (int k = 0; k < 2; k++) {
-            if (exit->to_stub[k]) {
-                emit_bind(exit->to_stub[k], e->at);
-            }
+        if (exit->to_stub) {
+            emit_bind(exit->to_stub, e->at);
         }
         if (!exit->is_saved) {
             native_save_flags(t);

@@ -149,13 +149,13 @@ struct native_block *native_cache_new_block(struct soft_native *n)
 void native_cache_keep_block(struct soft_native *n, struct native_block *block,
                              const uint8_t *code_end, const uint8_t *cold_end)
 {
-    size_t code_size = (size_t)(code_end - native_entry_saved(n, block));
+    size_t code_size = (size_t)(code_end - native_code(n, block));
     size_t cold_size = (size_t)(cold_end - native_cold(n, block));
     invariant(code_size <= UINT16_MAX && cold_size <= UINT16_MAX);
     block->code_size = (uint16_t)code_size;
     block->cold_size = (uint16_t)cold_size;
     n->meta_used += description_size(block);
-    n->used = align_up(block->code + code_size, 16);
+    n->used = block->code + code_size; /* smaller is better than aligned */
     n->cold_used = block->cold + cold_size;
 }
 

@@ -22,7 +22,7 @@ void native_cache_begin(struct soft_native *n);
 /* Makes room for one more block: others may go, unless there is room. */
 void native_cache_reserve(struct soft_vcpu *v);
 
-/* A description for a block that is about to be made: nothing in it, and NATIVE_MAX_LINKS links; code goes to native_entry_saved
+/* A description for a block that is about to be made: nothing in it, and NATIVE_MAX_LINKS links; code goes to native_code
  * and native_cold. Then, with 'link_count' set, and where the two end, it has its place. */
 struct native_block *native_cache_new_block(struct soft_native *n);
 void native_cache_keep_block(struct soft_native *n, struct native_block *block,

@@ -402,7 +402,7 @@ static noreturn_fn void give_up(struct soft_vcpu *v, uint64_t rip)
         log_error("lock-step: guest: %" PRIx64 "  %s", v->rip, text);
         v->rip += insn.length;
     }
-    report_code(v, native_entry_saved(v->native, l->block), l->block->code_size);
+    report_code(v, native_code(v->native, l->block), l->block->code_size);
     report_code(v, native_cold(v->native, l->block), l->block->cold_size);
     invariant(!"translated code does what the interpreter does");
     abort();

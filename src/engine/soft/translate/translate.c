@@ -155,7 +155,15 @@ static void emit_interpret(struct translation *t, const struct native_insn *n, b
 /* Looks whether somebody wants something of the vCPU, where the flags do not matter or are saved. */
 void native_emit_poll(struct translation *t)
 {
-    emit_cmp_field(&t->e, VCPU_FIELD(requests), 0);
+    static const uint8_t none = 0;
+    emit_insn(&t->e, &(struct host_insn){.opcode = 0x83, /* cmp dword [requests], 0 */
+                                         .reg = 7,
+                                         .is_memory = true,
+                                         .base = HOST_RSP,
+                                         .index = HOST_NONE,
+                                         .disp = VCPU_FIELD(requests),
+                                         .imm_bytes = 1,
+                                         .imm = &none});
     native_add_slow(t, SLOW_EXIT)->jump = emit_jcc(&t->e, HOST_IF_NOT_EQUAL);
     t->flags &= ~FLAGS_HOST;
     t->needs_poll = false;
@@ -444,7 +452,7 @@ struct native_block *native_translate(struct soft_vcpu *v, uint64_t rip, uint64_
     t.native = native;
     t.source = source;
     t.block = block;
-    t.e.at = native_entry_saved(native, block);
+    t.e.at = native_code(native, block);
     t.tlb = mode & NATIVE_MODE_TLB;
     t.is_intel = v->vm->is_intel;
     t.is_shared = is_shared;
@@ -456,16 +464,16 @@ struct native_block *native_translate(struct soft_vcpu *v, uint64_t rip, uint64_
         native_add_slow(&t, SLOW_BUDGET)->jump = emit_jcc(&t.e, HOST_IF_SIGN);
         t.flags = FLAGS_SAVED;
     }
-    block->saves_first = source->insn[0].live_before && !uses_host_flags_first(source);
+    /* Counting spoils the flags: then there is but one entry. */
+    block->saves_first = !t.counts && source->insn[0].live_before && !uses_host_flags_first(source);
     if (block->saves_first) {
+        native_save_flags(&t);
         t.flags = FLAGS_SAVED;
-    } else if (source->insn[0].live_before) {
+    } else if (!t.counts && source->insn[0].live_before) {
         native_restore_flags(&t.e, ADDRESS);
         t.flags |= FLAGS_HOST;
     }
-    /* Counting spoils the flags: then there is but one entry. */
-    uint8_t *code = native_entry_saved(native, block);
-    block->entry_offset = t.counts ? 0 : (uint16_t)(t.e.at - code);
+    block->second_entry = t.counts ? 0 : (uint16_t)(t.e.at - native_code(native, block));
     for (t.index = 0; t.index < source->count; t.index++) {
         const struct native_insn *n = &source->insn[t.index];
         bool is_last = t.index + 1 == source->count;
@@ -481,11 +489,6 @@ struct native_block *native_translate(struct soft_vcpu *v, uint64_t rip, uint64_
     if (!source->ends_by_itself) {
         native_emit_exit(&t, native_cut_rip(source, source->rip + source->size_bytes),
                          source->live_next);
-    }
-    if (block->saves_first && !t.counts) {
-        block->entry_offset = (uint16_t)(t.e.at - code);
-        native_save_flags(&t);
-        emit_bind(emit_jmp(&t.e), code);
     }
     const uint8_t *end = t.e.at;
     t.e.at = native_cold(native, block);

@@ -46,7 +46,7 @@ struct block_exit {
     uint64_t rip;          /* where to */
     uint8_t *place;        /* of the jump's displacement */
     uint8_t *epoch, *base; /* where they are compared, or NULL */
-    uint8_t *to_stub[2];   /* displacements of further jumps to the link's stub, or NULL */
+    uint8_t *to_stub;      /* displacement of another jump to the link's stub, or NULL */
     bool with_flags;       /* as in the link */
     bool is_saved;         /* as well; if not, the stub has to do it */
 };

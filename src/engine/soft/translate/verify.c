@@ -403,7 +403,7 @@ int native_verify(struct native_verifier *r, const struct soft_vcpu *v,
     r->block = block;
     r->rip = native_block_rip(v, block);
     r->is_shared = native_is_shared(v, block->mode);
-    r->code = native_entry_saved(r->native, block);
+    r->code = native_code(r->native, block);
     r->cold = native_cold(r->native, block);
     r->code_size = block->code_size;
     r->cold_start = r->code_size + 1;
@@ -420,7 +420,7 @@ int native_verify(struct native_verifier *r, const struct soft_vcpu *v,
     }
     memset(r->byte, 0, r->size * sizeof(*r->byte));
     uint8_t tlb = block->mode & NATIVE_MODE_TLB;
-    int rc = check_entry(r, r->code, tlb);
+    int rc = check_entry(r, native_entry_saved(r->native, block), tlb);
     rc = rc < 0 ? rc : check_entry(r, native_entry(r->native, block), tlb);
     for (size_t i = 0; i < block->link_count && rc == 0; i++) {
         rc = check_entry(r, native_link_stub(r->native, &block->link[i]), VERIFY_NO_TLB);

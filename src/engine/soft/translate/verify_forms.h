@@ -39,8 +39,7 @@ enum verify_compared {
     VERIFY_FLAGS_BITS,     /* test low byte of 'reg', 'bits' */
     VERIFY_FLAGS_JUMP_RIP, /* cmp with the RIP of the jump cache's entry at index 'reg' */
     VERIFY_FLAGS_JUMP_TAG,
-    VERIFY_FLAGS_EPOCH, /* cmp with native_epoch['reg'] */
-    VERIFY_FLAGS_BASE,  /* cmp with native_page */
+    VERIFY_FLAGS_EXIT, /* cmp with native_epoch or native_page: if they say 'equal', 'bits' of 'epochs' are so */
 };
 
 struct verify_flags {

@@ -47,7 +47,9 @@ bool verify_state_join(struct verify_state *into, const struct verify_state *fro
     for (size_t i = 0; i < ARRAY_COUNT(into->reg); i++) {
         join_value(&into->reg[i], &from->reg[i]);
     }
-    if (memcmp(&into->flags, &from->flags, sizeof(into->flags)) != 0) {
+    if (into->flags.kind == VERIFY_FLAGS_EXIT && from->flags.kind == VERIFY_FLAGS_EXIT) {
+        into->flags.bits &= from->flags.bits;
+    } else if (memcmp(&into->flags, &from->flags, sizeof(into->flags)) != 0) {
         memset(&into->flags, 0, sizeof(into->flags));
     }
     into->epochs &= from->epochs;
@@ -70,9 +72,7 @@ void verify_forget(struct verify_state *state, uint8_t reg)
             memset(value, 0, sizeof(*value));
         }
     }
-    bool is_of_register =
-        state->flags.kind != VERIFY_FLAGS_EPOCH && state->flags.kind != VERIFY_FLAGS_BASE;
-    if (is_of_register && state->flags.reg == reg) {
+    if (state->flags.kind != VERIFY_FLAGS_EXIT && state->flags.reg == reg) {
         memset(&state->flags, 0, sizeof(state->flags));
     }
     memset(&state->reg[reg], 0, sizeof(state->reg[reg]));
@@ -292,12 +292,13 @@ static bool transfer_flags(const struct verify_insn *at, const struct verify_sta
         insn->imm_bytes == 4) {
         for (uint8_t half = 0; half < 2; half++) {
             if (memory->offset == offsetof(struct soft_vcpu, native_epoch) + 4u * half) {
-                *out = (struct verify_flags){VERIFY_FLAGS_EPOCH, .reg = half};
+                *out = (struct verify_flags){VERIFY_FLAGS_EXIT,
+                                             .bits = state->epochs | (uint64_t)(1u << half)};
                 return true;
             }
         }
         if (memory->offset == offsetof(struct soft_vcpu, native_page)) {
-            out->kind = VERIFY_FLAGS_BASE;
+            *out = (struct verify_flags){VERIFY_FLAGS_EXIT, .bits = state->epochs | VERIFY_BASE};
             return true;
         }
     }
@@ -380,14 +381,11 @@ void verify_edge(uint8_t condition, bool is_taken, struct verify_state *state)
             value->rights |= VERIFY_JUMP_TAG_IS_RIGHT;
         }
         break;
-    case VERIFY_FLAGS_EPOCH:
+    case VERIFY_FLAGS_EXIT:
         if (holds == IF_EQUAL) {
-            state->epochs |= (uint8_t)(1u << flags->reg);
-        }
-        break;
-    case VERIFY_FLAGS_BASE:
-        if (holds == IF_EQUAL) {
-            state->epochs |= VERIFY_BASE;
+            state->epochs |= (uint8_t)flags->bits;
+        } else if (holds == IF_NOT_EQUAL) {
+            state->flags.bits = UINT8_MAX; /* 'equal' has been ruled out, and says anything */
         }
         break;
     default:
