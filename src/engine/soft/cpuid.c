@@ -39,6 +39,9 @@
 #define AUTOMATIC_IBRS    BIT(8)
 #define SRSO_NO           BIT(29)
 #define SSB_NO            BIT(26)
+/* FXSAVE, XSAVE and their like keep the x87 pointers also without a pending exception: where the host's do, so do ours. Else
+ * Linux clears them by x87 instructions in each switch of threads. */
+#define XSAVEERPTR BIT(2)
 
 #define PHYSICAL_BITS 40u
 
@@ -147,7 +150,7 @@ static void add_extended(struct x86_cpuid *cpuid)
     add(cpuid, 0x80000007u, 0, false, (struct registers){.edx = BIT(8)});
     r = (struct registers){.eax = PHYSICAL_BITS | 48u << 8};
     if (!soft_host_is_intel()) {
-        r.ebx = (uint32_t)SSB_NO;
+        r.ebx = (uint32_t)SSB_NO | (host_cpuid(0x80000008u, 0).ebx & (uint32_t)XSAVEERPTR);
     }
     add(cpuid, 0x80000008u, 0, false, r);
     if (!soft_host_is_intel()) {

@@ -33,29 +33,30 @@ static bool is_zero(const uint8_t *bytes, size_t size)
 
 static bool is_x87_initial(const struct soft_vcpu *v)
 {
-    if (le16_get(v->fx) != 0x37f || !is_zero(v->fx + 2, LEGACY_MXCSR - 2)) {
-        return false;
-    }
+    uint64_t head[3], mantissa = 0;
+    uint16_t exponent = 0;
+    memcpy(head, v->fx, sizeof(head));
     for (unsigned i = 0; i < 8; i++) {
-        if (!is_zero(v->fx + LEGACY_ST0 + i * 16, 10)) {
-            return false;
-        }
+        const uint8_t *st = v->fx + LEGACY_ST0 + i * 16;
+        mantissa |= le64_get(st);
+        exponent |= le16_get(st + 8);
     }
-    return true;
+    return head[0] == 0x37f && (head[1] | head[2] | mantissa | exponent) == 0;
 }
 
 uint64_t soft_xinuse(const struct soft_vcpu *v)
 {
-    uint64_t in_use = is_x87_initial(v) ? 0 : X86_XCR0_X87;
+    uint64_t half[4] = {0};
     for (unsigned i = 0; i < 16; i++) {
-        if (!is_zero(v->vector[i], 16)) {
-            in_use |= X86_XCR0_SSE;
-        }
-        if (!is_zero(v->vector[i] + 16, 16)) {
-            in_use |= X86_XCR0_AVX;
+        uint64_t word[4];
+        memcpy(word, v->vector[i], sizeof(word));
+        for (unsigned k = 0; k < 4; k++) {
+            half[k] |= word[k];
         }
     }
-    return in_use;
+    return (is_x87_initial(v) ? 0 : (uint64_t)X86_XCR0_X87) |
+           (half[0] | half[1] ? (uint64_t)X86_XCR0_SSE : 0) |
+           (half[2] | half[3] ? (uint64_t)X86_XCR0_AVX : 0);
 }
 
 void soft_x87_normalize(struct soft_vcpu *v)
