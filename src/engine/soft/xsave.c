@@ -1,6 +1,8 @@
 /* FXSAVE, FXRSTOR and the XSAVE family; XGETBV and XSETBV (SDM 1 chapter 13). */
 #include "engine/soft/xsave.h"
 
+#include <emmintrin.h>
+
 #include "base/core/endian.h"
 #include "engine/soft/simd.h"
 
@@ -44,19 +46,22 @@ static bool is_x87_initial(const struct soft_vcpu *v)
     return head[0] == 0x37f && (head[1] | head[2] | mantissa | exponent) == 0;
 }
 
+static bool is_any_set(__m128i value)
+{
+    return _mm_movemask_epi8(_mm_cmpeq_epi8(value, _mm_setzero_si128())) != 0xffff;
+}
+
 uint64_t soft_xinuse(const struct soft_vcpu *v)
 {
-    uint64_t half[4] = {0};
+    __m128i lower = _mm_setzero_si128(), upper = lower;
     for (unsigned i = 0; i < 16; i++) {
-        uint64_t word[4];
-        memcpy(word, v->vector[i], sizeof(word));
-        for (unsigned k = 0; k < 4; k++) {
-            half[k] |= word[k];
-        }
+        const __m128i *half = (const __m128i *)(const void *)v->vector[i];
+        lower = _mm_or_si128(lower, _mm_load_si128(&half[0]));
+        upper = _mm_or_si128(upper, _mm_load_si128(&half[1]));
     }
     return (is_x87_initial(v) ? 0 : (uint64_t)X86_XCR0_X87) |
-           (half[0] | half[1] ? (uint64_t)X86_XCR0_SSE : 0) |
-           (half[2] | half[3] ? (uint64_t)X86_XCR0_AVX : 0);
+           (is_any_set(lower) ? (uint64_t)X86_XCR0_SSE : 0) |
+           (is_any_set(upper) ? (uint64_t)X86_XCR0_AVX : 0);
 }
 
 void soft_x87_normalize(struct soft_vcpu *v)
