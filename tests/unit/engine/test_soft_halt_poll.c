@@ -4,6 +4,11 @@
 
 #include "soft_guest.h"
 
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <unistd.h>
+
 #define HZ     1000000000ull /* ticks are nanoseconds */
 #define MAX_NS 100000u
 
@@ -167,6 +172,82 @@ static void the_option_sets_the_limit(void **state)
     }
 }
 
+#define COUNTER 0x20000u
+#define HANDLER 0x100u
+#define ROUNDS  3000u
+
+/* Halts for ever; each NMI counts. */
+GUEST_CODE_BLOCK(halts, ".code64",
+                 "1: hlt\n jmp 1b\n"
+                 ".org halts + 0x100\n incq 0x20000\n iretq\n");
+
+struct runner {
+    struct vcpu *vcpu;
+    atomic_bool is_over;
+};
+
+static void *run_vcpu(void *arg)
+{
+    struct runner *r = arg;
+    while (!atomic_load(&r->is_over)) {
+        (void)soft_engine_ops.vcpu_run(r->vcpu);
+    }
+    return NULL;
+}
+
+/* Wakes the vCPU when it has just begun to halt, polls, is about to sleep, or sleeps. */
+static void wait_for_some_time(unsigned round)
+{
+    if (round % 64 == 0) {
+        usleep(300);
+    }
+    for (unsigned n = 0; n < round % 64 * 40; n++) {
+        __asm__ volatile("pause");
+    }
+}
+
+static void no_wake_up_is_lost(void **state)
+{
+    static const struct {
+        const char *options;
+        bool is_forbidden; /* by the guest, which polls by itself */
+    } cases[] = {{"", false},
+                 {"", true},
+                 {"halt-poll=0", false},
+                 {"halt-poll=20000", false},
+                 {"halt-poll=1000000", false}};
+    for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
+        struct soft_guest g;
+        struct x86_state s;
+        struct error err = {0};
+        pthread_t thread;
+        guest_start_with(&g, 1, cases[i].options);
+        guest_long_mode(&g, 0, halts, GUEST_CODE_SIZE(halts), &s);
+        s.kvm_poll_control = !cases[i].is_forbidden;
+        guest_gate(&g, X86_NMI, GUEST_CODE + HANDLER, 0, 0);
+        assert_int_equal(soft_engine_ops.vcpu_set_state(g.vcpu[0], &s, &err), 0);
+        struct runner r = {.vcpu = g.vcpu[0]};
+        assert_int_equal(pthread_create(&thread, NULL, run_vcpu, &r), 0);
+        for (unsigned round = 0; round < ROUNDS; round++) {
+            wait_for_some_time(round);
+            soft_engine_ops.vcpu_signal(g.vcpu[0], VCPU_SIGNAL_NMI, 0);
+            while (guest_get64(&g, COUNTER) != round + 1) {
+                sched_yield();
+            }
+        }
+        atomic_store(&r.is_over, true);
+        soft_engine_ops.vcpu_kick(g.vcpu[0]);
+        pthread_join(thread, NULL);
+        const struct soft_stats *stats = &soft_from_vcpu(g.vcpu[0])->stats;
+        assert_true(stats->halts > ROUNDS / 2);
+        assert_true(stats->halt_polls_woken + stats->halt_polls_busy <= stats->halt_polls);
+        if (cases[i].is_forbidden || soft_from_vcpu(g.vcpu[0])->halt_poll.max == 0) {
+            assert_int_equal(stats->halt_polls, 0);
+        }
+        guest_end(&g);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -179,6 +260,7 @@ int main(void)
         cmocka_unit_test(a_host_that_was_free_for_long_is_asked_soon),
         cmocka_unit_test(a_counter_may_wrap),
         cmocka_unit_test(the_option_sets_the_limit),
+        cmocka_unit_test(no_wake_up_is_lost),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
