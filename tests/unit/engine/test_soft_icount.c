@@ -6,7 +6,7 @@
 #include "soft_guest.h"
 
 /* All ways out of the middle of a block: repeated strings across pages, a port, a division by zero and its handler, misses
- * of the TLB, indirect branches, instructions without template. Without end. */
+ * of the TLB, indirect branches, conditional ones that are taken, instructions without template. Without end. */
 GUEST_CODE_BLOCK(busy, ".code64",
                  "1: mov $0x20ff0, %edi\n"
                  "   mov $64, %ecx\n"
@@ -31,11 +31,21 @@ GUEST_CODE_BLOCK(busy, ".code64",
                  "   cmovb %rbx, %r14\n"
                  "   mov %r14, 0x30000(,%rsi,8)\n"
                  "   and $0xfff, %esi\n"
-                 "   ret\n"
+                 "   test $5, %bl\n"
+                 "   jz 4f\n"
+                 "   add $5, %r12\n"
+                 "   jnp 4f\n"
+                 "   test $2, %bl\n"
+                 "   jnz far_exit\n"
+                 "   dec %r12\n"
+                 "4: ret\n"
                  "divide_error:\n"
                  "   lea 2b(%rip), %rax\n"
                  "   mov %rax, (%rsp)\n"
-                 "   iretq");
+                 "   iretq\n"
+                 ".org busy + 0x1020\n"
+                 "far_exit: adc %r12, %r13\n"
+                 "   ret");
 extern const uint8_t divide_error[];
 
 GUEST_CODE_BLOCK(busy_32, ".code32",
@@ -63,7 +73,12 @@ GUEST_CODE_BLOCK(busy_32, ".code32",
                  "   cmovb %ebx, %ecx\n"
                  "   mov %ecx, 0x30000(,%esi,8)\n"
                  "   and $0xfff, %esi\n"
-                 "   ret");
+                 "   test $5, %bl\n"
+                 "   jz 4f\n"
+                 "   adc $5, %edx\n"
+                 "   jp 4f\n"
+                 "   dec %edx\n"
+                 "4: ret");
 
 GUEST_CODE_BLOCK(idle, ".code64", "sti\n 1: hlt\n jmp 1b");
 

@@ -52,7 +52,7 @@ static void begin(struct bench *b)
     b->block->mode = SOFT_TLB_SUPERVISOR;
     b->block->cold = b->block->code; /* where stubs count from; nothing is elsewhere */
     b->e.at = native_entry_saved(n, b->block);
-    /* Behind it, with a link at most. */
+    /* Behind it, with all its links. */
     b->other = native_at(n, (native_ref)n->meta_used + 256);
     *b->other = (struct native_block){.mode = SOFT_TLB_SUPERVISOR, .second_entry = 8};
 }
@@ -772,6 +772,28 @@ static void test_links(void **state)
     link->number = 0;
     link->target = 0;
     refused(b, "jumps out of the block");
+
+    /* Out of the middle, and from what is out of line. */
+    begin(b);
+    other = b->other;
+    other->address = other->gpa = 0x1080;
+    place = emit_jcc(&b->e, HOST_IF_EQUAL);
+    finish(b);
+    link = add_link(b, place, 0x1080);
+    emit_link_stub(b, 0);
+    emit_bind(place, native_link_stub(n, link));
+    accepted(b);
+    link->target = native_ref_of(n, other);
+    emit_bind(place, native_entry(n, other));
+    accepted(b);
+    emit_bind(place, native_entry(n, other) + 1);
+    refused(b, "elsewhere than at its beginning");
+    emit_bind(place, native_entry(n, other));
+    link->place++;
+    refused(b, "jumps out of the block");
+    link->place--;
+    link->is_cold = true; /* which begins where the code does, here */
+    accepted(b);
 
     for (int half = 0; half < 2; half++) {
         begin(b);

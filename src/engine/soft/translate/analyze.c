@@ -13,6 +13,7 @@
 #include "cpu/x86/tables.h"
 #include "engine/soft/mmu.h"
 #include "engine/soft/translate/block_table.h"
+#include "engine/soft/translate/code_cache.h"
 
 #define STATUS    X86_FLAGS_STATUS
 #define MAX_ROWS  4096
@@ -592,38 +593,63 @@ static uint16_t live_at(struct native_source *source, uint64_t rip)
 
 static void find_live_flags(struct native_source *source)
 {
-    struct native_insn *last = &source->insn[source->count - 1];
-    uint64_t next = native_next_rip(source, source->count - 1);
-    uint64_t taken = native_target(source, source->count - 1);
-    source->live_taken = source->live_next = STATUS;
-    uint16_t live = STATUS;
-    switch (last->kind) {
-    case NATIVE_JCC:
-        source->live_taken = live_at(source, taken);
-        source->live_next = live_at(source, next);
-        live = source->live_taken | source->live_next;
-        break;
-    case NATIVE_JMP:
-    case NATIVE_CALL:
-        live = source->live_taken = live_at(source, taken);
-        break;
-    default:
-        if (!source->ends_by_itself) {
-            live = source->live_next = live_at(source, next);
-        }
-        break;
+    const struct native_insn *last = &source->insn[source->count - 1];
+    source->live_next = STATUS;
+    if (last->kind == NATIVE_JCC || !source->ends_by_itself) {
+        source->live_next = live_at(source, native_next_rip(source, source->count - 1));
     }
+    uint16_t live = source->live_next;
     for (uint32_t i = source->count; i-- > 0;) {
         struct native_insn *n = &source->insn[i];
+        if (n->kind == NATIVE_JCC) {
+            n->live_taken = live_at(source, native_target(source, i));
+            live |= n->live_taken;
+        } else if (n->kind == NATIVE_JMP || n->kind == NATIVE_CALL) {
+            live = n->live_taken = live_at(source, native_target(source, i));
+        }
         n->live_after = live;
         live = (uint16_t)((live & ~n->writes) | n->reads);
         n->live_before = live;
     }
 }
 
-void native_analyze(const struct soft_vcpu *v, uint64_t rip, const uint8_t *page, uint32_t mode,
-                    struct native_source *out)
+/* Conditional branches within the block: how far from its beginning they lead. */
+struct side_exits {
+    uint32_t count;
+    uint64_t distance[NATIVE_MAX_SIDE_EXITS];
+};
+
+/* Does the block go on behind its last instruction, though that may leave it? */
+static bool goes_on_behind(const struct native_insn *n, struct side_exits *exits, uint32_t mode)
 {
+    /* To leave for what comes next anyway would be hard to tell from not to leave. A block without groups is for what must not go
+     * by that of the groups, and no more. */
+    if (n->kind != NATIVE_JCC || exits->count == NATIVE_MAX_SIDE_EXITS || !n->insn.imm ||
+        mode & NATIVE_MODE_UNGROUPED) {
+        return false;
+    }
+    exits->distance[exits->count++] = n->offset + n->insn.length + n->insn.imm;
+    return true;
+}
+
+/* Does a block begin 'offset' bytes from the beginning of this one, or will it when a side exit is taken? Then its code is not made
+ * once more. */
+static bool is_met(const struct soft_vcpu *v, const struct native_block *block,
+                   const struct side_exits *exits, uint32_t offset)
+{
+    for (uint32_t i = 0; i < exits->count; i++) {
+        if (exits->distance[i] == offset) {
+            return true;
+        }
+    }
+    return native_cache_find(v->native, block->gpa + offset, block->address + offset, block->mode,
+                             NATIVE_SECOND_ANY);
+}
+
+void native_analyze(const struct soft_vcpu *v, const struct native_block *block, uint64_t rip,
+                    const uint8_t *page, struct native_source *out)
+{
+    uint32_t mode = block->mode;
     out->rip = rip;
     out->page = page;
     out->is_32 = mode & NATIVE_MODE_32;
@@ -634,10 +660,10 @@ void native_analyze(const struct soft_vcpu *v, uint64_t rip, const uint8_t *page
     out->is_crossing = false;
     out->count = 0;
     out->group_count = 0;
-    out->ends_by_itself = false;
     out->uses_vectors = false;
     out->has_exact_flags = v->vm->has_exact_flags;
     uint32_t offset = 0, read = 0;
+    struct side_exits side_exits = {0};
     while (out->count < NATIVE_MAX_INSNS && offset < left) {
         struct native_insn *n = &out->insn[out->count];
         n->group = NATIVE_NO_GROUP;
@@ -663,15 +689,15 @@ void native_analyze(const struct soft_vcpu *v, uint64_t rip, const uint8_t *page
         offset += n->insn.length;
         out->count++;
         out->uses_vectors |= n->row->is_vector && n->kind != NATIVE_INTERPRET;
-        if (ends_block(n)) {
-            out->ends_by_itself = true;
+        if (out->is_crossing || (ends_block(n) && !goes_on_behind(n, &side_exits, mode))) {
             break;
         }
-        if (out->is_crossing) {
+        if (side_exits.count && is_met(v, block, &side_exits, offset)) {
             break;
         }
     }
     out->size_bytes = offset;
+    out->ends_by_itself = out->count && ends_block(&out->insn[out->count - 1]);
     if (!out->count) {
         /* None, or the page ends within it: a block that calls the interpreter is found sooner than none. */
         static const struct native_row no_row = {.kind = NATIVE_INTERPRET};

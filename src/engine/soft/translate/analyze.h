@@ -7,6 +7,8 @@
 
 #define NATIVE_MAX_INSNS 64
 #define NATIVE_MAX_BYTES 512
+/* Conditional branches behind which a block goes on. */
+#define NATIVE_MAX_SIDE_EXITS 4
 
 enum native_kind {
     NATIVE_INTERPRET, /* no template: the interpreter runs it */
@@ -69,8 +71,9 @@ struct native_insn {
     uint8_t kind;
     uint16_t reads, writes; /* status flags; 'reads' includes those that it may leave alone */
     uint16_t live_before, live_after;
-    uint8_t group;      /* NATIVE_NO_GROUP: none */
-    int32_t group_disp; /* of the access from the group's first */
+    uint16_t live_taken; /* where a direct branch goes */
+    uint8_t group;       /* NATIVE_NO_GROUP: none */
+    int32_t group_disp;  /* of the access from the group's first */
 };
 
 #define NATIVE_MAX_GROUPS 16
@@ -100,7 +103,7 @@ struct native_source {
     bool is_crossing;                    /* the block is such an instruction */
     uint8_t copy[NATIVE_MAX_BYTES + 64]; /* of the block's bytes, and the only ones that are used */
     bool ends_by_itself; /* the last instruction leaves the block; else it goes on behind it */
-    uint16_t live_taken, live_next; /* flags that matter at the targets */
+    uint16_t live_next;  /* flags that matter behind the block */
     bool uses_vectors;
     bool has_exact_flags; /* also in frames of faults in the middle */
     uint32_t group_count;
@@ -123,10 +126,11 @@ bool native_x87_is_plain(uint16_t id);
 /* groups.c */
 void native_find_groups(struct native_source *source);
 
-/* Decodes the block at 'rip' in the page at 'page'. If the first instruction is none, or not all in the page and the second one,
- * the block is one instruction for the interpreter, with no length. */
-void native_analyze(const struct soft_vcpu *v, uint64_t rip, const uint8_t *page, uint32_t mode,
-                    struct native_source *out);
+/* Decodes 'block', of which address and mode are set, at 'rip' in the page at 'page'. If the first instruction is none, or not all in
+ * the page and the second one, the block is one instruction for the interpreter, with no length. */
+struct native_block;
+void native_analyze(const struct soft_vcpu *v, const struct native_block *block, uint64_t rip,
+                    const uint8_t *page, struct native_source *out);
 
 static inline uint64_t native_rip(const struct native_source *source, uint32_t index)
 {

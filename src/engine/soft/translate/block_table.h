@@ -45,16 +45,18 @@ struct native_link {
     native_ref next;      /* link in the target's list */
     native_ref from;      /* the native_ref there that leads to this link */
     int32_t distance;     /* guest bytes from the block's end to the target */
-    uint16_t place;       /* of the jump's displacement, in the block's code */
-    uint16_t stub;        /* in the part of it that is out of line */
+    uint16_t place; /* of the jump's displacement, in the block's code or what is out of line */
+    uint16_t stub;  /* in the part of it that is out of line */
     uint8_t epoch_before; /* how far before 'place' the exit compares the epoch; 0: it does not */
     uint8_t base_before;  /* and native_page, if the block is shared; or 0 */
     uint8_t number;       /* which of its block's links it is */
     bool with_flags : 1;  /* the flags are in the host's (or do not matter) */
     bool is_saved : 1;    /* they are in 'status' (or do not matter) */
+    bool is_cold : 1;     /* the jump is out of line */
 };
 
-#define NATIVE_MAX_LINKS 2u
+/* Two at the end, and one for each conditional branch before. */
+#define NATIVE_MAX_LINKS 6u
 
 /* A program's blocks are shared between all addresses at which its page is seen: libraries lie at another address in each
  * process. Such a block knows RIPs, its own among them, only as distances from its page's address, whose number is in
@@ -67,7 +69,7 @@ struct native_block {
     uint32_t code, cold;
     uint32_t size_bytes : 12;  /* of the guest's code */
     uint32_t last_offset : 12; /* of the last instruction in it */
-    uint32_t link_count : 2;
+    uint32_t link_count : 4;
     bool is_crossing : 1; /* a struct native_second is behind the links */
     bool
         saves_first : 1; /* the first entry is that with status flags in the host's, the second the better one */
@@ -238,7 +240,8 @@ static inline const struct native_block *native_link_source(const struct native_
 static inline uint8_t *native_link_place(const struct soft_native *n,
                                          const struct native_link *link)
 {
-    return native_code(n, native_link_source(link)) + link->place;
+    const struct native_block *block = native_link_source(link);
+    return (link->is_cold ? native_cold(n, block) : native_code(n, block)) + link->place;
 }
 
 static inline uint8_t *native_link_stub(const struct soft_native *n, const struct native_link *link)

@@ -78,8 +78,10 @@ static void make_link(const struct translation *t, uint32_t number)
     const uint8_t *cold = native_cold(t->native, t->block);
     uint64_t end = t->source->rip + t->source->size_bytes;
     struct native_link *link = &t->block->link[number];
+    bool is_cold = exit->place >= cold;
     *link = (struct native_link){.distance = (int32_t)(exit->rip - end),
-                                 .place = (uint16_t)(exit->place - code),
+                                 .place = (uint16_t)(exit->place - (is_cold ? cold : code)),
+                                 .is_cold = is_cold,
                                  .stub = (uint16_t)(t->e.at - cold),
                                  .epoch_before = before_place(exit, exit->epoch),
                                  .base_before = before_place(exit, exit->base),
@@ -92,7 +94,7 @@ static void make_link(const struct translation *t, uint32_t number)
 void native_emit_link_stubs(struct translation *t)
 {
     struct emitter *e = &t->e;
-    t->block->link_count = t->exit_count & 3;
+    t->block->link_count = t->exit_count & 15;
     for (uint32_t i = 0; i < t->exit_count; i++) {
         const struct block_exit *exit = &t->exit[i];
         make_link(t, i);
@@ -108,28 +110,42 @@ void native_emit_link_stubs(struct translation *t)
     }
 }
 
+void native_emit_taken(struct translation *t)
+{
+    const struct native_insn *n = &t->source->insn[t->index];
+    if (t->counts) {
+        native_give_up_flags(t, n->live_taken);
+        native_emit_count(t, native_left(t, t->index + 1));
+    }
+    native_emit_exit(t, native_target(t->source, t->index), n->live_taken);
+}
+
+/* The block may go on behind the branch. */
 static void emit_jcc_exits(struct translation *t, const struct native_insn *n)
 {
     struct emitter *e = &t->e;
-    uint64_t next = native_next_rip(t->source, t->index);
     uint64_t taken = native_target(t->source, t->index);
     native_want_flags(t, SCRATCH);
     uint8_t condition = n->insn.opcode & 15;
-    if (is_same_page(t, taken)) {
-        if (t->counts && t->source->live_taken && !(t->flags & FLAGS_SAVED)) {
-            native_save_flags(t);
-        }
-        struct block_exit *exit = new_exit(t, taken, t->source->live_taken);
+    bool is_last = t->index + 1 == t->source->count;
+    bool is_back = (int64_t)n->insn.imm < 0;
+    if (is_same_page(t, taken) && !t->counts) {
+        struct block_exit *exit = new_exit(t, taken, n->live_taken);
         exit->place = emit_jcc(e, condition);
-        native_emit_exit(t, next, t->source->live_next);
-        return;
+    } else if (is_back) {
+        uint8_t *over = emit_jcc(e, condition ^ 1);
+        uint32_t flags = t->flags;
+        native_emit_taken(t);
+        emit_bind(over, e->at);
+        t->flags = flags;
+    } else {
+        struct slow_path *slow = native_add_slow(t, SLOW_TAKEN);
+        slow->jump = emit_jcc(e, condition);
+        slow->flags = (uint8_t)t->flags;
     }
-    uint8_t *over = emit_jcc(e, condition ^ 1);
-    uint32_t flags = t->flags;
-    native_emit_exit(t, taken, t->source->live_taken);
-    emit_bind(over, e->at);
-    t->flags = flags;
-    native_emit_exit(t, next, t->source->live_next);
+    if (is_last) {
+        native_emit_exit(t, native_next_rip(t->source, t->index), t->source->live_next);
+    }
 }
 
 /* Target in R14, flags saved: through the jump cache. */
@@ -243,11 +259,11 @@ void native_emit_branch(struct translation *t, const struct native_insn *n)
         emit_jcc_exits(t, n);
         break;
     case NATIVE_JMP:
-        native_emit_exit(t, target, t->source->live_taken);
+        native_emit_exit(t, target, n->live_taken);
         break;
     case NATIVE_CALL:
         emit_push_return(t, n);
-        native_emit_exit(t, target, t->source->live_taken);
+        native_emit_exit(t, target, n->live_taken);
         break;
     case NATIVE_JMP_INDIRECT:
         emit_target(t, n);

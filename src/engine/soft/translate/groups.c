@@ -3,7 +3,9 @@
  *
  * Registers are followed as 'what it was at some point plus a constant', so that pushes, pops and pointers that advance
  * stay in their group. A group never goes on behind an instruction of the interpreter, which may let others take
- * translations away; nor, when its slow path is taken, behind any other: see translate.c. */
+ * translations away; nor, when its slow path is taken, behind any other: see translate.c. It does go on behind conditional branches,
+ * which may leave the block: the pages' ends and faults that its check meets for an access that is not reached are no matter, as
+ * the block's rest then runs without groups. */
 #include "base/core/bits.h"
 #include "engine/soft/translate/analyze.h"
 
@@ -29,6 +31,7 @@ struct access {
 struct open_group {
     struct access first;
     int64_t low, high;
+    uint32_t part; /* of the block, as conditional branches divide it, that it begins in */
 };
 
 static void forget(struct followed *f, uint8_t reg)
@@ -180,8 +183,14 @@ static void follow(struct followed *f, const struct native_insn *n, uint8_t word
     }
 }
 
-static bool fits(const struct open_group *group, const struct access *a)
+/* A write behind a conditional branch may not be done: only a group that begins behind that, or writes before it, asks whether the
+ * page may be written, and sets its dirty bit. */
+static bool fits(const struct open_group *group, bool is_written, const struct access *a,
+                 uint32_t part)
 {
+    if (a->is_write && !is_written && group->part != part) {
+        return false;
+    }
     const struct access *first = &group->first;
     int64_t low = MIN(group->low, a->disp), high = MAX(group->high, a->disp + a->size);
     return first->base == a->base && first->index == a->index && first->segment == a->segment &&
@@ -194,6 +203,7 @@ void native_find_groups(struct native_source *source)
     struct followed followed = {.next_version = 1};
     struct open_group open[NATIVE_MAX_GROUPS];
     uint32_t first_open = 0; /* those before it are closed */
+    uint32_t part = 0;
     source->group_count = 0;
     for (uint32_t i = 0; i < source->count; i++) {
         struct native_insn *n = &source->insn[i];
@@ -209,11 +219,12 @@ void native_find_groups(struct native_source *source)
         }
         if (find_access(&followed, source, n, &a)) {
             uint32_t number = first_open;
-            while (number < source->group_count && !fits(&open[number], &a)) {
+            while (number < source->group_count &&
+                   !fits(&open[number], source->group[number].is_written, &a, part)) {
                 number++;
             }
             if (number == source->group_count && number < NATIVE_MAX_GROUPS) {
-                open[number] = (struct open_group){a, a.disp, a.disp + a.size};
+                open[number] = (struct open_group){a, a.disp, a.disp + a.size, part};
                 source->group[number] = (struct native_group){.first = i};
                 source->group_count++;
             }
@@ -228,6 +239,7 @@ void native_find_groups(struct native_source *source)
             }
         }
         follow(&followed, n, native_word(source));
+        part += n->kind == NATIVE_JCC;
     }
     for (uint32_t i = 0; i < source->group_count; i++) {
         source->group[i].low = (int32_t)(open[i].low - open[i].first.disp);

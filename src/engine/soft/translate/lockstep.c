@@ -55,7 +55,7 @@ struct entry {
 struct decoded {
     uint8_t bytes[X86_INSN_MAX_LENGTH + 1]; /* that were there; one more for a round size */
     uint16_t row;
-    uint8_t code_size;
+    uint8_t code_size, length;
     bool is_there;
 };
 
@@ -209,8 +209,9 @@ static bool follow_flags(const struct x86_row *row, uint32_t *undefined)
     return true;
 }
 
-/* The row of the instruction in 'page', or NULL. */
-static const struct x86_row *find_row(struct soft_vcpu *v, const uint8_t *page, uint32_t offset)
+/* The row of the instruction in 'page', or NULL, and its length. */
+static const struct x86_row *find_row(struct soft_vcpu *v, const uint8_t *page, uint32_t offset,
+                                      uint32_t *out_length)
 {
     struct x86_insn insn;
     uint32_t left = GUEST_PAGE_SIZE - offset;
@@ -218,6 +219,7 @@ static const struct x86_row *find_row(struct soft_vcpu *v, const uint8_t *page, 
     bool has_all = left >= sizeof(decoded->bytes);
     if (has_all && decoded->is_there && decoded->code_size == v->code_size &&
         memcmp(decoded->bytes, page + offset, sizeof(decoded->bytes)) == 0) {
+        *out_length = decoded->length;
         return &x86_rows[decoded->row];
     }
     if (x86_decode(page + offset, left, (enum x86_code_size)v->code_size, &insn) != X86_DECODE_OK) {
@@ -227,12 +229,14 @@ static const struct x86_row *find_row(struct soft_vcpu *v, const uint8_t *page, 
         memcpy(decoded->bytes, page + offset, sizeof(decoded->bytes));
         decoded->row = insn.row;
         decoded->code_size = v->code_size;
+        decoded->length = insn.length;
         decoded->is_there = true;
     }
+    *out_length = insn.length;
     return &x86_rows[insn.row];
 }
 
-/* The interpreter's turn, to 'rip' or to the end of the block. */
+/* The interpreter's turn, to 'rip' or to where it leaves the block, at its end or by a branch before. */
 static enum outcome step_to(struct soft_vcpu *v, uint64_t rip, bool is_block_end,
                             uint32_t *out_undefined)
 {
@@ -244,7 +248,8 @@ static enum outcome step_to(struct soft_vcpu *v, uint64_t rip, bool is_block_end
     is_block_end = is_block_end && v->rip - start <= block->last_offset;
     for (unsigned steps = 0; is_block_end || v->rip != rip; steps++) {
         uint64_t at = v->rip;
-        const struct x86_row *row = find_row(v, page, (uint32_t)(at % GUEST_PAGE_SIZE));
+        uint32_t length;
+        const struct x86_row *row = find_row(v, page, (uint32_t)(at % GUEST_PAGE_SIZE), &length);
         if (steps > NATIVE_MAX_INSNS || at - start > block->last_offset || !row) {
             return DIFFERENT;
         }
@@ -254,7 +259,8 @@ static enum outcome step_to(struct soft_vcpu *v, uint64_t rip, bool is_block_end
             return NOT_COMPARABLE;
         }
         soft_block_enter(v, soft_block_find(v, true));
-        if (is_block_end && at - start == block->last_offset) {
+        bool is_taken = row->attributes & X86_ROW_BRANCH && v->rip != at + length;
+        if (is_block_end && (is_taken || at - start == block->last_offset)) {
             break;
         }
     }

@@ -369,6 +369,11 @@ static void emit_slow_paths(struct translation *t)
             emit64(e, native_rip(t->source, slow->index));
             emit64(e, 0);
             break;
+        case SLOW_TAKEN:
+            t->index = slow->index;
+            t->flags = slow->flags;
+            native_emit_taken(t);
+            break;
         case SLOW_INDIRECT:
             emit_op_base(e, HOST_OP_MOV_RM_REG, ADDRESS, HOST_RSP, VCPU_FIELD(native_target));
             emit_bind(emit_call(e), t->native->indirect);
@@ -380,14 +385,14 @@ static void emit_slow_paths(struct translation *t)
     native_emit_link_stubs(t);
 }
 
-static bool goes_back(const struct native_source *source)
+/* May the instruction lead back, so that a loop needs somebody who looks at requests before it? */
+static bool goes_back(const struct native_insn *n)
 {
-    const struct native_insn *last = &source->insn[source->count - 1];
-    switch (last->kind) {
+    switch (n->kind) {
     case NATIVE_JMP:
     case NATIVE_JCC:
     case NATIVE_CALL:
-        return (int64_t)last->insn.imm < 0;
+        return (int64_t)n->insn.imm < 0;
     case NATIVE_JMP_INDIRECT:
     case NATIVE_CALL_INDIRECT:
     case NATIVE_RET:
@@ -395,6 +400,16 @@ static bool goes_back(const struct native_source *source)
     default:
         return false;
     }
+}
+
+static bool needs_poll(const struct native_source *source)
+{
+    for (uint32_t i = 0; i < source->count; i++) {
+        if (goes_back(&source->insn[i])) {
+            return true;
+        }
+    }
+    return false;
 }
 
 /* Does the block have a use for flags in the host's before something spoils them there? */
@@ -436,14 +451,14 @@ struct native_block *native_translate(struct soft_vcpu *v, uint64_t rip, uint64_
     uint64_t address = native_address(v, rip, mode);
     rip = is_shared ? rip & ~NATIVE_BASE_MASK : rip;
     struct native_source *source = native->source;
-    native_analyze(v, rip, page, mode, source);
-    if (!(mode & NATIVE_MODE_UNGROUPED)) {
-        native_find_groups(source);
-    }
     struct native_block *block = native_cache_new_block(native);
     block->gpa = gpa;
     block->mode = mode;
     block->address = address;
+    native_analyze(v, block, rip, page, source);
+    if (!(mode & NATIVE_MODE_UNGROUPED)) {
+        native_find_groups(source);
+    }
     block->is_crossing = source->is_crossing;
     block->size_bytes = source->size_bytes & BITS(11, 0);
     block->last_offset = source->insn[source->count - 1].offset & BITS(11, 0);
@@ -456,7 +471,7 @@ struct native_block *native_translate(struct soft_vcpu *v, uint64_t rip, uint64_
     t.tlb = mode & NATIVE_MODE_TLB;
     t.is_intel = v->vm->is_intel;
     t.is_shared = is_shared;
-    t.needs_poll = goes_back(source);
+    t.needs_poll = needs_poll(source);
     t.counts = v->vm->icount.is_on;
     t.address_group = NATIVE_NO_GROUP;
     if (t.counts) {
@@ -479,7 +494,7 @@ struct native_block *native_translate(struct soft_vcpu *v, uint64_t rip, uint64_
         bool is_last = t.index + 1 == source->count;
         bool flags_are_free =
             (!n->live_before && !source->has_exact_flags) || (t.flags & FLAGS_SAVED);
-        if (t.needs_poll && (flags_are_free || is_last || is_sti(n))) {
+        if (t.needs_poll && (flags_are_free || goes_back(n) || is_sti(n))) {
             native_give_up_flags(&t, n->live_before);
             native_emit_poll(&t);
         }

@@ -16,11 +16,13 @@ enum slow_kind {
     SLOW_EXIT,      /* a request: leave before the instruction */
     SLOW_BUDGET,    /* too little is left of native_budget: leave before the block */
     SLOW_INDIRECT,  /* target in R14, not in the jump cache */
+    SLOW_TAKEN,     /* a conditional branch, by more than a jump */
 };
 
 /* Code out of line. */
 struct slow_path {
-    uint8_t kind; /* enum slow_kind */
+    uint8_t kind;  /* enum slow_kind */
+    uint8_t flags; /* SLOW_TAKEN: FLAGS_* */
     bool wants_flags, wants_vectors, wants_x87;
     uint32_t index;       /* of the instruction */
     int32_t stack_change; /* what a branch has added to RSP */
@@ -163,6 +165,8 @@ void native_emit_canonical_check(struct translation *t);
 void native_emit_branch(struct translation *t, const struct native_insn *n);
 /* To 'rip', where the flags of 'live' matter. */
 void native_emit_exit(struct translation *t, uint64_t rip, uint32_t live);
+/* The conditional branch is taken. */
+void native_emit_taken(struct translation *t);
 /* The stubs of exits, and the links of the block. */
 void native_emit_link_stubs(struct translation *t);
 
