@@ -8,6 +8,7 @@
 #include "engine/soft/system.h"
 #include "engine/soft/tlb.h"
 #include "engine/soft/translate/native.h"
+#include "engine/soft/windows.h"
 
 #define CLASS_BIT(class) (1u << (class))
 #define CLASSES_LOCAL    (CLASS_BIT(SOFT_TLB_LOWER) | CLASS_BIT(SOFT_TLB_UPPER_LOCAL))
@@ -113,6 +114,7 @@ void soft_tlb_flush(struct soft_vcpu *v, bool with_global)
     second->pcid = current_pcid(v);
     flush_first(v, with_global ? CLASSES_ALL : CLASSES_LOCAL);
     forget_local_code(v);
+    soft_windows_space_changed(v);
 }
 
 /* Entries of the first level in the 2 MiB around 'gva'. */
@@ -148,6 +150,7 @@ void soft_tlb_flush_page(struct soft_vcpu *v, uint64_t gva)
     size_t bit = soft_large_bit(gva);
     if (unlikely(soft_has_bit(v->large_regions[is_upper], bit))) {
         flush_region(v, gva);
+        soft_windows_page_dropped(v, gva, true);
         v->code_page_epoch++;
     }
     if (unlikely(soft_has_bit(v->large_code_regions, bit))) {
@@ -194,6 +197,7 @@ void soft_space_enter(struct soft_vcpu *v, bool keeps)
     if (space->native_epoch && !v->lower_code_has_global) {
         soft_native_set_epoch(v, space->native_epoch);
     }
+    soft_windows_space_changed(v);
 }
 
 void soft_space_invalidate(struct soft_vcpu *v, unsigned type, uint16_t pcid, uint64_t gva)
@@ -246,10 +250,12 @@ static void flush_writes(struct soft_vcpu *v, const uint8_t *hva)
 void soft_tlb_flush_writes(struct soft_vcpu *v)
 {
     flush_writes(v, NULL);
+    soft_windows_writes_dropped(v, NULL);
     atomic_fetch_and(&v->requests, ~SOFT_REQUEST_FLUSH_WRITES);
 }
 
 void soft_tlb_flush_page_writes(struct soft_vcpu *v, const uint8_t *hva)
 {
     flush_writes(v, hva);
+    soft_windows_writes_dropped(v, hva);
 }

@@ -84,6 +84,18 @@ static bool take_halt_poll(struct soft_vm *vm, const char *value, size_t length)
     return length && number <= SOFT_HALT_POLL_MAX_NS;
 }
 
+static bool take_windows(struct soft_vm *vm, const char *value, size_t length)
+{
+    static const char *const names[] = {
+        [SOFT_WINDOWS_AUTO] = "auto", [SOFT_WINDOWS_NEVER] = "off", [SOFT_WINDOWS_ALWAYS] = "always"};
+    size_t i = 0;
+    while (i < ARRAY_COUNT(names) && !is_word(names[i], value, length)) {
+        i++;
+    }
+    vm->windows = (enum soft_windows_policy)i;
+    return i < ARRAY_COUNT(names);
+}
+
 static bool take_value(struct soft_vm *vm, const struct option *option, const char *value,
                        size_t length)
 {
@@ -118,6 +130,7 @@ int soft_options_parse(struct soft_vm *vm, struct soft_trace_options *out_trace,
         {"icount", .take = take_icount},
         {"cache", .take = take_cache},
         {"halt-poll", .take = take_halt_poll},
+        {"windows", .take = take_windows},
         {"trace", .text = out_trace->path, .text_size = sizeof(out_trace->path)},
         {"symbols", .text = out_trace->symbols, .text_size = sizeof(out_trace->symbols)},
     };
@@ -135,9 +148,9 @@ int soft_options_parse(struct soft_vm *vm, struct soft_trace_options *out_trace,
             return error_set(
                 err, EINVAL,
                 "'%.*s' is no option of the engine soft: cache=SIZE (4M to 1G), "
-                "halt-poll=NS (0 to 1000000), translate=on|off, flags=exact, verify=on|off, "
-                "lockstep=on, icount=on|SHIFT (0 to 10), trace=FILE, perfmap=on and symbols=FILE "
-                "are",
+                "halt-poll=NS (0 to 1000000), windows=auto|off|always, translate=on|off, "
+                "flags=exact, verify=on|off, lockstep=on, icount=on|SHIFT (0 to 10), trace=FILE, "
+                "perfmap=on and symbols=FILE are",
                 (int)length, options);
         }
         options += length + (options[length] == ',');

@@ -10,6 +10,7 @@
 #include "engine/soft/trace.h"
 #include "engine/soft/translate/analyze.h"
 #include "engine/soft/translate/native.h"
+#include "engine/soft/windows.h"
 
 void soft_kick(struct vcpu *vcpu)
 {
@@ -145,6 +146,9 @@ static void deliver_interrupts(struct soft_vcpu *v)
             v->interrupt_waiting = true; /* there may be more */
             v->stats.interrupts++;
             begin_event(v);
+            if (v->cpl == 3) {
+                soft_windows_tick(v);
+            }
             soft_paravirt_interrupt(v, (uint8_t)vector);
             soft_deliver(v, (uint8_t)vector, SOFT_EVENT_EXTERNAL, 0, v->rip);
         }

@@ -36,7 +36,7 @@ struct soft_stubs {
     bool has_avx;
     struct stub_slot *slots;
     uint32_t users;
-    struct sigaction old_fpe, old_ill;
+    struct sigaction old_fpe, old_ill, old_segv, old_bus;
 };
 
 /* A signal handler has no argument to find its state by, so the stubs are the process's. The lock guards all of it; the
@@ -79,6 +79,26 @@ static void on_fault(int number, siginfo_t *info, void *opaque)
                                    : gregs[REG_TRAPNO] == X86_MF ? SOFT_STUB_MF
                                                                  : SOFT_STUB_UD;
     gregs[REG_RIP] = (greg_t)(uintptr_t)(stubs->executable + stubs->recovery[result]);
+}
+
+#define PF_WRITE 2 /* of the error code; SDM 3A 4.7 */
+
+/* Translated code has met a page that is not in its window, or an address that is none. */
+static void on_access_fault(int number, siginfo_t *info, void *opaque)
+{
+    ucontext_t *context = opaque;
+    greg_t *gregs = context->uc_mcontext.gregs;
+    const struct soft_stubs *stubs = atomic_load_explicit(&active, memory_order_acquire);
+    uintptr_t next = soft_native_access_fault(
+        (uintptr_t)gregs[REG_RIP], (uintptr_t)info->si_addr,
+        number == SIGSEGV && gregs[REG_TRAPNO] == X86_PF, gregs[REG_ERR] & PF_WRITE);
+    if (next) {
+        gregs[REG_RIP] = (greg_t)next;
+    } else if (stubs) {
+        chain(number == SIGSEGV ? &stubs->old_segv : &stubs->old_bus, number, info, opaque);
+    } else {
+        signal(number, SIG_DFL);
+    }
 }
 
 static uint32_t stubs_append(struct soft_stubs *stubs, const uint8_t *code, size_t size)
@@ -161,6 +181,9 @@ int soft_stubs_get(struct soft_stubs **out_stubs, struct error *err)
             sigemptyset(&action.sa_mask);
             sigaction(SIGFPE, &action, &stubs->old_fpe);
             sigaction(SIGILL, &action, &stubs->old_ill);
+            action.sa_sigaction = on_access_fault;
+            sigaction(SIGSEGV, &action, &stubs->old_segv);
+            sigaction(SIGBUS, &action, &stubs->old_bus);
         }
     }
     if (rc == 0) {
@@ -180,6 +203,8 @@ void soft_stubs_put(struct soft_stubs *stubs)
     if (--stubs->users == 0) {
         sigaction(SIGFPE, &stubs->old_fpe, NULL);
         sigaction(SIGILL, &stubs->old_ill, NULL);
+        sigaction(SIGSEGV, &stubs->old_segv, NULL);
+        sigaction(SIGBUS, &stubs->old_bus, NULL);
         atomic_store(&active, NULL);
         stubs_destroy(stubs);
     }

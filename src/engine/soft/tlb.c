@@ -9,6 +9,7 @@
 #include "engine/soft/memory_access.h"
 #include "engine/soft/mmu.h"
 #include "engine/soft/translate/block_table.h"
+#include "engine/soft/windows.h"
 
 #define ENTRY_P      BIT(0)
 #define ENTRY_RW     BIT(1)
@@ -35,8 +36,7 @@ static void mark_dirty(struct soft_vm *vm, const struct guest_slot *slot, size_t
     }
 }
 
-/* May a vCPU write to the page without looking, until it is told to drop its write entries? See the head of mmu.c. */
-static bool claim_writable(struct soft_vcpu *v, const struct guest_slot *slot, size_t index)
+bool soft_tlb_claim_writable(struct soft_vcpu *v, const struct guest_slot *slot, size_t index)
 {
     if (unlikely(slot->is_readonly)) {
         return false;
@@ -153,7 +153,7 @@ enum soft_fill soft_tlb_enter(struct soft_vcpu *v, struct soft_tlb *tlb, uint64_
         }
         return SOFT_FILL_DONE;
     }
-    if (claim_writable(v, slot, page_index)) {
+    if (soft_tlb_claim_writable(v, slot, page_index)) {
         tlb->write_tag[index] = tag;
         return SOFT_FILL_DONE;
     }
@@ -254,6 +254,7 @@ void soft_tlb_drop_page(struct soft_vcpu *v, uint64_t gva)
     if (code_page->tag == tag) {
         code_page->epoch = 0; /* epochs that are in use are higher */
     }
+    soft_windows_page_dropped(v, gva, false);
 }
 
 bool soft_tlb_flush_small_page(struct soft_vcpu *v, uint64_t gva)
@@ -279,7 +280,7 @@ static bool update_entry(struct soft_vcpu *v, const struct guest_slot *slot, uin
     if ((entry & bits) == bits) {
         return true;
     }
-    if (!claim_writable(v, slot, (gpa - slot->gpa) >> GUEST_PAGE_SHIFT)) {
+    if (!soft_tlb_claim_writable(v, slot, (gpa - slot->gpa) >> GUEST_PAGE_SHIFT)) {
         return false;
     }
     return __sync_bool_compare_and_swap(at, entry, entry | bits);

@@ -36,6 +36,10 @@ enum soft_fill soft_tlb_quick(struct soft_vcpu *v, struct soft_tlb *tlb, uint64_
 enum soft_fill soft_tlb_enter(struct soft_vcpu *v, struct soft_tlb *tlb, uint64_t gva,
                               enum x86_access access, uint64_t page);
 
+/* May a vCPU write to the page of that number in the slot without looking, until it is told to drop its write entries? See the head of
+ * mmu.c. */
+bool soft_tlb_claim_writable(struct soft_vcpu *v, const struct guest_slot *slot, size_t index);
+
 /* INVLPG, where nothing is known of the page but data in small pages: no code, no part of a large page. Else false, and nothing
  * has changed. Uses no vector registers. */
 bool soft_tlb_flush_small_page(struct soft_vcpu *v, uint64_t gva);

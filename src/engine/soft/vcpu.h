@@ -117,7 +117,8 @@ struct soft_stats {
         tlb_misses, tlb_second_hits, tlb_walks, tlb_faults, tlb_unbacked, tlb_code_writes,
         tlb_long_way, tlb_flushes, tlb_flushes_all, tlb_page_flushes, tlb_space_switches,
         code_forgotten, exits_mmio, exits_pio, interrupts, exceptions, halts, halt_polls,
-        halt_polls_woken, halt_polls_busy, lockstep_equal, lockstep_repeated, lockstep_left_out;
+        halt_polls_woken, halt_polls_busy, lockstep_equal, lockstep_repeated, lockstep_left_out,
+        window_faults, window_fills, window_checks;
 };
 
 /* A page with code that may be written, but never by a write entry of the TLB: so that its writers need no page walk. Good
@@ -155,6 +156,9 @@ struct soft_native_jump {
     const uint8_t *code[NATIVE_JUMP_SIZE];
     struct native_block *block[NATIVE_JUMP_SIZE]; /* NULL: empty */
 };
+
+/* By bits 54:39 of an address: what lies higher makes a host address that is not canonical. */
+#define SOFT_WINDOW_SLOTS 65536u
 
 /* What paravirt.c keeps beside the MSRs. */
 struct soft_paravirt {
@@ -223,6 +227,8 @@ struct soft_vcpu {
         uint32_t fop, segment;      /* with NATIVE_X87_NOTED */
     } native_x87;                   /* the last instruction and operand */
     struct soft_native *native;     /* NULL: interpreter only */
+    struct soft_windows *windows;   /* NULL: none; windows.h */
+    uint8_t window_state;           /* enum soft_window_state */
     struct soft_lockstep *lockstep; /* NULL: off */
     const struct soft_op *op;       /* the instruction under way, for the RIP of exceptions */
     struct soft_block *block;
@@ -314,6 +320,7 @@ struct soft_vcpu {
     atomic_bool is_in_guest; /* for those who wait for it to leave guest code */
 
     struct soft_native_jump native_jump;
+    uint64_t window_table[SOFT_WINDOW_SLOTS]; /* windows.h */
     struct soft_tlb tlbs[SOFT_TLB_MODES];
     struct soft_code_page code_page[SOFT_CODE_PAGES];
     uint64_t code_page_epoch; /* raised with each flush */
@@ -335,6 +342,13 @@ struct soft_vcpu {
     struct soft_stats stats;
 };
 
+/* Which processes have windows (windows.h). */
+enum soft_windows_policy {
+    SOFT_WINDOWS_AUTO,
+    SOFT_WINDOWS_NEVER,
+    SOFT_WINDOWS_ALWAYS, /* all at once: for tests */
+};
+
 struct soft_vm {
     struct vm vm;
     struct soft_vcpu *_Atomic vcpu[ENGINE_MAX_VCPUS];
@@ -350,6 +364,7 @@ struct soft_vm {
     bool has_exact_flags;             /* option: see docs/engines.md */
     size_t code_cache_size;           /* option: bytes of translated code for each vCPU */
     uint32_t halt_poll_ns;            /* option: see halt_poll.h */
+    enum soft_windows_policy windows; /* option */
     bool verifies;                    /* option: each translated block is verified */
     struct soft_trace *trace;         /* NULL: none */
     struct {

@@ -23,6 +23,7 @@
 #include "engine/soft/translate/code_cache.h"
 #include "engine/soft/translate/lockstep.h"
 #include "engine/soft/translate/verify.h"
+#include "engine/soft/windows.h"
 
 #define MXCSR_MASKS 0x1f80u
 #define X87_MASKS   0x3fu
@@ -39,6 +40,11 @@ int soft_native_init(struct soft_vcpu *v, struct error *err)
     }
     v->native = n;
     int rc = native_cache_init(n, v->vm->code_cache_size, err);
+    if (rc < 0) {
+        return rc;
+    }
+    rc = soft_windows_init(v, err);
+    rc = rc < 0 || !v->windows ? rc : native_window_sites_init(n, err);
     if (rc < 0) {
         return rc;
     }
@@ -66,6 +72,8 @@ void soft_native_fini(struct soft_vcpu *v)
         return;
     }
     native_cache_fini(n);
+    native_window_sites_fini(n);
+    soft_windows_fini(v);
     free(n->source);
     native_verifier_destroy(n->verifier);
     soft_lockstep_fini(v);
@@ -92,14 +100,18 @@ static uint32_t mode_of_segments(const struct soft_vcpu *v)
            (is_wide_segment(&v->segment[X86_GS]) ? NATIVE_MODE_GS : 0);
 }
 
-static uint32_t current_mode(const struct soft_vcpu *v)
+static uint32_t current_mode(struct soft_vcpu *v)
 {
     /* Of the four privileges only 0 and 3 are told apart by the TLB that a mode names. */
     if (v->align_check || v->cpl == 1 || v->cpl == 2) {
         return NATIVE_MODE_NONE;
     }
     uint32_t mode = (uint32_t)(v->tlb - v->tlbs);
-    if (v->code_size != X86_CODE_64) {
+    if (mode == SOFT_TLB_USER && v->code_size == X86_CODE_64 &&
+        v->window_state != SOFT_WINDOWS_OFF &&
+        (v->window_state == SOFT_WINDOWS_ON || soft_windows_prepare(v))) {
+        mode |= NATIVE_MODE_WINDOWS;
+    } else if (v->code_size != X86_CODE_64) {
         uint32_t mode_32 = mode_of_segments(v);
         if (mode_32 == NATIVE_MODE_NONE) {
             return NATIVE_MODE_NONE;
@@ -376,7 +388,8 @@ const uint8_t *native_on_interpret(struct soft_vcpu *v, const struct native_site
     uint32_t mode = v->native_mode;
     v->rip = rip;
     if (site->next == NATIVE_SITE_UNGROUPED) {
-        if (likely(!v->vm->icount.is_on && !v->lockstep)) {
+        bool is_same_mode = !(mode & NATIVE_MODE_WINDOWS) || v->window_state == SOFT_WINDOWS_ON;
+        if (likely(!v->vm->icount.is_on && !v->lockstep && is_same_mode)) {
             struct native_block *block = find_or_translate(v, mode | NATIVE_MODE_UNGROUPED);
             if (likely(block != NULL)) {
                 if (has_usual_address(rip, mode)) { /* find_ungrouped looks there */
@@ -528,6 +541,40 @@ bool soft_native_run(struct soft_vcpu *v)
     running = v;
     enter(v, enter_block(v, block));
     return true;
+}
+
+uintptr_t soft_native_access_fault(uintptr_t pc, uintptr_t address, bool is_page_fault,
+                                   bool is_write)
+{
+    struct soft_vcpu *v = running;
+    if (!v || !v->native || !v->windows ||
+        pc - (uintptr_t)v->native->executable >= v->native->size ||
+        !(v->native_mode & NATIVE_MODE_WINDOWS)) {
+        return 0;
+    }
+    struct soft_native *n = v->native;
+    const struct native_window_site *site =
+        native_find_window_site(n, (uint32_t)(pc - (uintptr_t)n->executable));
+    if (!site) {
+        return 0;
+    }
+    v->native_miss.has_fault = false;
+    uint64_t gva, error;
+    switch (is_page_fault ? soft_windows_fault(v, address, is_write, &gva, &error)
+                          : SOFT_WINDOW_OTHER) {
+    case SOFT_WINDOW_RETRY:
+        return pc;
+    case SOFT_WINDOW_FAULT:
+        if (site->may_fault) {
+            v->native_miss.has_fault = true;
+            v->native_miss.gva = gva;
+            v->native_miss.error = (uint32_t)error;
+        }
+        break;
+    default:
+        break;
+    }
+    return (uintptr_t)n->executable + site->cold;
 }
 
 uintptr_t soft_native_fault(uintptr_t pc)

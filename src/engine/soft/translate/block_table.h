@@ -32,6 +32,8 @@ _Static_assert(NATIVE_ANCHOR <= 128, "signals write below it");
 #define NATIVE_MODE_LOW 0x200u
 /* Of blocks only: each access has a check of its own. For where the one of a group meets the end of a page. */
 #define NATIVE_MODE_UNGROUPED 0x400u
+/* Memory is accessed in windows (windows.h). */
+#define NATIVE_MODE_WINDOWS 0x800u
 #define NATIVE_MODE_BITS      12
 #define NATIVE_MODE_NONE      UINT32_MAX /* not for the translator */
 
@@ -115,13 +117,15 @@ struct native_page {
 #define NATIVE_LINEAR_MOST 8192u
 
 /* BEXTR's control for the bits of an address that say which entry of the TLB is its. */
-#define NATIVE_TLB_BITS (GUEST_PAGE_SHIFT | (uint32_t)__builtin_ctz(SOFT_TLB_SIZE) << 8)
+#define NATIVE_WINDOW_BITS (39u | 16u << 8) /* the same for its window */
+#define NATIVE_TLB_BITS    (GUEST_PAGE_SHIFT | (uint32_t)__builtin_ctz(SOFT_TLB_SIZE) << 8)
 
 struct soft_native {
     uint8_t *writable, *executable; /* two views of the same memory */
     size_t size, fixed;             /* 'fixed': stubs, which stay */
     size_t used, cold_used;         /* where the two parts of the region that is filled go on */
     uint8_t *meta;                  /* descriptions of blocks */
+    struct native_window_sites *window_sites; /* NULL: none */
     size_t meta_size, meta_used;
     /* The region that is filled, how much each has of both memories, and where the descriptions of the others end. */
     uint32_t region;
@@ -149,6 +153,29 @@ struct soft_native {
         *indirect, *load_vectors, *load_x87, *fault, *fill, *resume, *syscall, *sysret, *iret;
     uint8_t *small[NATIVE_SMALL_COUNT];
 };
+
+/* An access to memory in a window: from that place in the code cache (to that of the next site) the host may fault; then the
+ * code at 'cold' is run instead. */
+struct native_window_site {
+    uint32_t code;
+    uint32_t cold : 31;
+    uint32_t may_fault : 1; /* #PF is the instruction's */
+};
+
+/* window_sites.c: kept in the order of their places, while their region is not emptied. */
+struct error;
+int native_window_sites_init(struct soft_native *n, struct error *err);
+void native_window_sites_fini(struct soft_native *n);
+/* 'n->region' is empty now. */
+void native_window_sites_empty(struct soft_native *n);
+void native_add_window_site(struct soft_native *n, const struct native_window_site *site);
+/* Those of the block. */
+const struct native_window_site *native_window_sites_of(const struct soft_native *n,
+                                                        const struct native_block *block,
+                                                        size_t *out_count);
+/* The one for the place, or NULL. */
+const struct native_window_site *native_find_window_site(const struct soft_native *n,
+                                                         uint32_t place);
 
 /* The half of the address space where code of a mode usually is, and whose epoch its tags in the jump cache have: users' code
  * and 32-bit code in the lower one, kernels in the upper one. */

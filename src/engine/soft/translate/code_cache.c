@@ -304,6 +304,7 @@ static void begin_region(struct soft_vcpu *v)
     n->used = region_code(n, n->region);
     n->cold_used = region_cold(n, n->region);
     n->meta_used = region_meta(n, n->region);
+    native_window_sites_empty(n);
     struct native_range gone = {region_meta(n, n->region), n->region_end[n->region]};
     if (gone.start == gone.end) {
         return;

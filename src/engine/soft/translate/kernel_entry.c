@@ -5,6 +5,7 @@
 #include "engine/soft/system.h"
 #include "engine/soft/tlb.h"
 #include "engine/soft/translate/native_system.h"
+#include "engine/soft/windows.h"
 
 /* On to the block at RIP for the TLB of 'tlb', if it has been found before and nobody wants anything of the vCPU. */
 static const uint8_t *go_to(struct soft_vcpu *v, uint64_t rip, enum soft_tlb_mode tlb)
@@ -18,11 +19,14 @@ static const uint8_t *go_to(struct soft_vcpu *v, uint64_t rip, enum soft_tlb_mod
     v->native_page = tlb == SOFT_TLB_USER ? rip >> GUEST_PAGE_SHIFT : 0;
     /* Which of the vectors are on has not changed. */
     bool is_low = tlb != SOFT_TLB_USER && !(rip >> 63);
-    v->native_mode = (v->native_mode & ~(NATIVE_MODE_TLB | NATIVE_MODE_LOW)) | tlb |
-                     (is_low ? NATIVE_MODE_LOW : 0);
+    bool has_windows = tlb == SOFT_TLB_USER && v->window_state == SOFT_WINDOWS_ON;
+    v->native_mode =
+        (v->native_mode & ~(NATIVE_MODE_TLB | NATIVE_MODE_LOW | NATIVE_MODE_WINDOWS)) | tlb |
+        (is_low ? NATIVE_MODE_LOW : 0) | (has_windows ? NATIVE_MODE_WINDOWS : 0);
     v->native_tag = native_tag(n, v->native_mode);
     if (likely(jump->rip[index] == rip && jump->tag[index] == v->native_tag && jump->block[index] &&
-               !atomic_load_explicit(&v->requests, memory_order_relaxed))) {
+               !atomic_load_explicit(&v->requests, memory_order_relaxed) &&
+               !(tlb == SOFT_TLB_USER && v->window_state == SOFT_WINDOWS_CHECK))) {
         return jump->code[index];
     }
     return native_executable(n, n->resume);
@@ -179,7 +183,8 @@ static const uint8_t *find_ungrouped(const struct soft_vcpu *v, const struct nat
     uint64_t rip = site->rip + native_base(v);
     uint32_t mode = v->native_mode | NATIVE_MODE_UNGROUPED;
     size_t index = native_jump_index(rip, mode);
-    bool is_found = jump->rip[index] == rip && jump->tag[index] == native_tag(v->native, mode) &&
+    bool is_found = (!(mode & NATIVE_MODE_WINDOWS) || v->window_state == SOFT_WINDOWS_ON) &&
+                    jump->rip[index] == rip && jump->tag[index] == native_tag(v->native, mode) &&
                     jump->block[index];
     return is_found ? jump->code[index] : NULL;
 }

@@ -7,6 +7,7 @@
 #include <stddef.h>
 
 #include "base/core/bits.h"
+#include "engine/soft/windows.h"
 
 #define ADDRESS HOST_R14
 #define SCRATCH HOST_R15
@@ -68,6 +69,18 @@ void native_emit_rip(struct translation *t, uint8_t reg, uint64_t rip)
     }
 }
 
+/* lea r14, [base + r15 + disp] */
+static void emit_add_scratch(struct translation *t, uint8_t base, int32_t disp)
+{
+    emit_insn(&t->e, &(struct host_insn){.opcode = HOST_OP_LEA,
+                                         .w = true,
+                                         .reg = ADDRESS,
+                                         .is_memory = true,
+                                         .base = base,
+                                         .index = SCRATCH,
+                                         .disp = disp});
+}
+
 /* The effective address, segment base included, in R14. */
 void native_emit_address(struct translation *t, const struct native_insn *n)
 {
@@ -124,8 +137,13 @@ void native_emit_address(struct translation *t, const struct native_insn *n)
         if (t->source->is_32) {
             emit_limit_check(t, native_memory_size(insn));
         }
-        emit_op_base(e, HOST_OP_ADD_REG_RM, ADDRESS, HOST_RSP,
-                     VCPU_FIELD(segment_base) + 8 * insn->segment);
+        int32_t base = VCPU_FIELD(segment_base) + 8 * insn->segment;
+        if (native_has_windows(t)) { /* no flag changes */
+            emit_op_base(e, HOST_OP_MOV_REG_RM, SCRATCH, HOST_RSP, base);
+            emit_add_scratch(t, ADDRESS, 0);
+        } else {
+            emit_op_base(e, HOST_OP_ADD_REG_RM, ADDRESS, HOST_RSP, base);
+        }
         if (t->source->is_32) {
             emit_insn(e, &(struct host_insn){
                              .opcode = HOST_OP_MOV_REG_RM, .reg = ADDRESS, .rm = ADDRESS});
@@ -173,6 +191,109 @@ static void emit_tlb_index(struct translation *t)
     emit32(e, SOFT_TLB_SIZE - 1);
 }
 
+void native_begin_window_access(struct translation *t)
+{
+    if (native_has_windows(t)) {
+        struct slow_path *slow = native_add_slow(t, SLOW_WINDOW);
+        slow->window = t->e.at;
+        slow->saves_flags =
+            t->source->insn[t->index].live_before && !(t->flags & FLAGS_SAVED);
+    }
+}
+
+void native_before_access(struct translation *t, const struct native_insn *n)
+{
+    if (!native_has_windows(t) || !native_faults_by_one_access(n) || !n->live_before) {
+        native_give_up_flags(t, n->live_before);
+    }
+}
+
+/* R15 = what the window of the address in 'reg' adds to it. The host's flags stay, if they have not been given up. */
+static void emit_window(struct translation *t, uint8_t reg)
+{
+    static const uint8_t shift = SOFT_WINDOW_SHIFT;
+    struct emitter *e = &t->e;
+    native_begin_window_access(t);
+    if (t->native->has_fast_bextr && !(t->flags & FLAGS_HOST)) {
+        emit_mov_imm(e, SCRATCH, NATIVE_WINDOW_BITS);
+        emit_insn(e, &(struct host_insn){.is_vex = true, /* bextr r15, reg, r15 */
+                                         .map = 2,
+                                         .opcode = 0xf7,
+                                         .w = true,
+                                         .reg = SCRATCH,
+                                         .vvvv = SCRATCH,
+                                         .rm = reg});
+        emit_op_table(e, HOST_OP_MOV_REG_RM, SCRATCH, SCRATCH, VCPU_FIELD(window_table));
+        return;
+    }
+    emit_insn(e, &(struct host_insn){.prefix = 0xf2, /* rorx r15, reg, 39 */
+                                     .is_vex = true,
+                                     .map = 3,
+                                     .opcode = 0xf0,
+                                     .w = true,
+                                     .reg = SCRATCH,
+                                     .rm = reg,
+                                     .imm_bytes = 1,
+                                     .imm = &shift});
+    emit_insn(e, &(struct host_insn){/* movzx r15d, r15w */
+                                     .map = 1,
+                                     .opcode = 0xb7,
+                                     .reg = SCRATCH,
+                                     .rm = SCRATCH});
+    emit_op_table(e, HOST_OP_MOV_REG_RM, SCRATCH, SCRATCH, VCPU_FIELD(window_table));
+}
+
+/* An address that is a register and a displacement, both for the host. What the guards of windows do not cover is none. */
+struct near_address {
+    uint8_t base; /* HOST_NONE: it is not that simple */
+    int32_t disp;
+};
+
+#define NEAR(disp) ((disp) > -(1 << 30) && (disp) < 1 << 30)
+
+/* The address of the instruction's access, 'disp' bytes further. */
+static struct near_address find_near(const struct translation *t, const struct native_insn *n,
+                                     int64_t disp)
+{
+    const struct x86_insn *insn = &n->insn;
+    uint8_t base = HOST_NONE;
+    switch (n->kind) {
+    case NATIVE_PUSH_REG:
+    case NATIVE_PUSH_IMM:
+    case NATIVE_PUSHF:
+    case NATIVE_PUSH_SELECTOR:
+    case NATIVE_CALL:
+        base = HOST_R13;
+        disp -= 8;
+        break;
+    case NATIVE_POP_REG:
+    case NATIVE_RET:
+        base = HOST_R13;
+        break;
+    case NATIVE_LEAVE:
+        base = HOST_RBP;
+        break;
+    default:
+        if (insn->base != X86_BASE_NONE && insn->base != X86_BASE_RIP &&
+            insn->index == X86_BASE_NONE && insn->address_bytes == 8 && insn->segment != X86_FS &&
+            insn->segment != X86_GS && !native_is_spilled(insn->base)) {
+            base = native_home(insn->base);
+            disp += insn->disp;
+        }
+        break;
+    }
+    bool is_near = native_has_windows(t) && NEAR(disp);
+    return (struct near_address){is_near ? base : HOST_NONE, (int32_t)disp};
+}
+
+void native_emit_near(struct translation *t, uint8_t base, int32_t disp)
+{
+    emit_window(t, base);
+    emit_add_scratch(t, base, disp);
+    t->address_group = NATIVE_NO_GROUP;
+    t->operand_disp = 0;
+}
+
 /* R14 from a linear address to the host's address of 'size' bytes, through the TLB of the block's mode. */
 void native_emit_translation(struct translation *t, uint32_t size, bool is_write, bool is_aligned)
 {
@@ -181,6 +302,11 @@ void native_emit_translation(struct translation *t, uint32_t size, bool is_write
     int32_t tag = tlb + (int32_t)(is_write ? offsetof(struct soft_tlb, write_tag)
                                            : offsetof(struct soft_tlb, read_tag));
     int32_t hva = tlb + (int32_t)offsetof(struct soft_tlb, hva);
+    if (native_has_windows(t)) {
+        emit_window(t, ADDRESS);
+        emit_add_scratch(t, ADDRESS, 0);
+        return;
+    }
     uint8_t *retry = e->at;
     emit_tlb_index(t);
     emit_op_table(e, HOST_OP_SUB_REG_RM, ADDRESS, SCRATCH, tag);
@@ -286,9 +412,14 @@ static void emit_group_access(struct translation *t, const struct native_insn *n
     const struct native_group *group = &t->source->group[n->group];
     int32_t slot = VCPU_FIELD(native_group) + 8 * n->group;
     if (!(t->checked_groups >> n->group & 1)) {
-        native_give_up_flags(t, n->live_before);
-        emit_access_address(t, n, group->low - n->group_disp);
-        native_emit_translation(t, group->span, group->is_written, false);
+        native_before_access(t, n);
+        struct near_address near = find_near(t, n, group->low - n->group_disp);
+        if (near.base != HOST_NONE) {
+            native_emit_near(t, near.base, near.disp);
+        } else {
+            emit_access_address(t, n, group->low - n->group_disp);
+            native_emit_translation(t, group->span, group->is_written, false);
+        }
         struct slow_path *slow = &t->slow[t->slow_count - 1];
         slow->fault_disp = (uint32_t)(n->group_disp - group->low);
         slow->is_fault_read = group->is_written && !writes_memory(n);
@@ -296,25 +427,33 @@ static void emit_group_access(struct translation *t, const struct native_insn *n
         if (group->last != t->index) {
             emit_op_base(&t->e, HOST_OP_MOV_RM_REG, ADDRESS, HOST_RSP, slot);
         }
-    } else if (t->address_group != n->group) {
-        emit_op_base(&t->e, HOST_OP_MOV_REG_RM, ADDRESS, HOST_RSP, slot);
+    } else {
+        native_begin_window_access(t);
+        if (t->address_group != n->group) {
+            emit_op_base(&t->e, HOST_OP_MOV_REG_RM, ADDRESS, HOST_RSP, slot);
+        }
     }
     t->address_group = n->group;
     t->operand_disp = n->group_disp - group->low;
 }
 
-bool native_emit_grouped(struct translation *t, const struct native_insn *n)
+static bool is_grouped(const struct translation *t, const struct native_insn *n)
 {
     if (n->group == NATIVE_NO_GROUP) {
         return false;
     }
     const struct native_group *group = &t->source->group[n->group];
-    bool is_grouped = group->first != group->last && (t->checked_groups >> n->group & 1 ||
-                                                      group_fits(n, group->low - n->group_disp));
-    if (is_grouped) {
-        emit_group_access(t, n);
+    return group->first != group->last &&
+           (t->checked_groups >> n->group & 1 || group_fits(n, group->low - n->group_disp));
+}
+
+bool native_emit_grouped(struct translation *t, const struct native_insn *n)
+{
+    if (!is_grouped(t, n)) {
+        return false;
     }
-    return is_grouped;
+    emit_group_access(t, n);
+    return true;
 }
 
 void native_emit_operand(struct translation *t, const struct native_insn *n, uint32_t size,
@@ -323,9 +462,37 @@ void native_emit_operand(struct translation *t, const struct native_insn *n, uin
     if (native_emit_grouped(t, n)) {
         return;
     }
-    native_give_up_flags(t, n->live_before);
+    native_before_access(t, n);
+    struct near_address near = find_near(t, n, 0);
+    if (near.base != HOST_NONE) {
+        native_emit_near(t, near.base, near.disp);
+        return;
+    }
     native_emit_address(t, n);
     native_emit_translation(t, size, is_write, is_aligned);
     t->address_group = NATIVE_NO_GROUP;
     t->operand_disp = 0;
+}
+
+struct native_operand native_emit_parts(struct translation *t, const struct native_insn *n,
+                                        uint32_t size, bool is_write, bool is_aligned,
+                                        bool wants_scratch)
+{
+    struct near_address near = find_near(t, n, 0);
+    bool is_alone = native_has_windows(t) && !is_grouped(t, n);
+    /* RAX is changed for a moment when the flags are restored. */
+    bool keeps_base = near.base != HOST_NONE && near.base != HOST_RAX;
+    if (!is_alone || (!keeps_base && wants_scratch)) {
+        native_emit_operand(t, n, size, is_write, is_aligned);
+        return (struct native_operand){ADDRESS, HOST_NONE, t->operand_disp, SCRATCH};
+    }
+    native_before_access(t, n);
+    t->address_group = NATIVE_NO_GROUP;
+    if (near.base == HOST_NONE) {
+        native_emit_address(t, n);
+        emit_window(t, ADDRESS);
+        return (struct native_operand){ADDRESS, SCRATCH, 0, HOST_NONE};
+    }
+    emit_window(t, near.base);
+    return (struct native_operand){near.base, SCRATCH, near.disp, ADDRESS};
 }

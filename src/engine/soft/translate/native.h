@@ -37,5 +37,8 @@ void soft_native_set_epoch(struct soft_vcpu *v, uint64_t epoch);
 /* The host's CPU faulted at 'pc' with the vCPU's translated code: where to go on, or 0 if it is none of that. For signal
  * handlers. */
 uintptr_t soft_native_fault(uintptr_t pc);
+/* The same for an access to memory, at 'address' if it was a page fault. */
+uintptr_t soft_native_access_fault(uintptr_t pc, uintptr_t address, bool is_page_fault,
+                                   bool is_write);
 
 #endif

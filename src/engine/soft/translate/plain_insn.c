@@ -63,6 +63,16 @@ static void emit_turn(struct translation *t, uint8_t reg, uint8_t count)
                                          .imm = &count});
 }
 
+/* Does an instruction with a memory operand need a register beside it: for a guest register that has none, or for the flags? */
+static bool wants_scratch(const struct translation *t, const struct native_insn *n, uint8_t reg)
+{
+    const struct native_row *row = n->row;
+    return (row->reg.is_used && row->reg.reg_class == X86_REG_GPR && native_is_spilled(reg)) ||
+           (row->vvvv.is_used && row->vvvv.reg_class == X86_REG_GPR) ||
+           (native_needs_host_flags(n) &&
+            (!(t->flags & FLAGS_HOST) || !native_faults_by_one_access(n) || !n->live_before));
+}
+
 void native_emit_plain(struct translation *t, const struct native_insn *n)
 {
     const struct x86_insn *insn = &n->insn;
@@ -97,26 +107,28 @@ void native_emit_plain(struct translation *t, const struct native_insn *n)
     }
     host.needs_rex = !is_vex && is_byte;
     bool is_turned = native_has_high_byte(insn) && native_high_needs_rex(insn);
-    uint8_t turned = HOST_NONE;
+    uint8_t turned = HOST_NONE, scratch = SCRATCH;
     if (insn->has_memory) {
         uint32_t size = native_memory_size(insn);
-        native_emit_operand(t, n, size, row->memory_access & X86_OPERAND_WRITE,
-                            x86_rows[insn->row].attributes & X86_ROW_ALIGNED);
+        struct native_operand operand = native_emit_parts(
+            t, n, size, row->memory_access & X86_OPERAND_WRITE,
+            x86_rows[insn->row].attributes & X86_ROW_ALIGNED, wants_scratch(t, n, reg));
+        host.base = operand.base;
+        host.index = operand.index;
+        host.disp = operand.disp;
+        scratch = operand.scratch;
     } else if ((row->reg.is_used && row->reg.reg_class == X86_REG_GPR && native_is_spilled(reg)) ||
                (row->rm.is_used && row->rm.reg_class == X86_REG_GPR && native_is_spilled(rm))) {
         if (emit_spilled_move(t, insn, reg, rm)) {
             return;
         }
     }
-    if (insn->has_memory) {
-        host.disp = t->operand_disp;
-    }
     if (native_needs_host_flags(n)) {
-        native_want_flags(t, SCRATCH);
+        native_want_flags(t, scratch);
     }
     struct field_use uses[3];
     uint32_t use_count = 0;
-    uint8_t free_scratch[2] = {SCRATCH, ADDRESS};
+    uint8_t free_scratch[2] = {scratch, ADDRESS};
     uint32_t next_scratch = 0;
     const struct {
         const struct native_field *field;

@@ -37,7 +37,11 @@ static void emit_word_at(struct translation *t, const struct native_insn *n, uin
     if (native_emit_grouped(t, n)) {
         return;
     }
-    native_give_up_flags(t, n->live_before);
+    native_before_access(t, n);
+    if (native_has_windows(t)) {
+        native_emit_near(t, base, disp);
+        return;
+    }
     if (disp) {
         native_emit_word(t, HOST_OP_LEA, ADDRESS, base, disp);
     } else {
@@ -89,12 +93,15 @@ void native_emit_pop(struct translation *t, const struct native_insn *n)
 {
     uint8_t guest = (uint8_t)((n->insn.opcode & 7) | (n->insn.rex & 1) << 3);
     native_emit_stack(t, n, 0, false);
-    native_emit_move_stack(t, native_word(t->source));
+    /* The load comes first, as the host may fault there. */
     if (native_is_spilled(guest)) {
         native_emit_word(t, HOST_OP_MOV_REG_RM, SCRATCH, ADDRESS, t->operand_disp);
         native_store_gpr(t, SCRATCH, guest);
     } else {
         native_emit_word(t, HOST_OP_MOV_REG_RM, native_home(guest), ADDRESS, t->operand_disp);
+    }
+    if (guest != X86_RSP) {
+        native_emit_move_stack(t, native_word(t->source));
     }
 }
 
@@ -153,6 +160,12 @@ void native_emit_pop_memory(struct translation *t, const struct native_insn *n)
 void native_emit_leave(struct translation *t, const struct native_insn *n)
 {
     emit_word_at(t, n, HOST_RBP, 0, false);
+    if (native_has_windows(t)) { /* the host may fault there */
+        native_emit_word(t, HOST_OP_MOV_REG_RM, SCRATCH, ADDRESS, t->operand_disp);
+        native_emit_word(t, HOST_OP_LEA, STACK, HOST_RBP, native_word(t->source));
+        emit_op_reg(&t->e, HOST_OP_MOV_REG_RM, HOST_RBP, SCRATCH);
+        return;
+    }
     native_emit_word(t, HOST_OP_LEA, STACK, HOST_RBP, native_word(t->source));
     native_emit_word(t, HOST_OP_MOV_REG_RM, HOST_RBP, ADDRESS, t->operand_disp);
 }

@@ -289,9 +289,10 @@ static void emit_one(struct translation *t, const struct native_insn *n, bool is
         break;
     }
     for (uint32_t i = first_slow; i < t->slow_count; i++) {
-        if (t->slow[i].kind == SLOW_INTERPRET) {
+        if (t->slow[i].kind == SLOW_INTERPRET || t->slow[i].kind == SLOW_WINDOW) {
             t->slow[i].is_in_group = is_within_group(t);
-            t->slow[i].may_fault = t->slow[i].retry && native_faults_by_one_access(n);
+            t->slow[i].may_fault =
+                (t->slow[i].retry || t->slow[i].window) && native_faults_by_one_access(n);
             bool is_end = is_last && t->source->ends_by_itself;
             t->slow[i].after = is_end || t->slow[i].is_in_group ? NULL : t->e.at;
             t->slow[i].wants_flags = (t->flags & FLAGS_HOST) && n->live_after;
@@ -326,8 +327,21 @@ static void emit_slow_paths(struct translation *t)
             emit_bind(second->jump, e->at);
             emit_op_table(e, HOST_OP_MOV_REG_RM, ADDRESS, SCRATCH, second->tag);
         }
-        emit_bind(slow->jump, e->at);
+        if (slow->kind != SLOW_WINDOW) {
+            emit_bind(slow->jump, e->at);
+        }
         switch (slow->kind) {
+        case SLOW_WINDOW:
+            native_add_window_site(
+                t->native,
+                &(struct native_window_site){
+                    .code = (uint32_t)(slow->window - t->native->writable),
+                    .cold = (uint32_t)(e->at - t->native->writable) & BITS(30, 0),
+                    .may_fault = slow->may_fault});
+            if (slow->saves_flags) {
+                native_save_flags(t);
+            }
+            /* fallthrough */
         case SLOW_INTERPRET:
             if (slow->retry) {
                 emit_fill(t, slow);
@@ -336,9 +350,9 @@ static void emit_slow_paths(struct translation *t)
             emit_bind(emit_call(e), slow->may_fault || slow->is_in_group ? t->native->page_fault
                                                                          : t->native->interpret);
             emit64(e, native_rip(t->source, slow->index));
-            emit64(e, slow->after         ? native_next_rip(t->source, slow->index)
-                      : slow->is_in_group ? NATIVE_SITE_UNGROUPED
-                                          : 0);
+            emit64(e, slow->after ? native_next_rip(t->source, slow->index)
+                      : slow->is_in_group && !slow->window ? NATIVE_SITE_UNGROUPED
+                                                           : 0);
             if (!slow->after) {
                 break;
             }

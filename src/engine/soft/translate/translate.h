@@ -11,6 +11,7 @@
 
 enum slow_kind {
     SLOW_INTERPRET, /* the instruction, on the interpreter */
+    SLOW_WINDOW,    /* the same, when the host has faulted */
     SLOW_X87,       /* the guest's x87 state is to be loaded */
     SLOW_VECTORS,   /* the guest's vectors are to be loaded */
     SLOW_EXIT,      /* a request: leave before the instruction */
@@ -36,6 +37,8 @@ struct slow_path {
     int32_t tag;      /* displacement of the TLB's tags */
     uint8_t *after;   /* where to go on; NULL: the next RIP decides */
     bool is_in_group; /* later accesses need a check that fails here */
+    uint8_t *window;  /* SLOW_WINDOW: from here on the access may fault on the host */
+    bool saves_flags; /* they are in the host's only */
 };
 
 static inline uint8_t native_home(uint8_t guest_reg)
@@ -95,14 +98,36 @@ static inline void native_store_gpr(struct translation *t, uint8_t reg, uint8_t 
     emit_op_base(&t->e, HOST_OP_MOV_RM_REG, reg, HOST_RSP, VCPU_FIELD(gpr) + 8 * guest);
 }
 
+/* Is memory accessed in windows? */
+static inline bool native_has_windows(const struct translation *t)
+{
+    return t->block->mode & NATIVE_MODE_WINDOWS;
+}
+
 void native_save_flags(struct translation *t);
 void native_restore_flags(struct emitter *e, uint8_t scratch);
 void native_give_up_flags(struct translation *t, uint32_t live);
 void native_want_flags(struct translation *t, uint8_t scratch);
 struct slow_path *native_add_slow(struct translation *t, enum slow_kind kind);
+/* With windows: what follows may fault on the host, in the instruction here. */
+void native_begin_window_access(struct translation *t);
+/* Before the address of the instruction's operand is made: that may spoil the host's flags. */
+void native_before_access(struct translation *t, const struct native_insn *n);
 /* memory_operand.c: R14 = the host's address of the instruction's memory operand. Spoils the flags and R15. */
 void native_emit_operand(struct translation *t, const struct native_insn *n, uint32_t size,
                          bool is_write, bool is_aligned);
+/* A memory operand for the host. */
+struct native_operand {
+    uint8_t base, index; /* HOST_NONE: no index */
+    int32_t disp;
+    uint8_t scratch; /* a register that is free still, or HOST_NONE */
+};
+/* The same in parts: the instruction adds them up. 'wants_scratch': there has to be one. */
+struct native_operand native_emit_parts(struct translation *t, const struct native_insn *n,
+                                        uint32_t size, bool is_write, bool is_aligned,
+                                        bool wants_scratch);
+/* With windows: R14 = the host's address of [base + disp], a displacement of less than 1 GiB. */
+void native_emit_near(struct translation *t, uint8_t base, int32_t disp);
 /* translate.c: the flags as the instruction proper needs and leaves them. */
 bool native_needs_host_flags(const struct native_insn *n);
 void native_flags_written(struct translation *t, const struct native_insn *n);

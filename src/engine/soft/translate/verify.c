@@ -352,6 +352,23 @@ static int check_entry(struct native_verifier *r, const uint8_t *entry, uint8_t 
     return reach(r, offset, &unknown);
 }
 
+/* Where the host's faults lead. */
+static int check_window_sites(struct native_verifier *r)
+{
+    size_t count;
+    const struct native_window_site *site = native_window_sites_of(r->native, r->block, &count);
+    if (count && !(r->block->mode & NATIVE_MODE_WINDOWS)) {
+        return refuse_at(r, 0, "a block without windows has accesses in them");
+    }
+    for (size_t i = 0; i < count; i++) {
+        int rc = check_entry(r, r->native->writable + site[i].cold, SOFT_TLB_USER);
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    return 0;
+}
+
 static int step_all(struct native_verifier *r)
 {
     while (r->waiting_count) {
@@ -425,6 +442,7 @@ int native_verify(struct native_verifier *r, const struct soft_vcpu *v,
     for (size_t i = 0; i < block->link_count && rc == 0; i++) {
         rc = check_entry(r, native_link_stub(r->native, &block->link[i]), VERIFY_NO_TLB);
     }
+    rc = rc < 0 ? rc : check_window_sites(r);
     for (uint32_t i = 0; i < r->size && rc == 0; i++) {
         rc = step_all(r);
         if (rc == 0 && r->byte[i] == BYTE_UNSEEN && i != r->code_size) {

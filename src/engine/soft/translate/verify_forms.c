@@ -278,6 +278,13 @@ static const char *check_table(const struct verify_state *state, const struct ve
         {jump, MEMBER(soft_native_jump, tag), NATIVE_JUMP_SIZE, VERIFY_FORM_JUMP},
         {jump, MEMBER(soft_native_jump, code), NATIVE_JUMP_SIZE, VERIFY_FORM_JUMP},
     };
+    if (out->offset == offsetof(struct soft_vcpu, window_table)) {
+        out->form = VERIFY_FORM_WINDOW;
+        return index->kind != VERIFY_WINDOW_INDEX || state->tlb != SOFT_TLB_USER || out->size != 8 ||
+                       out->access != READ
+                   ? "it does not just read the window of an address"
+                   : NULL;
+    }
     for (size_t i = 0; i < ARRAY_COUNT(arrays); i++) {
         if (out->offset != arrays[i].start + arrays[i].member) {
             continue;
@@ -303,7 +310,8 @@ static const char *check_guest(const struct x86_insn *insn, const struct verify_
     if (first < base->low || end > base->high) {
         return "it is larger than what was checked";
     }
-    if ((x86_rows[insn->row].attributes & X86_ROW_ALIGNED) && memory->size > 1 &&
+    if (!(base->rights & VERIFY_WINDOWED) &&
+        (x86_rows[insn->row].attributes & X86_ROW_ALIGNED) && memory->size > 1 &&
         (~base->zero_bits & (memory->size - 1) || first % memory->size)) {
         return "the address was not checked for alignment";
     }
@@ -365,6 +373,10 @@ static const char *check_memory(const struct verify_insn *at, const struct verif
         out->index = insn->index;
         return insn->scale == 8 ? check_table(state, &state->reg[insn->index], out)
                                 : "its index is not scaled by 8";
+    }
+    if (verify_is_windowed(insn, state)) {
+        out->form = VERIFY_FORM_GUEST;
+        return NULL;
     }
     if (insn->base == X86_BASE_NONE || insn->index != X86_BASE_NONE ||
         state->reg[insn->base].kind != VERIFY_HOST) {

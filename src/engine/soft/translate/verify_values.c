@@ -6,8 +6,12 @@
 
 #include "base/core/bits.h"
 #include "cpu/x86/tables.h"
+#include "engine/soft/windows.h"
 
 #define MEMBER VERIFY_MEMBER
+
+/* A host address in a window may be moved and accessed so far away: less than its guards are large. */
+#define WINDOW_REACH (1u << 30)
 
 void verify_state_unknown(struct verify_state *out, uint8_t tlb)
 {
@@ -57,6 +61,22 @@ bool verify_state_join(struct verify_state *into, const struct verify_state *fro
     return memcmp(&before, into, sizeof(before)) != 0;
 }
 
+/* Does it say something of register 'of' as it is? */
+static bool is_of_register(const struct verify_value *value)
+{
+    switch (value->kind) {
+    case VERIFY_INDEX:
+    case VERIFY_DIFFERENCE:
+    case VERIFY_JUMP_TAG:
+    case VERIFY_WINDOW_BITS:
+    case VERIFY_WINDOW_INDEX:
+    case VERIFY_WINDOW:
+        return true;
+    default:
+        return false;
+    }
+}
+
 /* The register has a new value that nothing is known about. */
 void verify_forget(struct verify_state *state, uint8_t reg)
 {
@@ -68,7 +88,7 @@ void verify_forget(struct verify_state *state, uint8_t reg)
         if (value->kind == VERIFY_INDEX) {
             value->kind = VERIFY_MASKED;
             value->of = value->shift = 0;
-        } else if (value->kind == VERIFY_DIFFERENCE || value->kind == VERIFY_JUMP_TAG) {
+        } else if (is_of_register(value)) {
             memset(value, 0, sizeof(*value));
         }
     }
@@ -137,6 +157,9 @@ static void transfer_move(const struct verify_insn *at, const struct verify_stat
         *out = state->reg[source->reg];
     } else if (memory->form == VERIFY_FORM_SLOT) {
         *out = state->reg[memory->index];
+    } else if (memory->form == VERIFY_FORM_WINDOW) {
+        out->kind = VERIFY_WINDOW;
+        out->of = state->reg[memory->index].of;
     } else if (memory->form == VERIFY_FORM_JUMP &&
                memory->offset == MEMBER(soft_native_jump, tag)) {
         out->kind = VERIFY_JUMP_TAG;
@@ -181,10 +204,28 @@ static void transfer_bits(const struct verify_insn *at, const struct verify_valu
     }
 }
 
+/* LEA of an address and what its window adds. */
+static void add_window(const struct x86_insn *insn, const struct verify_state *state,
+                       struct verify_value *out)
+{
+    if (verify_is_windowed(insn, state) && insn->disp > -(int64_t)WINDOW_REACH &&
+        insn->disp < (int64_t)WINDOW_REACH) {
+        out->kind = VERIFY_HOST;
+        out->rights = VERIFY_READ | VERIFY_WRITE | VERIFY_WINDOWED;
+        out->low = -(int32_t)WINDOW_REACH;
+        out->high = (int32_t)WINDOW_REACH;
+    }
+}
+
 static void transfer_lea(const struct verify_insn *at, const struct verify_state *state,
                          struct verify_value *out)
 {
     const struct x86_insn *insn = &at->insn;
+    if (insn->address_bytes == 8 && insn->operand_bytes == 8 && insn->base != X86_BASE_NONE &&
+        insn->base != X86_BASE_RIP && insn->index != X86_BASE_NONE) {
+        add_window(insn, state, out);
+        return;
+    }
     if (insn->address_bytes != 8 || insn->operand_bytes != 8 || insn->index != X86_BASE_NONE ||
         insn->base == X86_BASE_NONE || state->reg[insn->base].kind != VERIFY_HOST ||
         insn->disp < -(int64_t)GUEST_PAGE_SIZE || insn->disp > (int64_t)GUEST_PAGE_SIZE) {
@@ -194,7 +235,9 @@ static void transfer_lea(const struct verify_insn *at, const struct verify_state
     out->low -= (int32_t)insn->disp;
     out->high -= (int32_t)insn->disp;
     out->zero_bits = 0;
-    if (out->low < -(int32_t)GUEST_PAGE_SIZE || out->high > 2 * (int32_t)GUEST_PAGE_SIZE) {
+    int32_t beyond = out->rights & VERIFY_WINDOWED ? (int32_t)(2 * WINDOW_REACH - (1u << 20)) : 0;
+    if (out->low < -(int32_t)GUEST_PAGE_SIZE - beyond ||
+        out->high > 2 * (int32_t)GUEST_PAGE_SIZE + beyond) {
         memset(out, 0, sizeof(*out));
     }
 }
@@ -237,6 +280,18 @@ static void transfer(const struct verify_insn *at, const struct verify_state *st
             out->of = insn->operand[1].reg;
             out->shift = GUEST_PAGE_SHIFT;
             out->bits = UINT32_MAX;
+        } else if (target->size_bytes == 8 && insn->operand[1].kind == X86_OPERAND_REG &&
+                   (insn->imm & 63) == SOFT_WINDOW_SHIFT) {
+            out->kind = VERIFY_WINDOW_BITS;
+            out->of = insn->operand[1].reg;
+        }
+        break;
+    case X86_ID_MOVZX:
+        if (target->size_bytes == 4 && insn->operand[1].kind == X86_OPERAND_REG &&
+            insn->operand[1].size_bytes == 2 &&
+            state->reg[insn->operand[1].reg].kind == VERIFY_WINDOW_BITS) {
+            out->kind = VERIFY_WINDOW_INDEX;
+            out->of = state->reg[insn->operand[1].reg].of;
         }
         break;
     case X86_ID_BEXTR:
@@ -246,6 +301,10 @@ static void transfer(const struct verify_insn *at, const struct verify_state *st
             out->of = insn->operand[1].reg;
             out->shift = GUEST_PAGE_SHIFT;
             out->bits = SOFT_TLB_SIZE - 1;
+        } else if (target->size_bytes == 8 && insn->operand[1].kind == X86_OPERAND_REG &&
+                   is_constant(&state->reg[insn->operand[2].reg], NATIVE_WINDOW_BITS)) {
+            out->kind = VERIFY_WINDOW_INDEX;
+            out->of = insn->operand[1].reg;
         }
         break;
     case X86_ID_IMUL:
@@ -324,8 +383,7 @@ void verify_apply(const struct verify_insn *at, const struct verify_memory *memo
         if (operand->kind == X86_OPERAND_REG && operand->reg_class == X86_REG_GPR &&
             operand->access & X86_OPERAND_WRITE) {
             /* The instruction before may have left knowledge about the very register that it read. */
-            if ((result.kind == VERIFY_INDEX || result.kind == VERIFY_DIFFERENCE) &&
-                result.of == operand->reg) {
+            if (is_of_register(&result) && result.of == operand->reg) {
                 memset(&result, 0, sizeof(result));
             }
             verify_forget(state, operand->reg);

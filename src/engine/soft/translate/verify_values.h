@@ -15,6 +15,7 @@ enum verify_form {
     VERIFY_FORM_SLOT,
     VERIFY_FORM_TLB,
     VERIFY_FORM_JUMP,
+    VERIFY_FORM_WINDOW,
     VERIFY_FORM_GUEST,
 };
 
@@ -30,6 +31,17 @@ struct verify_memory {
 static inline bool verify_is_bounded(const struct verify_value *value)
 {
     return value->kind == VERIFY_MASKED || value->kind == VERIFY_INDEX;
+}
+
+/* An address and what its window adds: any displacement is less than the windows' guards are large. */
+static inline bool verify_is_windowed(const struct x86_insn *insn, const struct verify_state *state)
+{
+    if (insn->base == X86_BASE_NONE || insn->base == X86_BASE_RIP ||
+        insn->index == X86_BASE_NONE || insn->scale != 1) {
+        return false;
+    }
+    const struct verify_value *window = &state->reg[insn->index];
+    return window->kind == VERIFY_WINDOW && window->of == insn->base;
 }
 
 /* Applies an allowed instruction with that memory operand, which does not branch. */

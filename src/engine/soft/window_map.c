@@ -1,0 +1,364 @@
+/* See window_map.h. */
+#include "engine/soft/window_map.h"
+
+#include <string.h>
+#include <sys/mman.h>
+
+#include "base/core/bits.h"
+#include "engine/soft/memory_access.h"
+#include "engine/soft/tlb.h"
+
+#define ENTRY_P      BIT(0)
+#define ENTRY_RW     BIT(1)
+#define ENTRY_US     BIT(2)
+#define ENTRY_A      BIT(5)
+#define ENTRY_D      BIT(6)
+#define ENTRY_PS     BIT(7)
+#define ADDRESS_MASK BITS(51, 12)
+
+/* Each page may split the host's map of the process once more; the host allows 65530 parts for all vCPUs' windows. */
+#define MAX_PAGES 24000u
+/* What one fault brings in at most, aligned. */
+#define AROUND_PAGES 16u
+#define LARGE_SIZE   (1ull << SOFT_LARGE_SHIFT)
+#define LARGE_PAGES  (LARGE_SIZE / GUEST_PAGE_SIZE)
+
+/* What the page tables say without being asked to note anything. */
+struct found {
+    uint64_t gpa; /* of the 4 KiB page */
+    bool is_there, is_writable, is_large;
+};
+
+uint8_t *window_reserve(void)
+{
+    uint8_t *start = mmap(NULL, SOFT_WINDOW_SIZE + 2 * SOFT_WINDOW_GUARD, PROT_NONE,
+                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return start == MAP_FAILED ? NULL : start + SOFT_WINDOW_GUARD;
+}
+
+void window_release(uint8_t *base)
+{
+    if (base) {
+        munmap(base - SOFT_WINDOW_GUARD, SOFT_WINDOW_SIZE + 2 * SOFT_WINDOW_GUARD);
+    }
+}
+
+static uint8_t *host_address(const struct window_space *space, uint64_t gva)
+{
+    for (uint32_t i = 0; i < space->window_count; i++) {
+        if (space->window[i].slot == gva >> SOFT_WINDOW_SHIFT) {
+            return space->window[i].base + (gva & (SOFT_WINDOW_SIZE - 1));
+        }
+    }
+    return NULL;
+}
+
+static bool unmap(const struct window_space *space, uint64_t gva, uint64_t size)
+{
+    uint8_t *at = host_address(space, gva);
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
+    return !at || mmap(at, size, PROT_NONE, flags, -1, 0) != MAP_FAILED;
+}
+
+void window_drop_all(struct window_space *space)
+{
+    for (uint32_t i = 0; i < space->window_count; i++) {
+        uint64_t gva = (uint64_t)space->window[i].slot << SOFT_WINDOW_SHIFT;
+        if (!unmap(space, gva, SOFT_WINDOW_SIZE)) {
+            /* Nothing may stay: without the mapping there is nothing to stay in. */
+            window_release(space->window[i].base);
+            space->window[i--] = space->window[--space->window_count];
+        }
+    }
+    if (space->place_count) {
+        memset(space->page, 0, WINDOW_PAGE_PLACES * sizeof(*space->page));
+    }
+    memset(space->filter, 0, sizeof(space->filter));
+    space->page_count = space->place_count = space->pending_count = 0;
+    space->has_lost_pages = space->has_lost_writes = space->has_large = false;
+}
+
+/* The hash table. */
+static void put_page(struct window_space *space, uint64_t key, uint64_t page)
+{
+    struct window_page *known = window_find_page(space, key);
+    size_t bit = (page >> GUEST_PAGE_SHIFT) % (1u << WINDOW_FILTER_BITS);
+    space->filter[bit / 64] |= BIT(bit % 64);
+    if (known) {
+        known->page = page;
+        return;
+    }
+    size_t i = window_place(key);
+    while (space->page[i].key & WINDOW_KEY_USED) {
+        i = (i + 1) % WINDOW_PAGE_PLACES;
+    }
+    space->has_large |= key & WINDOW_KEY_LARGE;
+    space->place_count += !space->page[i].key;
+    space->page_count++;
+    space->page[i] = (struct window_page){key, page};
+}
+
+static uint64_t size_of(const struct window_page *page)
+{
+    return page->key & WINDOW_KEY_LARGE ? LARGE_SIZE : GUEST_PAGE_SIZE;
+}
+
+static uint64_t gva_of(const struct window_page *page)
+{
+    return align_down(page->key, GUEST_PAGE_SIZE);
+}
+
+static void drop_page(struct window_space *space, struct window_page *page)
+{
+    if (unmap(space, gva_of(page), size_of(page))) {
+        page->key = WINDOW_KEY_GONE;
+        space->page_count--;
+    } else {
+        window_drop_all(space);
+    }
+}
+
+/* For user code, without accessed and dirty bits being set: pages that lack them are not taken, or not for writing. */
+static struct found look_up(const struct soft_vcpu *v, uint64_t gva)
+{
+    uint64_t table = v->cr3 & ADDRESS_MASK, rights = ENTRY_RW;
+    for (unsigned shift = 39;; shift -= 9) {
+        uint64_t gpa = table + (gva >> shift & 511) * 8;
+        const struct guest_slot *slot = guest_memory_slot(v->vm->vm.config.memory, gpa);
+        if (!slot) {
+            return (struct found){0};
+        }
+        uint64_t entry =
+            *(const volatile uint64_t *)(const void *)(slot->hva + (gpa - slot->gpa));
+        if ((entry & (ENTRY_P | ENTRY_US | ENTRY_A)) != (ENTRY_P | ENTRY_US | ENTRY_A)) {
+            return (struct found){0};
+        }
+        rights &= entry;
+        if (shift == GUEST_PAGE_SHIFT || (shift < 39 && entry & ENTRY_PS)) {
+            uint64_t offset = gva & BITS(shift - 1, 0) & ~(uint64_t)(GUEST_PAGE_SIZE - 1);
+            return (struct found){
+                .gpa = (entry & BITS(51, shift)) | (shift > GUEST_PAGE_SHIFT ? offset : 0),
+                .is_there = true,
+                .is_writable = (rights & ENTRY_RW) && (entry & ENTRY_D),
+                .is_large = shift > GUEST_PAGE_SHIFT};
+        }
+        table = entry & ADDRESS_MASK;
+    }
+}
+
+static bool is_logging(const struct soft_vcpu *v, const struct guest_slot *slot)
+{
+    size_t number = (size_t)(slot - v->vm->vm.config.memory->slot);
+    return atomic_load_explicit(&v->vm->dirty[number], memory_order_acquire) != NULL;
+}
+
+static bool map_pages(const struct window_space *space, const struct guest_slot *slot, uint64_t gva,
+                      uint64_t size, uint64_t page)
+{
+    uint64_t gpa = align_down(page, GUEST_PAGE_SIZE);
+    int prot = PROT_READ | (page & WINDOW_PAGE_WRITABLE ? PROT_WRITE : 0);
+    void *at = host_address(space, gva);
+    return at &&
+           mmap(at, size, prot, MAP_SHARED | MAP_FIXED | MAP_POPULATE, slot->fd,
+                (off_t)(slot->fd_offset + (gpa - slot->gpa))) != MAP_FAILED;
+}
+
+/* All of 2 MiB as one, if nothing speaks against it. */
+static bool fill_large(struct soft_vcpu *v, struct window_space *space, uint64_t gva,
+                       const struct found *found)
+{
+    uint64_t start = align_down(gva, LARGE_SIZE);
+    uint64_t gpa = found->gpa - (align_down(gva, GUEST_PAGE_SIZE) - start);
+    const struct guest_slot *slot = guest_memory_slot(v->vm->vm.config.memory, gpa);
+    if (!slot || gpa - slot->gpa + LARGE_SIZE > slot->size_bytes || is_logging(v, slot)) {
+        return false;
+    }
+    uint64_t first = (gpa - slot->gpa) >> GUEST_PAGE_SHIFT;
+    bool is_writable = found->is_writable;
+    for (uint64_t i = 0; i < LARGE_PAGES; i++) {
+        if (atomic_load_explicit(&slot->page_flags[first + i], memory_order_relaxed) &
+            GUEST_PAGE_CODE) {
+            return false;
+        }
+    }
+    for (uint64_t i = 0; i < LARGE_PAGES && is_writable; i++) {
+        if (!soft_tlb_claim_writable(v, slot, first + i)) {
+            return false;
+        }
+    }
+    uint64_t page = gpa | (is_writable ? WINDOW_PAGE_WRITABLE : 0);
+    put_page(space, start | WINDOW_KEY_USED | WINDOW_KEY_LARGE, page);
+    return map_pages(space, slot, start, LARGE_SIZE, page);
+}
+
+/* What is to be mapped at one of the pages around; 0 in 'key': nothing. */
+static struct window_page neighbour(struct soft_vcpu *v, const struct window_space *space,
+                                    uint64_t gva)
+{
+    uint64_t key = gva | WINDOW_KEY_USED;
+    struct found found = {0};
+    if (!window_find_page(space, key)) {
+        found = look_up(v, gva);
+    }
+    const struct guest_slot *slot =
+        found.is_there ? guest_memory_slot(v->vm->vm.config.memory, found.gpa) : NULL;
+    if (!slot) {
+        return (struct window_page){0};
+    }
+    bool is_writable =
+        found.is_writable && !is_logging(v, slot) &&
+        soft_tlb_claim_writable(v, slot, (found.gpa - slot->gpa) >> GUEST_PAGE_SHIFT);
+    return (struct window_page){key, found.gpa | (is_writable ? WINDOW_PAGE_WRITABLE : 0)};
+}
+
+bool window_has_room(const struct soft_vcpu *v, const struct window_space *space)
+{
+    return space->page_count + AROUND_PAGES <= MAX_PAGES / v->vm->vm.config.vcpu_count &&
+           space->place_count + AROUND_PAGES <= WINDOW_PAGE_PLACES / 4 * 3;
+}
+
+bool window_fill(struct soft_vcpu *v, struct window_space *space, uint64_t gva, bool is_writable)
+{
+    struct found found = look_up(v, gva);
+    const struct guest_memory *memory = v->vm->vm.config.memory;
+    if (!found.is_there) {
+        return false;
+    }
+    if (found.is_large && found.is_writable >= is_writable && fill_large(v, space, gva, &found)) {
+        return true;
+    }
+    struct window_page around[AROUND_PAGES];
+    uint64_t start = align_down(gva, AROUND_PAGES * GUEST_PAGE_SIZE);
+    for (uint32_t i = 0; i < AROUND_PAGES; i++) {
+        uint64_t at = start + i * GUEST_PAGE_SIZE;
+        around[i] = at == align_down(gva, GUEST_PAGE_SIZE)
+                        ? (struct window_page){at | WINDOW_KEY_USED,
+                                               found.gpa | (is_writable ? WINDOW_PAGE_WRITABLE : 0)}
+                        : neighbour(v, space, at);
+    }
+    for (uint32_t i = 0, end; i < AROUND_PAGES; i = end) {
+        end = i + 1;
+        if (!around[i].key) {
+            continue;
+        }
+        const struct guest_slot *slot =
+            guest_memory_slot(memory, align_down(around[i].page, GUEST_PAGE_SIZE));
+        while (end < AROUND_PAGES && around[end].key &&
+               around[end].page == around[i].page + (end - i) * GUEST_PAGE_SIZE &&
+               guest_memory_slot(memory, align_down(around[end].page, GUEST_PAGE_SIZE)) == slot) {
+            end++;
+        }
+        for (uint32_t k = i; k < end; k++) {
+            put_page(space, around[k].key, around[k].page);
+        }
+        if (!slot || !map_pages(space, slot, gva_of(&around[i]), (end - i) * GUEST_PAGE_SIZE,
+                                around[i].page)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+void window_find_slots(struct soft_vcpu *v, struct window_space *space)
+{
+    uint64_t gpa = v->cr3 & ADDRESS_MASK;
+    const struct guest_slot *slot = guest_memory_slot(v->vm->vm.config.memory, gpa);
+    if (!slot) {
+        return;
+    }
+    const volatile uint64_t *top =
+        (const volatile uint64_t *)(const void *)(slot->hva + (gpa - slot->gpa));
+    for (uint32_t i = 0; i < 256 && space->window_count < WINDOW_MAX_WINDOWS; i++) {
+        uint64_t entry = top[i], gva = (uint64_t)i << SOFT_WINDOW_SHIFT;
+        if ((entry & (ENTRY_P | ENTRY_US)) != (ENTRY_P | ENTRY_US) || host_address(space, gva)) {
+            continue;
+        }
+        uint8_t *base = window_reserve();
+        if (!base) {
+            return;
+        }
+        space->window[space->window_count++] = (struct window){base, i};
+    }
+}
+
+/* Is it as the page tables say? If not it is unmapped. */
+static void check(struct soft_vcpu *v, struct window_space *space, struct window_page *page)
+{
+    struct found found = look_up(v, gva_of(page));
+    bool is_large = page->key & WINDOW_KEY_LARGE, is_written = page->page & WINDOW_PAGE_WRITABLE;
+    if (found.is_there && found.is_large >= is_large && found.is_writable >= is_written &&
+        found.gpa == align_down(page->page, GUEST_PAGE_SIZE)) {
+        return;
+    }
+    drop_page(space, page);
+}
+
+void window_check_page(struct soft_vcpu *v, struct window_space *space, uint64_t gva)
+{
+    const uint64_t keys[] = {
+        align_down(gva, GUEST_PAGE_SIZE) | WINDOW_KEY_USED,
+        align_down(gva, LARGE_SIZE) | WINDOW_KEY_USED | WINDOW_KEY_LARGE,
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(keys); i++) {
+        struct window_page *page = window_find_page(space, keys[i]);
+        if (page) {
+            check(v, space, page);
+        }
+    }
+}
+
+void window_check_all(struct soft_vcpu *v, struct window_space *space)
+{
+    for (size_t i = 0; i < WINDOW_PAGE_PLACES && space->page_count; i++) {
+        if (space->page[i].key & WINDOW_KEY_USED) {
+            check(v, space, &space->page[i]);
+        }
+    }
+    if (!space->page_count && space->place_count) {
+        window_drop_all(space);
+    }
+    space->pending_count = 0;
+    space->has_lost_pages = false;
+}
+
+static void check_writes(struct soft_vcpu *v, struct window_space *space, struct window_page *page)
+{
+    uint64_t gpa = align_down(page->page, GUEST_PAGE_SIZE);
+    const struct guest_slot *slot = guest_memory_slot(v->vm->vm.config.memory, gpa);
+    if (!(page->page & WINDOW_PAGE_WRITABLE)) {
+        return;
+    }
+    bool is_kept = slot && !is_logging(v, slot);
+    for (uint64_t i = 0; i < size_of(page) / GUEST_PAGE_SIZE && is_kept; i++) {
+        is_kept =
+            soft_tlb_claim_writable(v, slot, ((gpa - slot->gpa) >> GUEST_PAGE_SHIFT) + i);
+    }
+    if (!is_kept) {
+        drop_page(space, page);
+    }
+}
+
+void window_check_writes(struct soft_vcpu *v, struct window_space *space)
+{
+    for (size_t i = 0; i < WINDOW_PAGE_PLACES && space->page_count; i++) {
+        if (space->page[i].key & WINDOW_KEY_USED) {
+            check_writes(v, space, &space->page[i]);
+        }
+    }
+    space->has_lost_writes = false;
+}
+
+void window_check_page_writes(struct soft_vcpu *v, struct window_space *space, uint64_t gpa)
+{
+    size_t bit = (gpa >> GUEST_PAGE_SHIFT) % (1u << WINDOW_FILTER_BITS);
+    if (!(space->filter[bit / 64] & BIT(bit % 64)) && !space->has_large) {
+        return;
+    }
+    for (size_t i = 0; i < WINDOW_PAGE_PLACES && space->page_count; i++) {
+        struct window_page *page = &space->page[i];
+        if (page->key & WINDOW_KEY_USED &&
+            gpa - align_down(page->page, GUEST_PAGE_SIZE) < size_of(page)) {
+            check_writes(v, space, page);
+        }
+    }
+}

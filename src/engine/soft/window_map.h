@@ -1,0 +1,92 @@
+/* Private to windows: one address space's pages in the host's address space. */
+#ifndef ENGINE_SOFT_WINDOW_MAP_H
+#define ENGINE_SOFT_WINDOW_MAP_H
+
+#include "engine/soft/windows.h"
+
+/* Of one space: what processes use are a few (program and heap, libraries and stacks). */
+#define WINDOW_MAX_WINDOWS 8u
+/* Pages that wait to be looked up again one by one; with more, all are. */
+#define WINDOW_MAX_PENDING 64u
+#define WINDOW_PAGE_BITS   15
+#define WINDOW_PAGE_PLACES (1u << WINDOW_PAGE_BITS)
+#define WINDOW_FILTER_BITS 12
+
+struct window {
+    uint8_t *base; /* of the addresses' first byte; guards before and behind */
+    uint32_t slot; /* bits 47:39 of the addresses */
+};
+
+/* A page that may be mapped (none is that is not here): an element of a hash table. */
+struct window_page {
+    uint64_t key;  /* linear address and WINDOW_KEY_* */
+    uint64_t page; /* guest physical address and WINDOW_PAGE_WRITABLE */
+};
+#define WINDOW_KEY_USED      0x1u
+#define WINDOW_KEY_LARGE     0x2u /* 2 MiB */
+#define WINDOW_KEY_GONE      0x4u /* instead of all: was used */
+#define WINDOW_PAGE_WRITABLE 0x1u
+
+struct window_space {
+    uint64_t cr3;         /* with the PCID; 0: unused */
+    uint32_t tag;         /* tlb.h: what is mapped is as of this one */
+    bool is_active;       /* has windows, or is to have them */
+    bool has_lost_pages;  /* all have to be looked up */
+    bool has_lost_writes; /* the writable ones have to be looked at */
+    uint64_t last_tick;   /* host's TSC */
+    int32_t ticks;        /* of user code; negative: a new try has to wait */
+    uint32_t dear_ticks;  /* in a row, in which windows took too much time */
+    uint32_t window_count;
+    struct window window[WINDOW_MAX_WINDOWS];
+    struct window_page *page; /* NULL, or 1 << WINDOW_PAGE_BITS */
+    bool has_large;
+    uint32_t page_count;      /* used */
+    uint32_t place_count;     /* used, or gone */
+    uint32_t pending_count;
+    uint64_t pending[WINDOW_MAX_PENDING];
+    /* Which guest physical pages may be there, hashed. */
+    uint64_t filter[(1u << WINDOW_FILTER_BITS) / 64];
+};
+
+/* Address spaces whose processes are watched. */
+#define WINDOW_SPACES 6u
+
+struct soft_windows {
+    uint8_t *guard; /* reserved like a window */
+    struct window_space space[WINDOW_SPACES];
+    struct window_space *current; /* of the address space that runs, or NULL */
+    struct window_space *loaded;  /* whose windows are in the vCPU's table, or NULL */
+    uint64_t last_tick, spent;    /* since then on windows, in cycles of the host's TSC */
+};
+
+static inline uint64_t window_current_cr3(const struct soft_vcpu *v)
+{
+    return v->cr3 & ~BIT(63);
+}
+
+/* window_events.c: no vector registers. */
+struct window_space *window_find_space(struct soft_windows *w, uint64_t cr3);
+size_t window_place(uint64_t key);
+struct window_page *window_find_page(const struct window_space *space, uint64_t key);
+
+/* Reserves host addresses with guards; NULL: there are none. */
+uint8_t *window_reserve(void);
+void window_release(uint8_t *base);
+
+/* Windows for what the top level of the page tables has. */
+void window_find_slots(struct soft_vcpu *v, struct window_space *space);
+/* May a fault's pages be added? */
+bool window_has_room(const struct soft_vcpu *v, const struct window_space *space);
+/* Takes the page at 'gva', which the TLB has for reading or writing, into its window, and pages near it that are in use. False:
+ * the page tables do not have it as used any more, or the host has no room. */
+bool window_fill(struct soft_vcpu *v, struct window_space *space, uint64_t gva, bool is_writable);
+/* Unmaps all. */
+void window_drop_all(struct window_space *space);
+/* Looks up what is mapped at 'gva', or all, and unmaps what the page tables do not say any more. */
+void window_check_page(struct soft_vcpu *v, struct window_space *space, uint64_t gva);
+void window_check_all(struct soft_vcpu *v, struct window_space *space);
+/* Unmaps what may not be written without looking any more, of all or of the guest physical page. */
+void window_check_writes(struct soft_vcpu *v, struct window_space *space);
+void window_check_page_writes(struct soft_vcpu *v, struct window_space *space, uint64_t gpa);
+
+#endif

@@ -1,0 +1,300 @@
+/* See windows.h. Which address spaces have windows, and when they may be used. */
+#include "engine/soft/windows.h"
+
+#include <stdlib.h>
+#include <x86intrin.h>
+
+#include "base/core/bits.h"
+#include "engine/soft/breakpoint.h"
+#include "engine/soft/memory_access.h"
+#include "engine/soft/tlb.h"
+#include "engine/soft/window_map.h"
+
+/* A process gets windows when interrupts have found it running so often, not more often than once in so many cycles of the host's
+ * TSC. */
+#define TICKS_TO_BEGIN 4
+#define TICK_CYCLES    2000000u
+#define TICK_PAUSE     (1ull << 31) /* it begins anew when it has not run for so long */
+/* Windows go when they took more than half of the time in so many ticks in a row, and may come again after so many. */
+#define DEAR_TICKS    4u
+#define TICKS_TO_WAIT 256
+/* A signal and its return, beside what is measured. */
+#define SIGNAL_CYCLES 6000u
+
+static uint64_t guard_entry(const struct soft_windows *w, uint64_t slot)
+{
+    return (uint64_t)(uintptr_t)w->guard - (slot << SOFT_WINDOW_SHIFT);
+}
+
+int soft_windows_init(struct soft_vcpu *v, struct error *err)
+{
+    /* RORX finds the window; see memory_operand.c. */
+    if (v->vm->windows == SOFT_WINDOWS_NEVER || v->vm->is_lockstep || v->vm->icount.is_on ||
+        !__builtin_cpu_supports("bmi2")) {
+        return 0;
+    }
+    struct soft_windows *w = calloc(1, sizeof(*w));
+    if (!w) {
+        return error_set(err, ENOMEM, "reserving memory for windows");
+    }
+    v->windows = w;
+    return 0;
+}
+
+static void free_space(struct window_space *space)
+{
+    for (uint32_t i = 0; i < space->window_count; i++) {
+        window_release(space->window[i].base);
+    }
+    free(space->page);
+    *space = (struct window_space){0};
+}
+
+void soft_windows_fini(struct soft_vcpu *v)
+{
+    struct soft_windows *w = v->windows;
+    if (!w) {
+        return;
+    }
+    for (size_t i = 0; i < WINDOW_SPACES; i++) {
+        free_space(&w->space[i]);
+    }
+    window_release(w->guard);
+    free(w);
+    v->windows = NULL;
+}
+
+static void deactivate(struct soft_windows *w, struct window_space *space)
+{
+    if (w->loaded == space) {
+        w->loaded = NULL;
+    }
+    uint64_t cr3 = space->cr3;
+    free_space(space);
+    space->cr3 = cr3;
+    space->ticks = -TICKS_TO_WAIT;
+}
+
+/* The place of a space that is not known yet: the one that has not run for longest. */
+static struct window_space *new_space(struct soft_windows *w, uint64_t cr3)
+{
+    struct window_space *oldest = NULL;
+    for (size_t i = 0; i < WINDOW_SPACES; i++) {
+        struct window_space *space = &w->space[i];
+        if (space != w->current && (!oldest || space->last_tick < oldest->last_tick)) {
+            oldest = space;
+        }
+    }
+    if (w->loaded == oldest) {
+        w->loaded = NULL;
+    }
+    free_space(oldest);
+    oldest->cr3 = cr3;
+    return oldest;
+}
+
+static bool activate(struct soft_windows *w, struct window_space *space)
+{
+    w->guard = w->guard ? w->guard : window_reserve();
+    space->page = calloc(1u << WINDOW_PAGE_BITS, sizeof(*space->page));
+    space->is_active = w->guard && space->page;
+    if (!space->is_active) {
+        deactivate(w, space);
+    }
+    return space->is_active;
+}
+
+static uint64_t gpa_of(const struct soft_vcpu *v, const uint8_t *hva)
+{
+    const struct guest_memory *memory = v->vm->vm.config.memory;
+    for (size_t i = 0; i < memory->slot_count; i++) {
+        uint64_t offset = (uint64_t)(hva - memory->slot[i].hva);
+        if (offset < memory->slot[i].size_bytes) {
+            return memory->slot[i].gpa + offset;
+        }
+    }
+    return UINT64_MAX;
+}
+
+void soft_windows_writes_dropped(struct soft_vcpu *v, const uint8_t *hva)
+{
+    struct soft_windows *w = v->windows;
+    for (size_t i = 0; w && i < WINDOW_SPACES; i++) {
+        struct window_space *space = &w->space[i];
+        if (!space->is_active) {
+            continue;
+        }
+        if (hva) {
+            window_check_page_writes(v, space, gpa_of(v, hva));
+        } else {
+            space->has_lost_writes = true;
+            v->window_state =
+                space == w->current ? (uint8_t)SOFT_WINDOWS_CHECK : v->window_state;
+        }
+    }
+}
+
+static void load(struct soft_vcpu *v, struct window_space *space)
+{
+    struct soft_windows *w = v->windows;
+    if (!v->window_table[0]) {
+        for (uint64_t slot = 0; slot < SOFT_WINDOW_SLOTS; slot++) {
+            v->window_table[slot] = guard_entry(w, slot);
+        }
+    }
+    for (uint32_t slot = 0; slot < SOFT_WINDOW_SLOTS / 256; slot++) {
+        v->window_table[slot] = guard_entry(w, slot);
+    }
+    for (uint32_t i = 0; i < space->window_count; i++) {
+        const struct window *window = &space->window[i];
+        v->window_table[window->slot] =
+            (uint64_t)(uintptr_t)window->base - ((uint64_t)window->slot << SOFT_WINDOW_SHIFT);
+    }
+    w->loaded = space;
+}
+
+bool soft_windows_prepare(struct soft_vcpu *v)
+{
+    struct soft_windows *w = v->windows;
+    if (w && !w->current && v->vm->windows == SOFT_WINDOWS_ALWAYS && window_current_cr3(v)) {
+        w->current = new_space(w, window_current_cr3(v));
+        (void)activate(w, w->current); /* then there are none */
+    }
+    struct window_space *space = w ? w->current : NULL;
+    if (!space || !space->is_active || (v->cr4 & X86_CR4_LA57) || !(v->efer & X86_EFER_LMA) ||
+        (v->dr7 & SOFT_DR7_ENABLED)) {
+        v->window_state = SOFT_WINDOWS_OFF;
+        return false;
+    }
+    v->stats.window_checks++;
+    uint64_t start = __rdtsc();
+    uint32_t window_count = space->window_count;
+    if (space->tag != v->second.tag || space->has_lost_pages) {
+        window_check_all(v, space);
+        window_find_slots(v, space);
+        space->tag = v->second.tag;
+    }
+    for (uint32_t i = 0; i < space->pending_count; i++) {
+        window_check_page(v, space, space->pending[i]);
+    }
+    space->pending_count = 0;
+    if (space->has_lost_writes) {
+        window_check_writes(v, space);
+    }
+    if (w->loaded != space || space->window_count != window_count) {
+        load(v, space);
+    }
+    v->window_state = SOFT_WINDOWS_ON;
+    w->spent += __rdtsc() - start;
+    return true;
+}
+
+void soft_windows_tick(struct soft_vcpu *v)
+{
+    struct soft_windows *w = v->windows;
+    uint64_t now = __rdtsc();
+    if (!w || v->vm->windows == SOFT_WINDOWS_ALWAYS || v->code_size != X86_CODE_64 ||
+        now - w->last_tick < TICK_CYCLES) {
+        return;
+    }
+    uint64_t spent = w->spent, elapsed = now - w->last_tick;
+    w->last_tick = now;
+    w->spent = 0;
+    if (!w->current) {
+        w->current = new_space(w, window_current_cr3(v));
+    }
+    struct window_space *space = w->current;
+    space->ticks = now - space->last_tick > TICK_PAUSE && space->ticks > 0 ? 1 : space->ticks + 1;
+    space->last_tick = now;
+    if (!space->is_active) {
+        if (space->ticks >= TICKS_TO_BEGIN && activate(w, space)) {
+            v->window_state = SOFT_WINDOWS_CHECK;
+        }
+        return;
+    }
+    space->dear_ticks = spent > elapsed / 2 ? space->dear_ticks + 1 : 0;
+    if (space->dear_ticks == DEAR_TICKS) {
+        deactivate(w, space);
+        v->window_state = SOFT_WINDOWS_OFF;
+    }
+}
+
+/* There is no room, or something is odd. */
+static void give_back(struct soft_vcpu *v, struct window_space *space)
+{
+    if (v->vm->windows == SOFT_WINDOWS_ALWAYS) {
+        window_drop_all(space);
+    } else {
+        deactivate(v->windows, space);
+        v->window_state = SOFT_WINDOWS_OFF;
+    }
+}
+
+/* The page that the TLB has. */
+static bool fill(struct soft_vcpu *v, struct window_space *space, uint64_t gva)
+{
+    const struct soft_tlb *tlb = &v->tlbs[SOFT_TLB_USER];
+    bool is_writable = tlb->write_tag[soft_tlb_index(gva)] == soft_tlb_tag(gva);
+    bool is_filled = window_fill(v, space, gva, is_writable);
+    v->stats.window_fills += is_filled;
+    return is_filled;
+}
+
+enum soft_window_result soft_windows_fault(struct soft_vcpu *v, uintptr_t address, bool is_write,
+                                           uint64_t *out_gva, uint64_t *out_error)
+{
+    struct soft_windows *w = v->windows;
+    struct window_space *space = w->loaded;
+    uint64_t start = __rdtsc(), gpa;
+    const struct window *window = NULL;
+    for (uint32_t i = 0; space && i < space->window_count; i++) {
+        if (address - (uintptr_t)space->window[i].base < SOFT_WINDOW_SIZE) {
+            window = &space->window[i];
+        }
+    }
+    if (!window) {
+        /* Perhaps the top level of the page tables has got an entry. */
+        if (space && address - (uintptr_t)w->guard < SOFT_WINDOW_SIZE) {
+            v->window_state = SOFT_WINDOWS_CHECK;
+            space->has_lost_pages = true;
+        }
+        return SOFT_WINDOW_OTHER;
+    }
+    uint64_t gva =
+        ((uint64_t)window->slot << SOFT_WINDOW_SHIFT) + (address - (uintptr_t)window->base);
+    struct soft_tlb *tlb = &v->tlbs[SOFT_TLB_USER];
+    enum x86_access access = is_write ? X86_ACCESS_WRITE : X86_ACCESS_READ;
+    enum soft_window_result result = SOFT_WINDOW_OTHER;
+    v->stats.window_faults++;
+    if (gva >> 47) {
+        return result;
+    }
+    if (!window_has_room(v, space)) {
+        give_back(v, space);
+        return result;
+    }
+    switch (soft_tlb_quick(v, tlb, gva, access, &gpa)) {
+    case SOFT_FILL_DONE:
+        if (fill(v, space, gva)) {
+            result = SOFT_WINDOW_RETRY;
+            break;
+        }
+        /* The accessed bit may have been cleared without a flush: then a new walk sets it. */
+        soft_tlb_drop_page(v, gva);
+        if (soft_tlb_quick(v, tlb, gva, access, &gpa) == SOFT_FILL_DONE && fill(v, space, gva)) {
+            result = SOFT_WINDOW_RETRY;
+        } else {
+            give_back(v, space);
+        }
+        break;
+    case SOFT_FILL_FAULT:
+        *out_gva = gva;
+        *out_error = gpa;
+        result = SOFT_WINDOW_FAULT;
+        break;
+    default:
+        break;
+    }
+    w->spent += __rdtsc() - start + SIGNAL_CYCLES;
+    return result;
+}
