@@ -22,7 +22,7 @@ static struct {
     struct vm *vm;
     struct vcpu *vcpu;
     struct native_verifier *verifier;
-    struct guest *translator, *interpreter;
+    struct guest *translator, *windows, *interpreter;
     const uint8_t *text;
     size_t text_size;
 } bed;
@@ -70,10 +70,14 @@ static void set_up(void)
     require(guest_create(&soft_engine_ops, "flags=exact,verify=on", constants, &bed.translator,
                          &err) == 0,
             &err);
+    require(guest_create(&soft_engine_ops, "flags=exact,verify=on,windows=always", constants,
+                         &bed.windows, &err) == 0,
+            &err);
     require(guest_create(&soft_engine_ops, "translate=off", constants, &bed.interpreter, &err) == 0,
             &err);
     show_to_leak_check(bed.vcpu);
     show_to_leak_check(guest_vcpu(bed.translator));
+    show_to_leak_check(guest_vcpu(bed.windows));
     show_to_leak_check(guest_vcpu(bed.interpreter));
     dl_iterate_phdr(find_text, NULL);
 }
@@ -81,14 +85,20 @@ static void set_up(void)
 static void translate_all(uint32_t offset, const uint8_t *page)
 {
     static const uint32_t vectors[] = {0, NATIVE_MODE_SSE, NATIVE_MODE_SSE | NATIVE_MODE_AVX};
+    static const uint32_t memory[] = {SOFT_TLB_SUPERVISOR, SOFT_TLB_USER, SOFT_TLB_SUPERVISOR_AC,
+                                      SOFT_TLB_USER | NATIVE_MODE_WINDOWS};
     struct soft_vcpu *v = soft_from_vcpu(bed.vcpu);
-    for (uint32_t i = 0; i < SOFT_TLB_MODES * ARRAY_COUNT(vectors); i++) {
-        uint32_t mode = i / ARRAY_COUNT(vectors) | vectors[i % ARRAY_COUNT(vectors)];
+    for (uint32_t i = 0; i < ARRAY_COUNT(memory) * ARRAY_COUNT(vectors); i++) {
+        uint32_t mode = memory[i / ARRAY_COUNT(vectors)] | vectors[i % ARRAY_COUNT(vectors)];
+        if (mode & NATIVE_MODE_WINDOWS && !v->windows) {
+            continue;
+        }
         uint64_t rip =
             ((mode & NATIVE_MODE_TLB) != SOFT_TLB_USER ? 0xffffffff81234000 : 0x401000) + offset;
         struct error err;
         v->native->used = v->native->fixed;
         v->native->meta_used = 0;
+        native_window_sites_empty(v->native);
         const struct native_block *block = native_translate(v, rip, 0x5000 + offset, mode, page);
         if (block && native_verify(bed.verifier, v, block, &err) < 0) {
             require(false, &err);
@@ -154,11 +164,11 @@ static void fill(uint64_t seed, void *out, size_t size)
     }
 }
 
-static void run_both(uint64_t seed, uint32_t offset, const uint8_t *page)
+static void run_all(uint64_t seed, uint32_t offset, const uint8_t *page)
 {
     static uint8_t data[CASE_DATA_SIZE];
     static struct case_input in;
-    static struct case_output outputs[2];
+    static struct case_output outputs[3];
     struct error err = {0};
     uint32_t undefined;
     memset(&in, 0, sizeof(in));
@@ -188,18 +198,21 @@ static void run_both(uint64_t seed, uint32_t offset, const uint8_t *page)
     in.state.xsave[24] = 0x80;
     fill(seed + 99, in.state.xsave + 160, 256);
     in.state.xsave[512] = 7;
-    require(guest_run(bed.translator, &in, data, &outputs[0], &err) == 0, &err);
-    require(guest_run(bed.interpreter, &in, data, &outputs[1], &err) == 0, &err);
-    if (outputs[0].vector == CASE_VECTOR_TIMEOUT || outputs[1].vector == CASE_VECTOR_TIMEOUT) {
-        return;
+    struct guest *guests[] = {bed.translator, bed.windows, bed.interpreter};
+    const char *names[] = {"translator", "with windows", "interpreter"};
+    for (int i = 0; i < 3; i++) {
+        require(guest_run(guests[i], &in, data, &outputs[i], &err) == 0, &err);
+        if (outputs[i].vector == CASE_VECTOR_TIMEOUT) {
+            return;
+        }
     }
-    if (differs(&outputs[0], &outputs[1], undefined)) {
-        for (int i = 0; i < 2; i++) {
+    if (differs(&outputs[0], &outputs[2], undefined) ||
+        differs(&outputs[1], &outputs[2], undefined)) {
+        for (int i = 0; i < 3; i++) {
             const struct case_output *o = &outputs[i];
-            fprintf(stderr, "%s: rip %llx rflags %llx vector %u error %x cr2 %llx\n",
-                    i ? "interpreter" : "translator", (unsigned long long)o->state.rip,
-                    (unsigned long long)o->state.rflags, o->vector, o->error,
-                    (unsigned long long)o->cr2);
+            fprintf(stderr, "%s: rip %llx rflags %llx vector %u error %x cr2 %llx\n", names[i],
+                    (unsigned long long)o->state.rip, (unsigned long long)o->state.rflags,
+                    o->vector, o->error, (unsigned long long)o->cr2);
             for (int k = 0; k < 16; k++) {
                 fprintf(stderr, " %llx", (unsigned long long)o->state.gpr[k]);
             }
@@ -236,6 +249,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         memcpy(page + offset, rest, MIN(left, sizeof(page) - offset));
     }
     translate_all(offset, page);
-    run_both(seed, offset, page);
+    run_all(seed, offset, page);
     return 0;
 }

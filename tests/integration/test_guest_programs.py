@@ -51,6 +51,15 @@ def test_soft(program, cpus):
     judge("soft", program, result.stdout + result.stderr, result.returncode)
 
 
+@pytest.mark.parametrize("cpus", [1, 2])
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_windows(program, cpus):
+    """Whatever runs at CPL 3 sees its memory through windows from its first instruction on."""
+    result = hull("boot", "--engine", "soft,windows=always,verify=on", "--cpus", cpus, *ARGUMENTS,
+                  *MORE_ARGUMENTS.get(program, []), "--kernel", PROGRAM_DIR / program, timeout=TIMEOUT, errors="replace")
+    judge("soft", program, result.stdout + result.stderr, result.returncode)
+
+
 @pytest.mark.parametrize("program", ["litmus", "smc", "smp"])
 def test_interpreter(program):
     result = hull("boot", "--engine", "soft,translate=off", "--cpus", 2, *ARGUMENTS, "--kernel", PROGRAM_DIR / program,

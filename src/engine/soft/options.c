@@ -86,8 +86,9 @@ static bool take_halt_poll(struct soft_vm *vm, const char *value, size_t length)
 
 static bool take_windows(struct soft_vm *vm, const char *value, size_t length)
 {
-    static const char *const names[] = {
-        [SOFT_WINDOWS_AUTO] = "auto", [SOFT_WINDOWS_NEVER] = "off", [SOFT_WINDOWS_ALWAYS] = "always"};
+    static const char *const names[] = {[SOFT_WINDOWS_AUTO] = "auto",
+                                        [SOFT_WINDOWS_NEVER] = "off",
+                                        [SOFT_WINDOWS_ALWAYS] = "always"};
     size_t i = 0;
     while (i < ARRAY_COUNT(names) && !is_word(names[i], value, length)) {
         i++;

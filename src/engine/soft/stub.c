@@ -89,9 +89,9 @@ static void on_access_fault(int number, siginfo_t *info, void *opaque)
     ucontext_t *context = opaque;
     greg_t *gregs = context->uc_mcontext.gregs;
     const struct soft_stubs *stubs = atomic_load_explicit(&active, memory_order_acquire);
-    uintptr_t next = soft_native_access_fault(
-        (uintptr_t)gregs[REG_RIP], (uintptr_t)info->si_addr,
-        number == SIGSEGV && gregs[REG_TRAPNO] == X86_PF, gregs[REG_ERR] & PF_WRITE);
+    uintptr_t next = soft_native_access_fault((uintptr_t)gregs[REG_RIP], (uintptr_t)info->si_addr,
+                                              number == SIGSEGV && gregs[REG_TRAPNO] == X86_PF,
+                                              gregs[REG_ERR] & PF_WRITE);
     if (next) {
         gregs[REG_RIP] = (greg_t)next;
     } else if (stubs) {

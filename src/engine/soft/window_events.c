@@ -50,8 +50,9 @@ void soft_windows_page_dropped(struct soft_vcpu *v, uint64_t gva, bool is_large)
     if (!space || !space->is_active || gva >> 63) {
         return;
     }
-    bool may_be_mapped = is_large || space->has_large ||
-                         window_find_page(space, align_down(gva, GUEST_PAGE_SIZE) | WINDOW_KEY_USED);
+    bool may_be_mapped =
+        is_large || space->has_large ||
+        window_find_page(space, align_down(gva, GUEST_PAGE_SIZE) | WINDOW_KEY_USED);
     if (!may_be_mapped) {
         return;
     }

@@ -128,19 +128,18 @@ static struct found look_up(const struct soft_vcpu *v, uint64_t gva)
         if (!slot) {
             return (struct found){0};
         }
-        uint64_t entry =
-            *(const volatile uint64_t *)(const void *)(slot->hva + (gpa - slot->gpa));
+        uint64_t entry = *(const volatile uint64_t *)(const void *)(slot->hva + (gpa - slot->gpa));
         if ((entry & (ENTRY_P | ENTRY_US | ENTRY_A)) != (ENTRY_P | ENTRY_US | ENTRY_A)) {
             return (struct found){0};
         }
         rights &= entry;
         if (shift == GUEST_PAGE_SHIFT || (shift < 39 && entry & ENTRY_PS)) {
             uint64_t offset = gva & BITS(shift - 1, 0) & ~(uint64_t)(GUEST_PAGE_SIZE - 1);
-            return (struct found){
-                .gpa = (entry & BITS(51, shift)) | (shift > GUEST_PAGE_SHIFT ? offset : 0),
-                .is_there = true,
-                .is_writable = (rights & ENTRY_RW) && (entry & ENTRY_D),
-                .is_large = shift > GUEST_PAGE_SHIFT};
+            return (struct found){.gpa = (entry & BITS(51, shift)) |
+                                         (shift > GUEST_PAGE_SHIFT ? offset : 0),
+                                  .is_there = true,
+                                  .is_writable = (rights & ENTRY_RW) && (entry & ENTRY_D),
+                                  .is_large = shift > GUEST_PAGE_SHIFT};
         }
         table = entry & ADDRESS_MASK;
     }
@@ -158,9 +157,8 @@ static bool map_pages(const struct window_space *space, const struct guest_slot 
     uint64_t gpa = align_down(page, GUEST_PAGE_SIZE);
     int prot = PROT_READ | (page & WINDOW_PAGE_WRITABLE ? PROT_WRITE : 0);
     void *at = host_address(space, gva);
-    return at &&
-           mmap(at, size, prot, MAP_SHARED | MAP_FIXED | MAP_POPULATE, slot->fd,
-                (off_t)(slot->fd_offset + (gpa - slot->gpa))) != MAP_FAILED;
+    return at && mmap(at, size, prot, MAP_SHARED | MAP_FIXED | MAP_POPULATE, slot->fd,
+                      (off_t)(slot->fd_offset + (gpa - slot->gpa))) != MAP_FAILED;
 }
 
 /* All of 2 MiB as one, if nothing speaks against it. */
@@ -330,8 +328,7 @@ static void check_writes(struct soft_vcpu *v, struct window_space *space, struct
     }
     bool is_kept = slot && !is_logging(v, slot);
     for (uint64_t i = 0; i < size_of(page) / GUEST_PAGE_SIZE && is_kept; i++) {
-        is_kept =
-            soft_tlb_claim_writable(v, slot, ((gpa - slot->gpa) >> GUEST_PAGE_SHIFT) + i);
+        is_kept = soft_tlb_claim_writable(v, slot, ((gpa - slot->gpa) >> GUEST_PAGE_SHIFT) + i);
     }
     if (!is_kept) {
         drop_page(space, page);

@@ -40,8 +40,8 @@ struct window_space {
     struct window window[WINDOW_MAX_WINDOWS];
     struct window_page *page; /* NULL, or 1 << WINDOW_PAGE_BITS */
     bool has_large;
-    uint32_t page_count;      /* used */
-    uint32_t place_count;     /* used, or gone */
+    uint32_t page_count;  /* used */
+    uint32_t place_count; /* used, or gone */
     uint32_t pending_count;
     uint64_t pending[WINDOW_MAX_PENDING];
     /* Which guest physical pages may be there, hashed. */

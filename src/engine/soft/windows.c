@@ -128,8 +128,7 @@ void soft_windows_writes_dropped(struct soft_vcpu *v, const uint8_t *hva)
             window_check_page_writes(v, space, gpa_of(v, hva));
         } else {
             space->has_lost_writes = true;
-            v->window_state =
-                space == w->current ? (uint8_t)SOFT_WINDOWS_CHECK : v->window_state;
+            v->window_state = space == w->current ? (uint8_t)SOFT_WINDOWS_CHECK : v->window_state;
         }
     }
 }

@@ -26,7 +26,7 @@
 
 /* v->window_state. */
 enum soft_window_state {
-    SOFT_WINDOWS_OFF,   /* user code goes through the TLB */
+    SOFT_WINDOWS_OFF, /* user code goes through the TLB */
     SOFT_WINDOWS_ON,
     SOFT_WINDOWS_CHECK, /* soft_windows_prepare has to be asked before user code runs */
 };

@@ -34,8 +34,8 @@ _Static_assert(NATIVE_ANCHOR <= 128, "signals write below it");
 #define NATIVE_MODE_UNGROUPED 0x400u
 /* Memory is accessed in windows (windows.h). */
 #define NATIVE_MODE_WINDOWS 0x800u
-#define NATIVE_MODE_BITS      12
-#define NATIVE_MODE_NONE      UINT32_MAX /* not for the translator */
+#define NATIVE_MODE_BITS    12
+#define NATIVE_MODE_NONE    UINT32_MAX /* not for the translator */
 
 /* Where something lies in the memory of descriptions, in bytes from its start. 0: nowhere. */
 typedef uint32_t native_ref;
@@ -43,12 +43,12 @@ typedef uint32_t native_ref;
 /* A direct exit of a block, and where its jump goes. Big programs have hundreds of thousands of blocks: what can be told from the
  * block, or in fewer bytes as a distance, is not kept. */
 struct native_link {
-    native_ref target;    /* block; 0: the jump goes to the stub that links it */
-    native_ref next;      /* link in the target's list */
-    native_ref from;      /* the native_ref there that leads to this link */
-    int32_t distance;     /* guest bytes from the block's end to the target */
-    uint16_t place; /* of the jump's displacement, in the block's code or what is out of line */
-    uint16_t stub;  /* in the part of it that is out of line */
+    native_ref target; /* block; 0: the jump goes to the stub that links it */
+    native_ref next;   /* link in the target's list */
+    native_ref from;   /* the native_ref there that leads to this link */
+    int32_t distance;  /* guest bytes from the block's end to the target */
+    uint16_t place;    /* of the jump's displacement, in the block's code or what is out of line */
+    uint16_t stub;     /* in the part of it that is out of line */
     uint8_t epoch_before; /* how far before 'place' the exit compares the epoch; 0: it does not */
     uint8_t base_before;  /* and native_page, if the block is shared; or 0 */
     uint8_t number;       /* which of its block's links it is */

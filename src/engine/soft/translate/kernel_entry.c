@@ -20,9 +20,8 @@ static const uint8_t *go_to(struct soft_vcpu *v, uint64_t rip, enum soft_tlb_mod
     /* Which of the vectors are on has not changed. */
     bool is_low = tlb != SOFT_TLB_USER && !(rip >> 63);
     bool has_windows = tlb == SOFT_TLB_USER && v->window_state == SOFT_WINDOWS_ON;
-    v->native_mode =
-        (v->native_mode & ~(NATIVE_MODE_TLB | NATIVE_MODE_LOW | NATIVE_MODE_WINDOWS)) | tlb |
-        (is_low ? NATIVE_MODE_LOW : 0) | (has_windows ? NATIVE_MODE_WINDOWS : 0);
+    v->native_mode = (v->native_mode & ~(NATIVE_MODE_TLB | NATIVE_MODE_LOW | NATIVE_MODE_WINDOWS)) |
+                     tlb | (is_low ? NATIVE_MODE_LOW : 0) | (has_windows ? NATIVE_MODE_WINDOWS : 0);
     v->native_tag = native_tag(n, v->native_mode);
     if (likely(jump->rip[index] == rip && jump->tag[index] == v->native_tag && jump->block[index] &&
                !atomic_load_explicit(&v->requests, memory_order_relaxed) &&

@@ -333,11 +333,10 @@ static void emit_slow_paths(struct translation *t)
         switch (slow->kind) {
         case SLOW_WINDOW:
             native_add_window_site(
-                t->native,
-                &(struct native_window_site){
-                    .code = (uint32_t)(slow->window - t->native->writable),
-                    .cold = (uint32_t)(e->at - t->native->writable) & BITS(30, 0),
-                    .may_fault = slow->may_fault});
+                t->native, &(struct native_window_site){
+                               .code = (uint32_t)(slow->window - t->native->writable),
+                               .cold = (uint32_t)(e->at - t->native->writable) & BITS(30, 0),
+                               .may_fault = slow->may_fault});
             if (slow->saves_flags) {
                 native_save_flags(t);
             }
@@ -350,7 +349,7 @@ static void emit_slow_paths(struct translation *t)
             emit_bind(emit_call(e), slow->may_fault || slow->is_in_group ? t->native->page_fault
                                                                          : t->native->interpret);
             emit64(e, native_rip(t->source, slow->index));
-            emit64(e, slow->after ? native_next_rip(t->source, slow->index)
+            emit64(e, slow->after                          ? native_next_rip(t->source, slow->index)
                       : slow->is_in_group && !slow->window ? NATIVE_SITE_UNGROUPED
                                                            : 0);
             if (!slow->after) {

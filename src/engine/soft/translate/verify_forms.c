@@ -280,8 +280,8 @@ static const char *check_table(const struct verify_state *state, const struct ve
     };
     if (out->offset == offsetof(struct soft_vcpu, window_table)) {
         out->form = VERIFY_FORM_WINDOW;
-        return index->kind != VERIFY_WINDOW_INDEX || state->tlb != SOFT_TLB_USER || out->size != 8 ||
-                       out->access != READ
+        return index->kind != VERIFY_WINDOW_INDEX || state->tlb != SOFT_TLB_USER ||
+                       out->size != 8 || out->access != READ
                    ? "it does not just read the window of an address"
                    : NULL;
     }
@@ -310,9 +310,8 @@ static const char *check_guest(const struct x86_insn *insn, const struct verify_
     if (first < base->low || end > base->high) {
         return "it is larger than what was checked";
     }
-    if (!(base->rights & VERIFY_WINDOWED) &&
-        (x86_rows[insn->row].attributes & X86_ROW_ALIGNED) && memory->size > 1 &&
-        (~base->zero_bits & (memory->size - 1) || first % memory->size)) {
+    if (!(base->rights & VERIFY_WINDOWED) && (x86_rows[insn->row].attributes & X86_ROW_ALIGNED) &&
+        memory->size > 1 && (~base->zero_bits & (memory->size - 1) || first % memory->size)) {
         return "the address was not checked for alignment";
     }
     return NULL;

@@ -11,17 +11,18 @@ enum verify_kind {
     VERIFY_MASKED,   /* no bits but those of 'bits' */
     VERIFY_INDEX,    /* the same, and equal to (register 'of', low 32 bits) >> 'shift' & 'bits' */
     VERIFY_DIFFERENCE, /* what was in the register, minus the tag of the TLB entry at index 'of'; at most 'bits' */
-    VERIFY_HOST,     /* host address: bytes 'low' to 'high' - 1 from there are of one guest page */
+    VERIFY_HOST, /* host address: bytes 'low' to 'high' - 1 from there are of one guest page */
     VERIFY_WINDOW_BITS,  /* bits 63:39 of register 'of', in the lowest bits */
     VERIFY_WINDOW_INDEX, /* bits 54:39 of it */
     VERIFY_WINDOW,       /* what has to be added to it */
-    VERIFY_JUMP_TAG, /* the tag of the jump cache's entry at index 'of' */
+    VERIFY_JUMP_TAG,     /* the tag of the jump cache's entry at index 'of' */
 };
 
 /* 'rights' of DIFFERENCE and HOST. */
 #define VERIFY_READ  1u
 #define VERIFY_WRITE 2u
-#define VERIFY_WINDOWED 16u /* what is not there, or not aligned, faults on the host, which is expected */
+#define VERIFY_WINDOWED                                                                            \
+    16u /* what is not there, or not aligned, faults on the host, which is expected */
 /* 'rights' of MASKED and INDEX: compared with the jump cache's entry there. */
 #define VERIFY_JUMP_RIP_IS_RIGHT 4u
 #define VERIFY_JUMP_TAG_IS_RIGHT 8u

@@ -36,8 +36,8 @@ static inline bool verify_is_bounded(const struct verify_value *value)
 /* An address and what its window adds: any displacement is less than the windows' guards are large. */
 static inline bool verify_is_windowed(const struct x86_insn *insn, const struct verify_state *state)
 {
-    if (insn->base == X86_BASE_NONE || insn->base == X86_BASE_RIP ||
-        insn->index == X86_BASE_NONE || insn->scale != 1) {
+    if (insn->base == X86_BASE_NONE || insn->base == X86_BASE_RIP || insn->index == X86_BASE_NONE ||
+        insn->scale != 1) {
         return false;
     }
     const struct verify_value *window = &state->reg[insn->index];
