@@ -442,6 +442,11 @@ static void check_second_page(struct soft_vcpu *v, const struct soft_op *op, uin
 void soft_load_unchecked(struct soft_vcpu *v, const struct soft_op *op, uint64_t gva,
                          void *out_data, uint32_t size)
 {
+    const void *hva = soft_fast_read(v, gva, size);
+    if (likely(hva)) {
+        copy_piece(out_data, hva, size);
+        return;
+    }
     uint32_t part = first_part(gva, size);
     if (unlikely(part != size)) {
         check_second_page(v, op, linear_add(v, gva, part));
@@ -461,6 +466,11 @@ void soft_load_unchecked(struct soft_vcpu *v, const struct soft_op *op, uint64_t
 void soft_store_unchecked(struct soft_vcpu *v, const struct soft_op *op, uint64_t gva,
                           const void *data, uint32_t size)
 {
+    void *hva = soft_fast_write(v, gva, size);
+    if (likely(hva)) {
+        copy_piece(hva, data, size);
+        return;
+    }
     uint32_t part = first_part(gva, size);
     if (unlikely(part != size)) {
         check_second_page(v, op, linear_add(v, gva, part));
