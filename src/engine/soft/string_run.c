@@ -133,6 +133,21 @@ uint64_t soft_string_run(struct soft_vcpu *v, const struct soft_string *s, uint6
     return count - run_on_host(v, s, in, out, count);
 }
 
+static bool is_filled(struct soft_vcpu *v, uint64_t gva, uint32_t size, bool is_write)
+{
+    return soft_fast_access(v, gva, size, is_write) ||
+           native_on_miss(v, gva, size | (is_write ? NATIVE_FILL_WRITE : 0)) == NATIVE_MISS_FILLED;
+}
+
+/* The TLB's second level, and the guest's tables, for the next element. False: the interpreter is to see to it. */
+static bool fill(struct soft_vcpu *v, const struct soft_string *s, uint64_t from, uint64_t to)
+{
+    bool has_source = s->kind != SOFT_STRING_STOS && s->kind != SOFT_STRING_SCAS;
+    return (!has_source || is_filled(v, from, s->size_bytes, false)) &&
+           (s->kind == SOFT_STRING_LODS ||
+            is_filled(v, to, s->size_bytes, s->kind < SOFT_STRING_CMPS));
+}
+
 const uint8_t *native_on_string(struct soft_vcpu *v, const struct native_site *site,
                                 uint32_t description)
 {
@@ -147,8 +162,11 @@ const uint8_t *native_on_string(struct soft_vcpu *v, const struct native_site *s
     uint64_t mask = description & NATIVE_STRING_32 ? UINT32_MAX : UINT64_MAX;
     uint64_t count = is_repeated ? v->gpr[X86_RCX] & mask : 1;
     while (count) {
-        uint64_t done =
-            soft_string_run(v, &s, (v->gpr[X86_RSI] & mask) + base, v->gpr[X86_RDI] & mask, count);
+        uint64_t from = (v->gpr[X86_RSI] & mask) + base, to = v->gpr[X86_RDI] & mask;
+        uint64_t done = soft_string_run(v, &s, from, to, count);
+        if (!done && fill(v, &s, from, to)) {
+            done = soft_string_run(v, &s, from, to, count);
+        }
         if (unlikely(!done)) {
             return NULL;
         }
