@@ -39,8 +39,8 @@
 #define AUTOMATIC_IBRS    BIT(8)
 #define SRSO_NO           BIT(29)
 #define SSB_NO            BIT(26)
-/* FXSAVE, XSAVE and their like keep the x87 pointers also without a pending exception: where the host's do, so do ours. Else
- * Linux clears them by x87 instructions in each switch of threads. */
+/* FXRSTOR, XRSTOR and their like leave nothing of the x87 pointers from before: where the host's do not, ours do not. Else Linux
+ * clears them by x87 instructions in each switch of threads. */
 #define XSAVEERPTR BIT(2)
 
 #define PHYSICAL_BITS 40u

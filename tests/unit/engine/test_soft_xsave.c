@@ -14,6 +14,7 @@
 #include "base/core/endian.h"
 #include "cpu/x86/decode.h"
 #include "cpu/x86/state.h"
+#include "engine/soft/soft.h"
 
 #define AREA_OFFSET 1024
 #define HEADER      X86_XSAVE_HEADER
@@ -298,6 +299,36 @@ static void test_selectors_of_pointers(void **state)
 }
 
 /* ECX 1: which of the enabled components are in use. */
+/* XSAVEERPTR: the pointers of one thread do not stay when those of the next are loaded. */
+static void test_pointers_are_loaded(void **state)
+{
+    struct x86_cpuid cpuid;
+    struct error err = {0};
+    assert_int_equal(soft_engine_ops.supported_cpuid(&cpuid, &err), 0);
+    const struct x86_cpuid_entry *entry = x86_cpuid_find(&cpuid, 0x80000008u, 0);
+    if (!entry || !(entry->ebx & 1u << 2)) {
+        skip();
+    }
+    for (unsigned is_pending = 0; is_pending < 2; is_pending++) {
+        struct fixture *f = &fixture;
+        prepare(0);
+        le16_put(f->in.state.xsave, 0x37e);
+        le16_put(f->in.state.xsave + 2, 0x8081);
+        le64_put(f->in.state.xsave + 8, 0x1111);
+        le64_put(f->in.state.xsave + 16, 0x2222);
+        memset(f->area, 0, 512);
+        le16_put(f->area, is_pending ? 0x37e : 0x37f);
+        le16_put(f->area + 2, is_pending ? 0x8081 : 0);
+        le32_put(f->area + 24, 0x1f80);
+        le64_put(f->area + 8, is_pending ? 0x3333 : 0);
+        le64_put(f->area + 16, is_pending ? 0x4444 : 0);
+        RUN(FXRSTOR64, FXSAVE64);
+        assert_completed();
+        assert_int_equal(le64_get(f->out.data + AREA_OFFSET + 8), is_pending ? 0x3333 : 0);
+        assert_int_equal(le64_get(f->out.data + AREA_OFFSET + 16), is_pending ? 0x4444 : 0);
+    }
+}
+
 static void test_xgetbv(void **state)
 {
     prepare(X86_XCR0_X87);
@@ -341,6 +372,7 @@ int main(void)
         cmocka_unit_test(test_alignment),
         cmocka_unit_test(test_fxsave_and_back),
         cmocka_unit_test(test_selectors_of_pointers),
+        cmocka_unit_test(test_pointers_are_loaded),
         cmocka_unit_test(test_xgetbv),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
