@@ -146,15 +146,15 @@ struct soft_jump_entry {
 
 #define NATIVE_X87_NOTED 0x10000u
 
-/* Translated code's jump cache, by the low bits of RIP; see translate/block_table.c. */
-#define NATIVE_JUMP_BITS 15
+/* An entry of translated code's jump cache; see translate/block_table.h. */
+#define NATIVE_JUMP_BITS 18
 #define NATIVE_JUMP_SIZE (1u << NATIVE_JUMP_BITS)
 
 struct soft_native_jump {
-    uint64_t rip[NATIVE_JUMP_SIZE];
-    uint64_t tag[NATIVE_JUMP_SIZE]; /* mode and epoch */
-    const uint8_t *code[NATIVE_JUMP_SIZE];
-    struct native_block *block[NATIVE_JUMP_SIZE]; /* NULL: empty */
+    uint64_t rip;
+    uint64_t tag; /* mode and epoch; 0: empty */
+    const uint8_t *code;
+    struct native_block *block;
 };
 
 /* By bits 54:39 of an address: what lies higher makes a host address that is not canonical. */
@@ -319,7 +319,7 @@ struct soft_vcpu {
 
     atomic_bool is_in_guest; /* for those who wait for it to leave guest code */
 
-    struct soft_native_jump native_jump;
+    struct soft_native_jump native_jump[NATIVE_JUMP_SIZE] __attribute__((aligned(64)));
     uint64_t window_table[SOFT_WINDOW_SLOTS]; /* windows.h */
     struct soft_tlb tlbs[SOFT_TLB_MODES];
     struct soft_code_page code_page[SOFT_CODE_PAGES];

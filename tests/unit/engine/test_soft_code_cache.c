@@ -106,10 +106,10 @@ static size_t check_cache(const struct soft_vcpu *v)
     assert_int_equal(in_hash, in_pages);
     assert_int_equal(crossings, 0);
     for (size_t i = 0; i < NATIVE_JUMP_SIZE; i++) {
-        const struct native_block *block = v->native_jump.block[i];
+        const struct native_block *block = v->native_jump[i].block;
         if (block) {
             assert_true(has_block(n, block));
-            assert_ptr_equal(v->native_jump.code[i],
+            assert_ptr_equal(v->native_jump[i].code,
                              native_executable(n, native_entry_saved(n, block)));
         }
     }

@@ -438,12 +438,13 @@ static noreturn_fn void run_taken(struct bed *b, const struct native_block *bloc
     b->v->mxcsr = b->v->native_host_mxcsr = 0x1f80;
     b->v->native_tag = 0x100;
     close_memory(b);
+    memcpy(b->vcpu_before, b->v,
+           sizeof(*b->v)); /* what runs may change is taken over behind each */
     for (size_t i = 0; i < b->taken_count; i++) {
         under_way = &b->taken[i];
         exchange(b->v->native->writable, &b->taken[i]);
         for (int run = 0; run < 4; run++) {
             random_registers(b);
-            memcpy(b->vcpu_before, b->v, sizeof(*b->v));
             run_once(b, block);
             if (!vcpu_is_intact(b)) {
                 report_change(b);

@@ -753,7 +753,9 @@ static void emit_indirect(struct bench *b, int skip)
     struct emitter *e = &b->e;
     PUT(b, 0x45, 0x89, 0xf7); /* mov r15d, r14d */
     PUT(b, 0x41, 0x81, 0xe7); /* and r15d, ... */
-    emit32(e, skip == 3 ? 2 * NATIVE_JUMP_SIZE - 1 : NATIVE_JUMP_SIZE - 1);
+    emit32(e, skip == 3   ? 2 * (NATIVE_JUMP_MASK + 4) - 4
+              : skip == 5 ? (NATIVE_JUMP_MASK >> 4) | 1
+                          : NATIVE_JUMP_MASK);
     if (skip != 1) {
         emit_op_table(e, HOST_OP_CMP_REG_RM, R14, R15, JUMP(rip));
         uint8_t *over = emit_jcc(e, HOST_IF_EQUAL);
@@ -774,9 +776,13 @@ static void emit_indirect(struct bench *b, int skip)
 static void test_indirect_branch(void **state)
 {
     struct bench *b = *state;
-    const char *const reasons[] = {NULL, "entry was not compared", "entry was not compared",
-                                   "index is not bound", "elsewhere than through the jump cache"};
-    for (int skip = 0; skip < 5; skip++) {
+    const char *const reasons[] = {NULL,
+                                   "entry was not compared",
+                                   "entry was not compared",
+                                   "index is not bound",
+                                   "elsewhere than through the jump cache",
+                                   "within an entry"};
+    for (int skip = 0; skip < 6; skip++) {
         begin(b);
         emit_indirect(b, skip);
         if (reasons[skip]) {

@@ -286,12 +286,16 @@ static struct native_block *find_or_translate(struct soft_vcpu *v, uint32_t mode
 /* The jump cache leads from RIP to 'block' now. */
 static void keep_jump(struct soft_vcpu *v, struct native_block *block, uint32_t mode)
 {
-    struct soft_native_jump *jump = &v->native_jump;
-    size_t index = native_jump_index(v->rip, mode);
-    jump->rip[index] = v->rip;
-    jump->tag[index] = native_tag(v->native, mode);
-    jump->code[index] = native_executable(v->native, native_entry_saved(v->native, block));
-    jump->block[index] = block;
+    uint8_t page = native_jump_page(v->rip);
+    bool is_other = block->jump_count && block->jump_page != page;
+    block->jump_count = is_other ? NATIVE_JUMP_MANY : MAX(block->jump_count, 1);
+    block->jump_page = page;
+    v->native_jump[native_jump_index(v->rip, mode)] = (struct soft_native_jump){
+        .rip = v->rip,
+        .tag = native_tag(v->native, mode),
+        .code = native_executable(v->native, native_entry_saved(v->native, block)),
+        .block = block,
+    };
 }
 
 /* The block at RIP, or NULL: the interpreter's turn. */
@@ -304,10 +308,9 @@ static struct native_block *find_block(struct soft_vcpu *v)
     }
     set_mode(v, mode);
     v->native_page = native_is_shared(v, mode) ? v->rip >> GUEST_PAGE_SHIFT : 0;
-    struct soft_native_jump *jump = &v->native_jump;
-    size_t index = native_jump_index(v->rip, mode);
-    if (jump->rip[index] == v->rip && jump->tag[index] == v->native_tag && jump->block[index]) {
-        return jump->block[index];
+    const struct soft_native_jump *jump = native_find_jump(v, v->rip, mode);
+    if (jump) {
+        return jump->block;
     }
     struct native_block *block = find_or_translate(v, mode);
     if (block && has_usual_address(v->rip, mode) && !v->lockstep) {

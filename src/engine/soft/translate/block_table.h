@@ -81,6 +81,9 @@ struct native_block {
     uint64_t granules; /* of its page that it depends on */
     uint16_t code_size, cold_size;
     uint16_t second_entry; /* where in the code; the first one is at its start */
+    uint8_t
+        jump_count; /* places in the jump cache that may have it; NATIVE_JUMP_MANY: any of its RIPs' */
+    uint8_t jump_page; /* the one: what native_jump_page says of its RIP */
     struct native_link link[];
 };
 
@@ -304,10 +307,33 @@ static inline const uint8_t *native_executable(const struct soft_native *n, cons
 /* Nor does the code go on: other accesses need the check that has failed. */
 #define NATIVE_SITE_UNGROUPED UINT64_MAX
 
-/* The place in the jump cache. Blocks without groups begin within others: theirs is one where these are not looked for. */
+/* The place in the jump cache. Blocks without groups begin within others: theirs is one where these are not looked for.
+ *
+ * Entries are of 32 bytes, and there are hardly two targets within 4 bytes: so the bits of RIP that are the index need no shift to
+ * be scaled by 8. */
+#define NATIVE_JUMP_SHIFT 2
+#define NATIVE_JUMP_MASK  ((NATIVE_JUMP_SIZE - 1) << NATIVE_JUMP_SHIFT)
+_Static_assert(sizeof(struct soft_native_jump) == 8u << NATIVE_JUMP_SHIFT, "scaled by 8");
+
 static inline size_t native_jump_index(uint64_t rip, uint32_t mode)
 {
-    return (mode & NATIVE_MODE_UNGROUPED ? ~rip : rip) & (NATIVE_JUMP_SIZE - 1);
+    return ((mode & NATIVE_MODE_UNGROUPED ? ~rip : rip) & NATIVE_JUMP_MASK) >> NATIVE_JUMP_SHIFT;
+}
+
+/* The part of it that comes from the number of RIP's page. */
+#define NATIVE_JUMP_MANY 2u
+static inline uint8_t native_jump_page(uint64_t rip)
+{
+    _Static_assert(NATIVE_JUMP_MASK >> GUEST_PAGE_SHIFT <= UINT8_MAX, "it is a byte");
+    return (uint8_t)((rip & NATIVE_JUMP_MASK) >> GUEST_PAGE_SHIFT);
+}
+
+/* The entry of RIP in 'mode', for the epoch now; or NULL. */
+static inline const struct soft_native_jump *native_find_jump(const struct soft_vcpu *v,
+                                                              uint64_t rip, uint32_t mode)
+{
+    const struct soft_native_jump *jump = &v->native_jump[native_jump_index(rip, mode)];
+    return jump->rip == rip && jump->tag == native_tag(v->native, mode) ? jump : NULL;
 }
 
 /* Data behind the call to a stub. */

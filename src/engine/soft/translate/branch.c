@@ -154,13 +154,14 @@ static void emit_indirect(struct translation *t, int32_t stack_change)
     struct emitter *e = &t->e;
     int32_t jump = VCPU_FIELD(native_jump);
     int32_t rip = jump + (int32_t)offsetof(struct soft_native_jump, rip);
+    _Static_assert(NATIVE_JUMP_SHIFT == 2, "entries are found without a shift");
     emit8(e, 0x45); /* mov r15d, r14d */
     emit8(e, 0x89);
     emit8(e, 0xf7);
-    emit8(e, 0x41); /* and r15d, entries - 1 */
+    emit8(e, 0x41); /* and r15d, mask */
     emit8(e, 0x81);
     emit8(e, 0xe7);
-    emit32(e, NATIVE_JUMP_SIZE - 1);
+    emit32(e, NATIVE_JUMP_MASK);
     emit_op_table(e, HOST_OP_CMP_REG_RM, ADDRESS, SCRATCH, rip);
     struct slow_path *slow = native_add_slow(t, SLOW_INDIRECT);
     slow->jump = emit_jcc(e, HOST_IF_NOT_EQUAL);

@@ -256,24 +256,35 @@ void native_cache_unbind_epochs(struct soft_native *n)
     }
 }
 
-static void forget_jump(struct soft_native_jump *jump, size_t index)
+static void forget_jump(struct soft_native_jump *jump)
 {
-    jump->block[index] = NULL;
-    jump->tag[index] = 0; /* no tag of any mode: epochs begin with 1 */
+    jump->block = NULL;
+    jump->tag = 0; /* no tag of any mode: epochs begin with 1 */
+}
+
+/* A shared block may be in the jump cache by several addresses. */
+static void forget_jumps(struct soft_vcpu *v, const struct native_block *block)
+{
+    uint64_t rip = block->address & ~NATIVE_BASE_MASK;
+    uint32_t first = block->jump_page, last = block->jump_page;
+    if (block->jump_count == NATIVE_JUMP_MANY) {
+        first = 0;
+        last = native_jump_page(UINT64_MAX);
+    }
+    for (uint32_t page = first; page <= last && block->jump_count; page++) {
+        uint64_t at = rip | (uint64_t)page << GUEST_PAGE_SHIFT;
+        struct soft_native_jump *jump = &v->native_jump[native_jump_index(at, block->mode)];
+        if (jump->block == block) {
+            forget_jump(jump);
+        }
+    }
 }
 
 void native_drop_block(struct soft_vcpu *v, struct native_block *block)
 {
     struct soft_native *n = v->native;
     unlink_block(n, block);
-    /* A shared block may be in the jump cache by several addresses. */
-    size_t step = native_is_shared(v, block->mode) ? GUEST_PAGE_SIZE : NATIVE_JUMP_SIZE;
-    for (size_t i = 0; i < NATIVE_JUMP_SIZE; i += step) {
-        size_t index = native_jump_index(block->address + i, block->mode);
-        if (v->native_jump.block[index] == block) {
-            forget_jump(&v->native_jump, index);
-        }
-    }
+    forget_jumps(v, block);
     native_ref ref = native_ref_of(n, block);
     native_ref *at = bucket_of(n, block->gpa, block->address, block->mode);
     while (*at && *at != ref) {
@@ -318,9 +329,9 @@ static void begin_region(struct soft_vcpu *v)
         ref += (native_ref)description_size(block);
     }
     for (size_t i = 0; i < NATIVE_JUMP_SIZE; i++) {
-        const struct native_block *block = v->native_jump.block[i];
+        const struct native_block *block = v->native_jump[i].block;
         if (block && native_is_within(&gone, native_ref_of(n, block))) {
-            forget_jump(&v->native_jump, i);
+            forget_jump(&v->native_jump[i]);
         }
     }
     n->was_cut = true;

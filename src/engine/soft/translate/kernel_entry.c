@@ -11,8 +11,6 @@
 static const uint8_t *go_to(struct soft_vcpu *v, uint64_t rip, enum soft_tlb_mode tlb)
 {
     const struct soft_native *n = v->native;
-    const struct soft_native_jump *jump = &v->native_jump;
-    size_t index = native_jump_index(rip, v->native_mode);
     v->rip = rip;
     v->tlb = &v->tlbs[tlb];
     v->align_check = false;
@@ -23,10 +21,10 @@ static const uint8_t *go_to(struct soft_vcpu *v, uint64_t rip, enum soft_tlb_mod
     v->native_mode = (v->native_mode & ~(NATIVE_MODE_TLB | NATIVE_MODE_LOW | NATIVE_MODE_WINDOWS)) |
                      tlb | (is_low ? NATIVE_MODE_LOW : 0) | (has_windows ? NATIVE_MODE_WINDOWS : 0);
     v->native_tag = native_tag(n, v->native_mode);
-    if (likely(jump->rip[index] == rip && jump->tag[index] == v->native_tag && jump->block[index] &&
-               !atomic_load_explicit(&v->requests, memory_order_relaxed) &&
+    const struct soft_native_jump *jump = native_find_jump(v, rip, v->native_mode);
+    if (likely(jump && !atomic_load_explicit(&v->requests, memory_order_relaxed) &&
                !(tlb == SOFT_TLB_USER && v->window_state == SOFT_WINDOWS_CHECK))) {
-        return jump->code[index];
+        return jump->code;
     }
     return native_executable(n, n->resume);
 }
@@ -178,14 +176,11 @@ static void *system_access(struct soft_vcpu *v, struct soft_tlb *tlb, uint64_t g
  * has been found before. */
 static const uint8_t *find_ungrouped(const struct soft_vcpu *v, const struct native_site *site)
 {
-    const struct soft_native_jump *jump = &v->native_jump;
     uint64_t rip = site->rip + native_base(v);
     uint32_t mode = v->native_mode | NATIVE_MODE_UNGROUPED;
-    size_t index = native_jump_index(rip, mode);
-    bool is_found = (!(mode & NATIVE_MODE_WINDOWS) || v->window_state == SOFT_WINDOWS_ON) &&
-                    jump->rip[index] == rip && jump->tag[index] == native_tag(v->native, mode) &&
-                    jump->block[index];
-    return is_found ? jump->code[index] : NULL;
+    const struct soft_native_jump *jump = native_find_jump(v, rip, mode);
+    bool may_run = !(mode & NATIVE_MODE_WINDOWS) || v->window_state == SOFT_WINDOWS_ON;
+    return jump && may_run ? jump->code : NULL;
 }
 
 /* #PF that native_on_miss has noted; SDM 3A 6.14. */

@@ -257,7 +257,8 @@ static const char *check_field(uint32_t size, struct verify_memory *out)
     return "it uses a part of the vCPU that is not for blocks";
 }
 
-/* An element of the TLB of the mode here or of the jump cache, at [rsp + number * 8 + displacement]. */
+/* An element of the TLB of the mode here or of the jump cache, at [rsp + number * 8 + displacement]; the number is of
+ * 8 bytes, be the element larger. */
 static const char *check_table(const struct verify_state *state, const struct verify_value *index,
                                struct verify_memory *out)
 {
@@ -274,9 +275,9 @@ static const char *check_table(const struct verify_state *state, const struct ve
         {tlb, MEMBER(soft_tlb, read_tag), SOFT_TLB_SIZE, VERIFY_FORM_TLB},
         {tlb, MEMBER(soft_tlb, write_tag), SOFT_TLB_SIZE, VERIFY_FORM_TLB},
         {tlb, MEMBER(soft_tlb, hva), SOFT_TLB_SIZE, VERIFY_FORM_TLB},
-        {jump, MEMBER(soft_native_jump, rip), NATIVE_JUMP_SIZE, VERIFY_FORM_JUMP},
-        {jump, MEMBER(soft_native_jump, tag), NATIVE_JUMP_SIZE, VERIFY_FORM_JUMP},
-        {jump, MEMBER(soft_native_jump, code), NATIVE_JUMP_SIZE, VERIFY_FORM_JUMP},
+        {jump, MEMBER(soft_native_jump, rip), NATIVE_JUMP_MASK + 1, VERIFY_FORM_JUMP},
+        {jump, MEMBER(soft_native_jump, tag), NATIVE_JUMP_MASK + 1, VERIFY_FORM_JUMP},
+        {jump, MEMBER(soft_native_jump, code), NATIVE_JUMP_MASK + 1, VERIFY_FORM_JUMP},
     };
     if (out->offset == offsetof(struct soft_vcpu, window_table)) {
         out->form = VERIFY_FORM_WINDOW;
@@ -291,6 +292,9 @@ static const char *check_table(const struct verify_state *state, const struct ve
         }
         if (!verify_is_bounded(index) || index->bits >= arrays[i].count) {
             return "its index is not bound to the table";
+        }
+        if (arrays[i].form == VERIFY_FORM_JUMP && index->bits & ~(uint64_t)NATIVE_JUMP_MASK) {
+            return "its index is within an entry of the table";
         }
         out->offset = arrays[i].member;
         out->form = (uint8_t)arrays[i].form;
