@@ -196,6 +196,11 @@ struct soft_vcpu {
     uint32_t native_epoch[2]; /* of the halves of the address space; translate/block_table.c */
     uint64_t
         native_page; /* what blocks' RIPs lack: the page's number (address >> 12), of shared ones; or 0 */
+    /* The window that most addresses are in, as is thought: its index in window_table, the element, and how often another one was
+     * found. */
+    uint16_t window_guess;
+    uint32_t window_misses;
+    uint64_t window_guess_base;
     uint64_t native_group[16]; /* host addresses of groups of accesses in the block that runs */
     uint64_t rip;              /* between blocks */
     uint32_t flags;            /* RFLAGS without the status flags */

@@ -37,6 +37,9 @@ struct window_space {
     int32_t ticks;        /* of user code; negative: a new try has to wait */
     uint32_t dear_ticks;  /* in a row, in which windows took too much time */
     uint32_t window_count;
+    uint32_t block_count;
+    uint32_t guess;                      /* which window most addresses are in */
+    uint32_t misses[WINDOW_MAX_WINDOWS]; /* and more, while each was the guess; 0: not known */
     struct window window[WINDOW_MAX_WINDOWS];
     struct window_page *page; /* NULL, or 1 << WINDOW_PAGE_BITS */
     bool has_large;

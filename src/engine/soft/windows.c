@@ -2,6 +2,7 @@
 #include "engine/soft/windows.h"
 
 #include <stdlib.h>
+#include <string.h>
 #include <x86intrin.h>
 
 #include "base/core/bits.h"
@@ -18,6 +19,8 @@
 /* Windows go when they took more than half of the time in so many ticks in a row, and may come again after so many. */
 #define DEAR_TICKS    4u
 #define TICKS_TO_WAIT 256
+/* A program that has used so many blocks with windows waits for code more than for data. */
+#define MANY_BLOCKS 6000u
 /* A signal and its return, beside what is measured. */
 #define SIGNAL_CYCLES 6000u
 
@@ -133,6 +136,38 @@ void soft_windows_writes_dropped(struct soft_vcpu *v, const uint8_t *hva)
     }
 }
 
+static void take_guess(struct soft_vcpu *v, const struct window_space *space)
+{
+    uint16_t slot = 0xffff;
+    if (space->guess < space->window_count) {
+        slot = (uint16_t)space->window[space->guess].slot;
+    }
+    v->window_guess = slot;
+    v->window_guess_base = v->window_table[slot];
+}
+
+/* The window with the fewest misses is the guess; each has its turn now and then. */
+static void learn_guess(struct soft_vcpu *v, struct window_space *space)
+{
+    if (space->guess < space->window_count) {
+        space->misses[space->guess] = v->window_misses + 1;
+    }
+    v->window_misses = 0;
+    if (space->ticks % 128 == 0) {
+        memset(space->misses, 0, sizeof(space->misses));
+    }
+    uint32_t best = 0;
+    for (uint32_t i = 0; i < space->window_count; i++) {
+        if (space->misses[i] < space->misses[best]) {
+            best = i;
+        }
+    }
+    space->guess = best;
+    if (v->windows->loaded == space) {
+        take_guess(v, space);
+    }
+}
+
 static void load(struct soft_vcpu *v, struct window_space *space)
 {
     struct soft_windows *w = v->windows;
@@ -150,6 +185,7 @@ static void load(struct soft_vcpu *v, struct window_space *space)
             (uint64_t)(uintptr_t)window->base - ((uint64_t)window->slot << SOFT_WINDOW_SHIFT);
     }
     w->loaded = space;
+    take_guess(v, space);
 }
 
 bool soft_windows_prepare(struct soft_vcpu *v)
@@ -188,6 +224,12 @@ bool soft_windows_prepare(struct soft_vcpu *v)
     return true;
 }
 
+bool soft_windows_count_block(struct soft_vcpu *v)
+{
+    struct window_space *space = v->windows ? v->windows->current : NULL;
+    return space && ++space->block_count < MANY_BLOCKS;
+}
+
 void soft_windows_tick(struct soft_vcpu *v)
 {
     struct soft_windows *w = v->windows;
@@ -211,6 +253,7 @@ void soft_windows_tick(struct soft_vcpu *v)
         }
         return;
     }
+    learn_guess(v, space);
     space->dear_ticks = spent > elapsed / 2 ? space->dear_ticks + 1 : 0;
     if (space->dear_ticks == DEAR_TICKS) {
         deactivate(w, space);

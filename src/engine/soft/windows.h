@@ -44,6 +44,8 @@ void soft_windows_space_changed(struct soft_vcpu *v);
 void soft_windows_page_dropped(struct soft_vcpu *v, uint64_t gva, bool is_large);
 /* Pages must not be written without looking any more: all, or the one at 'hva'. */
 void soft_windows_writes_dropped(struct soft_vcpu *v, const uint8_t *hva);
+/* A block is translated for the current space. False: there are so many that short code is better than code with short latencies. */
+bool soft_windows_count_block(struct soft_vcpu *v);
 /* An interrupt has come while user code ran. */
 void soft_windows_tick(struct soft_vcpu *v);
 

@@ -150,6 +150,42 @@ static void test_broken_windows(void **state)
     refused(b, "address is not checked");
 }
 
+/* rorx, cmp with 'guess', jne, mov of 'base', access; or without one of them. */
+static void guess(struct bench *b, int32_t guess, int32_t base, uint8_t condition, uint8_t shift)
+{
+    begin_windows(b);
+    PUT(b, RORX, shift);
+    PUT(b, 0x66, 0x44, 0x3b, 0xbc, 0x24); /* cmp r15w, [guess] */
+    emit32(&b->e, (uint32_t)guess);
+    uint8_t *other = emit_jcc(&b->e, condition);
+    emit_op_base(&b->e, HOST_OP_MOV_REG_RM, R15, HOST_RSP, base);
+    uint8_t *after = b->e.at;
+    PUT(b, LOAD);
+    end_windows(b);
+    emit_bind(other, b->e.at);
+    PUT(b, MOVZX);
+    emit_op_table(&b->e, HOST_OP_MOV_REG_RM, R15, R15, WINDOW);
+    emit_bind(emit_jmp(&b->e), after);
+}
+
+static void test_guesses(void **state)
+{
+    struct bench *b = *state;
+    int32_t field = VCPU_FIELD(window_guess), base = VCPU_FIELD(window_guess_base);
+    guess(b, field, base, HOST_IF_NOT_EQUAL, 39);
+    accepted(b);
+    guess(b, field, base, HOST_IF_EQUAL, 39);
+    refused(b, "address is not checked");
+    guess(b, field, base, HOST_IF_ABOVE, 39);
+    refused(b, "address is not checked");
+    guess(b, field + 4, base, HOST_IF_NOT_EQUAL, 39);
+    refused(b, "address is not checked");
+    guess(b, field, base + 8, HOST_IF_NOT_EQUAL, 39);
+    refused(b, "address is not checked");
+    guess(b, field, base, HOST_IF_NOT_EQUAL, 40);
+    refused(b, "address is not checked");
+}
+
 static void test_modes_of_windows(void **state)
 {
     struct bench *b = *state;
@@ -183,6 +219,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_windows),
         cmocka_unit_test(test_broken_windows),
+        cmocka_unit_test(test_guesses),
         cmocka_unit_test(test_modes_of_windows),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);

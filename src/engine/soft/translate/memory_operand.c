@@ -213,6 +213,29 @@ static void emit_window(struct translation *t, uint8_t reg)
     static const uint8_t shift = SOFT_WINDOW_SHIFT;
     struct emitter *e = &t->e;
     native_begin_window_access(t);
+    if (t->guesses_windows && !(t->flags & FLAGS_HOST) && reg != HOST_R13 && !t->is_rip_relative) {
+        emit_insn(e, &(struct host_insn){.prefix = 0xf2, /* rorx r15, reg, 39 */
+                                         .is_vex = true,
+                                         .map = 3,
+                                         .opcode = 0xf0,
+                                         .w = true,
+                                         .reg = SCRATCH,
+                                         .rm = reg,
+                                         .imm_bytes = 1,
+                                         .imm = &shift});
+        emit_insn(e, &(struct host_insn){.opcode = HOST_OP_CMP_REG_RM, /* cmp r15w, [guess] */
+                                         .is_16 = true,
+                                         .reg = SCRATCH,
+                                         .is_memory = true,
+                                         .base = HOST_RSP,
+                                         .index = HOST_NONE,
+                                         .disp = VCPU_FIELD(window_guess)});
+        struct slow_path *slow = native_add_slow(t, SLOW_GUESS);
+        slow->jump = emit_jcc(e, HOST_IF_NOT_EQUAL);
+        emit_op_base(e, HOST_OP_MOV_REG_RM, SCRATCH, HOST_RSP, VCPU_FIELD(window_guess_base));
+        slow->after = e->at;
+        return;
+    }
     if (t->native->has_fast_bextr && !(t->flags & FLAGS_HOST)) {
         emit_mov_imm(e, SCRATCH, NATIVE_WINDOW_BITS);
         emit_insn(e, &(struct host_insn){.is_vex = true, /* bextr r15, reg, r15 */

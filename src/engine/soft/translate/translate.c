@@ -14,10 +14,12 @@
 #include "engine/soft/translate/translate.h"
 
 #include <stddef.h>
+#include <string.h>
 
 #include "base/core/bits.h"
 #include "base/core/invariant.h"
 #include "engine/soft/translate/code_cache.h"
+#include "engine/soft/windows.h"
 
 #define ADDRESS HOST_R14
 #define SCRATCH HOST_R15
@@ -195,6 +197,7 @@ static void emit_one(struct translation *t, const struct native_insn *n, bool is
         return;
     }
     uint32_t first_slow = t->slow_count;
+    t->is_rip_relative = n->insn.has_memory && n->insn.base == X86_BASE_RIP;
     if (n->row->is_vector && n->kind != NATIVE_INTERPRET) {
         emit_vectors(t, n);
         first_slow = t->slow_count;
@@ -371,6 +374,20 @@ static void emit_slow_paths(struct translation *t)
             emit_bind(emit_call(e), t->native->load_vectors);
             emit_bind(emit_jmp(e), slow->after);
             break;
+        case SLOW_GUESS:
+            emit_insn(e, &(struct host_insn){/* movzx r15d, r15w */
+                                             .map = 1,
+                                             .opcode = 0xb7,
+                                             .reg = SCRATCH,
+                                             .rm = SCRATCH});
+            emit_insn(e, &(struct host_insn){.opcode = 0xff, /* inc dword [misses] */
+                                             .is_memory = true,
+                                             .base = HOST_RSP,
+                                             .index = HOST_NONE,
+                                             .disp = VCPU_FIELD(window_misses)});
+            emit_op_table(e, HOST_OP_MOV_REG_RM, SCRATCH, SCRATCH, VCPU_FIELD(window_table));
+            emit_bind(emit_jmp(e), slow->after);
+            break;
         case SLOW_X87:
             emit_bind(emit_call(e), t->native->load_x87);
             emit_bind(emit_jmp(e), slow->after);
@@ -420,6 +437,36 @@ static bool needs_poll(const struct native_source *source)
     for (uint32_t i = 0; i < source->count; i++) {
         if (goes_back(&source->insn[i])) {
             return true;
+        }
+    }
+    return false;
+}
+
+/* Is the block part of a short loop, as far as can be seen: do branches in it or soon behind it lead back to its beginning or to a
+ * little before? */
+#define LOOP_BYTES     512
+#define LOOP_LOOKAHEAD 192u
+static bool is_in_loop(const struct native_source *source, const uint8_t *page)
+{
+    uint8_t bytes[NATIVE_MAX_BYTES + LOOP_LOOKAHEAD]; /* others may write to the page */
+    uint32_t start = (uint32_t)(source->rip & (GUEST_PAGE_SIZE - 1)), offset = 0;
+    uint32_t size = MIN(source->size_bytes + LOOP_LOOKAHEAD, GUEST_PAGE_SIZE - start);
+    memcpy(bytes, page + start, size);
+    while (offset < size) {
+        struct x86_insn insn;
+        if (x86_decode(bytes + offset, size - offset, X86_CODE_64, &insn) != X86_DECODE_OK) {
+            return false;
+        }
+        offset += insn.length;
+        bool is_jcc =
+            insn.map ? insn.map == 1 && (insn.opcode & 0xf0) == 0x80 : (insn.opcode & 0xf0) == 0x70;
+        bool is_jmp = !insn.map && (insn.opcode == 0xeb || insn.opcode == 0xe9);
+        int64_t target = (int64_t)offset + (int64_t)insn.imm;
+        if ((is_jcc || is_jmp) && target <= 0 && target > -LOOP_BYTES) {
+            return true;
+        }
+        if (insn.id == X86_ID_RET) {
+            return false;
         }
     }
     return false;
@@ -485,6 +532,9 @@ struct native_block *native_translate(struct soft_vcpu *v, uint64_t rip, uint64_
     t.is_intel = v->vm->is_intel;
     t.is_shared = is_shared;
     t.needs_poll = needs_poll(source);
+    bool is_test = v->vm->windows == SOFT_WINDOWS_ALWAYS;
+    t.guesses_windows = native_has_windows(&t) && soft_windows_count_block(v) &&
+                        (is_test || is_in_loop(source, page));
     t.counts = v->vm->icount.is_on;
     t.address_group = NATIVE_NO_GROUP;
     if (t.counts) {

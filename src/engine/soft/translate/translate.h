@@ -12,6 +12,7 @@
 enum slow_kind {
     SLOW_INTERPRET, /* the instruction, on the interpreter */
     SLOW_WINDOW,    /* the same, when the host has faulted */
+    SLOW_GUESS,     /* the address is in another window */
     SLOW_X87,       /* the guest's x87 state is to be loaded */
     SLOW_VECTORS,   /* the guest's vectors are to be loaded */
     SLOW_EXIT,      /* a request: leave before the instruction */
@@ -73,6 +74,8 @@ struct translation {
     bool counts;             /* icount.h */
     uint32_t checked_groups; /* bit n: group n has its check behind it */
     uint8_t address_group;   /* whose address R14 has */
+    bool guesses_windows;    /* which one an address is in */
+    bool is_rip_relative;    /* the memory operand here */
     int32_t operand_disp;    /* of the operand from R14 */
     uint32_t exit_count;
     struct block_exit exit[NATIVE_MAX_LINKS];

@@ -12,10 +12,11 @@ enum verify_kind {
     VERIFY_INDEX,    /* the same, and equal to (register 'of', low 32 bits) >> 'shift' & 'bits' */
     VERIFY_DIFFERENCE, /* what was in the register, minus the tag of the TLB entry at index 'of'; at most 'bits' */
     VERIFY_HOST, /* host address: bytes 'low' to 'high' - 1 from there are of one guest page */
-    VERIFY_WINDOW_BITS,  /* bits 63:39 of register 'of', in the lowest bits */
-    VERIFY_WINDOW_INDEX, /* bits 54:39 of it */
-    VERIFY_WINDOW,       /* what has to be added to it */
-    VERIFY_JUMP_TAG,     /* the tag of the jump cache's entry at index 'of' */
+    VERIFY_WINDOW_BITS,    /* bits 63:39 of register 'of', in the lowest bits */
+    VERIFY_WINDOW_INDEX,   /* bits 54:39 of it */
+    VERIFY_WINDOW_GUESSED, /* what has to be added to it is in window_guess_base; low bits as BITS */
+    VERIFY_WINDOW,         /* what has to be added to it */
+    VERIFY_JUMP_TAG,       /* the tag of the jump cache's entry at index 'of' */
 };
 
 /* 'rights' of DIFFERENCE and HOST. */
@@ -41,6 +42,7 @@ struct verify_value {
 enum verify_compared {
     VERIFY_FLAGS_ANY,
     VERIFY_FLAGS_LIMIT,    /* cmp 'reg', 'bits' */
+    VERIFY_FLAGS_GUESS,    /* cmp low 16 bits of 'reg', window_guess */
     VERIFY_FLAGS_BITS,     /* test low byte of 'reg', 'bits' */
     VERIFY_FLAGS_JUMP_RIP, /* cmp with the RIP of the jump cache's entry at index 'reg' */
     VERIFY_FLAGS_JUMP_TAG,

@@ -70,6 +70,7 @@ static bool is_of_register(const struct verify_value *value)
     case VERIFY_JUMP_TAG:
     case VERIFY_WINDOW_BITS:
     case VERIFY_WINDOW_INDEX:
+    case VERIFY_WINDOW_GUESSED:
     case VERIFY_WINDOW:
         return true;
     default:
@@ -157,6 +158,11 @@ static void transfer_move(const struct verify_insn *at, const struct verify_stat
         *out = state->reg[source->reg];
     } else if (memory->form == VERIFY_FORM_SLOT) {
         *out = state->reg[memory->index];
+    } else if (memory->form == VERIFY_FORM_FIELD && size == 8 &&
+               memory->offset == offsetof(struct soft_vcpu, window_guess_base)) {
+        const struct verify_value *before = &state->reg[at->insn.operand[0].reg];
+        out->kind = before->kind == VERIFY_WINDOW_GUESSED ? VERIFY_WINDOW : VERIFY_ANY;
+        out->of = before->of;
     } else if (memory->form == VERIFY_FORM_WINDOW) {
         out->kind = VERIFY_WINDOW;
         out->of = state->reg[memory->index].of;
@@ -336,6 +342,11 @@ static bool transfer_flags(const struct verify_insn *at, const struct verify_sta
         *out = (struct verify_flags){VERIFY_FLAGS_LIMIT, .reg = first->reg, .bits = insn->imm};
         return true;
     }
+    if (is_gpr(first, 2) && memory->form == VERIFY_FORM_FIELD &&
+        memory->offset == offsetof(struct soft_vcpu, window_guess)) {
+        *out = (struct verify_flags){VERIFY_FLAGS_GUESS, .reg = first->reg};
+        return true;
+    }
     if (is_gpr(first, 8) && memory->form == VERIFY_FORM_JUMP &&
         memory->offset == MEMBER(soft_native_jump, rip)) {
         *out = (struct verify_flags){VERIFY_FLAGS_JUMP_RIP, .reg = memory->index};
@@ -421,6 +432,11 @@ void verify_edge(uint8_t condition, bool is_taken, struct verify_state *state)
     case VERIFY_FLAGS_LIMIT:
         if (holds == IF_BELOW_OR_EQUAL && value->kind == VERIFY_DIFFERENCE) {
             value->bits = MIN(value->bits, flags->bits);
+        }
+        break;
+    case VERIFY_FLAGS_GUESS:
+        if (holds == IF_EQUAL && value->kind == VERIFY_WINDOW_BITS) {
+            value->kind = VERIFY_WINDOW_GUESSED;
         }
         break;
     case VERIFY_FLAGS_BITS:
