@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <x86intrin.h>
 
 #include "base/core/bits.h"
@@ -21,6 +22,7 @@
 #define TICKS_TO_WAIT 256
 /* A program that has used so many blocks with windows waits for code more than for data. */
 #define MANY_BLOCKS 6000u
+#define PAGES_SIZE  (WINDOW_PAGE_PLACES * sizeof(struct window_page))
 /* A signal and its return, beside what is measured. */
 #define SIGNAL_CYCLES 6000u
 
@@ -49,7 +51,9 @@ static void free_space(struct window_space *space)
     for (uint32_t i = 0; i < space->window_count; i++) {
         window_release(space->window[i].base);
     }
-    free(space->page);
+    if (space->page) {
+        munmap(space->page, PAGES_SIZE);
+    }
     *space = (struct window_space){0};
 }
 
@@ -99,7 +103,10 @@ static struct window_space *new_space(struct soft_windows *w, uint64_t cr3)
 static bool activate(struct soft_windows *w, struct window_space *space)
 {
     w->guard = w->guard ? w->guard : window_reserve();
-    space->page = calloc(1u << WINDOW_PAGE_BITS, sizeof(*space->page));
+    /* Not of the C library's heap: in threads it opens files when it gives memory back, which the jail does not allow. */
+    void *page = mmap(NULL, PAGES_SIZE, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    space->page = page == MAP_FAILED ? NULL : page;
     space->is_active = w->guard && space->page;
     if (!space->is_active) {
         deactivate(w, space);
