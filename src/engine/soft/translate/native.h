@@ -2,7 +2,7 @@
  *
  * A block is compiled from straight guest code within one page, or from one instruction that ends in the next, for one address
  * and one mode. It goes on behind a few conditional branches, which leave it if they are taken: flags stay in registers, and
- * checks of memory before a branch hold behind it. Guest registers live in the host's (see translate.c), the status flags in the host's flags; RSP points to the vCPU, below which lies a little stack
+ * checks of memory before a branch hold behind it. Guest registers live in the host's (see translate.c), the status flags in the host's flags; RSP points into the vCPU, below which lies a little stack
  * for signals. Whatever has no template, misses the TLB or faults is run by the interpreter, one instruction at a time, in
  * the middle of the block. So the interpreter is the one place that knows what is exceptional. */
 #ifndef ENGINE_SOFT_TRANSLATE_NATIVE_H
