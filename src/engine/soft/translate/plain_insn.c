@@ -73,6 +73,43 @@ static bool wants_scratch(const struct translation *t, const struct native_insn 
             (!(t->flags & FLAGS_HOST) || !native_faults_by_one_access(n) || !n->live_before));
 }
 
+/* Does it write all of a general register without a look at it? */
+static bool is_pure_write(const struct x86_insn *insn)
+{
+    return (insn->id == X86_ID_MOV || insn->id == X86_ID_MOVZX || insn->id == X86_ID_MOVSX ||
+            insn->id == X86_ID_MOVSXD) &&
+           insn->operand[0].size_bytes >= 4;
+}
+
+/* May the guest register that the field rm names, one in the vCPU, be changed there? Not so if upper bits become 0, if the other
+ * operand may be the same register, or if an access to memory means more than one to a register. */
+static bool may_change_in_place(const struct native_insn *n, uint8_t reg, uint8_t rm)
+{
+    const struct native_row *row = n->row;
+    bool is_other = row->reg.is_used && row->reg.reg_class == X86_REG_GPR && reg == rm;
+    return !row->is_vector && !row->is_bit_test && !row->vvvv.is_used && !is_other &&
+           n->insn.operand[0].size_bytes != 4 && n->insn.id != X86_ID_XCHG;
+}
+
+/* 'op rm, reg' with a register that is in the vCPU, but only read, and one that is not: turns the two around, so that the former can
+ * be memory. */
+static bool turn_operands(const struct native_insn *n, uint8_t reg, uint8_t rm,
+                          struct host_insn *host)
+{
+    const struct x86_insn *insn = &n->insn;
+    bool is_alu = (insn->opcode & 0xc7) == 0x01, is_test = insn->opcode == 0x85;
+    if (insn->has_memory || insn->map || !(is_alu || is_test || insn->opcode == 0x89) ||
+        !native_is_spilled(reg) || native_is_spilled(rm)) {
+        return false;
+    }
+    host->opcode ^= is_test ? 0 : 2;
+    host->reg = native_home(rm);
+    host->is_memory = true;
+    host->base = HOST_RSP;
+    host->disp = VCPU_FIELD(gpr) + 8 * reg;
+    return true;
+}
+
 void native_emit_plain(struct translation *t, const struct native_insn *n)
 {
     const struct x86_insn *insn = &n->insn;
@@ -126,6 +163,11 @@ void native_emit_plain(struct translation *t, const struct native_insn *n)
     if (native_needs_host_flags(n)) {
         native_want_flags(t, scratch);
     }
+    if (turn_operands(n, reg, rm, &host)) {
+        emit_insn(e, &host);
+        native_flags_written(t, n);
+        return;
+    }
     struct field_use uses[3];
     uint32_t use_count = 0;
     uint8_t free_scratch[2] = {scratch, ADDRESS};
@@ -166,7 +208,8 @@ void native_emit_plain(struct translation *t, const struct native_insn *n)
             continue;
         }
         /* What is only read, and no register by its meaning, is as good in memory. */
-        if (i == 1 && field->access == X86_OPERAND_READ && !row->is_bit_test) {
+        if (i == 1 && ((field->access == X86_OPERAND_READ && !row->is_bit_test) ||
+                       may_change_in_place(n, reg, rm))) {
             host.is_memory = true;
             host.base = HOST_RSP;
             host.disp = VCPU_FIELD(gpr) + 8 * guest;
@@ -182,7 +225,9 @@ void native_emit_plain(struct translation *t, const struct native_insn *n)
             use = &uses[use_count++];
             *use = (struct field_use){
                 .field = field, .guest = guest, .host = free_scratch[next_scratch++]};
-            native_load_gpr(t, use->host, guest);
+            if (field->access != X86_OPERAND_WRITE || !is_pure_write(insn)) {
+                native_load_gpr(t, use->host, guest);
+            }
             if (use->host == ADDRESS) {
                 t->address_group = NATIVE_NO_GROUP;
             }
