@@ -114,7 +114,7 @@ void soft_tlb_flush(struct soft_vcpu *v, bool with_global)
     second->pcid = current_pcid(v);
     flush_first(v, with_global ? CLASSES_ALL : CLASSES_LOCAL);
     forget_local_code(v);
-    soft_windows_space_changed(v);
+    soft_windows_flushed(v);
 }
 
 /* Entries of the first level in the 2 MiB around 'gva'. */

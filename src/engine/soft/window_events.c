@@ -44,6 +44,15 @@ void soft_windows_space_changed(struct soft_vcpu *v)
     v->window_state = has_windows ? SOFT_WINDOWS_CHECK : SOFT_WINDOWS_OFF;
 }
 
+void soft_windows_flushed(struct soft_vcpu *v)
+{
+    soft_windows_space_changed(v);
+    struct window_space *space = v->windows ? v->windows->current : NULL;
+    if (space && !space->is_active && space->ticks > 0) {
+        space->ticks--; /* those that fork all the time are better off without */
+    }
+}
+
 void soft_windows_page_dropped(struct soft_vcpu *v, uint64_t gva, bool is_large)
 {
     struct window_space *space = v->windows ? v->windows->current : NULL;

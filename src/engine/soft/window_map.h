@@ -35,7 +35,7 @@ struct window_space {
     bool has_lost_writes; /* the writable ones have to be looked at */
     uint64_t last_tick;   /* host's TSC */
     int32_t ticks;        /* of user code; negative: a new try has to wait */
-    uint32_t dear_ticks;  /* in a row, in which windows took too much time */
+    int64_t debt;         /* cycles that windows have taken beyond their part */
     uint32_t window_count;
     uint32_t block_count;
     uint32_t guess;                      /* which window most addresses are in */

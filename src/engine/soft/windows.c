@@ -14,17 +14,21 @@
 
 /* A process gets windows when interrupts have found it running so often, not more often than once in so many cycles of the host's
  * TSC. */
-#define TICKS_TO_BEGIN 4
+#define TICKS_TO_BEGIN 8
 #define TICK_CYCLES    2000000u
 #define TICK_PAUSE     (1ull << 31) /* it begins anew when it has not run for so long */
-/* Windows go when they took more than half of the time in so many ticks in a row, and may come again after so many. */
-#define DEAR_TICKS    4u
-#define TICKS_TO_WAIT 256
+/* Windows may take a part of the time. When they have taken so many cycles more than that, they go, and may come again after so
+ * many ticks. */
+#define SPENT_PART     8
+#define SPENT_TOO_MUCH (1ll << 25)
+#define TICKS_TO_WAIT  256
 /* A program that has used so many blocks with windows waits for code more than for data. */
 #define MANY_BLOCKS 6000u
-#define PAGES_SIZE  (WINDOW_PAGE_PLACES * sizeof(struct window_page))
+/* To have a page again that has been dropped, as a part of a fault that brings in several. */
+#define DROPPED_CYCLES 4000u
+#define PAGES_SIZE     (WINDOW_PAGE_PLACES * sizeof(struct window_page))
 /* A signal and its return, beside what is measured. */
-#define SIGNAL_CYCLES 6000u
+#define SIGNAL_CYCLES 15000u
 
 static uint64_t guard_entry(const struct soft_windows *w, uint64_t slot)
 {
@@ -212,7 +216,9 @@ bool soft_windows_prepare(struct soft_vcpu *v)
     uint64_t start = __rdtsc();
     uint32_t window_count = space->window_count;
     if (space->tag != v->second.tag || space->has_lost_pages) {
+        uint32_t before = space->page_count;
         window_check_all(v, space);
+        w->spent += (uint64_t)(before - space->page_count) * DROPPED_CYCLES;
         window_find_slots(v, space);
         space->tag = v->second.tag;
     }
@@ -261,8 +267,9 @@ void soft_windows_tick(struct soft_vcpu *v)
         return;
     }
     learn_guess(v, space);
-    space->dear_ticks = spent > elapsed / 2 ? space->dear_ticks + 1 : 0;
-    if (space->dear_ticks == DEAR_TICKS) {
+    int64_t beyond = (int64_t)spent - (int64_t)(elapsed / SPENT_PART);
+    space->debt = MAX(space->debt + beyond, 0);
+    if (space->debt > SPENT_TOO_MUCH) {
         deactivate(w, space);
         v->window_state = SOFT_WINDOWS_OFF;
     }

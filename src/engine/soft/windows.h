@@ -40,6 +40,7 @@ bool soft_windows_prepare(struct soft_vcpu *v);
 
 /* Events. The current address space is another one, or has been flushed. */
 void soft_windows_space_changed(struct soft_vcpu *v);
+void soft_windows_flushed(struct soft_vcpu *v);
 /* A page of the current space has been flushed; with 'is_large' all of its 2 MiB. */
 void soft_windows_page_dropped(struct soft_vcpu *v, uint64_t gva, bool is_large);
 /* Pages must not be written without looking any more: all, or the one at 'hva'. */
