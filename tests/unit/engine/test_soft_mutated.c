@@ -378,6 +378,7 @@ static bool vcpu_is_intact(const struct bed *b)
         SPAN(native_group),
         SPAN(native_target),
         SPAN(native_page),
+        SPAN(window_misses),
         SPAN(native_fault_rip),
         SPAN(native_fault_unrun),
         SPAN(native_budget),

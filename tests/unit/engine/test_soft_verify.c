@@ -406,6 +406,24 @@ static void check_with_tlb(struct bench *b, enum soft_tlb_mode mode)
 }
 
 /* STAC and CLAC change which table the code behind them may use. */
+static void test_alignment_of_fields(void **state)
+{
+    struct bench *b = *state;
+    int32_t start = VCPU_FIELD(segment);
+    uint32_t skip = (uint32_t)-offsetof(struct soft_vcpu, segment) % 16;
+    for (uint32_t off = 0; off < 16; off++) {
+        begin(b);
+        PUT(b, 0x0f, 0x52, 0xbc, 0x24); /* rsqrtps xmm7, [rsp + ...] */
+        emit32(&b->e, (uint32_t)start + skip + off);
+        finish(b);
+        if (off) {
+            refused(b, "not aligned");
+        } else {
+            accepted(b);
+        }
+    }
+}
+
 static void test_modes(void **state)
 {
     struct bench *b = *state;
@@ -803,6 +821,7 @@ int main(void)
         cmocka_unit_test(test_groups),
         cmocka_unit_test(test_instructions),
         cmocka_unit_test(test_fields),
+        cmocka_unit_test(test_alignment_of_fields),
         cmocka_unit_test(test_modes),
         cmocka_unit_test(test_shared_links),
         cmocka_unit_test(test_control_flow),

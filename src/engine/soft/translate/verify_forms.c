@@ -374,7 +374,9 @@ static const char *check_memory(const struct verify_insn *at, const struct verif
         out->offset = (uint32_t)offset;
         out->form = VERIFY_FORM_FIELD;
         if (insn->index == X86_BASE_NONE) {
-            return check_field(out->size, out);
+            bool is_aligned =
+                !(x86_rows[insn->row].attributes & X86_ROW_ALIGNED) || out->offset % out->size == 0;
+            return is_aligned ? check_field(out->size, out) : "it is not aligned";
         }
         out->index = insn->index;
         return insn->scale == 8 ? check_table(state, &state->reg[insn->index], out)
