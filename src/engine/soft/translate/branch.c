@@ -94,6 +94,8 @@ static void make_link(const struct translation *t, uint32_t number)
 void native_emit_link_stubs(struct translation *t)
 {
     struct emitter *e = &t->e;
+    _Static_assert(NATIVE_MAX_LINKS == NATIVE_MAX_SIDE_EXITS + 2 && NATIVE_MAX_LINKS < 16,
+                   "each has its exit, and their number fits the field");
     t->block->link_count = t->exit_count & 15;
     for (uint32_t i = 0; i < t->exit_count; i++) {
         const struct block_exit *exit = &t->exit[i];

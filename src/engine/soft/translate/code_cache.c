@@ -20,10 +20,10 @@
 #include "base/core/bits.h"
 #include "base/core/invariant.h"
 
-/* Descriptions, in bytes for 16 bytes of code; a block has some 360 bytes of code, out of line and not. */
+/* Descriptions, in bytes for 16 bytes of code; a block has some 320 bytes of code, half of them out of line. */
 #define META_PER_16 6u
 /* How much of a region is for code, so that both parts are full at about the same time. */
-#define CODE          18u
+#define CODE          17u
 #define CODE_AND_COLD 32u
 /* The first reference is not 0. */
 #define META_START 64u
