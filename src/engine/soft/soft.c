@@ -222,10 +222,6 @@ static int soft_vcpu_create(struct vm *base, uint32_t index, const struct x86_cp
         return error_set_errno(err, errno, "creating vCPU %u", index);
     }
     struct soft_vcpu *v = (struct soft_vcpu *)(void *)(memory + NATIVE_STACK_SIZE);
-    if (!vm->interprets) {
-        /* Translated code reads its tables here and there: small pages would miss the host's TLB. A wish. */
-        (void)madvise(memory, VCPU_MEMORY_SIZE, MADV_HUGEPAGE);
-    }
     v->vcpu = (struct vcpu){.vm = base, .index = index};
     v->vm = vm;
     v->cpuid = *cpuid;
