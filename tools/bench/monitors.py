@@ -97,15 +97,16 @@ class Guest:
         own, total = 0, 0
         for pid in self.processes():
             pss = guest = 0
-            size = 0
+            size, is_guest = 0, False
             for line in pathlib.Path(f"/proc/{pid}/smaps").read_text().splitlines():
                 if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
                     low, high = (int(x, 16) for x in line.split()[0].split("-"))
                     size = high - low
+                    is_guest = "memfd:guest" in line
                 elif line.startswith("Pss:"):
                     kib = int(line.split()[1])
-                    # Guest memory is the only mapping of this size in either program.
-                    if size >= 256 << 20 and kib > 0:
+                    # Guest memory is the only mapping of this size in either program; Hull's is seen in windows, too.
+                    if (size >= 256 << 20 or is_guest) and kib > 0:
                         guest += kib
                     else:
                         pss += kib

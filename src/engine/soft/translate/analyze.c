@@ -333,7 +333,7 @@ bool native_high_needs_rex(const struct x86_insn *insn)
 /* Can a plain template hold the instruction's registers? Those without a host register need one of two scratch registers,
  * or the one that memory leaves; AH to BH go with no REX prefix, which both scratch registers and most others need: those are
  * turned to where their low byte is, if nothing else is in the same register. */
-static bool fits_plain(const struct soft_vcpu *v, const struct native_insn *n, uint32_t mode)
+static bool fits_plain(const struct soft_vcpu *v, const struct native_insn *n)
 {
     const struct x86_insn *insn = &n->insn;
     const struct native_row *row = n->row;
@@ -360,9 +360,7 @@ static bool fits_plain(const struct soft_vcpu *v, const struct native_insn *n, u
         }
     }
     if (native_has_high_byte(insn) && native_high_needs_rex(insn)) {
-        /* The host must not fault while a register is turned. */
-        bool may_turn = !(mode & NATIVE_MODE_WINDOWS && insn->has_memory);
-        return v->native->has_bmi2 && insn->id != X86_ID_CMPXCHG && may_turn;
+        return v->native->has_bmi2 && insn->id != X86_ID_CMPXCHG;
     }
     return spilled <= available;
 }
@@ -425,7 +423,7 @@ static void classify(const struct soft_vcpu *v, struct native_insn *n, uint32_t 
         break;
     case NATIVE_PLAIN:
     case NATIVE_DIVIDE:
-        if (!fits_plain(v, n, mode)) {
+        if (!fits_plain(v, n)) {
             n->kind = NATIVE_INTERPRET;
         } else if (row->is_bit_test && insn->has_memory && !insn->imm_bytes) {
             n->kind = insn->address_bytes == word && insn->operand_bytes != 2 ? NATIVE_BIT_STRING

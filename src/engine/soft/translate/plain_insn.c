@@ -50,24 +50,38 @@ static bool has_gpr(const struct native_insn *n)
 }
 
 /* Turns a register such that its second byte is the lowest, or back; no flags change. */
-static void emit_turn(struct translation *t, uint8_t reg, uint8_t count)
+static void emit_turned(struct translation *t, uint8_t to, uint8_t reg, uint8_t count)
 {
     emit_insn(&t->e, &(struct host_insn){.prefix = 0xf2, /* rorx */
                                          .is_vex = true,
                                          .map = 3,
                                          .opcode = 0xf0,
                                          .w = true,
-                                         .reg = reg,
+                                         .reg = to,
                                          .rm = reg,
                                          .imm_bytes = 1,
                                          .imm = &count});
+}
+
+static void emit_turn(struct translation *t, uint8_t reg, uint8_t count)
+{
+    emit_turned(t, reg, reg, count);
+}
+
+/* The second byte of 'reg' = the lowest of 'from'. */
+static void emit_second_byte(struct translation *t, uint8_t reg, uint8_t from)
+{
+    emit_turn(t, reg, 8);
+    emit_insn(&t->e, &(struct host_insn){.opcode = 0x88, .reg = from, .rm = reg}); /* mov */
+    emit_turn(t, reg, 64 - 8);
 }
 
 /* Does an instruction with a memory operand need a register beside it: for a guest register that has none, or for the flags? */
 static bool wants_scratch(const struct translation *t, const struct native_insn *n, uint8_t reg)
 {
     const struct native_row *row = n->row;
-    return (row->reg.is_used && row->reg.reg_class == X86_REG_GPR && native_is_spilled(reg)) ||
+    return native_has_high_byte(&n->insn) ||
+           (row->reg.is_used && row->reg.reg_class == X86_REG_GPR && native_is_spilled(reg)) ||
            (row->vvvv.is_used && row->vvvv.reg_class == X86_REG_GPR) ||
            (native_needs_host_flags(n) &&
             (!(t->flags & FLAGS_HOST) || !native_faults_by_one_access(n) || !n->live_before));
@@ -144,7 +158,9 @@ void native_emit_plain(struct translation *t, const struct native_insn *n)
     }
     host.needs_rex = !is_vex && is_byte;
     bool is_turned = native_has_high_byte(insn) && native_high_needs_rex(insn);
-    uint8_t turned = HOST_NONE, scratch = SCRATCH;
+    uint8_t turned = HOST_NONE, scratch = SCRATCH, written_byte = HOST_NONE;
+    /* The host may fault at the access: no register may be turned then. */
+    bool is_copied = is_turned && insn->has_memory && native_has_windows(t);
     if (insn->has_memory) {
         uint32_t size = native_memory_size(insn);
         struct native_operand operand = native_emit_parts(
@@ -198,7 +214,11 @@ void native_emit_plain(struct translation *t, const struct native_insn *n)
         }
         if (is_high) {
             /* AH..BH: numbers 4..7 as they are, or the lowest byte for a moment. */
-            if (is_turned) {
+            if (is_copied) {
+                *fields[i].number = scratch;
+                emit_turned(t, scratch, guest & 3, 8);
+                written_byte = field->access & X86_OPERAND_WRITE ? guest & 3 : HOST_NONE;
+            } else if (is_turned) {
                 turned = *fields[i].number = guest & 3;
             }
             continue;
@@ -242,6 +262,9 @@ void native_emit_plain(struct translation *t, const struct native_insn *n)
     emit_insn(e, &host);
     if (turned != HOST_NONE) {
         emit_turn(t, turned, 64 - 8);
+    }
+    if (written_byte != HOST_NONE) {
+        emit_second_byte(t, written_byte, scratch);
     }
     for (uint32_t k = 0; k < use_count; k++) {
         if (uses[k].field->access & X86_OPERAND_WRITE) {
