@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "base/core/bits.h"
+#include "engine/soft/vcpu.h"
 
 #define PAGES      (GUEST_SIZE >> 12)
 #define WORDS      (PAGES / 64)
@@ -52,11 +53,26 @@ STORE_CODE(faulting, "movl $1, 0x200ffe\n .org faulting + 0x100\n");
 
 static struct soft_guest guest;
 static struct x86_state initial;
+static bool is_in_windows;
+
+/* User code, which sees memory through the host's MMU. */
+static int begin_windows(void **state)
+{
+    is_in_windows = true;
+    return 0;
+}
 
 static void prepare(const uint8_t *code, size_t size)
 {
-    guest_start(&guest, 1);
+    guest_start_with(&guest, 1, is_in_windows ? "windows=always,verify=on" : NULL);
     guest_long_mode(&guest, 0, code, size, &initial);
+    if (is_in_windows) {
+        initial.rflags |= X86_FLAG_IOPL; /* for OUT */
+        initial.segment[X86_CS].selector = GUEST_CS_USER;
+        initial.segment[X86_CS].attributes = 0xa0fb;
+        initial.segment[X86_SS].selector = GUEST_DS_USER;
+        initial.segment[X86_SS].attributes = 0xc0f3;
+    }
     initial.cr4 |= X86_CR4_OSXSAVE;
     initial.xcr0 = 7;
     initial.gdtr.limit = 0x37;
@@ -229,6 +245,8 @@ static void on_and_off(void **state)
     check_log("between stop and start", PAGES_OF(0));
     run();
     check_log("after both", PAGES_OF(0x200, 0x202, 0x203, 0));
+    const struct soft_vcpu *v = soft_from_vcpu(guest.vcpu[0]);
+    assert_true(v->stats.window_fills > 0 || !is_in_windows || !v->windows);
     guest_end(&guest);
 }
 
@@ -309,5 +327,17 @@ int main(void)
         cmocka_unit_test(on_and_off),
         cmocka_unit_test(a_copy_follows),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    const struct CMUnitTest in_windows[] = {
+        cmocka_unit_test(integer_stores),
+        cmocka_unit_test(string_stores),
+        cmocka_unit_test(locked_stores),
+        cmocka_unit_test(wide_stores),
+        cmocka_unit_test(reads_are_not_reported),
+        cmocka_unit_test(code_pages),
+        cmocka_unit_test(page_tables),
+        cmocka_unit_test(on_and_off),
+        cmocka_unit_test(a_copy_follows),
+    };
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    return failed + cmocka_run_group_tests(in_windows, begin_windows, NULL);
 }
