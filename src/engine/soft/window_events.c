@@ -14,15 +14,15 @@ struct window_space *window_find_space(struct soft_windows *w, uint64_t cr3)
     return NULL;
 }
 
-size_t window_place(uint64_t key)
+size_t window_place(const struct window_space *space, uint64_t key)
 {
     uint64_t number = (key >> GUEST_PAGE_SHIFT) + (key & WINDOW_KEY_LARGE);
-    return (number * 0x9e3779b97f4a7c15ull) >> (64 - WINDOW_PAGE_BITS);
+    return (number * 0x9e3779b97f4a7c15ull) >> (64 - space->page_bits);
 }
 
 struct window_page *window_find_page(const struct window_space *space, uint64_t key)
 {
-    for (size_t i = window_place(key);; i = (i + 1) % WINDOW_PAGE_PLACES) {
+    for (size_t i = window_place(space, key);; i = (i + 1) % window_places(space)) {
         struct window_page *page = &space->page[i];
         if (page->key == key) {
             return page;

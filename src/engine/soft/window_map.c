@@ -16,8 +16,11 @@
 #define ENTRY_PS     BIT(7)
 #define ADDRESS_MASK BITS(51, 12)
 
-/* Each page may split the host's map of the process once more; the host allows 65530 parts for all vCPUs' windows. */
-#define MAX_PAGES 24000u
+/* Each call may split the host's map of the process once more; the host allows 65530 parts, for all vCPUs' windows. */
+#define MAX_PARTS 24000u
+/* Of the table of pages: 384 MiB of small ones at most. */
+#define FIRST_BITS 12
+#define LAST_BITS  17
 /* What one fault brings in at most, aligned. */
 #define AROUND_PAGES 16u
 #define LARGE_SIZE   (1ull << SOFT_LARGE_SHIFT)
@@ -53,8 +56,9 @@ static uint8_t *host_address(const struct window_space *space, uint64_t gva)
     return NULL;
 }
 
-static bool unmap(const struct window_space *space, uint64_t gva, uint64_t size)
+static bool unmap(struct window_space *space, uint64_t gva, uint64_t size)
 {
+    space->part_count++;
     uint8_t *at = host_address(space, gva);
     int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
     return !at || mmap(at, size, PROT_NONE, flags, -1, 0) != MAP_FAILED;
@@ -71,14 +75,66 @@ void window_drop_all(struct window_space *space)
         }
     }
     if (space->place_count) {
-        memset(space->page, 0, WINDOW_PAGE_PLACES * sizeof(*space->page));
+        memset(space->page, 0, window_places(space) * sizeof(*space->page));
     }
     memset(space->filter, 0, sizeof(space->filter));
-    space->page_count = space->place_count = space->pending_count = 0;
+    space->page_count = space->place_count = space->pending_count = space->part_count = 0;
     space->has_lost_pages = space->has_lost_writes = space->has_large = false;
 }
 
 /* The hash table. */
+/* A table like the space's, of that size, with what is used of it. */
+static bool make_table(struct window_space *space, uint8_t bits)
+{
+    struct window_page *old = space->page;
+    size_t old_places = old ? window_places(space) : 0;
+    /* Not of the C library's heap: in threads it opens files when it gives memory back, which the jail does not allow. */
+    void *page = mmap(NULL, sizeof(*old) << bits, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (page == MAP_FAILED) {
+        return false;
+    }
+    space->page = page;
+    space->page_bits = bits;
+    space->place_count = space->page_count;
+    for (size_t i = 0; i < old_places; i++) {
+        if (old[i].key & WINDOW_KEY_USED) {
+            size_t to = window_place(space, old[i].key);
+            while (space->page[to].key) {
+                to = (to + 1) % window_places(space);
+            }
+            space->page[to] = old[i];
+        }
+    }
+    if (old) {
+        munmap(old, old_places * sizeof(*old));
+    }
+    return true;
+}
+
+bool window_table_init(struct window_space *space)
+{
+    return make_table(space, FIRST_BITS);
+}
+
+void window_table_fini(struct window_space *space)
+{
+    if (space->page) {
+        munmap(space->page, window_places(space) * sizeof(*space->page));
+        space->page = NULL;
+    }
+}
+
+/* Room for what a fault brings in. */
+static bool reserve_places(struct window_space *space)
+{
+    if (space->place_count + AROUND_PAGES <= window_places(space) / 4 * 3) {
+        return true;
+    }
+    bool is_larger = space->page_count > window_places(space) / 2 && space->page_bits < LAST_BITS;
+    return make_table(space, (uint8_t)(space->page_bits + is_larger));
+}
+
 static void put_page(struct window_space *space, uint64_t key, uint64_t page)
 {
     struct window_page *known = window_find_page(space, key);
@@ -88,9 +144,9 @@ static void put_page(struct window_space *space, uint64_t key, uint64_t page)
         known->page = page;
         return;
     }
-    size_t i = window_place(key);
+    size_t i = window_place(space, key);
     while (space->page[i].key & WINDOW_KEY_USED) {
-        i = (i + 1) % WINDOW_PAGE_PLACES;
+        i = (i + 1) % window_places(space);
     }
     space->has_large |= key & WINDOW_KEY_LARGE;
     space->place_count += !space->page[i].key;
@@ -151,9 +207,10 @@ static bool is_logging(const struct soft_vcpu *v, const struct guest_slot *slot)
     return atomic_load_explicit(&v->vm->dirty[number], memory_order_acquire) != NULL;
 }
 
-static bool map_pages(const struct window_space *space, const struct guest_slot *slot, uint64_t gva,
+static bool map_pages(struct window_space *space, const struct guest_slot *slot, uint64_t gva,
                       uint64_t size, uint64_t page)
 {
+    space->part_count++;
     uint64_t gpa = align_down(page, GUEST_PAGE_SIZE);
     int prot = PROT_READ | (page & WINDOW_PAGE_WRITABLE ? PROT_WRITE : 0);
     void *at = host_address(space, gva);
@@ -211,15 +268,15 @@ static struct window_page neighbour(struct soft_vcpu *v, const struct window_spa
 
 bool window_has_room(const struct soft_vcpu *v, const struct window_space *space)
 {
-    return space->page_count + AROUND_PAGES <= MAX_PAGES / v->vm->vm.config.vcpu_count &&
-           space->place_count + AROUND_PAGES <= WINDOW_PAGE_PLACES / 4 * 3;
+    return space->part_count + AROUND_PAGES <= MAX_PARTS / v->vm->vm.config.vcpu_count &&
+           space->page_count + AROUND_PAGES <= (3u << LAST_BITS) / 4;
 }
 
 bool window_fill(struct soft_vcpu *v, struct window_space *space, uint64_t gva, bool is_writable)
 {
     struct found found = look_up(v, gva);
     const struct guest_memory *memory = v->vm->vm.config.memory;
-    if (!found.is_there) {
+    if (!found.is_there || !reserve_places(space)) {
         return false;
     }
     if (found.is_large && found.is_writable >= is_writable && fill_large(v, space, gva, &found)) {
@@ -307,7 +364,7 @@ void window_check_page(struct soft_vcpu *v, struct window_space *space, uint64_t
 
 void window_check_all(struct soft_vcpu *v, struct window_space *space)
 {
-    for (size_t i = 0; i < WINDOW_PAGE_PLACES && space->page_count; i++) {
+    for (size_t i = 0; i < window_places(space) && space->page_count; i++) {
         if (space->page[i].key & WINDOW_KEY_USED) {
             check(v, space, &space->page[i]);
         }
@@ -337,7 +394,7 @@ static void check_writes(struct soft_vcpu *v, struct window_space *space, struct
 
 void window_check_writes(struct soft_vcpu *v, struct window_space *space)
 {
-    for (size_t i = 0; i < WINDOW_PAGE_PLACES && space->page_count; i++) {
+    for (size_t i = 0; i < window_places(space) && space->page_count; i++) {
         if (space->page[i].key & WINDOW_KEY_USED) {
             check_writes(v, space, &space->page[i]);
         }
@@ -351,7 +408,7 @@ void window_check_page_writes(struct soft_vcpu *v, struct window_space *space, u
     if (!(space->filter[bit / 64] & BIT(bit % 64)) && !space->has_large) {
         return;
     }
-    for (size_t i = 0; i < WINDOW_PAGE_PLACES && space->page_count; i++) {
+    for (size_t i = 0; i < window_places(space) && space->page_count; i++) {
         struct window_page *page = &space->page[i];
         if (page->key & WINDOW_KEY_USED &&
             gpa - align_down(page->page, GUEST_PAGE_SIZE) < size_of(page)) {

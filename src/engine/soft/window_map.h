@@ -8,8 +8,6 @@
 #define WINDOW_MAX_WINDOWS 8u
 /* Pages that wait to be looked up again one by one; with more, all are. */
 #define WINDOW_MAX_PENDING 64u
-#define WINDOW_PAGE_BITS   15
-#define WINDOW_PAGE_PLACES (1u << WINDOW_PAGE_BITS)
 #define WINDOW_FILTER_BITS 12
 
 struct window {
@@ -41,10 +39,12 @@ struct window_space {
     uint32_t guess;                      /* which window most addresses are in */
     uint32_t misses[WINDOW_MAX_WINDOWS]; /* and more, while each was the guess; 0: not known */
     struct window window[WINDOW_MAX_WINDOWS];
-    struct window_page *page; /* NULL, or 1 << WINDOW_PAGE_BITS */
+    struct window_page *page; /* NULL, or 1 << page_bits */
+    uint8_t page_bits;
     bool has_large;
     uint32_t page_count;  /* used */
     uint32_t place_count; /* used, or gone */
+    uint32_t part_count;  /* calls that may each have split the host's map of the process */
     uint32_t pending_count;
     uint64_t pending[WINDOW_MAX_PENDING];
     /* Which guest physical pages may be there, hashed. */
@@ -69,12 +69,20 @@ static inline uint64_t window_current_cr3(const struct soft_vcpu *v)
 
 /* window_events.c: no vector registers. */
 struct window_space *window_find_space(struct soft_windows *w, uint64_t cr3);
-size_t window_place(uint64_t key);
+size_t window_place(const struct window_space *space, uint64_t key);
+static inline size_t window_places(const struct window_space *space)
+{
+    return (size_t)1 << space->page_bits;
+}
 struct window_page *window_find_page(const struct window_space *space, uint64_t key);
 
 /* Reserves host addresses with guards; NULL: there are none. */
 uint8_t *window_reserve(void);
 void window_release(uint8_t *base);
+
+/* The table of pages; false: there is no memory. */
+bool window_table_init(struct window_space *space);
+void window_table_fini(struct window_space *space);
 
 /* Windows for what the top level of the page tables has. */
 void window_find_slots(struct soft_vcpu *v, struct window_space *space);

@@ -3,7 +3,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <x86intrin.h>
 
 #include "base/core/bits.h"
@@ -20,13 +19,12 @@
 /* Windows may take a part of the time. When they have taken so many cycles more than that, they go, and may come again after so
  * many ticks. */
 #define SPENT_PART     8
-#define SPENT_TOO_MUCH (1ll << 25)
+#define SPENT_TOO_MUCH (1ll << 27)
 #define TICKS_TO_WAIT  256
 /* A program that has used so many blocks with windows waits for code more than for data. */
 #define MANY_BLOCKS 6000u
 /* To have a page again that has been dropped, as a part of a fault that brings in several. */
-#define DROPPED_CYCLES 4000u
-#define PAGES_SIZE     (WINDOW_PAGE_PLACES * sizeof(struct window_page))
+#define DROPPED_CYCLES 2000u
 /* A signal and its return, beside what is measured. */
 #define SIGNAL_CYCLES 15000u
 
@@ -55,9 +53,7 @@ static void free_space(struct window_space *space)
     for (uint32_t i = 0; i < space->window_count; i++) {
         window_release(space->window[i].base);
     }
-    if (space->page) {
-        munmap(space->page, PAGES_SIZE);
-    }
+    window_table_fini(space);
     *space = (struct window_space){0};
 }
 
@@ -107,11 +103,7 @@ static struct window_space *new_space(struct soft_windows *w, uint64_t cr3)
 static bool activate(struct soft_windows *w, struct window_space *space)
 {
     w->guard = w->guard ? w->guard : window_reserve();
-    /* Not of the C library's heap: in threads it opens files when it gives memory back, which the jail does not allow. */
-    void *page = mmap(NULL, PAGES_SIZE, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    space->page = page == MAP_FAILED ? NULL : page;
-    space->is_active = w->guard && space->page;
+    space->is_active = w->guard && window_table_init(space);
     if (!space->is_active) {
         deactivate(w, space);
     }
@@ -326,8 +318,9 @@ enum soft_window_result soft_windows_fault(struct soft_vcpu *v, uintptr_t addres
         return result;
     }
     if (!window_has_room(v, space)) {
-        give_back(v, space);
-        return result;
+        /* Begun anew it takes less, as pages that are used by now come together. */
+        w->spent += (uint64_t)space->page_count * DROPPED_CYCLES;
+        window_drop_all(space);
     }
     switch (soft_tlb_quick(v, tlb, gva, access, &gpa)) {
     case SOFT_FILL_DONE:
