@@ -314,26 +314,27 @@ bool window_fill(struct soft_vcpu *v, struct window_space *space, uint64_t gva, 
     return true;
 }
 
-void window_find_slots(struct soft_vcpu *v, struct window_space *space)
+bool window_find_slots(struct soft_vcpu *v, struct window_space *space)
 {
     uint64_t gpa = v->cr3 & ADDRESS_MASK;
     const struct guest_slot *slot = guest_memory_slot(v->vm->vm.config.memory, gpa);
     if (!slot) {
-        return;
+        return false;
     }
     const volatile uint64_t *top =
         (const volatile uint64_t *)(const void *)(slot->hva + (gpa - slot->gpa));
-    for (uint32_t i = 0; i < 256 && space->window_count < WINDOW_MAX_WINDOWS; i++) {
+    for (uint32_t i = 0; i < 256; i++) {
         uint64_t entry = top[i], gva = (uint64_t)i << SOFT_WINDOW_SHIFT;
         if ((entry & (ENTRY_P | ENTRY_US)) != (ENTRY_P | ENTRY_US) || host_address(space, gva)) {
             continue;
         }
-        uint8_t *base = window_reserve();
+        uint8_t *base = space->window_count < WINDOW_MAX_WINDOWS ? window_reserve() : NULL;
         if (!base) {
-            return;
+            return false;
         }
         space->window[space->window_count++] = (struct window){base, i};
     }
+    return true;
 }
 
 /* Is it as the page tables say? If not it is unmapped. */

@@ -84,8 +84,8 @@ void window_release(uint8_t *base);
 bool window_table_init(struct window_space *space);
 void window_table_fini(struct window_space *space);
 
-/* Windows for what the top level of the page tables has. */
-void window_find_slots(struct soft_vcpu *v, struct window_space *space);
+/* Windows for what the top level of the page tables has. False: not for all of it. */
+bool must_check window_find_slots(struct soft_vcpu *v, struct window_space *space);
 /* May a fault's pages be added? */
 bool window_has_room(const struct soft_vcpu *v, const struct window_space *space);
 /* Takes the page at 'gva', which the TLB has for reading or writing, into its window, and pages near it that are in use. False:

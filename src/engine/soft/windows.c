@@ -191,6 +191,17 @@ static void load(struct soft_vcpu *v, struct window_space *space)
     take_guess(v, space);
 }
 
+/* There is no room, or something is odd. */
+static void give_back(struct soft_vcpu *v, struct window_space *space)
+{
+    if (v->vm->windows == SOFT_WINDOWS_ALWAYS) {
+        window_drop_all(space);
+    } else {
+        deactivate(v->windows, space);
+        v->window_state = SOFT_WINDOWS_OFF;
+    }
+}
+
 bool soft_windows_prepare(struct soft_vcpu *v)
 {
     struct soft_windows *w = v->windows;
@@ -211,7 +222,11 @@ bool soft_windows_prepare(struct soft_vcpu *v)
         uint32_t before = space->page_count;
         window_check_all(v, space);
         w->spent += (uint64_t)(before - space->page_count) * DROPPED_CYCLES;
-        window_find_slots(v, space);
+        if (!window_find_slots(v, space)) {
+            give_back(v, space);
+            v->window_state = SOFT_WINDOWS_OFF;
+            return false;
+        }
         space->tag = v->second.tag;
     }
     for (uint32_t i = 0; i < space->pending_count; i++) {
@@ -263,17 +278,6 @@ void soft_windows_tick(struct soft_vcpu *v)
     space->debt = MAX(space->debt + beyond, 0);
     if (space->debt > SPENT_TOO_MUCH) {
         deactivate(w, space);
-        v->window_state = SOFT_WINDOWS_OFF;
-    }
-}
-
-/* There is no room, or something is odd. */
-static void give_back(struct soft_vcpu *v, struct window_space *space)
-{
-    if (v->vm->windows == SOFT_WINDOWS_ALWAYS) {
-        window_drop_all(space);
-    } else {
-        deactivate(v->windows, space);
         v->window_state = SOFT_WINDOWS_OFF;
     }
 }
