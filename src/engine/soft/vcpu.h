@@ -147,7 +147,7 @@ struct soft_jump_entry {
 #define NATIVE_X87_NOTED 0x10000u
 
 /* An entry of translated code's jump cache; see translate/block_table.h. */
-#define NATIVE_JUMP_BITS 17
+#define NATIVE_JUMP_BITS 16
 #define NATIVE_JUMP_SIZE (1u << NATIVE_JUMP_BITS)
 
 struct soft_native_jump {
