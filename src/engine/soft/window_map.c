@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 
 #include "base/core/bits.h"
+#include "base/core/invariant.h"
 #include "engine/soft/memory_access.h"
 #include "engine/soft/tlb.h"
 
@@ -68,11 +69,9 @@ void window_drop_all(struct window_space *space)
 {
     for (uint32_t i = 0; i < space->window_count; i++) {
         uint64_t gva = (uint64_t)space->window[i].slot << SOFT_WINDOW_SHIFT;
-        if (!unmap(space, gva, SOFT_WINDOW_SIZE)) {
-            /* Nothing may stay: without the mapping there is nothing to stay in. */
-            window_release(space->window[i].base);
-            space->window[i--] = space->window[--space->window_count];
-        }
+        /* Nothing may stay, and translated code may hold addresses in the window still. */
+        bool is_unmapped = unmap(space, gva, SOFT_WINDOW_SIZE);
+        invariant(is_unmapped);
     }
     if (space->place_count) {
         memset(space->page, 0, window_places(space) * sizeof(*space->page));
@@ -82,7 +81,6 @@ void window_drop_all(struct window_space *space)
     space->has_lost_pages = space->has_lost_writes = space->has_large = false;
 }
 
-/* The hash table. */
 /* A table like the space's, of that size, with what is used of it. */
 static bool make_table(struct window_space *space, uint8_t bits)
 {
