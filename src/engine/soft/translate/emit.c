@@ -120,6 +120,35 @@ void emit_op_reg(struct emitter *e, uint8_t opcode, uint8_t reg, uint8_t rm)
     emit8(e, (uint8_t)(0xc0 | (reg & 7) << 3 | (rm & 7)));
 }
 
+void emit_rorx(struct emitter *e, bool is_64, uint8_t reg, uint8_t rm, uint8_t count)
+{
+    emit_insn(e, &(struct host_insn){.prefix = 0xf2,
+                                     .is_vex = true,
+                                     .map = 3,
+                                     .opcode = 0xf0,
+                                     .w = is_64,
+                                     .reg = reg,
+                                     .rm = rm,
+                                     .imm_bytes = 1,
+                                     .imm = &count});
+}
+
+void emit_bextr(struct emitter *e, bool is_64, uint8_t reg, uint8_t rm, uint8_t control)
+{
+    emit_insn(e, &(struct host_insn){.is_vex = true,
+                                     .map = 2,
+                                     .opcode = 0xf7,
+                                     .w = is_64,
+                                     .reg = reg,
+                                     .vvvv = control,
+                                     .rm = rm});
+}
+
+void emit_low_word(struct emitter *e, uint8_t reg)
+{
+    emit_insn(e, &(struct host_insn){.map = 1, .opcode = 0xb7, .reg = reg, .rm = reg});
+}
+
 void emit_mov_imm(struct emitter *e, uint8_t reg, uint64_t value)
 {
     if (value <= UINT32_MAX) {

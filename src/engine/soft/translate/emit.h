@@ -94,6 +94,11 @@ void emit_op_index(struct emitter *e, uint8_t opcode, uint8_t reg, uint8_t base,
 /* op reg, [rsp + index * 8 + disp] */
 void emit_op_table(struct emitter *e, uint8_t opcode, uint8_t reg, uint8_t index, int32_t disp);
 void emit_op_reg(struct emitter *e, uint8_t opcode, uint8_t reg, uint8_t rm);
+/* rorx reg, rm, count and bextr reg, rm, control, of 64 bits or 32. */
+void emit_rorx(struct emitter *e, bool is_64, uint8_t reg, uint8_t rm, uint8_t count);
+void emit_bextr(struct emitter *e, bool is_64, uint8_t reg, uint8_t rm, uint8_t control);
+/* movzx reg, its low 16 bits */
+void emit_low_word(struct emitter *e, uint8_t reg);
 /* mov reg, value in the shortest form. */
 void emit_mov_imm(struct emitter *e, uint8_t reg, uint64_t value);
 /* cmp dword [rsp + disp], imm32; returns where the immediate stands. */

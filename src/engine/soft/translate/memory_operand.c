@@ -158,24 +158,11 @@ static void emit_tlb_index(struct translation *t)
     if (t->native->has_fast_bextr) {
         /* One instruction less between an address and its entry: the constant is there before. */
         emit_mov_imm(e, SCRATCH, NATIVE_TLB_BITS);
-        emit_insn(e, &(struct host_insn){.is_vex = true, /* bextr r15d, r14d, r15d */
-                                         .map = 2,
-                                         .opcode = 0xf7,
-                                         .reg = SCRATCH,
-                                         .vvvv = SCRATCH,
-                                         .rm = ADDRESS});
+        emit_bextr(e, false, SCRATCH, ADDRESS, SCRATCH);
         return;
     }
     if (t->native->has_bmi2) {
-        static const uint8_t shift = GUEST_PAGE_SHIFT;
-        emit_insn(e, &(struct host_insn){.prefix = 0xf2, /* rorx r15d, r14d, 12 */
-                                         .is_vex = true,
-                                         .map = 3,
-                                         .opcode = 0xf0,
-                                         .reg = SCRATCH,
-                                         .rm = ADDRESS,
-                                         .imm_bytes = 1,
-                                         .imm = &shift});
+        emit_rorx(e, false, SCRATCH, ADDRESS, GUEST_PAGE_SHIFT);
     } else {
         emit8(e, 0x45); /* mov r15d, r14d */
         emit8(e, 0x89);
@@ -210,19 +197,10 @@ void native_before_access(struct translation *t, const struct native_insn *n)
 /* R15 = what the window of the address in 'reg' adds to it. The host's flags stay, if they have not been given up. */
 static void emit_window(struct translation *t, uint8_t reg)
 {
-    static const uint8_t shift = SOFT_WINDOW_SHIFT;
     struct emitter *e = &t->e;
     native_begin_window_access(t);
     if (t->guesses_windows && !(t->flags & FLAGS_HOST) && reg != HOST_R13 && !t->is_rip_relative) {
-        emit_insn(e, &(struct host_insn){.prefix = 0xf2, /* rorx r15, reg, 39 */
-                                         .is_vex = true,
-                                         .map = 3,
-                                         .opcode = 0xf0,
-                                         .w = true,
-                                         .reg = SCRATCH,
-                                         .rm = reg,
-                                         .imm_bytes = 1,
-                                         .imm = &shift});
+        emit_rorx(e, true, SCRATCH, reg, SOFT_WINDOW_SHIFT);
         emit_insn(e, &(struct host_insn){.opcode = HOST_OP_CMP_REG_RM, /* cmp r15w, [guess] */
                                          .is_16 = true,
                                          .reg = SCRATCH,
@@ -238,30 +216,11 @@ static void emit_window(struct translation *t, uint8_t reg)
     }
     if (t->native->has_fast_bextr && !(t->flags & FLAGS_HOST)) {
         emit_mov_imm(e, SCRATCH, NATIVE_WINDOW_BITS);
-        emit_insn(e, &(struct host_insn){.is_vex = true, /* bextr r15, reg, r15 */
-                                         .map = 2,
-                                         .opcode = 0xf7,
-                                         .w = true,
-                                         .reg = SCRATCH,
-                                         .vvvv = SCRATCH,
-                                         .rm = reg});
-        emit_op_table(e, HOST_OP_MOV_REG_RM, SCRATCH, SCRATCH, VCPU_FIELD(window_table));
-        return;
+        emit_bextr(e, true, SCRATCH, reg, SCRATCH);
+    } else {
+        emit_rorx(e, true, SCRATCH, reg, SOFT_WINDOW_SHIFT);
+        emit_low_word(e, SCRATCH);
     }
-    emit_insn(e, &(struct host_insn){.prefix = 0xf2, /* rorx r15, reg, 39 */
-                                     .is_vex = true,
-                                     .map = 3,
-                                     .opcode = 0xf0,
-                                     .w = true,
-                                     .reg = SCRATCH,
-                                     .rm = reg,
-                                     .imm_bytes = 1,
-                                     .imm = &shift});
-    emit_insn(e, &(struct host_insn){/* movzx r15d, r15w */
-                                     .map = 1,
-                                     .opcode = 0xb7,
-                                     .reg = SCRATCH,
-                                     .rm = SCRATCH});
     emit_op_table(e, HOST_OP_MOV_REG_RM, SCRATCH, SCRATCH, VCPU_FIELD(window_table));
 }
 
@@ -273,36 +232,44 @@ struct near_address {
 
 #define NEAR(disp) ((disp) > -(1 << 30) && (disp) < 1 << 30)
 
-/* The address of the instruction's access, 'disp' bytes further. */
-static struct near_address find_near(const struct translation *t, const struct native_insn *n,
-                                     int64_t disp)
+/* The register and the displacement of an instruction's access to the stack; HOST_NONE: it has another one. */
+static uint8_t find_stack_access(const struct translation *t, const struct native_insn *n,
+                                 int32_t *out_disp)
 {
-    const struct x86_insn *insn = &n->insn;
-    uint8_t base = HOST_NONE;
+    *out_disp = 0;
     switch (n->kind) {
     case NATIVE_PUSH_REG:
     case NATIVE_PUSH_IMM:
     case NATIVE_PUSHF:
     case NATIVE_PUSH_SELECTOR:
     case NATIVE_CALL:
-        base = HOST_R13;
-        disp -= 8;
-        break;
+        *out_disp = -native_word(t->source);
+        return HOST_R13;
     case NATIVE_POP_REG:
     case NATIVE_RET:
-        base = HOST_R13;
-        break;
+        return HOST_R13;
     case NATIVE_LEAVE:
-        base = HOST_RBP;
-        break;
+        return HOST_RBP;
     default:
-        if (insn->base != X86_BASE_NONE && insn->base != X86_BASE_RIP &&
-            insn->index == X86_BASE_NONE && insn->address_bytes == 8 && insn->segment != X86_FS &&
-            insn->segment != X86_GS && !native_is_spilled(insn->base)) {
-            base = native_home(insn->base);
-            disp += insn->disp;
-        }
-        break;
+        return HOST_NONE;
+    }
+}
+
+/* The address of the instruction's access, 'disp' bytes further. */
+static struct near_address find_near(const struct translation *t, const struct native_insn *n,
+                                     int64_t disp)
+{
+    const struct x86_insn *insn = &n->insn;
+    int32_t own_disp;
+    uint8_t base = find_stack_access(t, n, &own_disp);
+    disp += own_disp;
+    bool is_simple = insn->base != X86_BASE_NONE && insn->base != X86_BASE_RIP &&
+                     insn->index == X86_BASE_NONE && insn->address_bytes == 8 &&
+                     insn->segment != X86_FS && insn->segment != X86_GS &&
+                     !native_is_spilled(insn->base);
+    if (base == HOST_NONE && is_simple) {
+        base = native_home(insn->base);
+        disp += insn->disp;
     }
     bool is_near = native_has_windows(t) && NEAR(disp);
     return (struct near_address){is_near ? base : HOST_NONE, (int32_t)disp};
@@ -362,28 +329,15 @@ void native_emit_check(struct translation *t, uint32_t size, bool is_write)
 /* The address of the instruction's access, 'disp' bytes further, in R14. */
 static void emit_access_address(struct translation *t, const struct native_insn *n, int32_t disp)
 {
-    switch (n->kind) {
-    case NATIVE_PUSH_REG:
-    case NATIVE_PUSH_IMM:
-    case NATIVE_PUSHF:
-    case NATIVE_PUSH_SELECTOR:
-    case NATIVE_CALL:
-        native_emit_word(t, HOST_OP_LEA, ADDRESS, HOST_R13, disp - native_word(t->source));
-        break;
-    case NATIVE_POP_REG:
-    case NATIVE_RET:
-        native_emit_word(t, HOST_OP_LEA, ADDRESS, HOST_R13, disp);
-        break;
-    case NATIVE_LEAVE:
-        native_emit_word(t, HOST_OP_LEA, ADDRESS, HOST_RBP, disp);
-        break;
-    default: {
-        struct native_insn moved = *n;
-        moved.insn.disp += disp;
-        native_emit_address(t, &moved);
-        break;
+    int32_t own_disp;
+    uint8_t base = find_stack_access(t, n, &own_disp);
+    if (base != HOST_NONE) {
+        native_emit_word(t, HOST_OP_LEA, ADDRESS, base, own_disp + disp);
+        return;
     }
-    }
+    struct native_insn moved = *n;
+    moved.insn.disp += disp;
+    native_emit_address(t, &moved);
 }
 
 /* Can the displacement of a group's first byte be encoded? */

@@ -52,15 +52,7 @@ static bool has_gpr(const struct native_insn *n)
 /* Turns a register such that its second byte is the lowest, or back; no flags change. */
 static void emit_turned(struct translation *t, uint8_t to, uint8_t reg, uint8_t count)
 {
-    emit_insn(&t->e, &(struct host_insn){.prefix = 0xf2, /* rorx */
-                                         .is_vex = true,
-                                         .map = 3,
-                                         .opcode = 0xf0,
-                                         .w = true,
-                                         .reg = to,
-                                         .rm = reg,
-                                         .imm_bytes = 1,
-                                         .imm = &count});
+    emit_rorx(&t->e, true, to, reg, count);
 }
 
 static void emit_turn(struct translation *t, uint8_t reg, uint8_t count)

@@ -72,16 +72,7 @@ static void emit_copy(struct translation *t, uint8_t guest, bool is_64)
 static void restore_flags_by_field(struct emitter *e)
 {
     emit_op_base(e, HOST_OP_MOV_RM_REG, HOST_RAX, HOST_RSP, VCPU_FIELD(native_target));
-    emit_insn(e, &(struct host_insn){.map = 1, /* movzx eax, word [status] */
-                                     .opcode = 0xb7,
-                                     .reg = HOST_RAX,
-                                     .is_memory = true,
-                                     .base = HOST_RSP,
-                                     .index = HOST_NONE,
-                                     .disp = VCPU_FIELD(status)});
-    emit8(e, 0x04); /* add al, 127: overflows if AL is 1 */
-    emit8(e, 0x7f);
-    emit8(e, 0x9e); /* sahf */
+    native_load_flags(e);
     emit_op_base(e, HOST_OP_MOV_REG_RM, HOST_RAX, HOST_RSP, VCPU_FIELD(native_target));
 }
 

@@ -61,9 +61,8 @@ void native_save_flags(struct translation *t)
     t->flags |= FLAGS_SAVED;
 }
 
-void native_restore_flags(struct emitter *e, uint8_t scratch)
+void native_load_flags(struct emitter *e)
 {
-    emit_op_reg(e, HOST_OP_MOV_REG_RM, scratch, HOST_RAX);
     emit_insn(e, &(struct host_insn){.map = 1, /* movzx eax, word [status] */
                                      .opcode = 0xb7,
                                      .reg = HOST_RAX,
@@ -74,6 +73,12 @@ void native_restore_flags(struct emitter *e, uint8_t scratch)
     emit8(e, 0x04); /* add al, 127: overflows if AL is 1 */
     emit8(e, 0x7f);
     emit8(e, 0x9e); /* sahf */
+}
+
+void native_restore_flags(struct emitter *e, uint8_t scratch)
+{
+    emit_op_reg(e, HOST_OP_MOV_REG_RM, scratch, HOST_RAX);
+    native_load_flags(e);
     emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RAX, scratch);
 }
 
@@ -375,11 +380,7 @@ static void emit_slow_paths(struct translation *t)
             emit_bind(emit_jmp(e), slow->after);
             break;
         case SLOW_GUESS:
-            emit_insn(e, &(struct host_insn){/* movzx r15d, r15w */
-                                             .map = 1,
-                                             .opcode = 0xb7,
-                                             .reg = SCRATCH,
-                                             .rm = SCRATCH});
+            emit_low_word(e, SCRATCH);
             emit_insn(e, &(struct host_insn){.opcode = 0xff, /* inc dword [misses] */
                                              .is_memory = true,
                                              .base = HOST_RSP,

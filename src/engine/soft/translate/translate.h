@@ -108,6 +108,8 @@ static inline bool native_has_windows(const struct translation *t)
 }
 
 void native_save_flags(struct translation *t);
+/* The host's flags from 'status'; RAX is spoiled, and kept in 'scratch' by the second one. */
+void native_load_flags(struct emitter *e);
 void native_restore_flags(struct emitter *e, uint8_t scratch);
 void native_give_up_flags(struct translation *t, uint32_t live);
 void native_want_flags(struct translation *t, uint8_t scratch);
