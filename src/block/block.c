@@ -1,56 +1,100 @@
-/* What all formats share: the table of formats, checks of each request, draining. */
+/* What all blocks share: checks of each request, the way through a graph, draining, closing. */
 #include "block/block.h"
 
+#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/core/checked.h"
 #include "base/core/invariant.h"
 #include "block/provider.h"
 
-static const struct block_format *const formats[] = {
-    &block_format_raw,
-};
-
-static const struct block_format *find_format(const char *name)
+int block_init(struct block *block, const struct block_ops *ops, const char *name,
+               struct event_loop *loop, struct error *err)
 {
-    for (size_t i = 0; i < ARRAY_COUNT(formats); i++) {
-        if (strcmp(formats[i]->name, name) == 0) {
-            return formats[i];
-        }
-    }
-    return NULL;
+    block->ops = ops;
+    block->loop = loop;
+    block->name = strdup(name);
+    return block->name != NULL ? 0 : error_set_errno(err, ENOMEM, "opening disk %s", name);
 }
 
-int block_open(int fd, const char *name, const struct block_options *options,
-               struct event_loop *loop, struct block **out_block, struct error *err)
+void block_fini(struct block *block)
 {
-    const struct block_format *format =
-        find_format(options->format != NULL ? options->format : "raw");
-    if (format == NULL) {
-        close(fd);
-        return error_set(err, EINVAL, "disk %s: unknown format \"%s\": raw is accepted", name,
-                         options->format);
+    free(block->name);
+    free(block->extent);
+}
+
+static void close_others(struct block *block)
+{
+    block_close(block->backing);
+    block_close(block->data_file);
+    for (unsigned i = 0; i < block->extent_count; i++) {
+        block_close(block->extent[i]);
     }
-    struct block_file *file;
-    int rc = block_file_open(fd, name, options->is_readonly, options->aio, loop, &file, err);
-    if (rc < 0) {
-        return rc;
+}
+
+void block_abandon(struct block *block)
+{
+    close_others(block);
+    block_fini(block);
+}
+
+int block_finish(struct block *block, struct error *err)
+{
+    if (block == NULL) {
+        return 0;
     }
-    return format->open(file, options, out_block, err);
+    block_drain(block);
+    int rc = block->ops->finish != NULL ? block->ops->finish(block, err) : 0;
+    block_drain(block);
+    struct block below = *block;
+    block->extent = NULL;
+    block->ops->close(block);
+    int file_rc = block_finish(below.file, rc == 0 ? err : NULL);
+    close_others(&below);
+    free(below.extent);
+    return rc < 0 ? rc : file_rc;
 }
 
 void block_close(struct block *block)
 {
-    if (block != NULL) {
-        block_drain(block);
-        block->ops->close(block);
-    }
+    (void)block_finish(block, NULL); /* who wants to know asks with block_finish or a flush */
 }
 
 void block_get_info(const struct block *block, struct block_info *out_info)
 {
     *out_info = block->info;
+}
+
+const char *block_name(const struct block *block)
+{
+    return block->name;
+}
+
+const char *block_format_name(const struct block *block)
+{
+    return block->ops->name;
+}
+
+struct block *block_backing(const struct block *block)
+{
+    return block->backing;
+}
+
+struct block *block_file(const struct block *block)
+{
+    return block->file;
+}
+
+static int check_vector(const struct block_request *request)
+{
+    if (request->iov_count < 0 || request->iov_count > BLOCK_MAX_IOV) {
+        return -EINVAL;
+    }
+    uint64_t sum = 0;
+    for (int i = 0; i < request->iov_count; i++) {
+        sum += request->iov[i].iov_len;
+    }
+    return sum == request->size_bytes ? 0 : -EINVAL;
 }
 
 /* 0, or why the request cannot be. */
@@ -59,33 +103,29 @@ static int check(const struct block_info *info, const struct block_request *requ
     if (request->op == BLOCK_FLUSH) {
         return 0;
     }
-    if (request->op != BLOCK_READ && info->is_readonly) {
+    if (request->op != BLOCK_READ && request->op != BLOCK_MAP && info->is_readonly) {
         return -EROFS;
     }
     uint32_t mask = info->logical_block_size - 1;
+    if (request->op == BLOCK_RESIZE) {
+        return !info->can_resize                      ? -EOPNOTSUPP
+               : (request->size_bytes & mask) != 0    ? -EINVAL
+               : request->size_bytes > BLOCK_MAX_SIZE ? -EFBIG
+                                                      : 0;
+    }
+    uint64_t limit = info->is_growable ? BLOCK_MAX_SIZE : info->size_bytes;
     if (((request->offset_bytes | request->size_bytes) & mask) != 0 ||
-        !range_fits(request->offset_bytes, request->size_bytes, info->size_bytes)) {
+        !range_fits(request->offset_bytes, request->size_bytes, limit)) {
         return -EINVAL;
     }
-    if (request->op == BLOCK_READ || request->op == BLOCK_WRITE) {
-        if (request->iov_count < 0 || request->iov_count > BLOCK_MAX_IOV) {
-            return -EINVAL;
-        }
-        uint64_t sum = 0;
-        for (int i = 0; i < request->iov_count; i++) {
-            sum += request->iov[i].iov_len;
-        }
-        if (sum != request->size_bytes) {
-            return -EINVAL;
-        }
-    }
-    return 0;
+    return request->op == BLOCK_READ || request->op == BLOCK_WRITE ? check_vector(request) : 0;
 }
 
 void block_submit(struct block *block, struct block_request *request)
 {
     int rc = check(&block->info, request);
-    if (rc < 0 || (request->size_bytes == 0 && request->op != BLOCK_FLUSH)) {
+    if (rc < 0 ||
+        (request->size_bytes == 0 && request->op != BLOCK_FLUSH && request->op != BLOCK_RESIZE)) {
         request->done(request, rc);
         return;
     }
@@ -100,24 +140,77 @@ void block_complete(struct block *block, struct block_request *request, int stat
     request->done(request, status);
 }
 
+static void plug(struct block *block, bool is_plugged)
+{
+    if (block == NULL) {
+        return;
+    }
+    if (block->ops->plug != NULL) {
+        block->ops->plug(block, is_plugged);
+        return;
+    }
+    plug(block->file, is_plugged);
+    plug(block->data_file, is_plugged);
+    plug(block->backing, is_plugged);
+    for (unsigned i = 0; i < block->extent_count; i++) {
+        plug(block->extent[i], is_plugged);
+    }
+}
+
 void block_plug(struct block *block)
 {
-    block->ops->plug(block, true);
+    plug(block, true);
 }
 
 void block_unplug(struct block *block)
 {
-    block->ops->plug(block, false);
+    plug(block, false);
+}
+
+static bool is_busy(const struct block *block)
+{
+    return block != NULL && block->in_flight > 0;
+}
+
+/* Each block in flight at the bottom ends by itself: it does not matter which one is waited for. */
+static void wait_for_progress(struct block *block)
+{
+    if (block->ops->wait != NULL) {
+        block->ops->wait(block);
+        return;
+    }
+    struct block *const below[] = {block->file, block->data_file, block->backing};
+    for (size_t i = 0; i < ARRAY_COUNT(below); i++) {
+        if (is_busy(below[i])) {
+            wait_for_progress(below[i]);
+            return;
+        }
+    }
+    for (unsigned i = 0; i < block->extent_count; i++) {
+        if (is_busy(block->extent[i])) {
+            wait_for_progress(block->extent[i]);
+            return;
+        }
+    }
+    invariant(!"a request waits for nothing");
 }
 
 void block_drain(struct block *block)
 {
     while (block->in_flight > 0) {
-        block->ops->wait(block);
+        wait_for_progress(block);
     }
+}
+
+void block_wait(struct block *block)
+{
+    wait_for_progress(block);
 }
 
 const char *block_aio_name(const struct block *block)
 {
+    while (block->ops->aio_name == NULL) {
+        block = block->file;
+    }
     return block->ops->aio_name(block);
 }

@@ -1,43 +1,75 @@
-/* For those who implement disk formats: what a struct block is made of, and the table of formats.
+/* For those who implement disk formats and protocols: what a struct block is made of, and the tables.
  *
  * Threads: all on the loop's thread. */
 #ifndef BLOCK_PROVIDER_H
 #define BLOCK_PROVIDER_H
 
 #include "block/block.h"
-#include "block/protocol/file.h"
 
-#define BLOCK_MAX_IOV 1024 /* iovecs of one request: the kernel's own limit */
+#define BLOCK_MAX_IOV  1024 /* iovecs of one request: the kernel's own limit */
+#define BLOCK_MAX_SIZE ((uint64_t)INT64_MAX - (1u << 22))
 
 struct block_ops {
+    const char *name; /* of a format: as written in a VM's configuration */
     /* Starts a request that block.c has checked against block->info. Calls block_complete in the end. Mandatory. */
     void (*submit)(struct block *block, struct block_request *request);
-    /* Requests between plug (true) and unplug (false) may be held back and sent together. Mandatory. */
+    /* Requests between plug (true) and unplug (false) may be held back and sent together. Nests. NULL: those of the blocks
+     * below. */
     void (*plug)(struct block *block, bool is_plugged);
-    /* Waits until at least one request in flight has completed. Mandatory. */
+    /* Waits until at least one request in flight has made progress. NULL: waits for a block below that has something in
+     * flight; a format whose requests wait for anything else needs its own. */
     void (*wait)(struct block *block);
+    /* NULL: that of the file below. */
     const char *(*aio_name)(const struct block *block);
-    /* Nothing is in flight. Frees the block. */
+    /* Nothing is in flight from above. Writes what the format still holds, makes it durable. NULL: nothing is held. */
+    int (*finish)(struct block *block, struct error *err);
+    /* Nothing is in flight. Frees what the provider's struct holds and then, with block_fini and free, itself. The blocks below
+     * are closed by block.c. */
     void (*close)(struct block *block);
 };
 
-/* The first member of every format's own struct. */
+/* The first member of every provider's own struct. */
 struct block {
     const struct block_ops *ops;
-    struct block_info info;
-    uint32_t in_flight; /* counted by block.c */
+    struct event_loop *loop;
+    char *name;
+    struct block_info info; /* block.c and users read it; the provider keeps it */
+    uint32_t in_flight;     /* counted by block.c */
+    /* The blocks below: closed with this one. NULL: none. A provider with more has them here too, up to the limit. */
+    struct block *file;
+    struct block *backing;
+    struct block *data_file; /* NULL or another than 'file' */
+    struct block **extent;   /* heap: more files (VMDK); freed with the block */
+    unsigned extent_count;
 };
+
+/* Fills the common part. Errors: -ENOMEM. */
+int must_check block_init(struct block *block, const struct block_ops *ops, const char *name,
+                          struct event_loop *loop, struct error *err);
+/* Frees the common part: neither the blocks below nor 'block' itself. */
+void block_fini(struct block *block);
+/* For an open that fails half-way: block_fini, and closes the blocks below except 'file'. */
+void block_abandon(struct block *block);
 
 struct block_format {
     const char *name; /* as written in a VM's configuration */
-    /* Makes a disk of 'file', which it owns from then on, also on failure. */
-    int (*open)(struct block_file *file, const struct block_options *options,
-                struct block **out_block, struct error *err);
+    /* Makes a disk of 'file', which becomes its block.file on success and stays the caller's on failure. 'options' is the
+     * format's to change. Runs inside of a coroutine: block_read and its like are free to use. */
+    int (*open)(struct block *file, struct block_options *options, struct block **out_block,
+                struct error *err);
 };
 
 extern const struct block_format block_format_raw;
 
 /* Ends a request that was passed to ops->submit. */
 void block_complete(struct block *block, struct block_request *request, int status);
+/* Waits until something in flight to the block, or to one below it, has made progress. Not inside of a coroutine. */
+void block_wait(struct block *block);
+/* The block for a name in the image 'file', as the caller's options say: the one given there, or what resolve opens. It is the
+ * format's from then on. -EPERM with the reason when nobody grants it; 0 with NULL when options->is_alone leaves a backing
+ * block out. */
+int must_check block_resolve(const struct block *file, struct block_options *options,
+                             const struct block_reference *reference, struct block **out_block,
+                             struct error *err);
 
 #endif

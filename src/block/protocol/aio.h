@@ -2,7 +2,12 @@
 #ifndef BLOCK_PROTOCOL_AIO_H
 #define BLOCK_PROTOCOL_AIO_H
 
-#include "block/protocol/file.h"
+#include <stdatomic.h>
+
+#include "block/provider.h"
+
+struct aio;
+struct file_block;
 
 struct aio_ops {
     const char *name;
@@ -14,26 +19,32 @@ struct aio_ops {
 
 struct aio {
     const struct aio_ops *ops;
-    struct block_file *file;
+    struct file_block *file;
 };
 
 /* -ENOSYS, -EPERM, -ENOMEM ...: the kernel or a filter refuses. */
-int must_check aio_uring_create(struct block_file *file, struct event_loop *loop,
+int must_check aio_uring_create(struct file_block *file, struct event_loop *loop,
                                 struct aio **out_aio, struct error *err);
-int must_check aio_threads_create(struct block_file *file, struct event_loop *loop,
+int must_check aio_threads_create(struct file_block *file, struct event_loop *loop,
                                   struct aio **out_aio, struct error *err);
 
-struct block_file {
+/* A regular file or block device of the host.
+ *
+ * One that is not growable and whose size is no multiple of 512 counts as if it were padded with zeros to the next multiple:
+ * nothing in it is out of reach, the padding reads as zeros, and a write into the padding makes the file grow to the full
+ * sector. A growable one reads as zeros behind its end.
+ *
+ * While it is open the file is locked against other processes (open file description locks): many readers, or one writer. */
+struct file_block {
+    struct block block;
     int fd;
     bool is_device;
     /* The host's file system refused that kind of fallocate(2) once: zeros are written instead. Any thread. */
     atomic_bool no_punch;
     atomic_bool no_zero_range;
-    uint64_t backed_bytes; /* size of the file itself when it was opened: see padding in file.h */
-    struct block_info info;
+    /* The file is at least that long: as it was opened, or as writes that ended have made it. Any thread. */
+    _Atomic uint64_t backed_bytes;
     struct aio *aio;
-    block_file_done_fn done;
-    void *ctx;
 };
 
 #define AIO_ZEROES_SIZE 65536u
@@ -41,13 +52,16 @@ struct block_file {
 extern const uint8_t aio_zeroes[AIO_ZEROES_SIZE];
 
 /* The fallocate(2) mode for a discard or write zeroes, or -1 if zeros must be written. */
-int block_file_fallocate_mode(const struct block_file *file, const struct block_request *request);
-/* What to do after fallocate with 'mode' failed with -EOPNOTSUPP: true: try again with what block_file_fallocate_mode says now;
+int file_block_fallocate_mode(const struct file_block *file, const struct block_request *request);
+/* What to do after fallocate with 'mode' failed with -EOPNOTSUPP: true: try again with what file_block_fallocate_mode says now;
  * false: the request is done. */
-bool block_file_fallocate_refused(struct block_file *file, const struct block_request *request,
+bool file_block_fallocate_refused(struct file_block *file, const struct block_request *request,
                                   int mode);
-/* A read found the end of the file 'done_bytes' into the request: zeroes the rest if that is padding, else -EIO. */
-int block_file_read_end(const struct block_file *file, const struct block_request *request,
+/* A read found the end of the file 'done_bytes' into the request: zeroes the rest if that is padding or lies behind the end of a
+ * growable file; -EIO: somebody has cut the file. */
+int file_block_read_end(const struct file_block *file, const struct block_request *request,
                         uint64_t done_bytes);
+/* Ends a request that was given to aio->ops->submit. On the loop's thread. */
+void file_block_complete(struct file_block *file, struct block_request *request, int status);
 
 #endif

@@ -29,7 +29,7 @@ struct threads {
 };
 
 /* Goes on after a short transfer of 'done_bytes', one part of the vector after the other. */
-static int transfer_rest(struct block_file *file, struct block_request *request,
+static int transfer_rest(struct file_block *file, struct block_request *request,
                          uint64_t done_bytes)
 {
     uint64_t at = 0;
@@ -49,7 +49,7 @@ static int transfer_rest(struct block_file *file, struct block_request *request,
                 return -errno;
             }
             if (n == 0) {
-                return request->op == BLOCK_READ ? block_file_read_end(file, request, done_bytes)
+                return request->op == BLOCK_READ ? file_block_read_end(file, request, done_bytes)
                                                  : -EIO;
             }
             done_bytes += (uint64_t)n;
@@ -59,7 +59,7 @@ static int transfer_rest(struct block_file *file, struct block_request *request,
     return 0;
 }
 
-static int transfer(struct block_file *file, struct block_request *request)
+static int transfer(struct file_block *file, struct block_request *request)
 {
     off_t offset = (off_t)request->offset_bytes;
     ssize_t n;
@@ -73,7 +73,7 @@ static int transfer(struct block_file *file, struct block_request *request)
     return (uint64_t)n == request->size_bytes ? 0 : transfer_rest(file, request, (uint64_t)n);
 }
 
-static int write_zeroes(struct block_file *file, uint64_t offset, uint64_t size)
+static int write_zeroes(struct file_block *file, uint64_t offset, uint64_t size)
 {
     while (size > 0) {
         ssize_t n = pwrite(file->fd, aio_zeroes, MIN(size, AIO_ZEROES_SIZE), (off_t)offset);
@@ -89,7 +89,7 @@ static int write_zeroes(struct block_file *file, uint64_t offset, uint64_t size)
     return 0;
 }
 
-static int deallocate(struct block_file *file, struct block_request *request)
+static int deallocate(struct file_block *file, struct block_request *request)
 {
     if (file->is_device && request->op == BLOCK_DISCARD) {
         uint64_t range[2] = {request->offset_bytes, request->size_bytes};
@@ -99,7 +99,7 @@ static int deallocate(struct block_file *file, struct block_request *request)
                    : 0;
     }
     for (;;) {
-        int mode = block_file_fallocate_mode(file, request);
+        int mode = file_block_fallocate_mode(file, request);
         if (mode < 0) {
             return request->op == BLOCK_DISCARD
                        ? 0
@@ -112,13 +112,13 @@ static int deallocate(struct block_file *file, struct block_request *request)
         if (errno != EOPNOTSUPP && errno != EINTR) {
             return -errno;
         }
-        if (errno == EOPNOTSUPP && !block_file_fallocate_refused(file, request, mode)) {
+        if (errno == EOPNOTSUPP && !file_block_fallocate_refused(file, request, mode)) {
             return 0;
         }
     }
 }
 
-static int perform(struct block_file *file, struct block_request *request)
+static int perform(struct file_block *file, struct block_request *request)
 {
     switch (request->op) {
     case BLOCK_READ:
@@ -129,6 +129,9 @@ static int perform(struct block_file *file, struct block_request *request)
     case BLOCK_DISCARD:
     case BLOCK_WRITE_ZEROES:
         return deallocate(file, request);
+    case BLOCK_MAP: /* file.c does these at once */
+    case BLOCK_RESIZE:
+        break;
     }
     return -EINVAL;
 }
@@ -192,8 +195,8 @@ static void run_finished(void *ctx)
     while (list != NULL) {
         struct block_request *request = list;
         list = request->next;
-        struct block_file *file = threads->aio.file;
-        file->done(file->ctx, request, request->status);
+        struct file_block *file = threads->aio.file;
+        file_block_complete(file, request, request->status);
     }
 }
 
@@ -253,7 +256,7 @@ static int start_threads(struct threads *threads, struct error *err)
     return threads->thread_count > 0 ? 0 : error_set_errno(err, code, "starting I/O threads");
 }
 
-int aio_threads_create(struct block_file *file, struct event_loop *loop, struct aio **out_aio,
+int aio_threads_create(struct file_block *file, struct event_loop *loop, struct aio **out_aio,
                        struct error *err)
 {
     struct threads *threads = calloc(1, sizeof(*threads));

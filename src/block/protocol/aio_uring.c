@@ -24,7 +24,7 @@ struct uring {
     struct aio aio;
     struct io_uring ring;
     bool has_ring;
-    bool is_plugged;
+    unsigned plug_depth; /* while it is not 0 nothing is sent */
     struct event_notifier *notifier;
     unsigned unsent; /* prepared, not yet given to the kernel */
     struct operation operation[RING_ENTRIES];
@@ -111,6 +111,9 @@ static void prepare(struct uring *uring, struct operation *op)
             prepare_zeroes(uring, op, sqe);
         }
         break;
+    case BLOCK_MAP: /* file.c does these at once */
+    case BLOCK_RESIZE:
+        invariant(false);
     }
     io_uring_sqe_set_data(sqe, op);
     uring->unsent++;
@@ -119,7 +122,7 @@ static void prepare(struct uring *uring, struct operation *op)
 /* Decides what to do with a step's result: true when the operation is over, with *out_status. */
 static bool step_done(struct uring *uring, struct operation *op, int result, int *out_status)
 {
-    struct block_file *file = uring->aio.file;
+    struct file_block *file = uring->aio.file;
     const struct block_request *request = op->request;
     *out_status = result < 0 ? result : 0;
     if (result == -EINTR || result == -EAGAIN) {
@@ -130,10 +133,10 @@ static bool step_done(struct uring *uring, struct operation *op, int result, int
             return true;
         }
         *out_status = 0;
-        if (!block_file_fallocate_refused(file, request, op->mode)) {
+        if (!file_block_fallocate_refused(file, request, op->mode)) {
             return true;
         }
-        op->mode = block_file_fallocate_mode(file, request);
+        op->mode = file_block_fallocate_mode(file, request);
         return false;
     }
     if (result < 0 || request->op == BLOCK_FLUSH) {
@@ -145,7 +148,7 @@ static bool step_done(struct uring *uring, struct operation *op, int result, int
     }
     if (result == 0) {
         *out_status =
-            request->op == BLOCK_READ ? block_file_read_end(file, request, op->done_bytes) : -EIO;
+            request->op == BLOCK_READ ? file_block_read_end(file, request, op->done_bytes) : -EIO;
         return true;
     }
     if (request->op != BLOCK_WRITE_ZEROES && !make_rest(op)) {
@@ -158,12 +161,12 @@ static bool step_done(struct uring *uring, struct operation *op, int result, int
 /* Needs a free operation. */
 static void start(struct uring *uring, struct block_request *request)
 {
-    struct block_file *file = uring->aio.file;
+    struct file_block *file = uring->aio.file;
     int mode = -1;
     if (request->op == BLOCK_DISCARD || request->op == BLOCK_WRITE_ZEROES) {
-        mode = block_file_fallocate_mode(file, request);
+        mode = file_block_fallocate_mode(file, request);
         if (mode < 0 && request->op == BLOCK_DISCARD) {
-            file->done(file->ctx, request, 0); /* only a hint, and the host cannot take it */
+            file_block_complete(file, request, 0); /* only a hint, and the host cannot take it */
             return;
         }
     }
@@ -188,8 +191,9 @@ static void start_waiting(struct uring *uring)
 static void reap(void *ctx)
 {
     struct uring *uring = ctx;
-    struct block_file *file = uring->aio.file;
+    struct file_block *file = uring->aio.file;
     struct io_uring_cqe *cqe;
+    uring->plug_depth++; /* what the completions lead to goes along in one batch */
     while (io_uring_peek_cqe(&uring->ring, &cqe) == 0) {
         struct operation *op = io_uring_cqe_get_data(cqe);
         int result = cqe->res;
@@ -204,10 +208,12 @@ static void reap(void *ctx)
         op->rest = NULL;
         op->next = uring->free;
         uring->free = op;
-        file->done(file->ctx, request, status);
+        file_block_complete(file, request, status);
     }
     start_waiting(uring);
-    send_prepared(uring);
+    if (--uring->plug_depth == 0) {
+        send_prepared(uring);
+    }
 }
 
 static void uring_submit(struct aio *aio, struct block_request *request)
@@ -220,7 +226,7 @@ static void uring_submit(struct aio *aio, struct block_request *request)
     } else {
         start(uring, request);
     }
-    if (!uring->is_plugged) {
+    if (uring->plug_depth == 0) {
         send_prepared(uring);
     }
 }
@@ -228,8 +234,9 @@ static void uring_submit(struct aio *aio, struct block_request *request)
 static void uring_plug(struct aio *aio, bool is_plugged)
 {
     struct uring *uring = container_of(aio, struct uring, aio);
-    uring->is_plugged = is_plugged;
-    if (!is_plugged) {
+    if (is_plugged) {
+        uring->plug_depth++;
+    } else if (--uring->plug_depth == 0) {
         send_prepared(uring);
     }
 }
@@ -300,7 +307,7 @@ static int start_ring(struct uring *uring, struct event_loop *loop, struct error
     return 0;
 }
 
-int aio_uring_create(struct block_file *file, struct event_loop *loop, struct aio **out_aio,
+int aio_uring_create(struct file_block *file, struct event_loop *loop, struct aio **out_aio,
                      struct error *err)
 {
     struct uring *uring = calloc(1, sizeof(*uring));

@@ -1,4 +1,5 @@
-#include "block/protocol/file.h"
+/* Plain bytes of a file or block device: opening, sizes, locks; aio_*.c run the requests. */
+#include "block/protocol/aio.h"
 
 #include <fcntl.h>
 #include <linux/falloc.h>
@@ -10,8 +11,8 @@
 #include <unistd.h>
 
 #include "base/core/bits.h"
+#include "base/core/invariant.h"
 #include "base/host/file.h"
-#include "block/protocol/aio.h"
 
 const uint8_t aio_zeroes[AIO_ZEROES_SIZE];
 
@@ -28,23 +29,23 @@ static int lock(int fd, const char *name, bool is_readonly, struct error *err)
     return error_set_errno(err, errno, "disk %s: locking", name);
 }
 
-static int get_size(struct block_file *file, const char *name, struct error *err)
+static int get_size(struct file_block *file, const char *name, struct error *err)
 {
     struct stat st;
     if (fstat(file->fd, &st) < 0) {
         return error_set_errno(err, errno, "disk %s", name);
     }
-    struct block_info *info = &file->info;
+    struct block_info *info = &file->block.info;
+    uint64_t size = 0;
     info->logical_block_size = 512;
     info->physical_block_size = 512;
     if (S_ISREG(st.st_mode)) {
-        file->backed_bytes = (uint64_t)st.st_size;
+        size = (uint64_t)st.st_size;
         info->physical_block_size = 4096; /* what file systems work with */
     } else if (S_ISBLK(st.st_mode)) {
         int logical = 512;
         unsigned physical = 512;
-        if (ioctl(file->fd, BLKGETSIZE64, &file->backed_bytes) < 0 ||
-            ioctl(file->fd, BLKSSZGET, &logical) < 0 ||
+        if (ioctl(file->fd, BLKGETSIZE64, &size) < 0 || ioctl(file->fd, BLKSSZGET, &logical) < 0 ||
             ioctl(file->fd, BLKPBSZGET, &physical) < 0) {
             return error_set_errno(err, errno, "disk %s: asking for its size", name);
         }
@@ -61,13 +62,17 @@ static int get_size(struct block_file *file, const char *name, struct error *err
                          "disk %s: neither a regular file nor a block device: these are accepted",
                          name);
     }
-    if (file->backed_bytes == 0) {
-        return error_set(err, EINVAL, "disk %s: is empty: at least one sector is needed", name);
-    }
-    if (file->backed_bytes > INT64_MAX - 4096) {
+    if (size > BLOCK_MAX_SIZE) {
         return error_set(err, EFBIG, "disk %s: too large", name);
     }
-    info->size_bytes = align_up(file->backed_bytes, info->logical_block_size);
+    atomic_store(&file->backed_bytes, size);
+    if (info->is_growable && !file->is_device) {
+        info->logical_block_size = 1; /* a format's metadata goes where it likes */
+        info->size_bytes = size;
+    } else {
+        info->is_growable = false;
+        info->size_bytes = align_up(size, info->logical_block_size);
+    }
     return 0;
 }
 
@@ -91,18 +96,18 @@ static int check_flags(int fd, const char *name, bool is_readonly, struct error 
 }
 
 /* Asks the file system with ranges beyond the end, where nothing can change. */
-static void probe_fallocate(struct block_file *file)
+static void probe_fallocate(struct file_block *file)
 {
-    if (file->is_device || file->info.is_readonly) {
+    if (file->is_device || file->block.info.is_readonly) {
         return; /* devices are asked by the first request */
     }
-    off_t beyond = (off_t)align_up(file->info.size_bytes, 4096);
+    off_t beyond = (off_t)align_up(file->block.info.size_bytes, 4096);
     if (fallocate(file->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, beyond, 4096) < 0) {
         atomic_store(&file->no_punch, true);
     }
 }
 
-static int start_aio(struct block_file *file, const char *name, enum block_aio mode,
+static int start_aio(struct file_block *file, const char *name, enum block_aio mode,
                      struct event_loop *loop, struct error *err)
 {
     int rc = -1;
@@ -121,16 +126,139 @@ static int start_aio(struct block_file *file, const char *name, enum block_aio m
     return 0;
 }
 
-int block_file_open(int fd, const char *name, bool is_readonly, enum block_aio mode,
-                    struct event_loop *loop, struct block_file **out_file, struct error *err)
+static struct file_block *file_from_block(const struct block *block)
 {
-    struct block_file *file = calloc(1, sizeof(*file));
-    if (file == NULL) {
+    return container_of(block, struct file_block, block);
+}
+
+/* What SEEK_DATA and SEEK_HOLE say (lseek(2)); a file system that does not know says data. */
+static void map(const struct file_block *file, const struct block_request *request)
+{
+    off_t at = (off_t)request->offset_bytes;
+    struct block_extent *extent = request->extent;
+    *extent = (struct block_extent){
+        .kind = BLOCK_EXTENT_DATA,
+        .has_offset = true,
+        .file_offset = request->offset_bytes,
+        .size_bytes = request->size_bytes,
+    };
+    off_t data = file->is_device ? at : lseek(file->fd, at, SEEK_DATA);
+    off_t end = (off_t)(request->offset_bytes + request->size_bytes);
+    if (data == at) {
+        off_t hole = file->is_device ? end : lseek(file->fd, at, SEEK_HOLE);
+        if (hole > at && hole < end) {
+            extent->size_bytes =
+                align_up((uint64_t)(hole - at), file->block.info.logical_block_size);
+        }
+    } else if (data > at || (data < 0 && errno == ENXIO)) {
+        extent->kind = BLOCK_EXTENT_HOLE;
+        if (data > at && data < end) {
+            extent->size_bytes =
+                align_down((uint64_t)(data - at), file->block.info.logical_block_size);
+            if (extent->size_bytes == 0) { /* a sector with data in its second half */
+                extent->kind = BLOCK_EXTENT_DATA;
+                extent->size_bytes = file->block.info.logical_block_size;
+            }
+        }
+    }
+}
+
+static int resize(struct file_block *file, uint64_t size)
+{
+    if (ftruncate(file->fd, (off_t)size) < 0) {
+        return -errno;
+    }
+    atomic_store(&file->backed_bytes, size);
+    file->block.info.size_bytes = size;
+    return 0;
+}
+
+static void file_submit(struct block *block, struct block_request *request)
+{
+    struct file_block *file = file_from_block(block);
+    uint64_t end = request->offset_bytes + request->size_bytes;
+    switch (request->op) {
+    case BLOCK_MAP:
+        map(file, request);
+        block_complete(block, request, 0);
+        return;
+    case BLOCK_RESIZE:
+        block_complete(block, request, resize(file, request->size_bytes));
+        return;
+    case BLOCK_WRITE_ZEROES:
+        /* fallocate(2) that may punch holes never makes a file longer. Nothing that is in flight reaches further than
+         * info.size_bytes, so this cuts nothing. */
+        if (block->info.is_growable && end > block->info.size_bytes) {
+            if (ftruncate(file->fd, (off_t)end) < 0) {
+                block_complete(block, request, -errno);
+                return;
+            }
+            atomic_store(&file->backed_bytes, end);
+        }
+        break;
+    case BLOCK_READ:
+    case BLOCK_WRITE:
+    case BLOCK_FLUSH:
+    case BLOCK_DISCARD:
+        break;
+    }
+    if (block->info.is_growable && end > block->info.size_bytes &&
+        (request->op == BLOCK_WRITE || request->op == BLOCK_WRITE_ZEROES)) {
+        block->info.size_bytes = end;
+    }
+    file->aio->ops->submit(file->aio, request);
+}
+
+static void file_plug(struct block *block, bool is_plugged)
+{
+    struct aio *aio = file_from_block(block)->aio;
+    aio->ops->plug(aio, is_plugged);
+}
+
+static void file_wait(struct block *block)
+{
+    struct aio *aio = file_from_block(block)->aio;
+    aio->ops->wait(aio);
+}
+
+static const char *file_aio_name(const struct block *block)
+{
+    return file_from_block(block)->aio->ops->name;
+}
+
+static void file_close(struct block *block)
+{
+    struct file_block *file = file_from_block(block);
+    if (file->aio != NULL) {
+        file->aio->ops->destroy(file->aio);
+    }
+    close(file->fd);
+    block_fini(block);
+    free(file);
+}
+
+static const struct block_ops file_ops = {
+    .name = "file",
+    .submit = file_submit,
+    .plug = file_plug,
+    .wait = file_wait,
+    .aio_name = file_aio_name,
+    .close = file_close,
+};
+
+int block_open_file(int fd, const char *name, const struct block_file_options *options,
+                    struct event_loop *loop, struct block **out_block, struct error *err)
+{
+    struct file_block *file = calloc(1, sizeof(*file));
+    if (file == NULL || block_init(&file->block, &file_ops, name, loop, err) < 0) {
+        free(file);
         close(fd);
         return error_set_errno(err, ENOMEM, "disk %s", name);
     }
+    bool is_readonly = options->is_readonly;
     file->fd = fd;
-    file->info.is_readonly = is_readonly;
+    file->block.info.is_readonly = is_readonly;
+    file->block.info.is_growable = options->is_growable;
     int rc = check_flags(fd, name, is_readonly, err);
     if (rc == 0) {
         rc = get_size(file, name, err);
@@ -139,63 +267,22 @@ int block_file_open(int fd, const char *name, bool is_readonly, enum block_aio m
         rc = lock(fd, name, is_readonly, err);
     }
     if (rc == 0) {
+        struct block_info *info = &file->block.info;
         probe_fallocate(file);
-        file->info.can_discard = !is_readonly && !atomic_load(&file->no_punch);
-        file->info.can_write_zeroes = !is_readonly;
-        rc = start_aio(file, name, mode, loop, err);
+        info->can_discard = !is_readonly && !atomic_load(&file->no_punch);
+        info->can_write_zeroes = !is_readonly;
+        info->can_resize = !is_readonly && !file->is_device;
+        rc = start_aio(file, name, options->aio, loop, err);
     }
     if (rc < 0) {
-        block_file_close(file);
+        file_close(&file->block);
         return rc;
     }
-    *out_file = file;
+    *out_block = &file->block;
     return 0;
 }
 
-void block_file_close(struct block_file *file)
-{
-    if (file == NULL) {
-        return;
-    }
-    if (file->aio != NULL) {
-        file->aio->ops->destroy(file->aio);
-    }
-    close(file->fd);
-    free(file);
-}
-
-void block_file_set_done(struct block_file *file, block_file_done_fn done, void *ctx)
-{
-    file->done = done;
-    file->ctx = ctx;
-}
-
-void block_file_get_info(const struct block_file *file, struct block_info *out_info)
-{
-    *out_info = file->info;
-}
-
-void block_file_submit(struct block_file *file, struct block_request *request)
-{
-    file->aio->ops->submit(file->aio, request);
-}
-
-void block_file_plug(struct block_file *file, bool is_plugged)
-{
-    file->aio->ops->plug(file->aio, is_plugged);
-}
-
-void block_file_wait(struct block_file *file)
-{
-    file->aio->ops->wait(file->aio);
-}
-
-const char *block_file_aio_name(const struct block_file *file)
-{
-    return file->aio->ops->name;
-}
-
-int block_file_fallocate_mode(const struct block_file *file, const struct block_request *request)
+int file_block_fallocate_mode(const struct file_block *file, const struct block_request *request)
 {
     bool wants_hole = request->op == BLOCK_DISCARD || request->may_unmap;
     if (wants_hole && !atomic_load(&file->no_punch)) {
@@ -207,7 +294,7 @@ int block_file_fallocate_mode(const struct block_file *file, const struct block_
     return -1;
 }
 
-bool block_file_fallocate_refused(struct block_file *file, const struct block_request *request,
+bool file_block_fallocate_refused(struct file_block *file, const struct block_request *request,
                                   int mode)
 {
     if ((mode & FALLOC_FL_PUNCH_HOLE) != 0) {
@@ -219,11 +306,17 @@ bool block_file_fallocate_refused(struct block_file *file, const struct block_re
     return request->op == BLOCK_WRITE_ZEROES;
 }
 
-int block_file_read_end(const struct block_file *file, const struct block_request *request,
+int file_block_read_end(const struct file_block *file, const struct block_request *request,
                         uint64_t done_bytes)
 {
-    if (request->offset_bytes + done_bytes < file->backed_bytes) {
-        return -EIO; /* somebody cut the file */
+    uint64_t backed_bytes = atomic_load(&file->backed_bytes);
+    struct stat st;
+    if (!file->block.info.is_growable) {
+        if (request->offset_bytes + done_bytes < backed_bytes) {
+            return -EIO; /* somebody cut the file */
+        }
+    } else if (fstat(file->fd, &st) < 0 || (uint64_t)st.st_size < backed_bytes) {
+        return -EIO;
     }
     uint64_t at = 0;
     for (int i = 0; i < request->iov_count; i++) {
@@ -235,4 +328,14 @@ int block_file_read_end(const struct block_file *file, const struct block_reques
         at += size;
     }
     return 0;
+}
+
+void file_block_complete(struct file_block *file, struct block_request *request, int status)
+{
+    uint64_t end = request->offset_bytes + request->size_bytes;
+    if (request->op == BLOCK_WRITE && status == 0 && file->block.info.is_growable &&
+        end > atomic_load(&file->backed_bytes)) {
+        atomic_store(&file->backed_bytes, end);
+    }
+    block_complete(&file->block, request, status);
 }

@@ -1,0 +1,148 @@
+/* Opening: the table of formats, and what an image may name. */
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "block/provider.h"
+
+static const struct block_format *const formats[] = {
+    &block_format_raw,
+};
+
+static const struct block_format *find_format(const char *name)
+{
+    for (size_t i = 0; i < ARRAY_COUNT(formats); i++) {
+        if (strcmp(formats[i]->name, name) == 0) {
+            return formats[i];
+        }
+    }
+    return NULL;
+}
+
+static int unknown_format(const char *disk, const char *format, struct error *err)
+{
+    char names[128] = "";
+    for (size_t i = 0; i < ARRAY_COUNT(formats); i++) {
+        size_t used = strlen(names);
+        (void)snprintf(names + used, sizeof(names) - used, "%s%s", i > 0 ? ", " : "",
+                       formats[i]->name);
+    }
+    return error_set(err, EINVAL, "disk %s: unknown format \"%s\": %s %s accepted", disk, format,
+                     names, ARRAY_COUNT(formats) > 1 ? "are" : "is");
+}
+
+int block_resolve(const struct block *file, struct block_options *options,
+                  const struct block_reference *reference, struct block **out_block,
+                  struct error *err)
+{
+    bool is_backing = reference->kind == BLOCK_REFERENCE_BACKING;
+    struct block **given = is_backing ? &options->backing : &options->data_file;
+    *out_block = NULL;
+    if (*given != NULL) {
+        *out_block = *given;
+        *given = NULL;
+        return 0;
+    }
+    if (is_backing && options->is_alone) {
+        return 0;
+    }
+    /* The name is the image's: printable characters of it only. */
+    char name[64] = "";
+    size_t length = strnlen(reference->name, sizeof(name) - 1);
+    for (size_t i = 0; i < length; i++) {
+        char c = reference->name[i];
+        name[i] = (char)(c >= ' ' && c < 0x7f ? c : '?');
+    }
+    const char *what = is_backing ? "backing file" : "data file";
+    if (options->resolve == NULL) {
+        return error_set(err, EPERM, "disk %s: needs the %s \"%s\", which is not among those given",
+                         file->name, what, name);
+    }
+    int rc = options->resolve(options->resolve_ctx, reference, out_block, err);
+    return rc < 0 ? error_prefix(err, rc, "disk %s: %s \"%s\"", file->name, what, name) : 0;
+}
+
+struct opening {
+    const struct block_format *format;
+    struct block *file;
+    struct block_options *options;
+    struct block *block;
+    struct error *err;
+};
+
+static int open_in_coroutine(void *ctx)
+{
+    struct opening *opening = ctx;
+    return opening->format->open(opening->file, opening->options, &opening->block, opening->err);
+}
+
+static int check_chain(const struct block *block, struct error *err)
+{
+    unsigned depth = 0;
+    for (const struct block *at = block; at != NULL; at = at->backing) {
+        if (++depth > BLOCK_MAX_CHAIN) {
+            return error_set(err, ELOOP, "disk %s: more than %d backing files on top of each other",
+                             block->name, BLOCK_MAX_CHAIN);
+        }
+    }
+    return 0;
+}
+
+int block_open_format(struct block *file, const struct block_options *given_options,
+                      struct block **out_block, struct error *err)
+{
+    struct block_options options = *given_options;
+    if (options.format == NULL) {
+        options.format = "raw";
+    }
+    struct opening opening = {
+        .format = find_format(options.format), .file = file, .options = &options, .err = err};
+    int rc = opening.format == NULL ? unknown_format(file->name, options.format, err)
+                                    : block_run(file, open_in_coroutine, &opening);
+    if (rc < 0) {
+        if (rc == -ENOMEM) {
+            (void)error_set_errno(err, ENOMEM, "disk %s", file->name); /* rc says it already */
+        }
+        block_close(file);
+    } else if (options.backing != NULL || options.data_file != NULL) {
+        rc = error_set(err, EINVAL, "disk %s: has no %s, but one is given", file->name,
+                       options.backing != NULL ? "backing file" : "data file");
+        block_close(opening.block);
+    } else {
+        rc = check_chain(opening.block, err);
+        if (rc < 0) {
+            block_close(opening.block);
+        }
+    }
+    block_close(options.backing);
+    block_close(options.data_file);
+    if (rc == 0) {
+        *out_block = opening.block;
+    }
+    return rc;
+}
+
+int block_open(int fd, const char *name, const struct block_options *options,
+               struct event_loop *loop, struct block **out_block, struct error *err)
+{
+    const char *format = options->format != NULL ? options->format : "raw";
+    struct block_file_options file_options = {
+        .is_readonly = options->is_readonly,
+        .is_growable = strcmp(format, "raw") != 0,
+        .aio = options->aio,
+    };
+    struct block *file;
+    int rc = -EINVAL;
+    if (find_format(format) == NULL) {
+        (void)unknown_format(name, format, err); /* -EINVAL */
+        close(fd);
+    } else {
+        rc = block_open_file(fd, name, &file_options, loop, &file, err);
+    }
+    if (rc < 0) {
+        block_close(options->backing);
+        block_close(options->data_file);
+        return rc;
+    }
+    return block_open_format(file, options, out_block, err);
+}
