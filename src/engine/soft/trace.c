@@ -180,6 +180,7 @@ static const char *stub_name(const struct soft_native *n, const uint8_t *code, b
         {n->page_fault, "  ; page fault, or interpret", true},
         {n->exit_at, "  ; exit", true},
         {n->indirect, "  ; indirect", true},
+        {n->indirect_shared, "  ; indirect", true},
         {n->make_link, "  ; link", false},
         {n->fill, "  ; fill the TLB", false},
         {n->load_vectors, "  ; load vectors", false},

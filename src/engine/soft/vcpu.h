@@ -324,6 +324,7 @@ struct soft_vcpu {
 
     atomic_bool is_in_guest; /* for those who wait for it to leave guest code */
 
+    uint32_t native_jump_patience; /* hits beside their place until the next one gets it */
     struct soft_native_jump native_jump[NATIVE_JUMP_SIZE] __attribute__((aligned(64)));
     uint64_t window_table[SOFT_WINDOW_SLOTS]; /* windows.h */
     struct soft_tlb tlbs[SOFT_TLB_MODES];
