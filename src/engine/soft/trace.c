@@ -179,6 +179,7 @@ static const char *stub_name(const struct soft_native *n, const uint8_t *code, b
         {n->invlpg, "  ; invlpg", true},
         {n->page_fault, "  ; page fault, or interpret", true},
         {n->exit_at, "  ; exit", true},
+        {n->cpuid, "  ; cpuid", true},
         {n->indirect, "  ; indirect", true},
         {n->indirect_shared, "  ; indirect", true},
         {n->make_link, "  ; link", false},

@@ -153,7 +153,7 @@ struct soft_native {
     struct native_source *source;
     struct native_verifier *verifier; /* NULL: blocks are not verified */
     /* Stubs (writable view). */
-    uint8_t *enter, *leave, *interpret, *string, *page_fault, *invlpg, *exit_at, *make_link,
+    uint8_t *enter, *leave, *interpret, *string, *page_fault, *invlpg, *exit_at, *make_link, *cpuid,
         *indirect, *indirect_shared, *load_vectors, *load_x87, *fault, *fill, *resume, *syscall,
         *sysret, *iret;
     uint8_t *small[NATIVE_SMALL_COUNT];

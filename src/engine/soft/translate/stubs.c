@@ -229,6 +229,56 @@ static uint8_t *make_quick(struct emitter *e, quick_function *function,
     return start;
 }
 
+/* CPUID of a leaf whose registers are known; the interpreter does the others, and notes them. */
+static uint8_t *make_cpuid(struct emitter *e, const uint8_t *interpret)
+{
+    const int32_t known = VCPU_FIELD(cpuid_known) + 8; /* the return address is pushed */
+    const struct {
+        uint8_t reg;
+        size_t offset;
+    } out[] = {
+        {HOST_RAX, offsetof(struct soft_cpuid_known, eax)},
+        {HOST_RBX, offsetof(struct soft_cpuid_known, ebx)},
+        {HOST_RCX, offsetof(struct soft_cpuid_known, ecx)},
+        {HOST_RDX, offsetof(struct soft_cpuid_known, edx)},
+    };
+    struct host_insn at = {.is_memory = true, .base = HOST_RSP, .index = HOST_R15};
+    uint8_t *start = e->at;
+    emit_insn(e, &(struct host_insn){.opcode = HOST_OP_LEA, /* lea r15d, [rax + rcx] */
+                                     .reg = HOST_R15,
+                                     .is_memory = true,
+                                     .base = HOST_RAX,
+                                     .index = HOST_RCX});
+    emit8(e, 0x41); /* and r15d, mask */
+    emit8(e, 0x83);
+    emit8(e, 0xe7);
+    emit8(e, SOFT_CPUID_KNOWN - 1);
+    _Static_assert(sizeof(struct soft_cpuid_known) == 32, "the shift");
+    emit8(e, 0x41); /* shl r15d, 5 */
+    emit8(e, 0xc1);
+    emit8(e, 0xe7);
+    emit8(e, 5);
+    at.opcode = HOST_OP_CMP_REG_RM;
+    at.reg = HOST_RAX;
+    at.disp = known + (int32_t)offsetof(struct soft_cpuid_known, leaf);
+    emit_insn(e, &at);
+    emit_bind(emit_jcc(e, HOST_IF_NOT_EQUAL), interpret);
+    at.reg = HOST_RCX;
+    at.disp = known + (int32_t)offsetof(struct soft_cpuid_known, subleaf);
+    emit_insn(e, &at);
+    emit_bind(emit_jcc(e, HOST_IF_NOT_EQUAL), interpret);
+    at.opcode = HOST_OP_MOV_REG_RM;
+    for (size_t i = 0; i < ARRAY_COUNT(out); i++) {
+        at.reg = out[i].reg;
+        at.disp = known + (int32_t)out[i].offset;
+        emit_insn(e, &at);
+    }
+    pop(e, HOST_R14);
+    emit_op_base(e, HOST_OP_LEA, HOST_R14, HOST_R14, sizeof(struct native_site));
+    jump_reg(e, HOST_R14);
+    return start;
+}
+
 static const uint8_t saved[] = {HOST_RBP, HOST_RBX, HOST_R12, HOST_R13, HOST_R14, HOST_R15};
 
 /* void enter(struct soft_vcpu *v, const uint8_t *code) */
@@ -424,6 +474,7 @@ void native_make_stubs(struct soft_vcpu *v)
     n->interpret =
         make_call(&e, true, (const void *)(uintptr_t)native_on_interpret, &interpret_stored);
     n->string = make_quick(&e, native_on_string, interpret_stored);
+    n->cpuid = make_cpuid(&e, n->interpret);
     n->syscall = make_quick(&e, native_on_syscall, interpret_stored);
     n->sysret = make_quick(&e, native_on_sysret, interpret_stored);
     n->page_fault = make_quick(&e, native_on_page_fault, interpret_stored);

@@ -278,6 +278,9 @@ static void emit_one(struct translation *t, const struct native_insn *n, bool is
     case NATIVE_STRING:
         native_emit_string(t, n);
         break;
+    case NATIVE_CPUID:
+        native_emit_cpuid(t, n);
+        break;
     case NATIVE_BIT_STRING:
         native_emit_bit_string(t, n);
         break;
