@@ -273,6 +273,11 @@ static uint8_t *make_cpuid(struct emitter *e, const uint8_t *interpret)
         at.disp = known + (int32_t)out[i].offset;
         emit_insn(e, &at);
     }
+    emit8(e, 0xf0); /* lock or dword [rsp], 0: CPUID serializes, and is used as a barrier */
+    emit8(e, 0x83);
+    emit8(e, 0x0c);
+    emit8(e, 0x24);
+    emit8(e, 0);
     pop(e, HOST_R14);
     emit_op_base(e, HOST_OP_LEA, HOST_R14, HOST_R14, sizeof(struct native_site));
     jump_reg(e, HOST_R14);
