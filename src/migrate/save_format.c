@@ -5,24 +5,12 @@
 
 #include "base/core/bits.h"
 #include "base/core/checked.h"
+#include "base/core/crc32c.h"
 #include "base/core/endian.h"
 
 uint32_t save_checksum(uint32_t crc, const void *data, size_t size)
 {
-    uint32_t table[256];
-    for (uint32_t i = 0; i < 256; i++) {
-        uint32_t value = i;
-        for (int bit = 0; bit < 8; bit++) {
-            value = value >> 1 ^ ((value & 1) != 0 ? 0x82f63b78u : 0);
-        }
-        table[i] = value;
-    }
-    const uint8_t *bytes = data;
-    crc = ~crc;
-    for (size_t i = 0; i < size; i++) {
-        crc = crc >> 8 ^ table[(crc ^ bytes[i]) & 0xff];
-    }
-    return ~crc;
+    return crc32c(crc, data, size);
 }
 
 /* Header: magic, version and flags (0), five 64-bit fields, a checksum in the last four bytes. */

@@ -38,5 +38,13 @@ static inline void be16_put(void *to, uint16_t value)
 {
     le16_put(to, __builtin_bswap16(value));
 }
+static inline uint64_t be64_get(const void *from)
+{
+    return __builtin_bswap64(le64_get(from));
+}
+static inline void be64_put(void *to, uint64_t value)
+{
+    le64_put(to, __builtin_bswap64(value));
+}
 
 #endif
