@@ -190,10 +190,45 @@ static void test_xsave(void)
     asm volatile("xsetbv" ::"c"(0), "a"(3), "d"(0));
 }
 
+/* Leaves again and again, while what they tell of changes: nobody may remember an answer for too long, nor give it for another
+ * leaf. */
+static void test_repeated(void)
+{
+    static const uint32_t leaves[] = {0,          1,          2,          7,    0xd,
+                                      0x80000000, 0x80000001, 0x80000008, 0x10, 0x11};
+    struct cpuid first[ARRAY_COUNT(leaves)];
+    bool has_xsave = get(1, 0, ECX) & BIT(26);
+    WRITE_CR(4, has_xsave ? READ_CR(4) | CR4_OSXSAVE : READ_CR(4));
+    for (unsigned i = 0; i < ARRAY_COUNT(leaves); i++) {
+        first[i] = cpuid(leaves[i], 0);
+    }
+    uint32_t differences = 0, stale = 0;
+    for (unsigned round = 0; round < 200; round++) {
+        for (unsigned i = 0; i < ARRAY_COUNT(leaves); i++) {
+            struct cpuid now = cpuid(leaves[i], 0);
+            differences += now.eax != first[i].eax || now.ebx != first[i].ebx ||
+                           now.ecx != first[i].ecx || now.edx != first[i].edx;
+        }
+        if (has_xsave) {
+            WRITE_CR(4, READ_CR(4) & ~CR4_OSXSAVE);
+            stale += (get(1, 0, ECX) & BIT(27)) != 0;
+            WRITE_CR(4, READ_CR(4) | CR4_OSXSAVE);
+            stale += (get(1, 0, ECX) & BIT(27)) == 0;
+            stale += get(0xd, 0, EBX) != 576;
+            asm volatile("xsetbv" ::"c"(0), "a"(first[4].eax & 7), "d"(0));
+            stale += (first[4].eax & 4) && get(0xd, 0, EBX) == 576;
+            asm volatile("xsetbv" ::"c"(0), "a"(3), "d"(0));
+        }
+    }
+    check_equal("leaves that differ from the first answer", 0, differences);
+    check_equal("answers that are not of now", 0, stale);
+}
+
 void guest_main(void)
 {
     WRITE_CR(4, READ_CR(4) | CR4_OSFXSR);
     test_agreement();
     test_xsave();
+    test_repeated();
     test_features();
 }

@@ -99,6 +99,7 @@ bool soft_set_cr4(struct soft_vcpu *v, uint64_t value)
         }
     }
     v->cr4 = value;
+    soft_cpuid_forget(v);
     if (changed & paging) {
         soft_tlb_flush(v, true);
     }

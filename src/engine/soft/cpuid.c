@@ -298,8 +298,16 @@ static void own_time_in_cpuid(struct soft_vcpu *v)
     }
 }
 
+void soft_cpuid_forget(struct soft_vcpu *v)
+{
+    for (uint32_t i = 0; i < SOFT_CPUID_KNOWN; i++) {
+        v->cpuid_known[i] = (struct soft_cpuid_known){.leaf = i + 1};
+    }
+}
+
 void soft_features_set(struct soft_vcpu *v)
 {
+    soft_cpuid_forget(v);
     if (v->vm->icount.is_on) {
         own_time_in_cpuid(v);
     }

@@ -95,7 +95,8 @@ static void written_code(struct soft_vcpu *v, const struct soft_page *page, uint
 {
     const struct guest_slot *slot = page->slot;
     _Atomic uint32_t *generation = &slot->code_generation[page->index];
-    bool opens = is_one_write_too_many(&slot->code_writes[page->index]);
+    /* A page that is written as a whole has a new use. */
+    bool opens = mask == UINT64_MAX || is_one_write_too_many(&slot->code_writes[page->index]);
     uint64_t hit = opens ? UINT64_MAX : mask & atomic_load(&slot->code_granules[page->index]);
     if (!hit) {
         /* Another writer may have ended the code, and this vCPU not have heard of it yet. */
@@ -212,8 +213,7 @@ bool soft_probe_translate(struct soft_vcpu *v, uint64_t gva, enum x86_access acc
     return true;
 }
 
-/* Where to write at 'gva', if it is known to be in a page with code. */
-static bool find_code_page(struct soft_vcpu *v, uint64_t gva, struct soft_page *out)
+bool soft_map_code_page(struct soft_vcpu *v, uint64_t gva, struct soft_page *out)
 {
     const struct soft_code_page *known = soft_find_code_page(v, gva);
     if (!known) {
@@ -476,7 +476,7 @@ void soft_store_unchecked(struct soft_vcpu *v, const struct soft_op *op, uint64_
         check_second_page(v, op, linear_add(v, gva, part));
     }
     struct soft_page page;
-    if (part == size && find_code_page(v, gva, &page)) {
+    if (part == size && soft_map_code_page(v, gva, &page)) {
         v->op = op;
         copy_piece(page.hva, data, size);
         soft_written(v, &page, size);
@@ -533,7 +533,7 @@ static void check_access(struct soft_vcpu *v, const struct soft_op *op, uint64_t
         uint64_t tag = (access == X86_ACCESS_WRITE ? tlb->write_tag : tlb->read_tag)[index];
         struct soft_page page;
         if (tag != soft_tlb_tag(gva) &&
-            !(access == X86_ACCESS_WRITE && find_code_page(v, gva, &page))) {
+            !(access == X86_ACCESS_WRITE && soft_map_code_page(v, gva, &page))) {
             (void)translate(v, op, gva, access);
         }
         gva = linear_add(v, gva, part);

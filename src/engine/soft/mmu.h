@@ -47,6 +47,8 @@ void soft_physical_store(struct soft_vcpu *v, uint64_t gpa, const void *data, ui
 uint8_t *soft_map_write(struct soft_vcpu *v, const struct soft_op *op, uint64_t gva, uint32_t size,
                         struct soft_page *out_page);
 void soft_written(struct soft_vcpu *v, const struct soft_page *page, uint32_t size);
+/* The same for 'gva' in a page that this vCPU knows as one with code that it may write to; false if it knows of none. */
+bool soft_map_code_page(struct soft_vcpu *v, uint64_t gva, struct soft_page *out_page);
 
 /* The granules of its page that [at, at + size) touches, one bit each; 'at' is a host or guest address. */
 #define SOFT_GRANULE_SIZE 64u

@@ -272,6 +272,7 @@ bool soft_msr_write(struct soft_vcpu *v, uint32_t msr, uint64_t value)
         }
         if (msr == X86_MSR_APIC_BASE) {
             v->apic_base = value;
+            soft_cpuid_forget(v);
         }
         return true;
     }

@@ -124,6 +124,7 @@ int soft_state_load(struct soft_vcpu *v, const struct x86_state *state, struct e
             err, EINVAL,
             "state of a vCPU: mxcsr or xstate_bv of the xsave area has bits that this host's CPU does not");
     }
+    soft_cpuid_forget(v);
     memcpy(v->gpr, state->gpr, sizeof(state->gpr));
     v->rip = state->rip;
     v->flags = (uint32_t)(state->rflags & ~X86_FLAGS_STATUS) | X86_FLAG_ONE;

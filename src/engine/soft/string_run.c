@@ -104,33 +104,37 @@ static void load_element(struct soft_vcpu *v, uint32_t size, const uint8_t *from
     }
 }
 
-uint64_t soft_string_run(struct soft_vcpu *v, const struct soft_string *s, uint64_t from,
-                         uint64_t to, uint64_t count)
+uint64_t soft_string_run_at(struct soft_vcpu *v, const struct soft_string *s, uint64_t from,
+                            uint64_t to, uint8_t *out, uint64_t count)
 {
     uint32_t size = s->size_bytes;
-    bool reads_source =
-        s->kind == SOFT_STRING_MOVS || s->kind == SOFT_STRING_LODS || s->kind == SOFT_STRING_CMPS;
     const uint8_t *in = NULL;
-    uint8_t *out = NULL;
-    if (reads_source) {
+    if (s->kind == SOFT_STRING_MOVS || s->kind == SOFT_STRING_LODS || s->kind == SOFT_STRING_CMPS) {
         in = soft_fast_read(v, from, size);
         if (!in) {
             return 0;
         }
         count = MIN(count, elements_left(from, size, s->is_down));
     }
-    if (s->kind != SOFT_STRING_LODS) {
-        out = soft_fast_access(v, to, size, s->kind < SOFT_STRING_CMPS);
-        if (!out) {
-            return 0;
-        }
-        count = MIN(count, elements_left(to, size, s->is_down));
-    }
     if (s->kind == SOFT_STRING_LODS) {
         load_element(v, size, in);
         return 1;
     }
+    count = MIN(count, elements_left(to, size, s->is_down));
     return count - run_on_host(v, s, in, out, count);
+}
+
+uint64_t soft_string_run(struct soft_vcpu *v, const struct soft_string *s, uint64_t from,
+                         uint64_t to, uint64_t count)
+{
+    uint8_t *out = NULL;
+    if (s->kind != SOFT_STRING_LODS) {
+        out = soft_fast_access(v, to, s->size_bytes, s->kind < SOFT_STRING_CMPS);
+        if (!out) {
+            return 0;
+        }
+    }
+    return soft_string_run_at(v, s, from, to, out, count);
 }
 
 static bool is_filled(struct soft_vcpu *v, uint64_t gva, uint32_t size, bool is_write)

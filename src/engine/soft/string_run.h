@@ -25,6 +25,10 @@ struct soft_string {
 uint64_t soft_string_run(struct soft_vcpu *v, const struct soft_string *s, uint64_t from,
                          uint64_t to, uint64_t count);
 
+/* The same where 'to' lies at host address 'out' (NULL for LODS), for up to the rest of its page. */
+uint64_t soft_string_run_at(struct soft_vcpu *v, const struct soft_string *s, uint64_t from,
+                            uint64_t to, uint8_t *out, uint64_t count);
+
 /* Of a run that has just been done: no more elements, whatever the count. */
 static inline bool soft_string_is_over(const struct soft_vcpu *v, const struct soft_string *s)
 {

@@ -53,9 +53,11 @@ static void hlt(struct soft_vcpu *v, const struct soft_op *op)
 
 static void cpuid(struct soft_vcpu *v, const struct soft_op *op)
 {
-    uint32_t regs[4];
-    x86_cpuid_query(&v->cpuid, (uint32_t)v->gpr[X86_RAX], (uint32_t)v->gpr[X86_RCX], v->cr4,
-                    v->xcr0, v->apic_base, regs);
+    uint32_t regs[4], leaf = (uint32_t)v->gpr[X86_RAX], subleaf = (uint32_t)v->gpr[X86_RCX];
+    x86_cpuid_query(&v->cpuid, leaf, subleaf, v->cr4, v->xcr0, v->apic_base, regs);
+    v->cpuid_known[(leaf + subleaf) % SOFT_CPUID_KNOWN] = (struct soft_cpuid_known){
+        leaf, subleaf, regs[0], regs[1], regs[2], regs[3], 0,
+    };
     soft_put32(v, X86_RAX * 8, regs[0]);
     soft_put32(v, X86_RBX * 8, regs[1]);
     soft_put32(v, X86_RCX * 8, regs[2]);

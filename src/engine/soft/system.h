@@ -191,6 +191,8 @@ static inline void soft_sync_apic(struct soft_vcpu *v)
 int soft_supported_cpuid(struct x86_cpuid *out_cpuid, struct error *err);
 void soft_hypervisor_cpuid(struct x86_cpuid *out_cpuid);
 void soft_features_set(struct soft_vcpu *v);
+/* After a change of what CPUID tells of: CR4, XCR0, the APIC base. */
+void soft_cpuid_forget(struct soft_vcpu *v);
 bool soft_host_is_intel(void);
 
 /* state.c */

@@ -160,6 +160,15 @@ struct soft_native_jump {
 /* By bits 54:39 of an address: what lies higher makes a host address that is not canonical. */
 #define SOFT_WINDOW_SLOTS 65536u
 
+/* Results of CPUID, for translated code: by the sum of leaf and subleaf. Those of no use are of a leaf that is looked for
+ * elsewhere. */
+#define SOFT_CPUID_KNOWN 16u
+struct soft_cpuid_known {
+    uint32_t leaf, subleaf;
+    uint32_t eax, ebx, ecx, edx;
+    uint64_t unused;
+};
+
 /* What paravirt.c keeps beside the MSRs. */
 struct soft_paravirt {
     uint32_t features;         /* KVM_FEATURE_*, as announced to the guest */
@@ -314,6 +323,7 @@ struct soft_vcpu {
     struct vcpu vcpu;
     struct soft_vm *vm;
     struct x86_cpuid cpuid;
+    struct soft_cpuid_known cpuid_known[SOFT_CPUID_KNOWN];
     uint64_t instruction_sets; /* bit n: enum x86_feature n is announced to the guest */
     uint8_t physical_bits;
     struct soft_features {
@@ -324,6 +334,7 @@ struct soft_vcpu {
 
     atomic_bool is_in_guest; /* for those who wait for it to leave guest code */
 
+    uint32_t native_jump_patience; /* hits beside their place until the next one gets it */
     struct soft_native_jump native_jump[NATIVE_JUMP_SIZE] __attribute__((aligned(64)));
     uint64_t window_table[SOFT_WINDOW_SLOTS]; /* windows.h */
     struct soft_tlb tlbs[SOFT_TLB_MODES];

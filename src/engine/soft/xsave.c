@@ -5,6 +5,7 @@
 
 #include "base/core/endian.h"
 #include "engine/soft/simd.h"
+#include "engine/soft/system.h"
 
 #define COMPONENTS     (X86_XCR0_X87 | X86_XCR0_SSE | X86_XCR0_AVX)
 #define COMPONENT_PKRU (1ull << 9)
@@ -393,6 +394,7 @@ static void op_xsetbv(struct soft_vcpu *v, const struct soft_op *op)
         soft_raise_error(v, op, X86_GP, 0);
     }
     v->xcr0 = value;
+    soft_cpuid_forget(v);
     SOFT_NEXT(v, op);
 }
 

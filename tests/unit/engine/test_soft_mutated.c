@@ -309,8 +309,9 @@ static void close_memory(const struct bed *b)
 static void short_stubs(const struct bed *b)
 {
     struct soft_native *n = b->v->native;
-    uint8_t *const called[] = {n->interpret, n->string,   n->syscall,    n->sysret, n->iret,
-                               n->exit_at,   n->indirect, n->page_fault, n->invlpg};
+    uint8_t *const called[] = {n->interpret,  n->string,  n->syscall,  n->sysret,
+                               n->iret,       n->exit_at, n->indirect, n->indirect_shared,
+                               n->page_fault, n->invlpg};
     for (size_t i = 0; i < ARRAY_COUNT(called); i++) {
         struct emitter e = {.at = called[i]};
         emit8(&e, 0x41); /* pop r14 */

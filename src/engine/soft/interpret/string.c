@@ -5,6 +5,7 @@
 #include "engine/soft/block.h"
 #include "engine/soft/interpret/alu.h"
 #include "engine/soft/interpret/operand.h"
+#include "engine/soft/mmu.h"
 #include "engine/soft/string_run.h"
 #include "engine/soft/system.h"
 
@@ -136,6 +137,23 @@ static uint64_t plain_elements(const struct soft_vcpu *v, const struct soft_op *
     return v->flags & X86_FLAG_DF ? offset / size + 1 : (mask - offset - (size - 1)) / size + 1;
 }
 
+/* A run that writes to a page with code, in one go: element by element, a page that is cleared for another use would cost
+ * thousands of looks at what code it ends. */
+static uint64_t run_into_code(struct soft_vcpu *v, const struct soft_string *s, uint64_t from,
+                              uint64_t to, uint64_t count)
+{
+    struct soft_page page;
+    if (s->is_down || v->align_check || GUEST_PAGE_SIZE - to % GUEST_PAGE_SIZE < s->size_bytes ||
+        !soft_map_code_page(v, to, &page)) {
+        return 0;
+    }
+    uint64_t done = soft_string_run_at(v, s, from, to, page.hva, count);
+    if (done) {
+        soft_written(v, &page, (uint32_t)done * s->size_bytes);
+    }
+    return done;
+}
+
 /* Does as many elements as the pages hold; 0: take the slow way. Where the addresses could fault, the step finds out in the
  * right order. */
 static always_inline uint64_t run_string(struct soft_vcpu *v, const struct soft_op *op,
@@ -158,7 +176,11 @@ static always_inline uint64_t run_string(struct soft_vcpu *v, const struct soft_
         return 0;
     }
     uint64_t from = has_source ? source(v, op) : 0;
-    uint64_t done = soft_string_run(v, &s, from, destination(v, op, writes), count);
+    uint64_t to = destination(v, op, writes);
+    uint64_t done = soft_string_run(v, &s, from, to, count);
+    if (!done && writes) {
+        done = run_into_code(v, &s, from, to, count);
+    }
     if (!done) {
         return 0; /* not even the upper halves of registers change */
     }

@@ -156,6 +156,8 @@ static uint8_t kind_of_simple(const struct x86_row_encoding *encoding, unsigned 
     case X86_ID_CMPS:
     case X86_ID_SCAS:
         return NATIVE_STRING;
+    case X86_ID_CPUID:
+        return NATIVE_CPUID;
     case X86_ID_CLI:
     case X86_ID_STI:
     case X86_ID_CLD:
@@ -435,6 +437,7 @@ static void classify(const struct soft_vcpu *v, struct native_insn *n, uint32_t 
             n->kind = NATIVE_INTERPRET;
         }
         break;
+    case NATIVE_CPUID:
     case NATIVE_SMALL:
     case NATIVE_READ_CR:
     case NATIVE_ENTRY:
@@ -493,7 +496,7 @@ static void classify(const struct soft_vcpu *v, struct native_insn *n, uint32_t 
     }
     bool may_fault = insn->has_memory || n->kind >= NATIVE_PUSH_REG;
     if (n->kind == NATIVE_INTERPRET || n->kind == NATIVE_DIVIDE || n->kind == NATIVE_STRING ||
-        n->kind == NATIVE_ENTRY || n->kind == NATIVE_PUSHF ||
+        n->kind == NATIVE_CPUID || n->kind == NATIVE_ENTRY || n->kind == NATIVE_PUSHF ||
         (may_fault && v->vm->has_exact_flags)) {
         n->reads = STATUS; /* whatever it does, the flags are whole before it */
     }

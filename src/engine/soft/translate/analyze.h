@@ -24,6 +24,7 @@ enum native_kind {
     NATIVE_STEP, /* INC and DEC without ModRM */
     NATIVE_MOFFS,
     NATIVE_STRING,
+    NATIVE_CPUID,
     NATIVE_BIT_STRING, /* BT and its kin on memory, the register moves the address */
     NATIVE_SELECTOR,   /* of a segment register to a general one */
     NATIVE_SMALL,      /* system instructions: a call of a stub */

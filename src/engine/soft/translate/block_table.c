@@ -283,6 +283,38 @@ static struct native_block *find_or_translate(struct soft_vcpu *v, uint32_t mode
     return block;
 }
 
+static bool is_jump_live(const struct soft_native *n, const struct soft_native_jump *jump)
+{
+    uint32_t mode = (uint32_t)(jump->tag & (BIT(NATIVE_MODE_BITS) - 1));
+    return jump->tag && jump->tag == native_tag(n, mode);
+}
+
+/* The place of 'index' for another target: what is there goes to one beside it. */
+static struct soft_native_jump *vacate_jump(struct soft_vcpu *v, size_t index, uint64_t rip)
+{
+    struct soft_native *n = v->native;
+    struct soft_native_jump *first = &v->native_jump[index];
+    if (!is_jump_live(n, first) || first->rip == rip) {
+        return first;
+    }
+    size_t way = 1;
+    while (way < NATIVE_JUMP_WAYS && is_jump_live(n, &v->native_jump[index ^ way])) {
+        way++;
+    }
+    if (way == NATIVE_JUMP_WAYS) {
+        way = 1 + n->jump_turn++ % (NATIVE_JUMP_WAYS - 1);
+    }
+    v->native_jump[index ^ way] = *first;
+    return first;
+}
+
+static void put_first(struct soft_vcpu *v, size_t at, size_t index)
+{
+    struct soft_native_jump first = v->native_jump[index];
+    v->native_jump[index] = v->native_jump[at];
+    v->native_jump[at] = first;
+}
+
 /* The jump cache leads from RIP to 'block' now. */
 static void keep_jump(struct soft_vcpu *v, struct native_block *block, uint32_t mode)
 {
@@ -290,7 +322,7 @@ static void keep_jump(struct soft_vcpu *v, struct native_block *block, uint32_t 
     bool is_other = block->jump_count && block->jump_page != page;
     block->jump_count = is_other ? NATIVE_JUMP_MANY : MAX(block->jump_count, 1);
     block->jump_page = page;
-    v->native_jump[native_jump_index(v->rip, mode)] = (struct soft_native_jump){
+    *vacate_jump(v, native_jump_index(v->rip, mode), v->rip) = (struct soft_native_jump){
         .rip = v->rip,
         .tag = native_tag(v->native, mode),
         .code = native_executable(v->native, native_entry_saved(v->native, block)),
@@ -310,7 +342,9 @@ static struct native_block *find_block(struct soft_vcpu *v)
     v->native_page = native_is_shared(v, mode) ? v->rip >> GUEST_PAGE_SHIFT : 0;
     const struct soft_native_jump *jump = native_find_jump(v, v->rip, mode);
     if (jump) {
-        return jump->block;
+        struct native_block *block = jump->block;
+        put_first(v, (size_t)(jump - v->native_jump), native_jump_index(v->rip, mode));
+        return block;
     }
     struct native_block *block = find_or_translate(v, mode);
     if (block && has_usual_address(v->rip, mode) && !v->lockstep) {
@@ -508,6 +542,7 @@ const uint8_t *native_on_link(struct soft_vcpu *v, uint64_t link_ref)
 const uint8_t *native_on_indirect(struct soft_vcpu *v, const struct native_site *site)
 {
     begin_c(v);
+    v->native_jump_patience = NATIVE_JUMP_PATIENCE;
     bool is_canonical = x86_is_canonical(v->native_target);
     const uint8_t *again = is_canonical ? check_lockstep(v, v->native_target, true) : NULL;
     if (unlikely(again != NULL)) {

@@ -146,14 +146,16 @@ struct soft_native {
     /* Which linear pages have blocks in any epoch that is not void, hashed: what an INVLPG has to care for. */
     uint64_t linear_pages[(1u << NATIVE_LINEAR_BITS) / 64];
     uint32_t linear_page_count;
+    uint32_t jump_turn; /* which way of the jump cache gives way next */
     bool has_bmi2, has_xsave;
     bool has_fast_bextr; /* one cycle, as AMD's have it */
     bool was_cut;        /* blocks have gone while one of them ran */
     struct native_source *source;
     struct native_verifier *verifier; /* NULL: blocks are not verified */
     /* Stubs (writable view). */
-    uint8_t *enter, *leave, *interpret, *string, *page_fault, *invlpg, *exit_at, *make_link,
-        *indirect, *load_vectors, *load_x87, *fault, *fill, *resume, *syscall, *sysret, *iret;
+    uint8_t *enter, *leave, *interpret, *string, *page_fault, *invlpg, *exit_at, *make_link, *cpuid,
+        *indirect, *indirect_shared, *load_vectors, *load_x87, *fault, *fill, *resume, *syscall,
+        *sysret, *iret;
     uint8_t *small[NATIVE_SMALL_COUNT];
 };
 
@@ -328,12 +330,25 @@ static inline uint8_t native_jump_page(uint64_t rip)
     return (uint8_t)((rip & NATIVE_JUMP_MASK) >> GUEST_PAGE_SHIFT);
 }
 
+/* Emitted code looks at the place of the index alone. What has lost it to another target goes to one of the places beside it, in
+ * the same two cache lines, where the stubs 'indirect' look; one hit there in so many brings the target back, which
+ * is sooner or later a busy one. */
+#define NATIVE_JUMP_WAYS     4u
+#define NATIVE_JUMP_PATIENCE 32u
+
 /* The entry of RIP in 'mode', for the epoch now; or NULL. */
 static inline const struct soft_native_jump *native_find_jump(const struct soft_vcpu *v,
                                                               uint64_t rip, uint32_t mode)
 {
-    const struct soft_native_jump *jump = &v->native_jump[native_jump_index(rip, mode)];
-    return jump->rip == rip && jump->tag == native_tag(v->native, mode) ? jump : NULL;
+    size_t index = native_jump_index(rip, mode);
+    uint64_t tag = native_tag(v->native, mode);
+    for (size_t way = 0; way < NATIVE_JUMP_WAYS; way++) {
+        const struct soft_native_jump *jump = &v->native_jump[index ^ way];
+        if (jump->rip == rip && jump->tag == tag) {
+            return jump;
+        }
+    }
+    return NULL;
 }
 
 /* Data behind the call to a stub. */

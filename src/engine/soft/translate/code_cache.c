@@ -273,9 +273,12 @@ static void forget_jumps(struct soft_vcpu *v, const struct native_block *block)
     }
     for (uint32_t page = first; page <= last && block->jump_count; page++) {
         uint64_t at = rip | (uint64_t)page << GUEST_PAGE_SHIFT;
-        struct soft_native_jump *jump = &v->native_jump[native_jump_index(at, block->mode)];
-        if (jump->block == block) {
-            forget_jump(jump);
+        size_t index = native_jump_index(at, block->mode);
+        for (size_t way = 0; way < NATIVE_JUMP_WAYS; way++) {
+            struct soft_native_jump *jump = &v->native_jump[index ^ way];
+            if (jump->block == block) {
+                forget_jump(jump);
+            }
         }
     }
 }

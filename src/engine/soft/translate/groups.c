@@ -209,7 +209,8 @@ void native_find_groups(struct native_source *source)
         struct native_insn *n = &source->insn[i];
         struct access a;
         n->group = NATIVE_NO_GROUP;
-        if (n->kind == NATIVE_INTERPRET || n->kind == NATIVE_STRING || n->kind == NATIVE_SMALL) {
+        if (n->kind == NATIVE_INTERPRET || n->kind == NATIVE_STRING || n->kind == NATIVE_CPUID ||
+            n->kind == NATIVE_SMALL) {
             /* Of the last, some change how memory is seen, some change registers. */
             first_open = source->group_count;
             for (uint8_t reg = 0; reg < X86_GPR_COUNT; reg++) {

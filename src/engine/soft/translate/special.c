@@ -24,6 +24,18 @@ static uint8_t string_kind(const struct x86_insn *insn)
     }
 }
 
+/* A stub that does the instruction, or has the interpreter do it, and goes on behind. */
+static void emit_call_of(struct translation *t, const uint8_t *stub)
+{
+    emit_bind(emit_call(&t->e), stub);
+    emit64(&t->e, native_rip(t->source, t->index));
+    emit64(&t->e, native_next_rip(t->source, t->index));
+    native_emit_count(t, 1 - native_left(t, t->index)); /* who ran it has counted it */
+    t->flags = FLAGS_SAVED;
+    t->has_vectors = t->has_x87 = false; /* if the interpreter had to help */
+    t->address_group = NATIVE_NO_GROUP;
+}
+
 void native_emit_string(struct translation *t, const struct native_insn *n)
 {
     const struct x86_insn *insn = &n->insn;
@@ -43,13 +55,14 @@ void native_emit_string(struct translation *t, const struct native_insn *n)
     native_give_up_flags(t, n->live_before);
     native_emit_count(t, native_left(t, t->index));
     emit_mov_imm(&t->e, SCRATCH, description);
-    emit_bind(emit_call(&t->e), t->native->string);
-    emit64(&t->e, native_rip(t->source, t->index));
-    emit64(&t->e, native_next_rip(t->source, t->index));
-    native_emit_count(t, 1 - native_left(t, t->index)); /* who ran it has counted it */
-    t->flags = FLAGS_SAVED;
-    t->has_vectors = t->has_x87 = false; /* if the interpreter had to help */
-    t->address_group = NATIVE_NO_GROUP;
+    emit_call_of(t, t->native->string);
+}
+
+void native_emit_cpuid(struct translation *t, const struct native_insn *n)
+{
+    native_give_up_flags(t, n->live_before);
+    native_emit_count(t, native_left(t, t->index));
+    emit_call_of(t, t->native->cpuid);
 }
 
 static uint8_t reg_field(const struct x86_insn *insn)

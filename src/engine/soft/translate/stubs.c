@@ -229,6 +229,61 @@ static uint8_t *make_quick(struct emitter *e, quick_function *function,
     return start;
 }
 
+/* CPUID of a leaf whose registers are known; the interpreter does the others, and notes them. */
+static uint8_t *make_cpuid(struct emitter *e, const uint8_t *interpret)
+{
+    const int32_t known = VCPU_FIELD(cpuid_known) + 8; /* the return address is pushed */
+    const struct {
+        uint8_t reg;
+        size_t offset;
+    } out[] = {
+        {HOST_RAX, offsetof(struct soft_cpuid_known, eax)},
+        {HOST_RBX, offsetof(struct soft_cpuid_known, ebx)},
+        {HOST_RCX, offsetof(struct soft_cpuid_known, ecx)},
+        {HOST_RDX, offsetof(struct soft_cpuid_known, edx)},
+    };
+    struct host_insn at = {.is_memory = true, .base = HOST_RSP, .index = HOST_R15};
+    uint8_t *start = e->at;
+    emit_insn(e, &(struct host_insn){.opcode = HOST_OP_LEA, /* lea r15d, [rax + rcx] */
+                                     .reg = HOST_R15,
+                                     .is_memory = true,
+                                     .base = HOST_RAX,
+                                     .index = HOST_RCX});
+    emit8(e, 0x41); /* and r15d, mask */
+    emit8(e, 0x83);
+    emit8(e, 0xe7);
+    emit8(e, SOFT_CPUID_KNOWN - 1);
+    _Static_assert(sizeof(struct soft_cpuid_known) == 32, "the shift");
+    emit8(e, 0x41); /* shl r15d, 5 */
+    emit8(e, 0xc1);
+    emit8(e, 0xe7);
+    emit8(e, 5);
+    at.opcode = HOST_OP_CMP_REG_RM;
+    at.reg = HOST_RAX;
+    at.disp = known + (int32_t)offsetof(struct soft_cpuid_known, leaf);
+    emit_insn(e, &at);
+    emit_bind(emit_jcc(e, HOST_IF_NOT_EQUAL), interpret);
+    at.reg = HOST_RCX;
+    at.disp = known + (int32_t)offsetof(struct soft_cpuid_known, subleaf);
+    emit_insn(e, &at);
+    emit_bind(emit_jcc(e, HOST_IF_NOT_EQUAL), interpret);
+    at.opcode = HOST_OP_MOV_REG_RM;
+    for (size_t i = 0; i < ARRAY_COUNT(out); i++) {
+        at.reg = out[i].reg;
+        at.disp = known + (int32_t)out[i].offset;
+        emit_insn(e, &at);
+    }
+    emit8(e, 0xf0); /* lock or dword [rsp], 0: CPUID serializes, and is used as a barrier */
+    emit8(e, 0x83);
+    emit8(e, 0x0c);
+    emit8(e, 0x24);
+    emit8(e, 0);
+    pop(e, HOST_R14);
+    emit_op_base(e, HOST_OP_LEA, HOST_R14, HOST_R14, sizeof(struct native_site));
+    jump_reg(e, HOST_R14);
+    return start;
+}
+
 static const uint8_t saved[] = {HOST_RBP, HOST_RBX, HOST_R12, HOST_R13, HOST_R14, HOST_R15};
 
 /* void enter(struct soft_vcpu *v, const uint8_t *code) */
@@ -358,6 +413,59 @@ static uint8_t *make_fill(struct emitter *e, const uint8_t *load_vectors)
     return start;
 }
 
+/* An indirect branch whose target (R14, native_target) is not at its place of the jump cache: it may be beside it. The caller's
+ * site waits at [RSP]; flags are saved. */
+static uint8_t *make_indirect(struct emitter *e, bool is_shared)
+{
+    const int32_t pushed = 8, jump = VCPU_FIELD(native_jump) + pushed;
+    const int32_t rip = jump + (int32_t)offsetof(struct soft_native_jump, rip),
+                  tag = jump + (int32_t)offsetof(struct soft_native_jump, tag),
+                  code = jump + (int32_t)offsetof(struct soft_native_jump, code);
+    uint8_t *start = e->at, *next[2], *swap[NATIVE_JUMP_WAYS - 1];
+    emit8(e, 0x45); /* mov r15d, r14d */
+    emit8(e, 0x89);
+    emit8(e, 0xf7);
+    emit8(e, 0x41); /* and r15d, mask */
+    emit8(e, 0x81);
+    emit8(e, 0xe7);
+    emit32(e, NATIVE_JUMP_MASK);
+    for (uint32_t way = 1; way < NATIVE_JUMP_WAYS; way++) {
+        emit8(e, 0x41); /* xor r15d, from the last way to this one */
+        emit8(e, 0x83);
+        emit8(e, 0xf7);
+        emit8(e, (uint8_t)((way ^ (way - 1)) << NATIVE_JUMP_SHIFT));
+        emit_op_table(e, HOST_OP_CMP_REG_RM, HOST_R14, HOST_R15, rip);
+        next[0] = emit_jcc(e, HOST_IF_NOT_EQUAL);
+        emit_op_table(e, HOST_OP_MOV_REG_RM, HOST_R14, HOST_R15, tag);
+        emit_op_base(e, HOST_OP_CMP_REG_RM, HOST_R14, HOST_RSP, VCPU_FIELD(native_tag) + pushed);
+        emit_op_base(e, HOST_OP_MOV_REG_RM, HOST_R14, HOST_RSP, VCPU_FIELD(native_target) + pushed);
+        next[1] = emit_jcc(e, HOST_IF_NOT_EQUAL);
+        emit_at(e, 0, 0, 0xff, 1, VCPU_FIELD(native_jump_patience) + pushed, false); /* dec */
+        swap[way - 1] = emit_jcc(e, HOST_IF_EQUAL);
+        if (is_shared) {
+            emit8(e, 0x49); /* shr r14, 12 */
+            emit8(e, 0xc1);
+            emit8(e, 0xee);
+            emit8(e, GUEST_PAGE_SHIFT);
+            emit_op_base(e, HOST_OP_MOV_RM_REG, HOST_R14, HOST_RSP,
+                         VCPU_FIELD(native_page) + pushed);
+        }
+        emit_op_base(e, HOST_OP_LEA, HOST_RSP, HOST_RSP, pushed);
+        emit8(e, 0x42); /* jmp [rsp + r15 * 8 + code] */
+        emit8(e, 0xff);
+        emit8(e, 0xa4);
+        emit8(e, 0xfc);
+        emit32(e, (uint32_t)(code - pushed));
+        emit_bind(next[0], e->at);
+        emit_bind(next[1], e->at);
+    }
+    for (uint32_t way = 1; way < NATIVE_JUMP_WAYS; way++) {
+        emit_bind(swap[way - 1], e->at);
+    }
+    (void)make_call(e, true, (const void *)(uintptr_t)native_on_indirect, NULL);
+    return start;
+}
+
 void native_make_stubs(struct soft_vcpu *v)
 {
     struct soft_native *n = v->native;
@@ -371,13 +479,15 @@ void native_make_stubs(struct soft_vcpu *v)
     n->interpret =
         make_call(&e, true, (const void *)(uintptr_t)native_on_interpret, &interpret_stored);
     n->string = make_quick(&e, native_on_string, interpret_stored);
+    n->cpuid = make_cpuid(&e, n->interpret);
     n->syscall = make_quick(&e, native_on_syscall, interpret_stored);
     n->sysret = make_quick(&e, native_on_sysret, interpret_stored);
     n->page_fault = make_quick(&e, native_on_page_fault, interpret_stored);
     n->iret = make_quick(&e, native_on_iret, interpret_stored);
     n->invlpg = make_quick(&e, native_on_invlpg, interpret_stored);
     n->exit_at = make_call(&e, true, (const void *)(uintptr_t)native_on_exit_at, NULL);
-    n->indirect = make_call(&e, true, (const void *)(uintptr_t)native_on_indirect, NULL);
+    n->indirect = make_indirect(&e, false);
+    n->indirect_shared = make_indirect(&e, true);
     n->make_link = make_call(&e, false, (const void *)(uintptr_t)native_on_link, NULL);
     n->resume = make_call(&e, false, (const void *)(uintptr_t)native_on_resume, NULL);
     for (unsigned i = 0; i < NATIVE_SMALL_COUNT; i++) {

@@ -278,6 +278,9 @@ static void emit_one(struct translation *t, const struct native_insn *n, bool is
     case NATIVE_STRING:
         native_emit_string(t, n);
         break;
+    case NATIVE_CPUID:
+        native_emit_cpuid(t, n);
+        break;
     case NATIVE_BIT_STRING:
         native_emit_bit_string(t, n);
         break;
@@ -407,7 +410,8 @@ static void emit_slow_paths(struct translation *t)
             break;
         case SLOW_INDIRECT:
             emit_op_base(e, HOST_OP_MOV_RM_REG, ADDRESS, HOST_RSP, VCPU_FIELD(native_target));
-            emit_bind(emit_call(e), t->native->indirect);
+            emit_bind(emit_call(e),
+                      t->is_shared ? t->native->indirect_shared : t->native->indirect);
             emit64(e, native_rip(t->source, slow->index));
             emit64(e, (uint64_t)(int64_t)slow->stack_change);
             break;

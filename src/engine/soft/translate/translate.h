@@ -178,6 +178,7 @@ void native_emit_translation(struct translation *t, uint32_t size, bool is_write
 
 /* special.c */
 void native_emit_string(struct translation *t, const struct native_insn *n);
+void native_emit_cpuid(struct translation *t, const struct native_insn *n);
 void native_emit_bit_string(struct translation *t, const struct native_insn *n);
 void native_emit_selector(struct translation *t, const struct native_insn *n);
 

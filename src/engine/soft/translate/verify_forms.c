@@ -77,6 +77,7 @@ enum verify_stub verify_find_stub(const struct soft_native *n, const uint8_t *ta
         {n->fill, VERIFY_STUB_FILL},
         {n->interpret, VERIFY_STUB_SITE},
         {n->string, VERIFY_STUB_SITE},
+        {n->cpuid, VERIFY_STUB_SITE},
         {n->syscall, VERIFY_STUB_SITE},
         {n->sysret, VERIFY_STUB_SITE},
         {n->iret, VERIFY_STUB_SITE},
@@ -84,6 +85,7 @@ enum verify_stub verify_find_stub(const struct soft_native *n, const uint8_t *ta
         {n->page_fault, VERIFY_STUB_SITE},
         {n->exit_at, VERIFY_STUB_SITE_LAST},
         {n->indirect, VERIFY_STUB_SITE_LAST},
+        {n->indirect_shared, VERIFY_STUB_SITE_LAST},
         {n->make_link, VERIFY_STUB_LINK},
     };
     for (size_t i = 0; i < ARRAY_COUNT(stubs); i++) {
