@@ -53,6 +53,7 @@ int soft_native_init(struct soft_vcpu *v, struct error *err)
     if (!n->source || (v->vm->verifies && !n->verifier)) {
         return error_set(err, ENOMEM, "reserving memory for translated code");
     }
+    n->first_time_rip = NATIVE_NOWHERE;
     n->epoch[0] = n->epoch[1] = n->last_epoch = 1;
     v->native_epoch[0] = v->native_epoch[1] = 1;
     unsigned eax, ebx, ecx = 0, edx; /* clang 14 has no name for it */
@@ -230,7 +231,27 @@ static void verify(const struct soft_vcpu *v, const struct native_block *block)
     }
 }
 
-static struct native_block *find_or_translate(struct soft_vcpu *v, uint32_t mode)
+/* In a page whose code has been overwritten before, code may not live for long: the first time is the interpreter's, which
+ * needs a third of the time that a translation takes. (Elsewhere two of three blocks run again, and nothing is gained.) */
+static bool is_first_time(struct soft_vcpu *v, const struct soft_page *page, uint64_t gpa)
+{
+    struct soft_native *n = v->native;
+    uint32_t generation =
+        page->slot->is_readonly ? 0 : atomic_load(&page->slot->code_generation[page->index]);
+    if (!generation || v->lockstep || v->vm->icount.is_on || v->vm->verifies) {
+        return false; /* the verifier is to see all code */
+    }
+    uint64_t mixed = (gpa ^ generation * 0xff51afd7ed558ccdull) * 0x9e3779b97f4a7c15ull;
+    uint32_t *seen = &n->seen[mixed >> (64 - NATIVE_SEEN_BITS)];
+    if (*seen == (uint32_t)mixed) {
+        return false;
+    }
+    *seen = (uint32_t)mixed;
+    n->first_time_rip = v->rip;
+    return true;
+}
+
+static struct native_block *find_or_translate(struct soft_vcpu *v, uint32_t mode, bool may_wait)
 {
     struct soft_native *n = v->native;
     uint64_t rip = v->rip;
@@ -253,7 +274,7 @@ static struct native_block *find_or_translate(struct soft_vcpu *v, uint32_t mode
     native_cache_reserve(v);
     uint64_t page_gpa = align_down(gpa, GUEST_PAGE_SIZE);
     struct soft_page guest = soft_page_find(v->vm, page_gpa), second = {0};
-    if (!guest.slot) {
+    if (!guest.slot || (may_wait && is_first_time(v, &guest, gpa))) {
         return NULL;
     }
     uint64_t second_gpa;
@@ -346,7 +367,7 @@ static struct native_block *find_block(struct soft_vcpu *v)
         put_first(v, (size_t)(jump - v->native_jump), native_jump_index(v->rip, mode));
         return block;
     }
-    struct native_block *block = find_or_translate(v, mode);
+    struct native_block *block = find_or_translate(v, mode, true);
     if (block && has_usual_address(v->rip, mode) && !v->lockstep) {
         keep_jump(v, block, mode);
     }
@@ -427,7 +448,7 @@ const uint8_t *native_on_interpret(struct soft_vcpu *v, const struct native_site
     if (site->next == NATIVE_SITE_UNGROUPED) {
         bool is_same_mode = !(mode & NATIVE_MODE_WINDOWS) || v->window_state == SOFT_WINDOWS_ON;
         if (likely(!v->vm->icount.is_on && !v->lockstep && is_same_mode)) {
-            struct native_block *block = find_or_translate(v, mode | NATIVE_MODE_UNGROUPED);
+            struct native_block *block = find_or_translate(v, mode | NATIVE_MODE_UNGROUPED, false);
             if (likely(block != NULL)) {
                 if (has_usual_address(rip, mode)) { /* find_ungrouped looks there */
                     keep_jump(v, block, mode | NATIVE_MODE_UNGROUPED);
@@ -568,11 +589,16 @@ const uint8_t *native_on_resume(struct soft_vcpu *v, void *unused)
 
 bool soft_native_run(struct soft_vcpu *v)
 {
+    struct soft_native *n = v->native;
+    if (n->first_time_rip == v->rip) {
+        n->first_time_rip = NATIVE_NOWHERE;
+        return false;
+    }
     struct native_block *block = find_block(v);
+    n->first_time_rip = NATIVE_NOWHERE;
     if (!block) {
         return false;
     }
-    struct soft_native *n = v->native;
     void (*enter)(struct soft_vcpu *, const uint8_t *);
     const uint8_t *code = native_executable(n, n->enter);
     memcpy(&enter, &code, sizeof(enter));

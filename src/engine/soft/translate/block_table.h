@@ -123,6 +123,9 @@ struct native_page {
 #define NATIVE_WINDOW_BITS (39u | 16u << 8) /* the same for its window */
 #define NATIVE_TLB_BITS    (GUEST_PAGE_SHIFT | (uint32_t)__builtin_ctz(SOFT_TLB_SIZE) << 8)
 
+#define NATIVE_SEEN_BITS 15
+#define NATIVE_NOWHERE   BIT(62) /* not canonical */
+
 struct soft_native {
     uint8_t *writable, *executable; /* two views of the same memory */
     size_t size, fixed;             /* 'fixed': stubs, which stay */
@@ -146,7 +149,9 @@ struct soft_native {
     /* Which linear pages have blocks in any epoch that is not void, hashed: what an INVLPG has to care for. */
     uint64_t linear_pages[(1u << NATIVE_LINEAR_BITS) / 64];
     uint32_t linear_page_count;
-    uint32_t jump_turn; /* which way of the jump cache gives way next */
+    uint32_t seen[1u << NATIVE_SEEN_BITS]; /* code in changed pages that has run before, hashed */
+    uint64_t first_time_rip; /* whose first time is now: the interpreter's; or NATIVE_NOWHERE */
+    uint32_t jump_turn;      /* which way of the jump cache gives way next */
     bool has_bmi2, has_xsave;
     bool has_fast_bextr; /* one cycle, as AMD's have it */
     bool was_cut;        /* blocks have gone while one of them ran */
