@@ -60,6 +60,11 @@ struct block_format {
 };
 
 extern const struct block_format block_format_raw;
+extern const struct block_format block_format_vmdk;
+extern const struct block_format block_format_vhdx;
+extern const struct block_format block_format_vhd;
+extern const struct block_format block_format_vpc;
+extern const struct block_format block_format_vdi;
 
 /* Ends a request that was passed to ops->submit. */
 void block_complete(struct block *block, struct block_request *request, int status);

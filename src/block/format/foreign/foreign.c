@@ -44,6 +44,18 @@ const struct foreign_format *foreign_probe(const void *head, size_t head_size, c
     return NULL;
 }
 
+static void run_here(void *ctx, void (*work)(void *arg), void *arg)
+{
+    work(arg);
+}
+
+void foreign_set_runner(struct foreign_image *image,
+                        void (*run)(void *ctx, void (*work)(void *arg), void *arg), void *ctx)
+{
+    image->run = run;
+    image->run_ctx = ctx;
+}
+
 int foreign_open(const struct foreign_format *format, const struct foreign_file *file,
                  const struct foreign_names *names, struct foreign_image **out_image,
                  struct error *err)
@@ -58,6 +70,7 @@ int foreign_open(const struct foreign_format *format, const struct foreign_file 
     image->format = format;
     image->file = *file;
     image->pieces = pieces;
+    image->run = run_here;
     image->info.format = format->name;
     image->info.logical_block_size = SECTOR_SIZE;
     int rc = format->open(image, names, err);

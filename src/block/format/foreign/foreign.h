@@ -81,6 +81,9 @@ const struct foreign_format *foreign_probe(const void *head, size_t head_size, c
 int must_check foreign_open(const struct foreign_format *format, const struct foreign_file *file,
                             const struct foreign_names *names, struct foreign_image **out_image,
                             struct error *err);
+/* From then on 'run' calls work(arg) for what takes the CPU for long, and returns when that has returned: on another thread. */
+void foreign_set_runner(struct foreign_image *image,
+                        void (*run)(void *ctx, void (*work)(void *arg), void *arg), void *ctx);
 /* NULL is fine. The files stay the caller's. */
 void foreign_close(struct foreign_image *image);
 /* Stays until the image is closed. */

@@ -13,6 +13,8 @@ struct foreign_image {
     struct foreign_file file;
     struct foreign_info info; /* filled in by 'open' */
     struct pieces *pieces;    /* tables of this image, read through a cache */
+    void (*run)(void *ctx, void (*work)(void *arg), void *arg);
+    void *run_ctx;
 };
 
 struct foreign_format {

@@ -296,7 +296,7 @@ static int vmdk_read_encoded(const struct foreign_image *image, const struct for
     for (uint32_t i = 0; i < vmdk->extent_count; i++) {
         const struct extent *e = &vmdk->extent[i];
         if (e->type == VMDK_SPARSE && e->file_index == extent->file) {
-            return vmdk_sparse_inflate(&e->file, &e->sparse, extent, out_data, err);
+            return vmdk_sparse_inflate(image, &e->file, &e->sparse, extent, out_data, err);
         }
     }
     return error_set(err, EINVAL, "no extent has this file");

@@ -59,7 +59,8 @@ int must_check vmdk_sparse_map(struct foreign_image *image, const struct foreign
                                const struct vmdk_sparse *sparse, uint64_t sector,
                                struct foreign_extent *out_extent, struct error *err);
 /* Reads and inflates a compressed grain that vmdk_sparse_map gave; extent->unit is its first sector in this extent. */
-int must_check vmdk_sparse_inflate(const struct foreign_file *file,
+int must_check vmdk_sparse_inflate(const struct foreign_image *image,
+                                   const struct foreign_file *file,
                                    const struct vmdk_sparse *sparse,
                                    const struct foreign_extent *extent, void *out_data,
                                    struct error *err);

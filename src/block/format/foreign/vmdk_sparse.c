@@ -217,23 +217,36 @@ int vmdk_sparse_map(struct foreign_image *image, const struct foreign_file *file
     return 0;
 }
 
+struct inflating {
+    const uint8_t *from;
+    size_t from_size;
+    uint8_t *to;
+    size_t size;
+    int rc;
+};
+
 /* Inflates until 'size' bytes are there, and no more. */
-static int inflate_exactly(const uint8_t *from, size_t from_size, uint8_t *to, size_t size)
+static void inflate_exactly(void *arg)
 {
-    z_stream stream = {
-        .next_in = (Bytef *)from, .avail_in = (uInt)from_size, .next_out = to, .avail_out = (uInt)size};
+    struct inflating *job = arg;
+    z_stream stream = {.next_in = (Bytef *)job->from,
+                       .avail_in = (uInt)job->from_size,
+                       .next_out = job->to,
+                       .avail_out = (uInt)job->size};
     if (inflateInit(&stream) != Z_OK) {
-        return -ENOMEM;
+        job->rc = -ENOMEM;
+        return;
     }
     int rc = inflate(&stream, Z_FINISH);
     (void)inflateEnd(&stream);
     bool is_right =
         stream.avail_out == 0 && (rc == Z_STREAM_END || rc == Z_BUF_ERROR || rc == Z_OK);
-    return is_right ? 0 : -EINVAL;
+    job->rc = is_right ? 0 : -EINVAL;
 }
 
-int vmdk_sparse_inflate(const struct foreign_file *file, const struct vmdk_sparse *sparse,
-                        const struct foreign_extent *extent, void *out_data, struct error *err)
+int vmdk_sparse_inflate(const struct foreign_image *image, const struct foreign_file *file,
+                        const struct vmdk_sparse *sparse, const struct foreign_extent *extent,
+                        void *out_data, struct error *err)
 {
     uint8_t marker[MARKER_SIZE];
     int rc =
@@ -262,9 +275,10 @@ int vmdk_sparse_inflate(const struct foreign_file *file, const struct vmdk_spars
     if (rc < 0) {
         return rc;
     }
-    rc = inflate_exactly(from, size, to, wanted);
-    if (rc < 0) {
-        return error_set(err, -rc, "the grain at %llu cannot be inflated to %zu bytes",
+    struct inflating job = {.from = from, .from_size = size, .to = to, .size = wanted};
+    image->run(image->run_ctx, inflate_exactly, &job);
+    if (job.rc < 0) {
+        return error_set(err, -job.rc, "the grain at %llu cannot be inflated to %zu bytes",
                          (unsigned long long)extent->file_offset, wanted);
     }
     memcpy(out_data, to + extent->skip_bytes, (size_t)extent->size_bytes);

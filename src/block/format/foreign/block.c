@@ -1,0 +1,384 @@
+/* Images of other products as blocks: read-only, over their file, further extents, and a parent. */
+#include "block/format/foreign/block.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/host/coroutine.h"
+#include "base/host/iov.h"
+#include "base/host/work_pool.h"
+#include "block/provider.h"
+
+struct foreign {
+    struct block block;
+    struct foreign_image *image;
+    struct coroutine_mutex map_mutex; /* foreign_map gives way while it reads tables */
+    struct work_pool *pool;           /* of a compressed image; else NULL */
+    bool is_alone;
+};
+
+static const struct block_ops foreign_ops[];
+
+static struct foreign *foreign_from_block(const struct block *block)
+{
+    return container_of(block, struct foreign, block);
+}
+
+/* One request as a coroutine. */
+struct foreign_job {
+    struct foreign *foreign;
+    struct block_request *request;
+    int status;
+};
+
+static struct block *file_at(const struct foreign *foreign, uint32_t index)
+{
+    return index == 0 ? foreign->block.file : foreign->block.extent[index - 1];
+}
+
+static int read_part(struct block *from, const struct block_request *request, uint64_t skip,
+                     uint64_t offset, uint64_t size)
+{
+    struct iovec *iov = malloc((size_t)request->iov_count * sizeof(*iov));
+    if (iov == NULL) {
+        return -ENOMEM;
+    }
+    struct block_request part = {.op = BLOCK_READ,
+                                 .offset_bytes = offset,
+                                 .size_bytes = size,
+                                 .iov = iov,
+                                 .iov_count =
+                                     iov_cut(iov, request->iov, request->iov_count, skip, size)};
+    int rc = block_perform(from, &part);
+    free(iov);
+    return rc;
+}
+
+/* What is not in the image. */
+static int read_hole(struct foreign *foreign, const struct block_request *request, uint64_t skip,
+                     uint64_t size)
+{
+    struct block *backing = foreign->block.backing;
+    uint64_t offset = request->offset_bytes + skip;
+    uint64_t there = 0;
+    if (foreign->is_alone) {
+        return -ENXIO;
+    }
+    if (backing != NULL && offset < backing->info.size_bytes) {
+        there = MIN(size, backing->info.size_bytes - offset);
+        int rc = read_part(backing, request, skip, offset, there);
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    iov_zero(request->iov, request->iov_count, skip + there, size - there);
+    return 0;
+}
+
+static int read_encoded(struct foreign *foreign, const struct block_request *request, uint64_t skip,
+                        const struct foreign_extent *extent)
+{
+    uint8_t *data = malloc((size_t)extent->size_bytes);
+    if (data == NULL) {
+        return -ENOMEM;
+    }
+    int rc = foreign_read_encoded(foreign->image, extent, data, NULL);
+    if (rc == 0) {
+        iov_put(request->iov, request->iov_count, skip, data, (size_t)extent->size_bytes);
+    }
+    free(data);
+    return rc;
+}
+
+static int map(struct foreign *foreign, uint64_t offset, uint64_t size,
+               struct foreign_extent *out_extent)
+{
+    coroutine_mutex_lock(&foreign->map_mutex);
+    int rc = foreign_map(foreign->image, offset, size, out_extent, NULL);
+    coroutine_mutex_unlock(&foreign->map_mutex);
+    return rc == -EINVAL || rc == -EOPNOTSUPP ? -EIO : rc; /* the image is damaged */
+}
+
+static int do_read(struct foreign *foreign, const struct block_request *request)
+{
+    for (uint64_t skip = 0; skip < request->size_bytes;) {
+        struct foreign_extent extent;
+        int rc = map(foreign, request->offset_bytes + skip, request->size_bytes - skip, &extent);
+        if (rc < 0) {
+            return rc;
+        }
+        switch (extent.status) {
+        case FOREIGN_DATA:
+            rc = read_part(file_at(foreign, extent.file), request, skip, extent.file_offset,
+                           extent.size_bytes);
+            break;
+        case FOREIGN_ZERO:
+            iov_zero(request->iov, request->iov_count, skip, extent.size_bytes);
+            break;
+        case FOREIGN_HOLE:
+            rc = read_hole(foreign, request, skip, extent.size_bytes);
+            break;
+        case FOREIGN_ENCODED:
+            rc = read_encoded(foreign, request, skip, &extent);
+            break;
+        }
+        if (rc < 0) {
+            return rc == -EINVAL ? -EIO : rc;
+        }
+        skip += extent.size_bytes;
+    }
+    return 0;
+}
+
+static int do_map(struct foreign *foreign, const struct block_request *request)
+{
+    static const enum block_extent_kind kinds[] = {[FOREIGN_DATA] = BLOCK_EXTENT_DATA,
+                                                   [FOREIGN_ZERO] = BLOCK_EXTENT_ZERO,
+                                                   [FOREIGN_HOLE] = BLOCK_EXTENT_ABSENT,
+                                                   [FOREIGN_ENCODED] = BLOCK_EXTENT_COMPRESSED};
+    struct foreign_extent extent;
+    int rc = map(foreign, request->offset_bytes, request->size_bytes, &extent);
+    if (rc == 0) {
+        *request->extent = (struct block_extent){
+            .kind = kinds[extent.status],
+            .has_offset = extent.status == FOREIGN_DATA && extent.file == 0,
+            .file_offset = extent.file_offset,
+            .size_bytes = extent.size_bytes,
+        };
+    }
+    return rc;
+}
+
+static void job_run(void *ctx)
+{
+    struct foreign_job *job = ctx;
+    job->status = job->request->op == BLOCK_MAP ? do_map(job->foreign, job->request)
+                                                : do_read(job->foreign, job->request);
+}
+
+static void job_end(void *ctx)
+{
+    struct foreign_job *job = ctx;
+    struct foreign_job copy = *job;
+    free(job);
+    block_complete(&copy.foreign->block, copy.request, copy.status);
+}
+
+static void foreign_submit(struct block *block, struct block_request *request)
+{
+    if (request->op == BLOCK_FLUSH) {
+        block_complete(block, request, 0);
+        return;
+    }
+    struct foreign_job *job = malloc(sizeof(*job));
+    if (job != NULL) {
+        *job = (struct foreign_job){.foreign = foreign_from_block(block), .request = request};
+        if (coroutine_start(job_run, job_end, job) == 0) {
+            return;
+        }
+        free(job);
+    }
+    block_complete(block, request, -ENOMEM);
+}
+
+static void foreign_wait(struct block *block)
+{
+    struct foreign *foreign = foreign_from_block(block);
+    if (foreign->block.file->in_flight > 0) {
+        block_wait(foreign->block.file);
+        return;
+    }
+    for (unsigned i = 0; i < block->extent_count; i++) {
+        if (block->extent[i]->in_flight > 0) {
+            block_wait(block->extent[i]);
+            return;
+        }
+    }
+    if (block->backing != NULL && block->backing->in_flight > 0) {
+        block_wait(block->backing);
+    } else {
+        work_pool_wait(foreign->pool);
+    }
+}
+
+static void foreign_block_close(struct block *block)
+{
+    struct foreign *foreign = foreign_from_block(block);
+    foreign_close(foreign->image);
+    work_pool_destroy(foreign->pool);
+    block_fini(block);
+    free(foreign);
+}
+
+/* In the order of the formats below. */
+static const struct block_ops foreign_ops[] = {
+    {.name = "vmdk", .submit = foreign_submit, .wait = foreign_wait, .close = foreign_block_close},
+    {.name = "vhdx", .submit = foreign_submit, .wait = foreign_wait, .close = foreign_block_close},
+    {.name = "vhd", .submit = foreign_submit, .wait = foreign_wait, .close = foreign_block_close},
+    {.name = "vdi", .submit = foreign_submit, .wait = foreign_wait, .close = foreign_block_close},
+};
+
+static bool is_foreign(const struct block *block)
+{
+    return block->ops >= foreign_ops && block->ops < foreign_ops + ARRAY_COUNT(foreign_ops);
+}
+
+const struct foreign_info *foreign_block_info(const struct block *block)
+{
+    return is_foreign(block) ? foreign_get_info(foreign_from_block(block)->image) : NULL;
+}
+
+static int read_bytes(void *ctx, uint64_t offset, void *out_data, size_t size, struct error *err)
+{
+    struct block *block = ctx;
+    int rc = block_read(block, offset, out_data, size);
+    return rc < 0 ? error_set_errno(err, -rc, "%s", block_name(block)) : 0;
+}
+
+/* While an image is opened: who opens its names. */
+struct opening {
+    struct foreign *foreign;
+    struct block *file;
+    struct block_options *options;
+};
+
+static int open_name(void *ctx, const char *name, struct foreign_file *out_file, struct error *err)
+{
+    struct opening *opening = ctx;
+    struct block *block = &opening->foreign->block;
+    struct block **extents =
+        realloc(block->extent, (block->extent_count + 1) * sizeof(*block->extent));
+    if (extents == NULL) {
+        return error_set_errno(err, ENOMEM, "opening \"%s\"", name);
+    }
+    block->extent = extents;
+    struct block_reference reference = {
+        .kind = BLOCK_REFERENCE_DATA, .name = name, .is_readonly = true};
+    struct block *extent;
+    int rc = block_resolve(opening->file, opening->options, &reference, &extent, err);
+    if (rc == 0) {
+        extents[block->extent_count++] = extent;
+        *out_file = (struct foreign_file){read_bytes, extent, extent->info.size_bytes};
+    }
+    return rc;
+}
+
+static int open_parent(struct opening *opening, const struct foreign_info *info, struct error *err)
+{
+    struct foreign *foreign = opening->foreign;
+    struct block_reference reference = {.kind = BLOCK_REFERENCE_BACKING,
+                                        .name = info->parent_name,
+                                        .format = info->format,
+                                        .is_readonly = true};
+    int rc =
+        block_resolve(opening->file, opening->options, &reference, &foreign->block.backing, err);
+    if (rc < 0) {
+        return rc;
+    }
+    foreign->is_alone = foreign->block.backing == NULL;
+    const struct foreign_info *parent =
+        foreign->is_alone ? NULL : foreign_block_info(foreign->block.backing);
+    if (parent != NULL && parent->format == info->format && info->parent_id[0] != '\0' &&
+        strcmp(parent->id, info->parent_id) != 0) {
+        return error_set(
+            err, EINVAL,
+            "disk %s: %s is not its parent, or was changed: the parent's id is %s, not %s",
+            block_name(opening->file), block_name(foreign->block.backing), info->parent_id,
+            parent->id);
+    }
+    return 0;
+}
+
+static void run_work(void *ctx, void (*work)(void *arg), void *arg)
+{
+    work_pool_run(ctx, work, arg);
+}
+
+static int open_image(struct opening *opening, const struct foreign_format *format,
+                      struct error *err)
+{
+    struct foreign *foreign = opening->foreign;
+    struct block *block = &foreign->block;
+    struct foreign_file file = {read_bytes, opening->file, opening->file->info.size_bytes};
+    struct foreign_names names = {open_name, opening};
+    int rc = foreign_open(format, &file, &names, &foreign->image, err);
+    if (rc < 0) {
+        return error_prefix(err, rc, "disk %s", block_name(opening->file));
+    }
+    const struct foreign_info *info = foreign_get_info(foreign->image);
+    if (info->needs_parent && (rc = open_parent(opening, info, err)) < 0) {
+        return rc;
+    }
+    if (info->is_compressed) {
+        rc = work_pool_create(0, block->loop, &foreign->pool, err);
+        if (rc < 0) {
+            return rc;
+        }
+        foreign_set_runner(foreign->image, run_work, foreign->pool);
+    }
+    block->info = (struct block_info){
+        .size_bytes = info->size_bytes,
+        .logical_block_size = info->logical_block_size,
+        .physical_block_size = MAX(4096, info->logical_block_size),
+        .cluster_size = (uint32_t)info->cluster_size_bytes,
+        .is_readonly = true,
+    };
+    return 0;
+}
+
+static int open_format(size_t index, struct block *file, struct block_options *options,
+                       struct block **out_block, struct error *err)
+{
+    if (!options->is_readonly) {
+        return error_set(err, EROFS, "disk %s: %s images are read-only: convert it to qcow2 or raw",
+                         file->name, foreign_ops[index].name);
+    }
+    struct foreign *foreign = calloc(1, sizeof(*foreign));
+    if (foreign == NULL ||
+        block_init(&foreign->block, &foreign_ops[index], file->name, file->loop, err) < 0) {
+        free(foreign);
+        return -ENOMEM;
+    }
+    struct opening opening = {foreign, file, options};
+    int rc = open_image(&opening, foreign_find(foreign_ops[index].name), err);
+    if (rc < 0) {
+        foreign_close(foreign->image);
+        work_pool_destroy(foreign->pool);
+        block_abandon(&foreign->block);
+        free(foreign);
+        return rc;
+    }
+    foreign->block.file = file;
+    *out_block = &foreign->block;
+    return 0;
+}
+
+static int open_vmdk(struct block *file, struct block_options *options, struct block **out_block,
+                     struct error *err)
+{
+    return open_format(0, file, options, out_block, err);
+}
+
+static int open_vhdx(struct block *file, struct block_options *options, struct block **out_block,
+                     struct error *err)
+{
+    return open_format(1, file, options, out_block, err);
+}
+
+static int open_vhd(struct block *file, struct block_options *options, struct block **out_block,
+                    struct error *err)
+{
+    return open_format(2, file, options, out_block, err);
+}
+
+static int open_vdi(struct block *file, struct block_options *options, struct block **out_block,
+                    struct error *err)
+{
+    return open_format(3, file, options, out_block, err);
+}
+
+const struct block_format block_format_vmdk = {.name = "vmdk", .open = open_vmdk};
+const struct block_format block_format_vhdx = {.name = "vhdx", .open = open_vhdx};
+const struct block_format block_format_vhd = {.name = "vhd", .open = open_vhd};
+const struct block_format block_format_vpc = {.name = "vpc", .open = open_vhd};
+const struct block_format block_format_vdi = {.name = "vdi", .open = open_vdi};
