@@ -194,6 +194,12 @@ static const char *stub_name(const struct soft_native *n, const uint8_t *code, b
             return stubs[i].name;
         }
     }
+    for (size_t i = 0; i < 2 * NATIVE_STRING_SIZES; i++) {
+        if ((&n->window_string[0][0])[i] == code) {
+            *out_has_site = true;
+            return "  ; string in windows";
+        }
+    }
     return "";
 }
 

@@ -318,6 +318,10 @@ static void short_stubs(const struct bed *b)
         emit8(&e, 0x5e);
         emit_bind(emit_jmp(&e), n->leave);
     }
+    for (size_t i = 0; i < 2 * NATIVE_STRING_SIZES; i++) {
+        struct emitter e = {.at = (&n->window_string[0][0])[i]};
+        emit_bind(emit_jmp(&e), n->string);
+    }
     struct emitter e = {.at = n->make_link};
     emit_bind(emit_jmp(&e), n->leave);
     e.at = n->fill;

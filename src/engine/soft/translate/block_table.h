@@ -123,8 +123,17 @@ struct native_page {
 #define NATIVE_WINDOW_BITS (39u | 16u << 8) /* the same for its window */
 #define NATIVE_TLB_BITS    (GUEST_PAGE_SHIFT | (uint32_t)__builtin_ctz(SOFT_TLB_SIZE) << 8)
 
-#define NATIVE_SEEN_BITS 15
-#define NATIVE_NOWHERE   BIT(62) /* not canonical */
+/* An access to memory in a window: from that place in the code cache (to that of the next site) the host may fault; then the
+ * code at 'cold' is run instead. */
+struct native_window_site {
+    uint32_t code;
+    uint32_t cold : 31;
+    uint32_t may_fault : 1; /* #PF is the instruction's */
+};
+
+#define NATIVE_STRING_SIZES 4
+#define NATIVE_SEEN_BITS    15
+#define NATIVE_NOWHERE      BIT(62) /* not canonical */
 
 struct soft_native {
     uint8_t *writable, *executable; /* two views of the same memory */
@@ -162,14 +171,9 @@ struct soft_native {
         *indirect, *indirect_shared, *load_vectors, *load_x87, *fault, *fill, *resume, *syscall,
         *sysret, *iret;
     uint8_t *small[NATIVE_SMALL_COUNT];
-};
-
-/* An access to memory in a window: from that place in the code cache (to that of the next site) the host may fault; then the
- * code at 'cold' is run instead. */
-struct native_window_site {
-    uint32_t code;
-    uint32_t cold : 31;
-    uint32_t may_fault : 1; /* #PF is the instruction's */
+    /* REP MOVS and REP STOS, by the element's size as a power of two; their accesses. */
+    uint8_t *window_string[2][NATIVE_STRING_SIZES];
+    struct native_window_site window_string_site[2][NATIVE_STRING_SIZES];
 };
 
 /* window_sites.c: kept in the order of their places, while their region is not emptied. */

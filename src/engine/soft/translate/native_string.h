@@ -17,4 +17,10 @@
 const uint8_t *native_on_string(struct soft_vcpu *v, const struct native_site *site,
                                 uint32_t description);
 
+/* window_strings.c */
+void native_make_window_strings(struct soft_native *n, struct emitter *e);
+/* The access of one of them at that place of the code cache, or NULL. */
+const struct native_window_site *native_find_window_string(const struct soft_native *n,
+                                                           uint32_t place);
+
 #endif

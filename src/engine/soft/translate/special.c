@@ -54,6 +54,12 @@ void native_emit_string(struct translation *t, const struct native_insn *n)
     }
     native_give_up_flags(t, n->live_before);
     native_emit_count(t, native_left(t, t->index));
+    bool is_write = string_kind(insn) <= SOFT_STRING_STOS;
+    if (native_has_windows(t) && is_write && (insn->prefixes & X86_PREFIX_REP) &&
+        segment == X86_DS) {
+        emit_call_of(t, t->native->window_string[string_kind(insn)][size_bits]);
+        return;
+    }
     emit_mov_imm(&t->e, SCRATCH, description);
     emit_call_of(t, t->native->string);
 }

@@ -479,6 +479,7 @@ void native_make_stubs(struct soft_vcpu *v)
     n->interpret =
         make_call(&e, true, (const void *)(uintptr_t)native_on_interpret, &interpret_stored);
     n->string = make_quick(&e, native_on_string, interpret_stored);
+    native_make_window_strings(n, &e);
     n->cpuid = make_cpuid(&e, n->interpret);
     n->syscall = make_quick(&e, native_on_syscall, interpret_stored);
     n->sysret = make_quick(&e, native_on_sysret, interpret_stored);

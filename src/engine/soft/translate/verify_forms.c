@@ -93,6 +93,11 @@ enum verify_stub verify_find_stub(const struct soft_native *n, const uint8_t *ta
             return stubs[i].stub;
         }
     }
+    for (size_t i = 0; i < 2 * NATIVE_STRING_SIZES; i++) {
+        if ((&n->window_string[0][0])[i] == target) {
+            return VERIFY_STUB_SITE;
+        }
+    }
     for (unsigned i = 0; i < NATIVE_SMALL_COUNT; i++) {
         if (n->small[i] == target) {
             return i == NATIVE_SMALL_STAC   ? VERIFY_STUB_STAC

@@ -7,6 +7,7 @@
 #include "base/core/error.h"
 #include "base/core/invariant.h"
 #include "engine/soft/translate/block_table.h"
+#include "engine/soft/translate/native_string.h"
 
 /* An access takes more code than this: its address, the window, the access. */
 #define CODE_PER_SITE 8u
@@ -90,6 +91,9 @@ static size_t count_until(const struct soft_native *n, uint32_t place,
 const struct native_window_site *native_find_window_site(const struct soft_native *n,
                                                          uint32_t place)
 {
+    if (place < n->fixed) {
+        return native_find_window_string(n, place);
+    }
     const struct native_window_site *region;
     size_t count, until = count_until(n, place, &region, &count);
     return until ? &region[until - 1] : NULL;
