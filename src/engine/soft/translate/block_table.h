@@ -132,8 +132,15 @@ struct native_window_site {
 };
 
 #define NATIVE_STRING_SIZES 4
-#define NATIVE_SEEN_BITS    15
 #define NATIVE_NOWHERE      BIT(62) /* not canonical */
+
+/* A place in a page whose code changes. */
+struct native_seen {
+    uint32_t tag;        /* of its guest physical address */
+    uint32_t generation; /* of the page when it was last run for the first time */
+    uint32_t trust;      /* so many times its code is translated at once */
+};
+#define NATIVE_SEEN_BITS 14
 
 struct soft_native {
     uint8_t *writable, *executable; /* two views of the same memory */
@@ -158,7 +165,7 @@ struct soft_native {
     /* Which linear pages have blocks in any epoch that is not void, hashed: what an INVLPG has to care for. */
     uint64_t linear_pages[(1u << NATIVE_LINEAR_BITS) / 64];
     uint32_t linear_page_count;
-    uint32_t seen[1u << NATIVE_SEEN_BITS]; /* code in changed pages that has run before, hashed */
+    struct native_seen seen[1u << NATIVE_SEEN_BITS]; /* by a hash of the address */
     uint64_t first_time_rip; /* whose first time is now: the interpreter's; or NATIVE_NOWHERE */
     uint32_t jump_turn;      /* which way of the jump cache gives way next */
     bool has_bmi2, has_xsave;
