@@ -353,7 +353,8 @@ static struct soft_block *decode_block(struct soft_vcpu *v, uint64_t gpa, uint64
         struct x86_insn insn;
         const uint8_t *bytes = page.slot ? page.hva + offset : unbacked_bytes;
         uint32_t available = page.slot ? left - offset : MIN(left - offset, X86_INSN_MAX_LENGTH);
-        enum x86_decode_status status = x86_decode(bytes, available, v->code_size, &insn);
+        enum x86_decode_status status =
+            x86_decode_cached(&v->decode_cache, bytes, available, v->code_size, &insn);
         if (status == X86_DECODE_MORE) {
             if (block->count) {
                 break;

@@ -122,7 +122,10 @@ static void written_code(struct soft_vcpu *v, const struct soft_page *page, uint
 void soft_written(struct soft_vcpu *v, const struct soft_page *page, uint32_t size)
 {
     mark_dirty(v->vm, page);
-    atomic_thread_fence(memory_order_seq_cst);
+    if (v->vm->vm.config.vcpu_count > 1) {
+        /* Other vCPUs mark code before they read it. */
+        atomic_thread_fence(memory_order_seq_cst);
+    }
     uint64_t gpa = page->slot->gpa + page->index * GUEST_PAGE_SIZE;
     if (unlikely(atomic_load(&page->slot->page_flags[page->index]) & GUEST_PAGE_CODE)) {
         written_code(v, page, gpa, soft_granules((uintptr_t)page->hva, size));

@@ -11,6 +11,7 @@
 
 #include "base/core/bits.h"
 #include "base/core/compiler.h"
+#include "cpu/x86/decode_cache.h"
 #include "cpu/x86/paging.h"
 #include "cpu/x86/state.h"
 #include "engine/engine.h"
@@ -334,6 +335,7 @@ struct soft_vcpu {
 
     atomic_bool is_in_guest; /* for those who wait for it to leave guest code */
 
+    struct x86_decode_cache decode_cache;
     uint32_t native_jump_patience; /* hits beside their place until the next one gets it */
     struct soft_native_jump native_jump[NATIVE_JUMP_SIZE] __attribute__((aligned(64)));
     uint64_t window_table[SOFT_WINDOW_SLOTS]; /* windows.h */

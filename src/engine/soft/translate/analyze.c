@@ -539,11 +539,12 @@ static bool decode_ahead(struct native_source *source, int page, uint32_t offset
     uint8_t bytes[2 * SOFT_GRANULE_SIZE];
     uint32_t size = read_granule(source, page, offset, bytes);
     enum x86_code_size code_size = source->is_32 ? X86_CODE_32 : X86_CODE_64;
-    enum x86_decode_status status =
-        x86_decode(bytes, MIN(size, X86_INSN_MAX_LENGTH), code_size, out);
+    enum x86_decode_status status = x86_decode_cached(
+        source->decode_cache, bytes, MIN(size, X86_INSN_MAX_LENGTH), code_size, out);
     if (status == X86_DECODE_MORE && offset + size < GUEST_PAGE_SIZE) {
         size += read_granule(source, page, offset + size, bytes + size);
-        status = x86_decode(bytes, MIN(size, X86_INSN_MAX_LENGTH), code_size, out);
+        status = x86_decode_cached(source->decode_cache, bytes, MIN(size, X86_INSN_MAX_LENGTH),
+                                   code_size, out);
     }
     return status == X86_DECODE_OK;
 }
@@ -649,10 +650,11 @@ static bool is_met(const struct soft_vcpu *v, const struct native_block *block,
                              NATIVE_SECOND_ANY);
 }
 
-void native_analyze(const struct soft_vcpu *v, const struct native_block *block, uint64_t rip,
+void native_analyze(struct soft_vcpu *v, const struct native_block *block, uint64_t rip,
                     const uint8_t *page, struct native_source *out)
 {
     uint32_t mode = block->mode;
+    out->decode_cache = &v->decode_cache;
     out->rip = rip;
     out->page = page;
     out->is_32 = mode & NATIVE_MODE_32;
@@ -671,9 +673,9 @@ void native_analyze(const struct soft_vcpu *v, const struct native_block *block,
         struct native_insn *n = &out->insn[out->count];
         n->group = NATIVE_NO_GROUP;
         enum x86_decode_status status =
-            read > offset
-                ? x86_decode(out->copy + offset, MIN(read, left) - offset, code_size, &n->insn)
-                : X86_DECODE_MORE;
+            read > offset ? x86_decode_cached(out->decode_cache, out->copy + offset,
+                                              MIN(read, left) - offset, code_size, &n->insn)
+                          : X86_DECODE_MORE;
         if (status == X86_DECODE_MORE && read < left) {
             read += read_granule(out, 0, start + read, out->copy + read);
             continue;

@@ -90,6 +90,7 @@ struct native_group {
 
 /* A block before it is translated. */
 struct native_source {
+    struct x86_decode_cache *decode_cache;
     uint64_t rip;
     bool is_32; /* 32-bit code, else 64-bit code */
     uint32_t count;
@@ -130,7 +131,7 @@ void native_find_groups(struct native_source *source);
 /* Decodes 'block', of which address and mode are set, at 'rip' in the page at 'page'. If the first instruction is none, or not all in
  * the page and the second one, the block is one instruction for the interpreter, with no length. */
 struct native_block;
-void native_analyze(const struct soft_vcpu *v, const struct native_block *block, uint64_t rip,
+void native_analyze(struct soft_vcpu *v, const struct native_block *block, uint64_t rip,
                     const uint8_t *page, struct native_source *out);
 
 static inline uint64_t native_rip(const struct native_source *source, uint32_t index)
