@@ -141,19 +141,37 @@ static bool has_wide_operand(const struct case_input *in, const struct case_outp
     return has_image && (insn.modrm & 0x28) == 0x20;
 }
 
+/* Element 'lane' of a gather's vector of indices. */
+static uint64_t gather_index(const struct case_state *state, const struct x86_insn *insn,
+                             unsigned lane)
+{
+    bool is_64 = insn->opcode & 1;
+    unsigned byte = lane * (is_64 ? 8 : 4);
+    const uint8_t *half = state->xsave + (byte < 16 ? 160 : X86_XSAVE_AVX_OFFSET);
+    const uint8_t *at = half + 16u * insn->index + byte % 16;
+    return is_64 ? le64_get(at) : (uint64_t)(int64_t)(int32_t)le32_get(at);
+}
+
 /* CPUs of AMD want FS and GS to be added to a canonical address; the SDM asks for a canonical sum only. */
 static bool is_strict_address_fault(const struct case_input *in, const struct case_output *native)
 {
     struct x86_insn insn;
     if (in->code_size != X86_CODE_64 || native->vector != X86_GP ||
         !decode_last(in, native, &insn) || !insn.has_memory || insn.address_bytes != 8 ||
-        insn.is_vsib || (insn.segment != X86_FS && insn.segment != X86_GS)) {
+        (insn.segment != X86_FS && insn.segment != X86_GS)) {
         return false;
     }
     const uint64_t *gpr = native->state.gpr;
-    uint64_t address = (uint64_t)insn.disp + (insn.base < 16 ? gpr[insn.base] : 0) +
-                       (insn.index < 16 ? gpr[insn.index] * insn.scale : 0);
-    return !x86_is_canonical(address);
+    uint64_t address = (uint64_t)insn.disp + (insn.base < 16 ? gpr[insn.base] : 0);
+    if (!insn.is_vsib) {
+        return !x86_is_canonical(address + (insn.index < 16 ? gpr[insn.index] * insn.scale : 0));
+    }
+    bool is_strict = false;
+    for (unsigned lane = 0; lane < (insn.opcode & 1 ? 2u : 4u) << insn.vex_l; lane++) {
+        uint64_t index = gather_index(&native->state, &insn, lane);
+        is_strict |= !x86_is_canonical(address + index * insn.scale);
+    }
+    return is_strict;
 }
 
 /* Which of ENTER's accesses are checked for alignment is the model's choice. */

@@ -502,9 +502,7 @@ void soft_check_alignment(struct soft_vcpu *v, const struct soft_op *op, uint64_
 {
     /* What is wrong with the address itself comes first. */
     if (unlikely(v->align_check && (gva & (size - 1)) && x86_is_canonical(gva))) {
-        if (soft_is_long(v) && !x86_is_canonical(gva)) {
-            raise_not_canonical(v, op);
-        }
+        check_second_page(v, op, linear_add(v, gva, size - 1));
         soft_raise_error(v, op, X86_AC, 0);
     }
 }
