@@ -450,10 +450,42 @@ void native_emit_operand(struct translation *t, const struct native_insn *n, uin
     t->operand_disp = 0;
 }
 
+/* The operand of an instruction that leaves R15 alone, in a group that has been checked: by R15, if R14 has the address of another
+ * group that is still of use. */
+static bool find_in_scratch(struct translation *t, const struct native_insn *n,
+                            struct native_operand *out)
+{
+    if (!is_grouped(t, n) || !(t->checked_groups >> n->group & 1)) {
+        return false;
+    }
+    if (t->address_group == n->group) {
+        t->scratch_group = t->kept_group;
+        return false;
+    }
+    const struct native_group *group = &t->source->group[n->group];
+    bool is_other_used =
+        t->address_group != NATIVE_NO_GROUP && t->source->group[t->address_group].last > t->index;
+    if (t->kept_group != n->group && !is_other_used) {
+        return false;
+    }
+    native_begin_window_access(t);
+    if (t->kept_group != n->group) {
+        emit_op_base(&t->e, HOST_OP_MOV_REG_RM, SCRATCH, HOST_RSP,
+                     VCPU_FIELD(native_group) + 8 * n->group);
+    }
+    t->scratch_group = n->group;
+    *out = (struct native_operand){SCRATCH, HOST_NONE, n->group_disp - group->low, HOST_NONE};
+    return true;
+}
+
 struct native_operand native_emit_parts(struct translation *t, const struct native_insn *n,
                                         uint32_t size, bool is_write, bool is_aligned,
                                         bool wants_scratch)
 {
+    struct native_operand in_scratch;
+    if (!wants_scratch && find_in_scratch(t, n, &in_scratch)) {
+        return in_scratch;
+    }
     struct near_address near = find_near(t, n, 0);
     bool is_alone = native_has_windows(t) && !is_grouped(t, n);
     /* RAX is changed for a moment when the flags are restored. */

@@ -168,7 +168,8 @@ void native_emit_plain(struct translation *t, const struct native_insn *n)
             return;
         }
     }
-    if (native_needs_host_flags(n)) {
+    bool wants_flags = native_needs_host_flags(n);
+    if (wants_flags) {
         native_want_flags(t, scratch);
     }
     if (turn_operands(n, reg, rm, &host)) {
@@ -263,6 +264,9 @@ void native_emit_plain(struct translation *t, const struct native_insn *n)
             native_store_gpr(t, uses[k].host, uses[k].guest);
         }
     }
+    if (!insn->has_memory && !use_count && !wants_flags) {
+        t->scratch_group = t->kept_group;
+    }
     native_flags_written(t, n);
 }
 
@@ -291,6 +295,7 @@ void native_emit_divide(struct translation *t, const struct native_insn *n)
                                              .index = HOST_NONE,
                                              .disp = VCPU_FIELD(native_fault_unrun)});
     }
+    t->kept_group = NATIVE_NO_GROUP;
     t->flags |= FLAGS_HOST; /* it reads none */
     native_emit_plain(t, n);
     t->flags = FLAGS_HOST;

@@ -58,6 +58,7 @@ void native_save_flags(struct translation *t)
                                      .index = HOST_NONE,
                                      .disp = VCPU_FIELD(status)});
     emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RAX, SCRATCH);
+    t->scratch_group = t->kept_group = NATIVE_NO_GROUP;
     t->flags |= FLAGS_SAVED;
 }
 
@@ -139,6 +140,7 @@ static void emit_vectors(struct translation *t, const struct native_insn *n)
     struct slow_path *slow = native_add_slow(t, SLOW_VECTORS);
     slow->jump = emit_jcc(e, HOST_IF_EQUAL);
     slow->after = e->at;
+    t->kept_group = NATIVE_NO_GROUP; /* the stub uses R15 */
     t->has_vectors = true;
 }
 
@@ -202,6 +204,8 @@ static void emit_one(struct translation *t, const struct native_insn *n, bool is
         return;
     }
     uint32_t first_slow = t->slow_count;
+    t->kept_group = t->scratch_group;
+    t->scratch_group = NATIVE_NO_GROUP;
     t->is_rip_relative = n->insn.has_memory && n->insn.base == X86_BASE_RIP;
     if (n->row->is_vector && n->kind != NATIVE_INTERPRET) {
         emit_vectors(t, n);
@@ -218,6 +222,7 @@ static void emit_one(struct translation *t, const struct native_insn *n, bool is
         native_emit_raw(t, n);
         break;
     case NATIVE_NOTHING:
+        t->scratch_group = t->kept_group;
         break;
     case NATIVE_LEA:
         native_emit_lea(t, n);
@@ -542,7 +547,7 @@ struct native_block *native_translate(struct soft_vcpu *v, uint64_t rip, uint64_
     t.guesses_windows = native_has_windows(&t) && soft_windows_count_block(v) &&
                         (is_test || is_in_loop(source, page));
     t.counts = v->vm->icount.is_on;
-    t.address_group = NATIVE_NO_GROUP;
+    t.address_group = t.scratch_group = t.kept_group = NATIVE_NO_GROUP;
     if (t.counts) {
         native_emit_count(&t, -native_left(&t, 0));
         native_add_slow(&t, SLOW_BUDGET)->jump = emit_jcc(&t.e, HOST_IF_SIGN);

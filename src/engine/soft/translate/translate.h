@@ -74,9 +74,11 @@ struct translation {
     bool counts;             /* icount.h */
     uint32_t checked_groups; /* bit n: group n has its check behind it */
     uint8_t address_group;   /* whose address R14 has */
-    bool guesses_windows;    /* which one an address is in */
-    bool is_rip_relative;    /* the memory operand here */
-    int32_t operand_disp;    /* of the operand from R14 */
+    /* The same of R15, after this instruction and before it: only instructions that leave R15 alone keep it. */
+    uint8_t scratch_group, kept_group;
+    bool guesses_windows; /* which one an address is in */
+    bool is_rip_relative; /* the memory operand here */
+    int32_t operand_disp; /* of the operand from R14 */
     uint32_t exit_count;
     struct block_exit exit[NATIVE_MAX_LINKS];
     uint32_t slow_count;
