@@ -18,7 +18,7 @@ MAY_USE = {
     "machine": MACHINE,
     "migrate": MACHINE | {"machine"},
     "vmm": MACHINE | {"machine", "migrate"},
-    "cli": BASE,
+    "cli": BASE | {"block/block.h", "block/copy.h", "block/image.h", "block/format/foreign"},
 }
 
 

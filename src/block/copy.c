@@ -30,6 +30,8 @@ struct block_copy {
     struct coroutine_mutex map_mutex;
     uint64_t at;                /* nothing is taken from here on */
     struct block_extent extent; /* what the source has at 'at', for size_bytes */
+    uint64_t next_ticket, turn; /* the order of pieces */
+    struct coroutine_queue turn_waiting;
     uint64_t done_bytes;
     uint64_t written_bytes;
     int status;
@@ -45,6 +47,7 @@ struct piece {
     uint64_t offset;
     uint64_t size_bytes;
     enum block_extent_kind kind;
+    uint64_t ticket;
 };
 
 bool block_is_zero(const void *data, size_t size)
@@ -112,6 +115,7 @@ static int take_piece(struct block_copy *copy, struct piece *out_piece)
             size = MIN(copy->granule, total - copy->at);
         }
     }
+    out_piece->ticket = copy->next_ticket++;
     out_piece->size_bytes = size;
     out_piece->kind = is_data ? BLOCK_EXTENT_DATA : copy->extent.kind;
     copy->at += size;
@@ -136,6 +140,57 @@ static int write_data(struct block_copy *copy, const uint8_t *data, uint64_t off
     return rc;
 }
 
+/* A write that is waited for after the next piece had its turn. */
+struct ordered_write {
+    struct block_request request;
+    struct coroutine *waiter;
+    bool is_done;
+    int status;
+};
+
+static void ordered_done(struct block_request *request, int status)
+{
+    struct ordered_write *write = container_of(request, struct ordered_write, request);
+    write->is_done = true;
+    write->status = status;
+    if (write->waiter != NULL) {
+        coroutine_resume(write->waiter);
+    }
+}
+
+/* Waits for the piece's turn, begins to write 'data' (NULL: nothing), and lets the next one have its turn. */
+static int take_turn(struct block_copy *copy, const struct piece *piece, const uint8_t *data)
+{
+    struct iovec iov = {(void *)data, (size_t)piece->size_bytes};
+    struct ordered_write write = {.request = {.op = BLOCK_WRITE,
+                                              .compress = copy->options.compress,
+                                              .offset_bytes = piece->offset,
+                                              .size_bytes = piece->size_bytes,
+                                              .iov = &iov,
+                                              .iov_count = 1,
+                                              .done = ordered_done},
+                                  .is_done = data == NULL};
+    while (copy->turn != piece->ticket) {
+        coroutine_queue_wait(&copy->turn_waiting);
+    }
+    if (data != NULL && copy->status == 0) {
+        block_submit(copy->to, &write.request);
+    } else {
+        write.is_done = true;
+    }
+    copy->turn++;
+    coroutine_queue_wake_all(&copy->turn_waiting);
+    if (!write.is_done) {
+        write.waiter = coroutine_self();
+        coroutine_yield();
+    }
+    if (write.status < 0) {
+        fail(copy, write.status, "writing to", copy->to, piece->offset);
+    }
+    copy->written_bytes += data != NULL ? piece->size_bytes : 0;
+    return write.status;
+}
+
 static int write_zeroes(struct block_copy *copy, uint64_t offset, uint64_t size)
 {
     if (copy->options.is_zero) {
@@ -158,8 +213,7 @@ static int write_runs(struct block_copy *copy, const uint8_t *data, uint64_t off
         bool is_zero = block_is_zero(data + at, MIN(step, size - at));
         do {
             end += MIN(step, size - end);
-        } while (end < size && !(copy->options.compress && !is_zero) &&
-                 block_is_zero(data + end, MIN(step, size - end)) == is_zero);
+        } while (end < size && block_is_zero(data + end, MIN(step, size - end)) == is_zero);
         int rc = is_zero ? write_zeroes(copy, offset + at, end - at)
                          : write_data(copy, data + at, offset + at, end - at);
         if (rc < 0) {
@@ -173,13 +227,21 @@ static int write_runs(struct block_copy *copy, const uint8_t *data, uint64_t off
 static int copy_piece(struct worker *worker, const struct piece *piece)
 {
     struct block_copy *copy = worker->copy;
+    bool in_order = copy->options.in_order;
     if (!has_data(piece->kind)) {
-        return write_zeroes(copy, piece->offset, piece->size_bytes);
+        return in_order ? take_turn(copy, piece, NULL)
+                        : write_zeroes(copy, piece->offset, piece->size_bytes);
     }
     size_t size = (size_t)piece->size_bytes;
     int rc = block_read(copy->from, piece->offset, worker->buffer, size);
     if (rc < 0) {
         fail(copy, rc, "reading", copy->from, piece->offset);
+    }
+    if (in_order) {
+        int turn_rc = take_turn(copy, piece, rc < 0 ? NULL : worker->buffer);
+        return rc < 0 ? rc : turn_rc;
+    }
+    if (rc < 0) {
         return rc;
     }
     if (copy->options.zero_size == 0 && !copy->options.compress) {

@@ -9,12 +9,18 @@
 struct block_copy;
 
 struct block_copy_options {
-    unsigned parallel; /* pieces at a time: 1 to BLOCK_COPY_MAX_PARALLEL; 0: 16 */
-    uint32_t
-        zero_size; /* runs of at least that many zero bytes are not written as data; 0: as the source says */
-    bool compress;         /* whole clusters of the target, compressed */
-    bool is_zero;          /* the target reads as zeros where nothing is written */
-    uint64_t start_offset; /* from where on; a multiple of the target's cluster */
+    /* Pieces at a time: 1 to BLOCK_COPY_MAX_PARALLEL; 0: 16. */
+    unsigned parallel;
+    /* Runs of at least that many zero bytes are not written as data; 0: as the source says. */
+    uint32_t zero_size;
+    /* Whole clusters of the target, compressed. */
+    bool compress;
+    /* Pieces are written in the order of the disk, zeros as data: the target leaves those out itself. */
+    bool in_order;
+    /* The target reads as zeros where nothing is written. */
+    bool is_zero;
+    /* From where on; a multiple of the target's cluster. */
+    uint64_t start_offset;
 };
 
 struct block_copy_progress {
@@ -24,7 +30,7 @@ struct block_copy_progress {
 };
 
 /* Starts to copy all of 'from' to 'to', which is at least as large. done(ctx, status) is called on the loop's thread, perhaps
- * before this returns; 0, -ECANCELED, or what failed first, with *err as it was then. The blocks stay the caller's and must not
+ * before this returns; 0, -ECANCELED, or what failed first. The blocks stay the caller's and must not
  * be closed before. */
 int must_check block_copy_start(struct block *from, struct block *to,
                                 const struct block_copy_options *options,

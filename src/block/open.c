@@ -6,11 +6,8 @@
 #include "block/provider.h"
 
 static const struct block_format *const formats[] = {
-    &block_format_raw,
-    &block_format_vmdk,
-    &block_format_vhdx,
-    &block_format_vhd,
-    &block_format_vpc, /* what qemu-img calls it */
+    &block_format_raw, &block_format_vmdk, &block_format_vhdx,
+    &block_format_vhd, &block_format_vpc, /* what qemu-img calls it */
     &block_format_vdi,
 };
 

@@ -16,11 +16,26 @@ static void words_print(const char *words)
     }
 }
 
-static void verb_names(void)
+static void verb_names(const struct verb *const *among)
 {
-    for (size_t i = 0; verbs[i] != NULL; i++) {
-        if (!verbs[i]->is_hidden) {
-            (void)printf("%s ", verbs[i]->name);
+    for (size_t i = 0; among[i] != NULL; i++) {
+        if (!among[i]->is_hidden) {
+            (void)printf("%s ", verb_last_word(among[i]));
+        }
+    }
+}
+
+/* Calls for each verb that has options of its own: those of verbs of verbs in place of these. */
+static void each_verb(const struct verb *const *among, void (*fn)(const struct verb *verb))
+{
+    for (size_t i = 0; among[i] != NULL; i++) {
+        if (among[i]->is_hidden) {
+            continue;
+        }
+        if (among[i]->verbs != NULL) {
+            each_verb(among[i]->verbs, fn);
+        } else {
+            fn(among[i]);
         }
     }
 }
@@ -31,9 +46,9 @@ static void bash_values(const struct verb *verb)
         if (o->value == NULL) {
             continue;
         }
-        (void)printf("    %s:--%s", verb->name, o->name);
+        (void)printf("    '%s':--%s", verb->name, o->name);
         if (o->letter != '\0') {
-            (void)printf("|%s:-%c", verb->name, o->letter);
+            (void)printf("|'%s':-%c", verb->name, o->letter);
         }
         (void)fputs(")\n      ", stdout);
         if (o->complete == NULL) {
@@ -50,6 +65,45 @@ static void bash_values(const struct verb *verb)
     }
 }
 
+static void bash_words(const struct verb *verb)
+{
+    (void)printf("    '%s')\n      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '",
+                 verb->name);
+    for (const struct option_spec *o = verb->options; o != NULL && o->name != NULL; o++) {
+        (void)printf("--%s ", o->name);
+    }
+    (void)fputs("--help' -- \"$word\")); ", stdout);
+    if (strcmp(verb->name, "ctl") == 0) {
+        (void)fputs("elif ((COMP_CWORD == 3)); then COMPREPLY=($(compgen -W '", stdout);
+        words_print(ctl_verb_words);
+        (void)fputs("' -- \"$word\")); ", stdout);
+    }
+    if (is_path(verb->complete)) {
+        (void)fputs("else COMPREPLY=($(compgen -f -- \"$word\")); compopt -o filenames; ", stdout);
+    } else if (verb->complete != NULL) {
+        (void)fputs("else COMPREPLY=($(compgen -W '", stdout);
+        words_print(verb->complete);
+        (void)fputs("' -- \"$word\")); ", stdout);
+    }
+    (void)fputs("fi ;;\n", stdout);
+}
+
+/* Verbs of verbs: the second word is completed here, what follows it by the name of both. */
+static void bash_groups(void)
+{
+    (void)fputs("  case $verb in\n", stdout);
+    for (size_t i = 0; verbs[i] != NULL; i++) {
+        if (verbs[i]->verbs != NULL) {
+            (void)printf("    %s) if ((COMP_CWORD == 2)); then COMPREPLY=($(compgen -W '",
+                         verbs[i]->name);
+            verb_names(verbs[i]->verbs);
+            (void)fputs("--help' -- \"$word\")); return; fi; verb+=\" ${COMP_WORDS[2]}\" ;;\n",
+                        stdout);
+        }
+    }
+    (void)fputs("  esac\n", stdout);
+}
+
 static void bash_print(void)
 {
     (void)fputs(
@@ -59,40 +113,13 @@ static void bash_print(void)
         "  COMPREPLY=()\n"
         "  if ((COMP_CWORD == 1)); then\n    COMPREPLY=($(compgen -W '",
         stdout);
-    verb_names();
-    (void)fputs("--help --version' -- \"$word\"))\n    return\n  fi\n  case $verb:$last in\n",
-                stdout);
-    for (size_t i = 0; verbs[i] != NULL; i++) {
-        if (!verbs[i]->is_hidden) {
-            bash_values(verbs[i]);
-        }
-    }
+    verb_names(verbs);
+    (void)fputs("--help --version' -- \"$word\"))\n    return\n  fi\n", stdout);
+    bash_groups();
+    (void)fputs("  case $verb:$last in\n", stdout);
+    each_verb(verbs, bash_values);
     (void)fputs("  esac\n  case $verb in\n", stdout);
-    for (size_t i = 0; verbs[i] != NULL; i++) {
-        if (verbs[i]->is_hidden) {
-            continue;
-        }
-        (void)printf("    %s)\n      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '",
-                     verbs[i]->name);
-        for (const struct option_spec *o = verbs[i]->options; o != NULL && o->name != NULL; o++) {
-            (void)printf("--%s ", o->name);
-        }
-        (void)fputs("--help' -- \"$word\")); ", stdout);
-        if (strcmp(verbs[i]->name, "ctl") == 0) {
-            (void)fputs("elif ((COMP_CWORD == 3)); then COMPREPLY=($(compgen -W '", stdout);
-            words_print(ctl_verb_words);
-            (void)fputs("' -- \"$word\")); ", stdout);
-        }
-        if (is_path(verbs[i]->complete)) {
-            (void)fputs("else COMPREPLY=($(compgen -f -- \"$word\")); compopt -o filenames; ",
-                        stdout);
-        } else if (verbs[i]->complete != NULL) {
-            (void)fputs("else COMPREPLY=($(compgen -W '", stdout);
-            words_print(verbs[i]->complete);
-            (void)fputs("' -- \"$word\")); ", stdout);
-        }
-        (void)fputs("fi ;;\n", stdout);
-    }
+    each_verb(verbs, bash_words);
     (void)fputs("  esac\n}\ncomplete -F _hull hull\n", stdout);
 }
 
@@ -125,7 +152,7 @@ static void zsh_action(const char *complete)
 
 static void zsh_verb(const struct verb *verb)
 {
-    (void)printf("    %s)\n      _arguments -s '--help[show help]'", verb->name);
+    (void)printf("    %s)\n      _arguments -s '--help[show help]'", verb_last_word(verb));
     for (const struct option_spec *o = verb->options; o != NULL && o->name != NULL; o++) {
         (void)printf(" \\\n        '*--%s%s[", o->name, o->value != NULL ? "=" : "");
         quoted_print(o->help, "zsh");
@@ -149,34 +176,66 @@ static void zsh_verb(const struct verb *verb)
     (void)fputs(" ;;\n", stdout);
 }
 
+static void zsh_names(const struct verb *const *among)
+{
+    (void)fputs("  if ((CURRENT == 2)); then\n    local -a names=(\n", stdout);
+    for (size_t i = 0; among[i] != NULL; i++) {
+        if (!among[i]->is_hidden) {
+            (void)printf("      '%s:", verb_last_word(among[i]));
+            quoted_print(among[i]->summary, "zsh");
+            (void)fputs("'\n", stdout);
+        }
+    }
+    (void)fputs("    )\n    _describe verb names\n    return\n  fi\n", stdout);
+}
+
+/* One level: the names, and what follows each of them. */
+static void zsh_level(const struct verb *const *among)
+{
+    zsh_names(among);
+    (void)fputs("  verb=$words[2]\n  shift words\n  ((CURRENT--))\n  case $verb in\n", stdout);
+    for (size_t i = 0; among[i] != NULL; i++) {
+        if (among[i]->is_hidden) {
+            continue;
+        }
+        if (among[i]->verbs != NULL) {
+            (void)printf("    %s)\n", among[i]->name);
+            zsh_level(among[i]->verbs);
+            (void)fputs("    ;;\n", stdout);
+        } else {
+            zsh_verb(among[i]);
+        }
+    }
+    (void)fputs("  esac\n", stdout);
+}
+
 static void zsh_print(void)
 {
     (void)fputs(
         "#compdef hull\n# zsh completion for hull: hull completion zsh > a folder of $fpath/_hull\n"
-        "_hull() {\n  if ((CURRENT == 2)); then\n    local -a names=(\n",
+        "_hull() {\n  local verb\n",
         stdout);
-    for (size_t i = 0; verbs[i] != NULL; i++) {
-        if (!verbs[i]->is_hidden) {
-            (void)printf("      '%s:", verbs[i]->name);
-            quoted_print(verbs[i]->summary, "zsh");
-            (void)fputs("'\n", stdout);
-        }
+    zsh_level(verbs);
+    (void)fputs("}\ncompdef _hull hull\n", stdout);
+}
+
+/* When the words before are those of the verb: one or two. */
+static void fish_condition(const struct verb *verb)
+{
+    const char *blank = strchr(verb->name, ' ');
+    int first = blank != NULL ? (int)(blank - verb->name) : (int)strlen(verb->name);
+    (void)printf("'__fish_seen_subcommand_from %.*s", first, verb->name);
+    if (blank != NULL) {
+        (void)printf("; and __fish_seen_subcommand_from %s", blank + 1);
     }
-    (void)fputs("    )\n    _describe verb names\n    return\n  fi\n  local verb=$words[2]\n"
-                "  shift words\n  ((CURRENT--))\n  case $verb in\n",
-                stdout);
-    for (size_t i = 0; verbs[i] != NULL; i++) {
-        if (!verbs[i]->is_hidden) {
-            zsh_verb(verbs[i]);
-        }
-    }
-    (void)fputs("  esac\n}\ncompdef _hull hull\n", stdout);
+    (void)putchar('\'');
 }
 
 static void fish_option(const struct verb *verb, const struct option_spec *option)
 {
-    (void)printf("complete -c hull -n '__fish_seen_subcommand_from %s' -l %s", verb->name,
-                 option->name);
+    (void)fputs("complete -c hull -n ", stdout);
+    fish_condition(verb);
+    (void)printf(" -l %s", option->name);
     if (option->letter != '\0') {
         (void)printf(" -s %c", option->letter);
     }
@@ -193,6 +252,36 @@ static void fish_option(const struct verb *verb, const struct option_spec *optio
     (void)fputs("'\n", stdout);
 }
 
+static void fish_verb(const struct verb *verb)
+{
+    for (const struct option_spec *o = verb->options; o != NULL && o->name != NULL; o++) {
+        fish_option(verb, o);
+    }
+    if (verb->complete == NULL) {
+        return;
+    }
+    (void)fputs("complete -c hull -n ", stdout);
+    fish_condition(verb);
+    if (!is_path(verb->complete)) {
+        (void)fputs(" -a '", stdout);
+        words_print(verb->complete);
+        (void)fputs("'\n", stdout);
+    } else if (strcmp(verb->name, "ctl") == 0) {
+        (void)fputs(" -F -a '", stdout);
+        words_print(ctl_verb_words);
+        (void)fputs("'\n", stdout);
+    } else {
+        (void)fputs(" -F\n", stdout);
+    }
+}
+
+static void fish_name(const struct verb *verb, const char *condition)
+{
+    (void)printf("complete -c hull -n '%s' -a %s -d '", condition, verb_last_word(verb));
+    quoted_print(verb->summary, "fish");
+    (void)fputs("'\n", stdout);
+}
+
 static void fish_print(void)
 {
     (void)fputs("# fish completion for hull: hull completion fish | source\ncomplete -c hull -f\n",
@@ -201,19 +290,17 @@ static void fish_print(void)
         if (verbs[i]->is_hidden) {
             continue;
         }
-        (void)printf("complete -c hull -n __fish_use_subcommand -a %s -d '", verbs[i]->name);
-        quoted_print(verbs[i]->summary, "fish");
-        (void)fputs("'\n", stdout);
-        for (const struct option_spec *o = verbs[i]->options; o != NULL && o->name != NULL; o++) {
-            fish_option(verbs[i], o);
-        }
-        if (verbs[i]->complete != NULL) {
-            (void)printf("complete -c hull -n '__fish_seen_subcommand_from %s' %s '",
-                         verbs[i]->name, is_path(verbs[i]->complete) ? "-F -a" : "-a");
-            words_print(is_path(verbs[i]->complete) ? ctl_verb_words : verbs[i]->complete);
-            (void)fputs("'\n", stdout);
+        fish_name(verbs[i], "__fish_use_subcommand");
+        for (size_t j = 0; verbs[i]->verbs != NULL && verbs[i]->verbs[j] != NULL; j++) {
+            char condition[128];
+            (void)snprintf(
+                condition, sizeof(condition),
+                "__fish_seen_subcommand_from %s; and test (count (commandline -opc)) = 2",
+                verbs[i]->name);
+            fish_name(verbs[i]->verbs[j], condition);
         }
     }
+    each_verb(verbs, fish_verb);
 }
 
 static const struct {

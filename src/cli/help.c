@@ -29,6 +29,13 @@ void help_print(const struct verb *verb, FILE *to)
     if (verb->description != NULL) {
         (void)fprintf(to, "\n%s", verb->description);
     }
+    if (verb->verbs != NULL) {
+        (void)fputs("\nVerbs:\n", to);
+        for (size_t i = 0; verb->verbs[i] != NULL; i++) {
+            (void)fprintf(to, "  %-12s %s\n", verb_last_word(verb->verbs[i]),
+                          verb->verbs[i]->summary);
+        }
+    }
     (void)fputs("\nOptions:\n", to);
     for (const struct option_spec *o = verb->options; o != NULL && o->name != NULL; o++) {
         option_print(o, to);
@@ -88,17 +95,68 @@ static void roff_block(const char *title, const char *lines)
     }
 }
 
-static void man_verb_page(const struct verb *verb)
+/* "disk info" is the page hull-disk-info. */
+static void roff_page_name(const struct verb *verb, bool is_upper)
 {
-    (void)printf(".TH HULL\\-%s 1 \"\" \"hull %s\" \"Hull\"\n.SH NAME\nhull\\-%s \\- ", verb->name,
-                 HULL_VERSION, verb->name);
+    (void)fputs(is_upper ? "HULL\\-" : "hull\\-", stdout);
+    for (const char *c = verb->name; *c != '\0'; c++) {
+        if (*c == ' ') {
+            (void)fputs("\\-", stdout);
+        } else {
+            (void)putchar(*c);
+        }
+    }
+}
+
+static void roff_reference(const struct verb *verb)
+{
+    (void)fputs(".BR ", stdout);
+    roff_page_name(verb, false);
+    (void)fputs(" (1)", stdout);
+}
+
+static void roff_verbs(const struct verb *const *among)
+{
+    for (size_t i = 0; among[i] != NULL; i++) {
+        if (!among[i]->is_hidden) {
+            (void)fputs(".TP\n", stdout);
+            roff_reference(among[i]);
+            (void)putchar('\n');
+            roff_text(among[i]->summary);
+            (void)fputs(".\n", stdout);
+        }
+    }
+}
+
+static void roff_see_also(const struct verb *const *among, const struct verb *but)
+{
+    for (size_t i = 0; among[i] != NULL; i++) {
+        if (!among[i]->is_hidden && among[i] != but) {
+            (void)fputs(",\n", stdout);
+            roff_reference(among[i]);
+        }
+    }
+}
+
+static void man_verb_page(const struct verb *verb, const struct verb *const *among)
+{
+    (void)fputs(".TH ", stdout);
+    roff_page_name(verb, true);
+    (void)printf(" 1 \"\" \"hull %s\" \"Hull\"\n.SH NAME\n", HULL_VERSION);
+    roff_page_name(verb, false);
+    (void)fputs(" \\- ", stdout);
     roff_text(verb->summary);
-    (void)printf("\n.SH SYNOPSIS\n.B hull %s\n[\\fIOPTION\\fR]... ", verb->name);
+    (void)printf("\n.SH SYNOPSIS\n.B hull %s\n%s", verb->name,
+                 verb->verbs == NULL ? "[\\fIOPTION\\fR]... " : "");
     roff_text(verb->arguments);
     (void)putchar('\n');
     if (verb->description != NULL) {
         (void)fputs(".SH DESCRIPTION\n", stdout);
         roff_text(verb->description);
+    }
+    if (verb->verbs != NULL) {
+        (void)fputs(".SH VERBS\n", stdout);
+        roff_verbs(verb->verbs);
     }
     (void)fputs(".SH OPTIONS\n", stdout);
     for (const struct option_spec *o = verb->options; o != NULL && o->name != NULL; o++) {
@@ -111,11 +169,7 @@ static void man_verb_page(const struct verb *verb)
     roff_block("EXIT STATUS", verb->exit_status);
     roff_block("EXAMPLES", verb->examples);
     (void)fputs(".SH SEE ALSO\n.BR hull (1)", stdout);
-    for (size_t i = 0; verbs[i] != NULL; i++) {
-        if (!verbs[i]->is_hidden && verbs[i] != verb) {
-            (void)printf(",\n.BR hull\\-%s (1)", verbs[i]->name);
-        }
-    }
+    roff_see_also(among, verb);
     (void)putchar('\n');
 }
 
@@ -128,13 +182,7 @@ static void man_overview(void)
         "hardware's\nvirtualization or on its own software CPU.\n"
         "Each verb has a page of its own and answers to \\fB\\-\\-help\\fR.\n.SH VERBS\n",
         HULL_VERSION);
-    for (size_t i = 0; verbs[i] != NULL; i++) {
-        if (!verbs[i]->is_hidden) {
-            (void)printf(".TP\n.BR hull\\-%s (1)\n", verbs[i]->name);
-            roff_text(verbs[i]->summary);
-            (void)fputs(".\n", stdout);
-        }
-    }
+    roff_verbs(verbs);
     (void)fputs(
         ".SH OPTIONS\n.TP\n.B \\-h\\fR, \\fB\\-\\-help\nHelp of hull, or after a verb of that verb.\n"
         ".TP\n.B \\-\\-version\nPrint the version.\n"
@@ -166,9 +214,18 @@ static int man_run(int argc, char **argv)
         return CLI_OK;
     }
     for (size_t i = 0; verbs[i] != NULL; i++) {
-        if (strcmp(verbs[i]->name, argv[0]) == 0) {
-            man_verb_page(verbs[i]);
+        if (strcmp(verbs[i]->name, argv[0]) != 0) {
+            continue;
+        }
+        if (count == 1) {
+            man_verb_page(verbs[i], verbs);
             return CLI_OK;
+        }
+        for (size_t j = 0; verbs[i]->verbs != NULL && verbs[i]->verbs[j] != NULL; j++) {
+            if (strcmp(verb_last_word(verbs[i]->verbs[j]), argv[1]) == 0) {
+                man_verb_page(verbs[i]->verbs[j], verbs[i]->verbs);
+                return CLI_OK;
+            }
         }
     }
     (void)fprintf(stderr, "hull: man page %s: no such verb: see `hull --help`\n", argv[0]);
@@ -177,7 +234,7 @@ static int man_run(int argc, char **argv)
 
 const struct verb man_verb = {
     .name = "man",
-    .arguments = "[VERB]",
+    .arguments = "[VERB [VERB]]",
     .summary = "Print the source of a man page",
     .is_hidden = true,
     .run = man_run,

@@ -20,13 +20,13 @@ struct option_spec {
     int (*parse)(void *into, const char *value, struct error *err);
 };
 
-/* A verb of the command line. */
 /* A further part of a man page: lines as they are. */
 struct verb_section {
     const char *title;
     const char *text;
 };
 
+/* A verb of the command line. */
 struct verb {
     const char *name;
     const char
@@ -39,6 +39,8 @@ struct verb {
     const struct option_spec *options;   /* NULL: none but --help */
     const char *complete;                /* for positional arguments, as option_spec.complete */
     bool is_hidden;
+    /* A verb of verbs, NULL at the end, which have both words as their name ("disk info"); no options and no run() then. */
+    const struct verb *const *verbs;
     int (*run)(int argc, char **argv); /* argv[0] is the verb; returns the exit status */
 };
 

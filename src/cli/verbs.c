@@ -3,7 +3,7 @@
 #include <string.h>
 
 const struct verb *const verbs[] = {
-    &boot_verb, &ctl_verb, &host_verb, &completion_verb, &man_verb, NULL,
+    &boot_verb, &ctl_verb, &disk_verb, &host_verb, &completion_verb, &man_verb, NULL,
 };
 
 int cli_fail(const struct error *err)
@@ -42,37 +42,64 @@ static void overview_print(FILE *to)
                 "      --version  print the version\n"
                 "\nExamples:\n"
                 "  hull host\n"
+                "  hull disk create vm.raw 20G\n"
                 "  hull boot --kernel vmlinuz --initrd initrd.img --memory 1G\n",
                 to);
 }
 
-static const struct verb *verb_find(const char *name)
+const char *verb_last_word(const struct verb *verb)
 {
-    for (size_t i = 0; verbs[i] != NULL; i++) {
-        if (strcmp(verbs[i]->name, name) == 0) {
-            return verbs[i];
+    const char *blank = strrchr(verb->name, ' ');
+    return blank != NULL ? blank + 1 : verb->name;
+}
+
+static const struct verb *verb_find(const struct verb *const *among, const char *word)
+{
+    for (size_t i = 0; among[i] != NULL; i++) {
+        if (strcmp(verb_last_word(among[i]), word) == 0) {
+            return among[i];
         }
     }
     return NULL;
 }
 
-static int unknown_verb(const char *name)
+/* 'group' is the verb whose verbs these are; NULL: hull itself. */
+static int unknown_verb(const struct verb *const *among, const struct verb *group, const char *word)
 {
     char names[256] = "";
-    for (size_t i = 0; verbs[i] != NULL; i++) {
-        if (!verbs[i]->is_hidden) {
+    for (size_t i = 0; among[i] != NULL; i++) {
+        if (!among[i]->is_hidden) {
             size_t used = strlen(names);
             (void)snprintf(names + used, sizeof(names) - used, "%s%s", used ? "|" : "",
-                           verbs[i]->name);
+                           verb_last_word(among[i]));
         }
     }
     char hint[64];
-    if (nearest_word(name, names, hint, sizeof(hint)) != NULL) {
-        (void)fprintf(stderr, "hull: verb %s: unknown: did you mean %s?\n", name, hint);
+    const char *first = group != NULL ? group->name : "";
+    const char *between = group != NULL ? " " : "";
+    if (nearest_word(word, names, hint, sizeof(hint)) != NULL) {
+        (void)fprintf(stderr, "hull: verb %s%s%s: unknown: did you mean %s?\n", first, between,
+                      word, hint);
     } else {
-        (void)fprintf(stderr, "hull: verb %s: unknown: %s\n", name, names);
+        (void)fprintf(stderr, "hull: verb %s%s%s: unknown: %s\n", first, between, word, names);
     }
     return CLI_FAILURE;
+}
+
+/* What follows the name of a verb of verbs: argv[0] is that name. */
+static int group_run(const struct verb *group, int argc, char **argv)
+{
+    if (argc < 2) {
+        help_print(group, stderr);
+        return CLI_FAILURE;
+    }
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
+        help_print(group, stdout);
+        return CLI_OK;
+    }
+    const struct verb *verb = verb_find(group->verbs, argv[1]);
+    return verb != NULL ? verb->run(argc - 1, argv + 1)
+                        : unknown_verb(group->verbs, group, argv[1]);
 }
 
 int cli_main(int argc, char **argv)
@@ -92,13 +119,21 @@ int cli_main(int argc, char **argv)
         return CLI_OK;
     }
     bool is_help = strcmp(word, "help") == 0;
-    const struct verb *verb = verb_find(is_help ? argv[2] : word);
+    const struct verb *verb = verb_find(verbs, is_help ? argv[2] : word);
     if (verb == NULL) {
-        return unknown_verb(is_help ? argv[2] : word);
+        return unknown_verb(verbs, NULL, is_help ? argv[2] : word);
+    }
+    if (is_help && verb->verbs != NULL && argc > 3) {
+        const struct verb *inner = verb_find(verb->verbs, argv[3]);
+        if (inner == NULL) {
+            return unknown_verb(verb->verbs, verb, argv[3]);
+        }
+        verb = inner;
     }
     if (is_help) {
         help_print(verb, stdout);
         return CLI_OK;
     }
-    return verb->run(argc - 1, argv + 1);
+    return verb->verbs != NULL ? group_run(verb, argc - 1, argv + 1)
+                               : verb->run(argc - 1, argv + 1);
 }

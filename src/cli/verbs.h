@@ -13,6 +13,7 @@
 extern const struct verb boot_verb;
 extern const struct verb host_verb;
 extern const struct verb ctl_verb;
+extern const struct verb disk_verb;
 extern const struct verb completion_verb;
 extern const struct verb man_verb;
 
@@ -21,6 +22,9 @@ extern const char ctl_verb_words[];
 
 /* All verbs in the order of the help text, NULL at the end. */
 extern const struct verb *const verbs[];
+
+/* The second word of a verb of verbs' verb: "info" of "disk info". */
+const char *verb_last_word(const struct verb *verb);
 
 /* main() of hull; returns the exit status. */
 int cli_main(int argc, char **argv);

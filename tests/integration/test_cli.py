@@ -102,7 +102,7 @@ def test_no_verb_is_an_error_and_help_is_not():
 
 
 def test_help_has_examples():
-    for verb in ("boot", "host", "ctl", "completion"):
+    for verb in ("boot", "host", "ctl", "disk", "completion"):
         assert f"hull {verb}" in hull(verb, "--help").stdout.split("Examples:")[1]
 
 

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/core/bits.h"
 #include "base/host/coroutine.h"
 #include "base/host/iov.h"
 #include "base/host/work_pool.h"
@@ -228,10 +229,27 @@ const struct foreign_info *foreign_block_info(const struct block *block)
     return is_foreign(block) ? foreign_get_info(foreign_from_block(block)->image) : NULL;
 }
 
+/* What lies around the range, where the block takes whole sectors only. */
+static int read_aligned(struct block *block, uint64_t offset, void *out_data, size_t size)
+{
+    uint32_t unit = block->info.logical_block_size;
+    uint64_t start = align_down(offset, unit);
+    size_t whole = (size_t)(align_up(offset + size, unit) - start);
+    uint8_t *data = malloc(whole);
+    int rc = data != NULL ? block_read(block, start, data, whole) : -ENOMEM;
+    if (rc == 0) {
+        memcpy(out_data, data + (offset - start), size);
+    }
+    free(data);
+    return rc;
+}
+
 static int read_bytes(void *ctx, uint64_t offset, void *out_data, size_t size, struct error *err)
 {
     struct block *block = ctx;
-    int rc = block_read(block, offset, out_data, size);
+    bool is_aligned = ((offset | size) & (block->info.logical_block_size - 1)) == 0;
+    int rc = is_aligned ? block_read(block, offset, out_data, size)
+                        : read_aligned(block, offset, out_data, size);
     return rc < 0 ? error_set_errno(err, -rc, "%s", block_name(block)) : 0;
 }
 
@@ -240,6 +258,7 @@ struct opening {
     struct foreign *foreign;
     struct block *file;
     struct block_options *options;
+    bool is_refused; /* a name was, with a message that needs nothing around it */
 };
 
 static int open_name(void *ctx, const char *name, struct foreign_file *out_file, struct error *err)
@@ -260,6 +279,7 @@ static int open_name(void *ctx, const char *name, struct foreign_file *out_file,
         extents[block->extent_count++] = extent;
         *out_file = (struct foreign_file){read_bytes, extent, extent->info.size_bytes};
     }
+    opening->is_refused = rc < 0;
     return rc;
 }
 
@@ -303,7 +323,8 @@ static int open_image(struct opening *opening, const struct foreign_format *form
     struct foreign_names names = {open_name, opening};
     int rc = foreign_open(format, &file, &names, &foreign->image, err);
     if (rc < 0) {
-        return error_prefix(err, rc, "disk %s", block_name(opening->file));
+        return opening->is_refused ? rc
+                                   : error_prefix(err, rc, "disk %s", block_name(opening->file));
     }
     const struct foreign_info *info = foreign_get_info(foreign->image);
     if (info->needs_parent && (rc = open_parent(opening, info, err)) < 0) {
@@ -342,6 +363,9 @@ static int open_format(size_t index, struct block *file, struct block_options *o
     struct opening opening = {foreign, file, options};
     int rc = open_image(&opening, foreign_find(foreign_ops[index].name), err);
     if (rc < 0) {
+        /* We may have been called by the extent that read the last bytes: none may be closed before that is over. */
+        uint8_t byte;
+        (void)!read_bytes(file, 0, &byte, 1, NULL);
         foreign_close(foreign->image);
         work_pool_destroy(foreign->pool);
         block_abandon(&foreign->block);

@@ -105,7 +105,7 @@ static int open_by_name(struct vmdk *vmdk, const struct foreign_names *names, co
                         struct extent *extent, struct error *err)
 {
     if (names == NULL) {
-        return error_set(err, EACCES, "it names a file, and none was allowed");
+        return error_set(err, EACCES, "it names the file \"%.60s\", and none is allowed", name);
     }
     int rc = names->open(names->ctx, name, &extent->file, err);
     if (rc == 0) {
@@ -160,7 +160,7 @@ static int open_lines(struct vmdk *vmdk, const struct foreign_names *names,
         extent->size_bytes = line->sector_count * SECTOR_SIZE;
         int rc = open_extent(vmdk, names, line, extent, err);
         if (rc < 0) {
-            return error_prefix(err, rc, "extent %u, file \"%.100s\"", i + 1, line->name);
+            return error_prefix(err, rc, "extent %u", i + 1);
         }
         vmdk->extent_count++;
         start += extent->size_bytes; /* at most 2048 times 1 PiB */

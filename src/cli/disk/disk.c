@@ -1,0 +1,125 @@
+/* hull disk: its verbs, and the options that they share. */
+#include "cli/disk/disk.h"
+
+#include <string.h>
+#include <sys/stat.h>
+
+#include "cli/size.h"
+
+static const struct verb *const disk_verbs[] = {
+    &disk_create_verb, &disk_info_verb,    &disk_map_verb,     &disk_check_verb, &disk_convert_verb,
+    &disk_resize_verb, &disk_compare_verb, &disk_measure_verb, &disk_bench_verb, NULL,
+};
+
+static bool is_image_format(const char *word)
+{
+    static const char *const words[] = {"raw", "qcow2", "vmdk", "vhdx", "vhd", "vpc", "vdi"};
+    for (size_t i = 0; i < ARRAY_COUNT(words); i++) {
+        if (strcmp(word, words[i]) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static int parse_format_word(const char *value, const char **out_format, struct error *err)
+{
+    if (!is_image_format(value)) {
+        return error_set(err, EINVAL, "'%s' is no image format: raw, qcow2, vmdk, vhdx, vhd or vdi",
+                         value);
+    }
+    *out_format = value;
+    return 0;
+}
+
+int disk_parse_image_format(void *into, const char *value, struct error *err)
+{
+    return parse_format_word(value, &((struct disk_options *)into)->image.format, err);
+}
+
+int disk_parse_backing(void *into, const char *value, struct error *err)
+{
+    ((struct disk_options *)into)->image.backing = value;
+    return 0;
+}
+
+int disk_parse_backing_format(void *into, const char *value, struct error *err)
+{
+    return parse_format_word(value, &((struct disk_options *)into)->image.backing_format, err);
+}
+
+int disk_parse_allow(void *into, const char *value, struct error *err)
+{
+    struct disk_image *image = &((struct disk_options *)into)->image;
+    if (image->allowed_count == DISK_MAX_ALLOWED) {
+        return error_set(err, E2BIG, "too many: at most %d", DISK_MAX_ALLOWED);
+    }
+    image->allowed[image->allowed_count++] = value;
+    return 0;
+}
+
+int disk_parse_json(void *into, const char *value, struct error *err)
+{
+    ((struct disk_options *)into)->output = OUTPUT_JSON;
+    return 0;
+}
+
+int disk_parse_output(void *into, const char *value, struct error *err)
+{
+    if (is_image_format(value)) {
+        return error_set(
+            err, EINVAL,
+            "'%s' is a format of images: --image-format says what FILE is; here table, "
+            "json, yaml or csv",
+            value);
+    }
+    return output_parse_format(value, &((struct disk_options *)into)->output, err);
+}
+
+int disk_parse_quiet(void *into, const char *value, struct error *err)
+{
+    ((struct disk_options *)into)->is_quiet = true;
+    return 0;
+}
+
+bool disk_check_count(const struct verb *verb, int count, int min, int max)
+{
+    if (count >= min && count <= max) {
+        return true;
+    }
+    struct error err;
+    (void)error_set(&err, EINVAL, "%s: %s: hull %s %s", verb->name,
+                    count < min ? "something is missing" : "too many words", verb->name,
+                    verb->arguments);
+    (void)cli_fail(&err);
+    return false;
+}
+
+uint64_t disk_allocated_bytes(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 ? (uint64_t)st.st_blocks * 512 : 0;
+}
+
+const char *disk_size_text(uint64_t bytes, char *out_text, size_t size)
+{
+    char number[32];
+    (void)snprintf(out_text, size, "%s (%llu bytes)", size_format(bytes, number, sizeof(number)),
+                   (unsigned long long)bytes);
+    return out_text;
+}
+
+const struct verb disk_verb = {
+    .name = "disk",
+    .arguments = "VERB FILE...",
+    .summary = "Create, look at, convert and check disk images",
+    .description =
+        "Images are raw, qcow2, VMDK, VHDX, VHD or VDI files. A format that is not given is found out\n"
+        "from the content for reading; for writing it comes from the name's ending (.raw, .qcow2) or\n"
+        "from --image-format. A file that an image names (a backing file, an extent) is only opened if\n"
+        "--allow permits the name.\n",
+    .examples = "  hull disk create vm.raw 20G\n"
+                "  hull disk info vm.vmdk\n"
+                "  hull disk convert vm.vmdk vm.raw --format raw\n",
+    .verbs = disk_verbs,
+};

@@ -1,0 +1,220 @@
+/* Opening images: what format they have, and which files they may name. */
+#include <fcntl.h>
+#include <fnmatch.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <linux/fs.h>
+
+#include "base/core/endian.h"
+#include "base/host/file.h"
+#include "block/format/foreign/foreign.h"
+#include "cli/disk/disk.h"
+
+#define QCOW2_MAGIC 0x514649fbu
+
+/* One image on its way to be open; those that it names follow it. */
+struct opening {
+    struct event_loop *loop;
+    const struct disk_image *image;
+    const char *path;
+    unsigned depth;
+    char *backing_path; /* what the image stands on, once that is known */
+    char *backing_format;
+};
+
+static int file_size(int fd, uint64_t *out_size)
+{
+    struct stat st;
+    if (fstat(fd, &st) < 0) {
+        return -errno;
+    }
+    *out_size = (uint64_t)st.st_size;
+    return S_ISBLK(st.st_mode) && ioctl(fd, BLKGETSIZE64, out_size) < 0 ? -errno : 0;
+}
+
+int disk_detect(int fd, const char *path, const char **out_format, struct error *err)
+{
+    /* Not on the stack: images that stand on each other are opened one inside of the other. */
+    AUTO_FREE uint8_t *head = malloc((size_t)2 * FOREIGN_HEAD_SIZE);
+    uint8_t *tail = head + FOREIGN_HEAD_SIZE;
+    uint64_t size = 0;
+    int rc = head != NULL ? file_size(fd, &size) : -ENOMEM;
+    if (rc < 0) {
+        return error_set_errno(err, -rc, "disk %s", path);
+    }
+    size_t part = (size_t)MIN(size, FOREIGN_HEAD_SIZE);
+    rc = file_read_at(fd, head, part, 0, path, err);
+    if (rc == 0) {
+        rc = file_read_at(fd, tail, part, size - part, path, err);
+    }
+    if (rc < 0) {
+        return rc;
+    }
+    const struct foreign_format *foreign = foreign_probe(head, part, tail, part);
+    *out_format = part >= 8 && be32_get(head) == QCOW2_MAGIC ? "qcow2"
+                  : foreign != NULL                          ? foreign_format_name(foreign)
+                                                             : "raw";
+    return 0;
+}
+
+/* What the ending of a name says; NULL: nothing. */
+static const char *format_of_name(const char *path)
+{
+    static const char *const endings[][2] = {
+        {".raw", "raw"},   {".img", "raw"}, {".qcow2", "qcow2"}, {".vmdk", "vmdk"},
+        {".vhdx", "vhdx"}, {".vhd", "vhd"}, {".vdi", "vdi"},
+    };
+    const char *dot = strrchr(path, '.');
+    for (size_t i = 0; dot != NULL && i < ARRAY_COUNT(endings); i++) {
+        if (strcasecmp(dot, endings[i][0]) == 0) {
+            return endings[i][1];
+        }
+    }
+    return NULL;
+}
+
+/* A guest can write into its raw disk whatever an image begins with: the content alone is not believed. */
+static int format_for_writing(int fd, const char *path, const char **out_format, struct error *err)
+{
+    const char *content;
+    int rc = disk_detect(fd, path, &content, err);
+    if (rc < 0) {
+        return rc;
+    }
+    const char *name = format_of_name(path);
+    if (name == NULL) {
+        return error_set(err, EINVAL,
+                         "disk %s: its name does not say which format it has: --image-format %s",
+                         path, content);
+    }
+    if (strcmp(name, content) != 0) {
+        return error_set(
+            err, EINVAL,
+            "disk %s: its name says that it is %s, its content %s: --image-format says "
+            "what holds",
+            path, name, content);
+    }
+    *out_format = name;
+    return 0;
+}
+
+static bool is_allowed(const struct disk_image *image, const char *name)
+{
+    for (unsigned i = 0; i < image->allowed_count; i++) {
+        if (strcmp(image->allowed[i], name) == 0 ||
+            fnmatch(image->allowed[i], name, FNM_PATHNAME) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* A name inside the image at 'path' counts from that image's folder. */
+static int name_to_path(const char *path, const char *name, char **out_path, struct error *err)
+{
+    const char *slash = strrchr(path, '/');
+    int folder = name[0] == '/' || slash == NULL ? 0 : (int)(slash - path) + 1;
+    return asprintf(out_path, "%.*s%s", folder, path, name) >= 0
+               ? 0
+               : error_set_errno(err, ENOMEM, "its name");
+}
+
+/* Called within the coroutine that opens the image. A backing file is only taken note of: it is opened before a second try, where
+ * a chain may be as long as it likes. */
+static int resolve(void *ctx, const struct block_reference *reference, struct block **out_block,
+                   struct error *err)
+{
+    struct opening *opening = ctx;
+    if (!is_allowed(opening->image, reference->name)) {
+        return error_set(err, EPERM, "not allowed: --allow permits it");
+    }
+    AUTO_FREE char *path = NULL;
+    int rc = name_to_path(opening->path, reference->name, &path, err);
+    if (rc < 0) {
+        return rc;
+    }
+    if (reference->kind == BLOCK_REFERENCE_BACKING) {
+        opening->backing_path = TAKE_PTR(path);
+        opening->backing_format = reference->format != NULL ? strdup(reference->format) : NULL;
+        return error_set(err, EAGAIN, "not open yet");
+    }
+    int fd = open(path, (reference->is_readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0) {
+        return error_set_errno(err, errno, "opening it");
+    }
+    struct block_file_options options = {.is_readonly = reference->is_readonly,
+                                         .is_growable = true};
+    return block_open_file(fd, path, &options, opening->loop, out_block, err);
+}
+
+/* One try, on what is given. */
+static int open_once(struct opening *opening, const char *format, bool is_readonly,
+                     struct block *backing, struct block **out_block, struct error *err)
+{
+    /* Without O_NONBLOCK a FIFO would make us wait for ever. */
+    int fd = open(opening->path, (is_readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK);
+    int rc = fd < 0 ? error_set_errno(err, errno, "disk %s", opening->path) : 0;
+    if (rc == 0 && format == NULL) {
+        rc = is_readonly ? disk_detect(fd, opening->path, &format, err)
+                         : format_for_writing(fd, opening->path, &format, err);
+    }
+    if (rc < 0) {
+        block_close(backing);
+        if (fd >= 0) {
+            close(fd);
+        }
+        return rc;
+    }
+    struct block_options options = {
+        .format = format,
+        .is_readonly = is_readonly,
+        .backing = backing,
+        .resolve = resolve,
+        .resolve_ctx = opening,
+        .is_alone = opening->depth == 0 && opening->image->is_alone,
+        .is_for_repair = opening->depth == 0 && opening->image->is_for_repair,
+    };
+    return block_open(fd, opening->path, &options, opening->loop, out_block, err);
+}
+
+static int open_chain(struct opening *opening, const char *format, bool is_readonly,
+                      struct block **out_block, struct error *err)
+{
+    struct block *backing = NULL;
+    int rc = 0;
+    if (opening->depth > BLOCK_MAX_CHAIN) {
+        return error_set(err, ELOOP, "disk %s: more than %d images stand on each other",
+                         opening->path, BLOCK_MAX_CHAIN);
+    }
+    if (opening->depth == 0 && opening->image->backing != NULL) {
+        struct opening below = {opening->loop, opening->image, opening->image->backing, 1};
+        rc = open_chain(&below, opening->image->backing_format, true, &backing, err);
+    }
+    if (rc == 0) {
+        rc = open_once(opening, format, is_readonly, backing, out_block, err);
+    }
+    if (rc < 0 && opening->backing_path != NULL) {
+        struct opening below = {opening->loop, opening->image, opening->backing_path,
+                                opening->depth + 1};
+        rc = open_chain(&below, opening->backing_format, true, &backing, err);
+        if (rc == 0) {
+            rc = open_once(opening, format, is_readonly, backing, out_block, err);
+        }
+    }
+    free(opening->backing_path);
+    free(opening->backing_format);
+    return rc;
+}
+
+int disk_open(struct event_loop *loop, const char *path, const struct disk_image *image,
+              enum disk_access access, struct block **out_block, struct error *err)
+{
+    struct opening opening = {loop, image, path, 0};
+    return open_chain(&opening, image->format, access == DISK_READ, out_block, err);
+}

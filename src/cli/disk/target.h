@@ -1,0 +1,61 @@
+/* New images: made beside their name, and given it when they are whole and durable. */
+#ifndef CLI_DISK_TARGET_H
+#define CLI_DISK_TARGET_H
+
+#include "block/block.h"
+
+#define DISK_MAX_SETTINGS 16
+
+/* KEY=VALUE of --option, for the format to understand. */
+struct disk_setting {
+    const char *text;
+    bool is_used;
+};
+
+struct disk_creation {
+    const char *format;
+    uint64_t size_bytes;
+    bool compress;
+    struct disk_setting setting[DISK_MAX_SETTINGS];
+    unsigned setting_count;
+    /* What the new image shall name as what it stands on; NULL: nothing. */
+    const char *backing;
+    const char *backing_format;
+};
+
+struct disk_flusher;
+
+/* A file that has no name yet, or a block device, which is written to in place. */
+struct disk_target {
+    char path[4096]; /* where it shall be */
+    char temp[4096]; /* its name until then; empty: it has none */
+    int fd;          /* owned */
+    bool is_device;
+    struct disk_flusher *flusher;
+};
+
+/* 'source' is a file that must not be the target; NULL: none. */
+int must_check disk_target_open(const char *path, const char *source,
+                                struct disk_target *out_target, struct error *err);
+/* From now on what was written goes to the disk while more is being written, so that there is little to wait for in the end. */
+void disk_target_flush_early(struct disk_target *target);
+/* Durable, and under its name in place of what had that before. */
+int must_check disk_target_commit(struct disk_target *target, struct error *err);
+/* Closes; takes away what was not committed. */
+void disk_target_close(struct disk_target *target);
+
+/* Makes an empty image in the target, open for writing. */
+int must_check disk_target_create(struct disk_target *target, struct disk_creation *creation,
+                                  struct event_loop *loop, struct block **out_block,
+                                  struct error *err);
+
+/* Row of --option. 'into' is a struct disk_creation. */
+int disk_creation_add(struct disk_creation *creation, const char *value, struct error *err);
+/* The value of a setting, or NULL. */
+const char *disk_setting_take(struct disk_creation *creation, const char *key);
+
+/* Is this a format that can be made? Else the error says which ones can. */
+int must_check disk_check_creatable(const char *format, struct error *err);
+extern const char disk_creatable_formats[]; /* separated by "|" */
+
+#endif

@@ -1,0 +1,404 @@
+"""hull disk, with qemu-img as the oracle: images of every kind, conversion both ways, names inside images, interruptions."""
+import fcntl
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import struct
+import subprocess
+import time
+
+import pytest
+
+from conftest import HULL, hull
+
+MIB = 1 << 20
+pytestmark = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img is not installed")
+
+# qemu-img's name of the format, its options, and what of the image hull must be allowed to open.
+KINDS = {
+    "vmdk-sparse": ("vmdk", "subformat=monolithicSparse", None),
+    "vmdk-flat": ("vmdk", "subformat=monolithicFlat", "*-flat.vmdk"),
+    "vmdk-split-sparse": ("vmdk", "subformat=twoGbMaxExtentSparse", "*-s0*.vmdk"),
+    "vmdk-split-flat": ("vmdk", "subformat=twoGbMaxExtentFlat", "*-f0*.vmdk"),
+    "vmdk-stream": ("vmdk", "subformat=streamOptimized", None),
+    "vhdx-dynamic": ("vhdx", "subformat=dynamic", None),
+    "vhdx-fixed": ("vhdx", "subformat=fixed", None),
+    "vhd-dynamic": ("vpc", "subformat=dynamic,force_size=on", None),
+    "vhd-fixed": ("vpc", "subformat=fixed,force_size=on", None),
+    "vdi-dynamic": ("vdi", "static=off", None),
+    "vdi-static": ("vdi", "static=on", None),
+}
+
+
+def run(*words, **options):
+    return subprocess.run([str(w) for w in words], check=True, capture_output=True, text=True, **options).stdout
+
+
+def qemu_same(first, first_format, second, second_format):
+    run("qemu-img", "compare", "-f", first_format, "-F", second_format, first, second)
+
+
+def ok(*words, **options):
+    result = hull("disk", *words, **options)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def refused(*words, **options):
+    """The one line of a command that fails."""
+    result = hull("disk", *words, **options)
+    assert result.returncode == 1, (result.returncode, result.stdout, result.stderr)
+    assert result.stderr.startswith("hull: ") and result.stderr.count("\n") == 1, result.stderr
+    return result.stderr
+
+
+def make_raw(path, size, seed=1):
+    """Data, zeros that are written, and holes, in pieces of odd sizes."""
+    rng = random.Random(seed)
+    with open(path, "wb") as file:
+        file.truncate(size)
+        at = 0
+        while at < min(size, 40 * MIB):
+            length = min(rng.choice([512, 4096, 65536, 300 * 1024, 2 * MIB]), size - at)
+            kind = rng.randrange(4)
+            file.seek(at)
+            if kind < 2:
+                file.write(rng.randbytes(length) if kind else bytes([rng.randrange(256)]) * length)
+            elif kind == 2:
+                file.write(bytes(length))
+            at += length
+        file.seek(size - 512)
+        file.write(b"end." * 128)
+    return path
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return make_raw(tmp_path_factory.mktemp("disk") / "source.raw", 24 * MIB + 512 * 3)
+
+
+@pytest.mark.sanitizer
+@pytest.mark.parametrize("kind", KINDS)
+def test_images_of_qemu(kind, source, tmp_path):
+    """info, check, map, compare and convert of what qemu-img made."""
+    name, options, allow = KINDS[kind]
+    image = tmp_path / f"image.{name}"
+    run("qemu-img", "convert", "-O", name, "-o", options, source, image)
+    allowed = ["--allow", allow] if allow else []
+    info = json.loads(ok("info", "--json", image, *allowed))
+    theirs = json.loads(run("qemu-img", "info", "--output=json", "-f", name, image))
+    assert info["format"] == ("vhd" if name == "vpc" else name)
+    assert info["size_bytes"] == theirs["virtual-size"]
+    assert "cluster" not in theirs or info["cluster_size_bytes"] == theirs["cluster-size"]
+    checked = json.loads(ok("check", "--json", image, *allowed))
+    assert checked["errors"] == 0 and checked["total_bytes"] == info["size_bytes"]
+    assert "identical" in ok("compare", source, image, *allowed)
+    back = tmp_path / "back.raw"
+    ok("convert", image, back, "--format", "raw", *allowed)
+    qemu_same(source, "raw", back, "raw")
+    assert os.stat(back).st_blocks <= os.stat(source).st_blocks  # the written zeros are holes now
+    # The same ranges are data as qemu-img says, up to where the images' clusters end.
+    ours = data_ranges(json.loads(ok("map", "--json", image, *allowed)))
+    if allow is None:
+        rows = json.loads(run("qemu-img", "map", "--output=json", "-f", name, image))
+        assert covers(ours, [(r["start"], r["start"] + r["length"]) for r in rows if r["data"]])
+
+
+def data_ranges(rows):
+    assert rows[0]["start"] == 0
+    for before, after in zip(rows, rows[1:]):
+        assert before["start"] + before["length"] == after["start"]
+    return [(r["start"], r["start"] + r["length"]) for r in rows if r["data"]]
+
+
+def covers(outer, inner):
+    """Does each inner range lie in the outer ones, which may touch each other?"""
+    joined = []
+    for start, end in outer:
+        if joined and joined[-1][1] == start:
+            joined[-1][1] = end
+        else:
+            joined.append([start, end])
+    return all(any(a <= start and end <= b for a, b in joined) for start, end in inner)
+
+
+@pytest.mark.sanitizer
+@pytest.mark.parametrize("name, options", [("raw", []), ("vmdk", []), ("vhdx", []), ("vhdx", ["block_size=8M"]),
+                                           ("vmdk", ["subformat=streamOptimized"])])
+@pytest.mark.parametrize("parallel", [1, 16])
+def test_images_for_qemu(name, options, parallel, source, tmp_path):
+    image = tmp_path / f"image.{name}"
+    words = [w for o in options for w in ("--option", o)]
+    ok("convert", source, image, "--format", name, "--parallel", parallel, *words)
+    qemu_same(source, "raw", image, name)
+    if name != "raw":
+        run("qemu-img", "check", "-f", name, image)
+        assert json.loads(ok("check", "--json", image))["errors"] == 0
+    ok("compare", "--strict", source, image)
+    assert [p.name for p in tmp_path.iterdir()] == [image.name]
+
+
+@pytest.mark.parametrize("size", [512, 65536, 65536 + 512, MIB, 33 * MIB + 512, 3 << 40])
+@pytest.mark.parametrize("name", ["raw", "vmdk", "vhdx"])
+def test_create(name, size, tmp_path):
+    image = tmp_path / f"new.{name}"
+    ok("create", image, size, "--format", name)
+    theirs = json.loads(run("qemu-img", "info", "--output=json", "-f", name, image))
+    assert theirs["virtual-size"] == size
+    assert json.loads(ok("info", "--json", image))["size_bytes"] == size
+    assert os.stat(image).st_blocks * 512 < 64 * MIB
+    if size < 1 << 40:
+        empty = tmp_path / "empty"
+        empty.touch()
+        os.truncate(empty, size)
+        qemu_same(empty, "raw", image, name)
+
+
+def test_vmdk_is_a_stream(source, tmp_path):
+    """Grains stand in the order of the disk, so that a reader need not seek."""
+    image = tmp_path / "image.vmdk"
+    ok("convert", source, image, "--format", "vmdk", "--parallel", 64)
+    data = image.read_bytes()
+    sectors, at = [], 128 * 512
+    while int.from_bytes(data[at + 8:at + 12], "little"):
+        sectors.append(int.from_bytes(data[at:at + 8], "little"))
+        at += (12 + int.from_bytes(data[at + 8:at + 12], "little") + 511) // 512 * 512
+    assert len(sectors) > 100 and sectors == sorted(sectors)
+
+
+def test_names_inside_images(source, tmp_path):
+    """CVE-2022-47951 and its like: an image names a file of the host."""
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"top secret" * 1000)
+    image = tmp_path / "evil.vmdk"
+    for name in (secret, "secret", "../" + tmp_path.name + "/secret", "json:{'driver':'file','filename':'secret'}"):
+        image.write_text("# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType=\"monolithicFlat\"\n"
+                         f"RW 16 FLAT \"{name}\" 0\n", encoding="ascii")
+        for words in (["info", image], ["map", image], ["convert", image, tmp_path / "out"], ["check", image],
+                      ["convert", image, tmp_path / "out", "--allow", "other"], ["compare", image, source]):
+            result = hull("disk", *words)
+            assert result.returncode in (1, 2) and "--allow" in result.stderr, (words, result.stderr)
+        assert not (tmp_path / "out").exists()
+    # A pattern does not reach into other folders; the name itself does.
+    image.write_text(image.read_text().replace("json:{'driver':'file','filename':'secret'}", str(secret)), encoding="ascii")
+    assert "--allow" in refused("convert", image, tmp_path / "out", "--allow", "*")
+    ok("convert", image, tmp_path / "out", "--allow", secret)
+    assert (tmp_path / "out").read_bytes() == secret.read_bytes()[:8192]
+
+
+def test_parent(source, tmp_path):
+    base, child = tmp_path / "base.vmdk", tmp_path / "child.vmdk"
+    run("qemu-img", "convert", "-O", "vmdk", source, base)
+    run("qemu-img", "create", "-f", "vmdk", "-b", base, "-F", "vmdk", child)
+    run("qemu-io", "-f", "vmdk", "-c", "write -P 7 1M 3M", child)
+    run("qemu-img", "convert", "-f", "vmdk", "-O", "raw", child, tmp_path / "theirs")
+    assert json.loads(ok("info", "--json", child))["parent"] == str(base)
+    assert str(base)[:40] in refused("convert", child, tmp_path / "ours")
+    ok("convert", child, tmp_path / "ours", "--backing", base)
+    qemu_same(tmp_path / "theirs", "raw", tmp_path / "ours", "raw")
+    ok("convert", child, tmp_path / "ours", "--allow", base)
+    qemu_same(tmp_path / "theirs", "raw", tmp_path / "ours", "raw")
+    rows = json.loads(ok("map", "--json", child, "--backing", base))
+    assert {row["depth"] for row in rows if row["data"]} == {0, 1}
+    other = tmp_path / "other.vmdk"
+    run("qemu-img", "convert", "-O", "vmdk", source, other)
+    assert "not its parent" in refused("convert", child, tmp_path / "ours", "--backing", other)
+
+
+def test_images_that_stand_on_each_other(tmp_path):
+    text = ("# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=2\nparentFileNameHint=\"%s\"\ncreateType=\"monolithicFlat\"\n"
+            "RW 16 ZERO\n")
+    (tmp_path / "a.vmdk").write_text(text % "b.vmdk", encoding="ascii")
+    (tmp_path / "b.vmdk").write_text(text % "a.vmdk", encoding="ascii")
+    assert "64 images" in refused("map", tmp_path / "a.vmdk", "--allow", "*")
+
+
+@pytest.mark.parametrize("name", ["vmdk", "vhdx", "vpc", "vdi"])
+def test_a_raw_disk_that_looks_like_an_image(name, source, tmp_path):
+    """A guest writes an image's first bytes into its raw disk: nothing that writes believes them."""
+    disk = tmp_path / "disk.raw"
+    run("qemu-img", "convert", "-O", name, source, disk)
+    before = disk.read_bytes()
+    line = refused("resize", disk, "+1M")
+    assert "raw" in line and "--image-format" in line
+    plain = tmp_path / "disk"
+    disk.rename(plain)
+    assert "--image-format" in refused("resize", plain, "+1M")
+    ok("resize", plain, "+1M", "--image-format", "raw")
+    assert plain.read_bytes() == before + bytes(MIB)
+    assert json.loads(ok("info", "--json", "--image-format", "raw", plain))["size_bytes"] == len(before) + MIB
+
+
+def test_resize(tmp_path):
+    disk = tmp_path / "disk.raw"
+    ok("create", disk, "8M")
+    assert "9M" in ok("resize", disk, "9M")
+    assert os.stat(disk).st_size == 9 * MIB
+    ok("resize", disk, "+3M")
+    assert "--shrink" in refused("resize", disk, "-2M")
+    ok("resize", "--shrink", disk, "-2M")
+    assert os.stat(disk).st_size == 10 * MIB
+    assert "multiple" in refused("resize", disk, "1234567", "--shrink")
+    assert "fit" in refused("resize", disk, "-20M", "--shrink")
+    assert ok("resize", disk, "1M", "--shrink", "--quiet") == ""
+
+
+def test_compare(source, tmp_path):
+    other = tmp_path / "other.raw"
+    shutil.copy(source, other)
+    assert ok("compare", source, other) == "The images are identical.\n"
+    with open(other, "r+b") as file:
+        file.seek(5 * MIB + 77)
+        byte = file.read(1)
+        file.seek(-1, 1)
+        file.write(bytes([byte[0] ^ 1]))
+    result = hull("disk", "compare", source, other)
+    assert result.returncode == 1 and result.stdout == f"The images differ at offset {5 * MIB + 77}.\n"
+    shutil.copy(source, other)
+    os.truncate(other, os.stat(source).st_size + MIB)
+    assert "identical" in ok("compare", source, other)
+    assert hull("disk", "compare", "--strict", source, other).returncode == 1
+    assert hull("disk", "compare", "--quiet", source, other).stdout == ""
+    assert hull("disk", "compare", source, tmp_path / "none").returncode == 2
+    assert hull("disk", "compare", source).returncode == 2
+
+
+@pytest.mark.parametrize("name", ["raw", "vmdk", "vhdx"])
+def test_measure(name, source, tmp_path):
+    measured = json.loads(ok("measure", "--json", source, "--target-format", name))
+    image = tmp_path / "image"
+    ok("convert", source, image, "--format", name, "--sparse", 0)
+    took = os.stat(image).st_blocks * 512 if name == "raw" else os.stat(image).st_size
+    assert took <= measured["required_bytes"] + (0 if name != "raw" else 64 << 10)
+    assert name == "vmdk" or measured["required_bytes"] <= took + 8 * MIB
+    assert measured["required_bytes"] <= measured["fully_allocated_bytes"]
+    empty = json.loads(ok("measure", "--json", "--size", "20G", "--target-format", name))
+    assert empty["required_bytes"] < 64 * MIB and empty["fully_allocated_bytes"] >= 20 << 30
+
+
+def test_bench(tmp_path):
+    disk = tmp_path / "disk.raw"
+    ok("create", disk, "16M")
+    rows = json.loads(ok("bench", "--json", disk, "--count", 2000, "--depth", 8, "--random"))
+    assert rows["requests"] == 2000 and rows["requests_per_second"] > 0
+    ok("bench", disk, "--write", "--pattern", 90, "--size", "64K", "--count", 256, "--flush-interval", 50)
+    assert disk.read_bytes() == b"Z" * (16 * MIB)
+    assert "multiples" in refused("bench", disk, "--size", 1000)
+    assert "only" in refused("bench", disk, "--offset", "17M")
+
+
+def test_targets_are_whole_or_not_there(source, tmp_path):
+    target = tmp_path / "target.raw"
+    target.write_bytes(b"what was there before")
+    os.chmod(target, 0o640)
+    broken = tmp_path / "broken.vhdx"
+    run("qemu-img", "convert", "-O", "vhdx", source, broken)
+    with open(broken, "r+b") as file:
+        file.truncate(os.stat(broken).st_size - 9 * MIB)
+    assert "at " in refused("convert", broken, target)
+    assert target.read_bytes() == b"what was there before"
+    assert "it is the source" in refused("convert", target, target)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["broken.vhdx", "target.raw"]
+    link = tmp_path / "link"
+    link.symlink_to(target)
+    ok("convert", source, link)
+    assert link.is_symlink() and not target.is_symlink()
+    qemu_same(source, "raw", target, "raw")
+    assert os.stat(target).st_mode & 0o777 == 0o640
+    assert "creating" in refused("convert", source, tmp_path / "no/such/folder")
+    assert "neither" in refused("convert", source, tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("name", ["raw", "vmdk", "vhdx"])
+def test_interrupted(name, number, tmp_path):
+    """From a compressed image, one piece at a time: that takes long enough, most times."""
+    big = tmp_path / "big.vmdk"
+    make_raw(tmp_path / "big.raw", 40 * MIB, seed=3)
+    run("qemu-img", "convert", "-O", "vmdk", "-o", "subformat=streamOptimized", tmp_path / "big.raw", big)
+    target = tmp_path / f"target.{name}"
+    target.write_bytes(b"before")
+    process = subprocess.Popen([HULL, "disk", "convert", big, target, "--format", name, "--parallel", "1"],
+                               stderr=subprocess.PIPE, text=True)
+    time.sleep(0.05)
+    process.send_signal(number)
+    _, text = process.communicate(timeout=60)
+    if process.returncode == 0 or os.stat(target).st_size > 6:  # it was faster
+        qemu_same(tmp_path / "big.raw", "raw", target, name)
+        assert process.returncode in (0, -signal.SIGKILL)
+    else:
+        assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 1)
+        assert target.read_bytes() == b"before"
+        assert number == signal.SIGKILL or "interrupted" in text
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["big.raw", "big.vmdk", target.name])
+
+
+def test_images_in_use(source, tmp_path):
+    disk = tmp_path / "disk.raw"
+    shutil.copy(source, disk)
+    with open(disk, "r+b") as file:
+        # As a VM holds it: an open file description lock (F_OFD_SETLK, a struct flock of F_WRLCK) on all of it.
+        fcntl.fcntl(file, 37, struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+        assert "in use" in refused("resize", disk, "+1M")
+        assert "in use" in refused("convert", source, disk)
+        assert "in use" in refused("create", disk, "1M")
+    ok("create", disk, "1M")
+
+
+@pytest.mark.parametrize("words, text", [
+    (["convert", "a"], "disk convert: something is missing"),
+    (["convert", "a", "b", "--format", "floppy"], "floppy images cannot be made"),
+    (["convert", "a", "b", "--parallel", "0"], "parallel"),
+    (["convert", "a", "b", "--sparse", "1000"], "power of two"),
+    (["convert", "/nonexistent", "b"], "No such file"),
+    (["create", "x", "lots"], "no size"),
+    (["create", "x", "1000"], "multiple of 512"),
+    (["create", "x", "1M", "--format", "vdi"], "cannot be made"),
+    (["create", "x", "1M", "--option", "lazy=on"], "no such option"),
+    (["create", "x", "1M", "--option", "preallocation=maybe"], "off, falloc or full"),
+    (["create", "x", "1M", "--format", "vhdx", "--option", "block_size=3M"], "power of two"),
+    (["info"], "something is missing"),
+    (["info", "x", "--image-format", "floppy"], "no image format"),
+    (["info", "x", "--format", "raw"], "--image-format"),
+    (["infp", "x"], "did you mean info"),
+    (["frobnicate"], "create|info|map"),
+    (["resize", "x", "1M"], "No such file"),
+    (["bench", "/dev/null", "--count", "1"], "neither a regular file"),
+])
+def test_bad_words(words, text, tmp_path):
+    assert text in refused(*words, cwd=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_completion_and_man_pages():
+    for words in (["disk", "--help"], ["help", "disk"], ["disk", "info", "--help"], ["help", "disk", "convert"]):
+        result = hull(*words)
+        assert result.returncode == 0 and result.stdout.startswith("Usage: hull disk"), words
+    assert hull("disk").returncode == 1
+    page = hull("man", "disk", "convert").stdout
+    assert page.startswith(".TH HULL\\-disk\\-convert 1") and "parallel" in page
+    assert "hull\\-disk\\-info" in hull("man", "disk").stdout
+    script = hull("completion", "bash").stdout
+    test = "COMP_WORDS=(hull disk %s); COMP_CWORD=%d; _hull; echo ${COMPREPLY[*]}"
+    for line, at, expected in (("inf", 2, "info"), ("convert --par", 3, "--parallel"), ("convert --format v", 4, "vmdk vhdx")):
+        answer = subprocess.run(["bash", "-c", script + "\n" + test % (line, at)], capture_output=True, text=True, check=False)
+        assert answer.stdout.strip() == expected, (line, answer)
+
+
+def test_formats_of_lists(source):
+    assert ok("info", source).startswith("KEY ")
+    assert ok("info", source, "--format", "csv").startswith("key,value\n")
+    assert "format: \"raw\"" in ok("info", source, "--format", "yaml")
+    assert ok("map", source).startswith("START ")
+    assert ok("map", source, "--format", "csv").startswith("start,length,kind,depth,offset\n")
+
+
+def test_preallocation(tmp_path):
+    for mode in ("falloc", "full"):
+        disk = tmp_path / mode
+        ok("create", disk, "4M", "--option", f"preallocation={mode}")
+        assert os.stat(disk).st_blocks * 512 >= 4 * MIB
+    assert pathlib.Path(tmp_path / "full").read_bytes() == bytes(4 * MIB)
