@@ -121,6 +121,27 @@ static int check(const struct block_info *info, const struct block_request *requ
     return request->op == BLOCK_READ || request->op == BLOCK_WRITE ? check_vector(request) : 0;
 }
 
+/* The blocks at the bottom that have something in flight: each of them ends it by itself. */
+static __thread struct block *busy;
+
+static void link_busy(struct block *block)
+{
+    block->busy_prev = NULL;
+    block->busy_next = busy;
+    if (busy != NULL) {
+        busy->busy_prev = block;
+    }
+    busy = block;
+}
+
+static void unlink_busy(struct block *block)
+{
+    *(block->busy_prev != NULL ? &block->busy_prev->busy_next : &busy) = block->busy_next;
+    if (block->busy_next != NULL) {
+        block->busy_next->busy_prev = block->busy_prev;
+    }
+}
+
 void block_submit(struct block *block, struct block_request *request)
 {
     int rc = check(&block->info, request);
@@ -129,14 +150,18 @@ void block_submit(struct block *block, struct block_request *request)
         request->done(request, rc);
         return;
     }
-    block->in_flight++;
+    if (block->in_flight++ == 0 && block->ops->wait != NULL) {
+        link_busy(block);
+    }
     block->ops->submit(block, request);
 }
 
 void block_complete(struct block *block, struct block_request *request, int status)
 {
     invariant(block->in_flight > 0);
-    block->in_flight--;
+    if (--block->in_flight == 0 && block->ops->wait != NULL) {
+        unlink_busy(block);
+    }
     request->done(request, status);
 }
 
@@ -205,6 +230,12 @@ void block_drain(struct block *block)
 void block_wait(struct block *block)
 {
     wait_for_progress(block);
+}
+
+void block_wait_any(void)
+{
+    invariant(busy != NULL); /* else a coroutine waits for nothing */
+    busy->ops->wait(busy);
 }
 
 const char *block_aio_name(const struct block *block)

@@ -182,8 +182,8 @@ int must_check block_map(struct block *block, uint64_t offset, uint64_t size,
  * (0: 'block' itself); zeros that no block has count as a hole of the last one. */
 int must_check block_map_chain(struct block *block, uint64_t offset, uint64_t size,
                                struct block_extent *out_extent, unsigned *out_depth);
-/* Runs fn(ctx) as a coroutine, and the completions of 'block' until it ends. Inside of a coroutine: calls it. Returns what fn
- * returns, or -ENOMEM. */
-int must_check block_run(struct block *block, int (*fn)(void *ctx), void *ctx);
+/* Runs fn(ctx) as a coroutine, and the completions of this thread's blocks until it ends. Inside of a coroutine: calls it.
+ * Returns what fn returns, or -ENOMEM. */
+int must_check block_run(int (*fn)(void *ctx), void *ctx);
 
 #endif

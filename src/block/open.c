@@ -6,15 +6,15 @@
 #include "block/provider.h"
 
 static const struct block_format *const formats[] = {
-    &block_format_raw, &block_format_vmdk, &block_format_vhdx,
+    &block_format_raw, &block_format_vmdk,  &block_format_vhdx,
     &block_format_vhd, &block_format_vpc, /* what qemu-img calls it */
-    &block_format_vdi,
+    &block_format_vdi, &block_format_qcow2,
 };
 
-static const struct block_format *find_format(const char *name)
+const struct block_format *block_find_format(const char *name)
 {
     for (size_t i = 0; i < ARRAY_COUNT(formats); i++) {
-        if (strcmp(formats[i]->name, name) == 0) {
+        if (name != NULL && strcmp(formats[i]->name, name) == 0) {
             return formats[i];
         }
     }
@@ -98,9 +98,9 @@ int block_open_format(struct block *file, const struct block_options *given_opti
         options.format = "raw";
     }
     struct opening opening = {
-        .format = find_format(options.format), .file = file, .options = &options, .err = err};
+        .format = block_find_format(options.format), .file = file, .options = &options, .err = err};
     int rc = opening.format == NULL ? unknown_format(file->name, options.format, err)
-                                    : block_run(file, open_in_coroutine, &opening);
+                                    : block_run(open_in_coroutine, &opening);
     if (rc < 0) {
         if (rc == -ENOMEM) {
             (void)error_set_errno(err, ENOMEM, "disk %s", file->name); /* rc says it already */
@@ -135,7 +135,7 @@ int block_open(int fd, const char *name, const struct block_options *options,
     };
     struct block *file;
     int rc = -EINVAL;
-    if (find_format(format) == NULL) {
+    if (block_find_format(format) == NULL) {
         (void)unknown_format(name, format, err); /* -EINVAL */
         close(fd);
     } else {

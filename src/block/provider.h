@@ -4,10 +4,23 @@
 #ifndef BLOCK_PROVIDER_H
 #define BLOCK_PROVIDER_H
 
-#include "block/block.h"
+#include "block/image.h"
 
 #define BLOCK_MAX_IOV  1024 /* iovecs of one request: the kernel's own limit */
 #define BLOCK_MAX_SIZE ((uint64_t)INT64_MAX - (1u << 22))
+
+/* What image.h offers, for one format. All but describe run in a coroutine. NULL: the format has none. */
+struct block_image_ops {
+    void (*describe)(const struct block *block, block_detail_fn fn, void *ctx);
+    int (*check)(struct block *block, unsigned repair, void (*report)(void *ctx, const char *text),
+                 void *ctx, struct block_check_result *out_result, struct error *err);
+    int (*snapshot_list)(struct block *block, block_snapshot_fn fn, void *ctx, struct error *err);
+    int (*snapshot_create)(struct block *block, const char *name, struct error *err);
+    int (*snapshot_apply)(struct block *block, const char *name, struct error *err);
+    int (*snapshot_delete)(struct block *block, const char *name, struct error *err);
+    int (*set_backing_name)(struct block *block, const char *name, const char *format,
+                            struct error *err);
+};
 
 struct block_ops {
     const char *name; /* of a format: as written in a VM's configuration */
@@ -26,6 +39,7 @@ struct block_ops {
     /* Nothing is in flight. Frees what the provider's struct holds and then, with block_fini and free, itself. The blocks below
      * are closed by block.c. */
     void (*close)(struct block *block);
+    const struct block_image_ops *image; /* NULL: nothing of it */
 };
 
 /* The first member of every provider's own struct. */
@@ -33,8 +47,9 @@ struct block {
     const struct block_ops *ops;
     struct event_loop *loop;
     char *name;
-    struct block_info info; /* block.c and users read it; the provider keeps it */
-    uint32_t in_flight;     /* counted by block.c */
+    struct block_info info;              /* block.c and users read it; the provider keeps it */
+    uint32_t in_flight;                  /* counted by block.c */
+    struct block *busy_next, *busy_prev; /* block.c's */
     /* The blocks below: closed with this one. NULL: none. A provider with more has them here too, up to the limit. */
     struct block *file;
     struct block *backing;
@@ -57,6 +72,9 @@ struct block_format {
      * format's to change. Runs inside of a coroutine: block_read and its like are free to use. */
     int (*open)(struct block *file, struct block_options *options, struct block **out_block,
                 struct error *err);
+    /* See block_create; in a coroutine as well. NULL: read only. */
+    int (*create)(struct block *file, const struct block_create_options *options,
+                  struct error *err);
 };
 
 extern const struct block_format block_format_raw;
@@ -65,11 +83,17 @@ extern const struct block_format block_format_vhdx;
 extern const struct block_format block_format_vhd;
 extern const struct block_format block_format_vpc;
 extern const struct block_format block_format_vdi;
+extern const struct block_format block_format_qcow2;
+
+/* NULL: there is none of that name. */
+const struct block_format *block_find_format(const char *name);
 
 /* Ends a request that was passed to ops->submit. */
 void block_complete(struct block *block, struct block_request *request, int status);
 /* Waits until something in flight to the block, or to one below it, has made progress. Not inside of a coroutine. */
 void block_wait(struct block *block);
+/* The same for any block of this thread. */
+void block_wait_any(void);
 /* The block for a name in the image 'file', as the caller's options say: the one given there, or what resolve opens. It is the
  * format's from then on. -EPERM with the reason when nobody grants it; 0 with NULL when options->is_alone leaves a backing
  * block out. */

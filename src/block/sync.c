@@ -5,25 +5,10 @@
 
 struct waiter {
     struct block_request request;
-    struct block *block;
     struct coroutine *coroutine; /* that has yielded */
-    struct waiter *next;         /* in 'waiters' */
     bool is_done;
     int status;
 };
-
-/* Requests that coroutines of this thread wait for, the latest first: block_run has to know which block makes progress, and a
- * format that is being opened waits for more blocks than its file. */
-static _Thread_local struct waiter *waiters;
-
-static void waiters_remove(struct waiter *waiter)
-{
-    struct waiter **at = &waiters;
-    while (*at != waiter) {
-        at = &(*at)->next;
-    }
-    *at = waiter->next;
-}
 
 static void waiter_done(struct block_request *request, int status)
 {
@@ -37,16 +22,13 @@ static void waiter_done(struct block_request *request, int status)
 
 int block_perform(struct block *block, struct block_request *request)
 {
-    struct waiter waiter = {.request = *request, .block = block};
+    struct waiter waiter = {.request = *request};
     waiter.request.done = waiter_done;
     block_submit(block, &waiter.request);
     while (!waiter.is_done) {
         if (coroutine_self() != NULL) {
             waiter.coroutine = coroutine_self();
-            waiter.next = waiters;
-            waiters = &waiter;
             coroutine_yield();
-            waiters_remove(&waiter);
         } else {
             block_wait(block);
         }
@@ -148,7 +130,7 @@ static void run_fn(void *ctx)
     run->is_done = true;
 }
 
-int block_run(struct block *block, int (*fn)(void *ctx), void *ctx)
+int block_run(int (*fn)(void *ctx), void *ctx)
 {
     if (coroutine_self() != NULL) {
         return fn(ctx);
@@ -156,12 +138,7 @@ int block_run(struct block *block, int (*fn)(void *ctx), void *ctx)
     struct run run = {.fn = fn, .ctx = ctx};
     int rc = coroutine_start(run_fn, NULL, &run);
     while (rc == 0 && !run.is_done) {
-        /* A request whose end is known, while its coroutine is yet to be resumed, is not in flight any more. */
-        const struct waiter *waiter = waiters;
-        while (waiter != NULL && (waiter->is_done || waiter->block->in_flight == 0)) {
-            waiter = waiter->next;
-        }
-        block_wait(waiter != NULL ? waiter->block : block);
+        block_wait_any();
     }
     return rc < 0 ? rc : run.rc;
 }

@@ -66,13 +66,12 @@ static int get_size(struct file_block *file, const char *name, struct error *err
         return error_set(err, EFBIG, "disk %s: too large", name);
     }
     atomic_store(&file->backed_bytes, size);
-    if (info->is_growable && !file->is_device) {
-        info->logical_block_size = 1; /* a format's metadata goes where it likes */
-        info->size_bytes = size;
-    } else {
-        info->is_growable = false;
-        info->size_bytes = align_up(size, info->logical_block_size);
+    if (info->is_growable) {
+        info->logical_block_size =
+            1; /* a format's metadata goes where it likes: the page cache does the rest */
+        info->is_growable = !file->is_device;
     }
+    info->size_bytes = align_up(size, info->logical_block_size);
     return 0;
 }
 

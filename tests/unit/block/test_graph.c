@@ -203,7 +203,7 @@ static void coroutines_share_a_block(void **state)
         assert_int_equal(coroutine_start(start_write_and_read, NULL, &steps), 0);
     }
     block_unplug(f.block);
-    assert_int_equal(block_run(f.block, write_and_read, &steps), 0);
+    assert_int_equal(block_run(write_and_read, &steps), 0);
     while (steps.finished < 9) {
         block_wait(f.block);
     }
