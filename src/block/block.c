@@ -6,6 +6,7 @@
 
 #include "base/core/checked.h"
 #include "base/core/invariant.h"
+#include "base/host/coroutine.h"
 #include "block/provider.h"
 
 int block_init(struct block *block, const struct block_ops *ops, const char *name,
@@ -223,7 +224,9 @@ static void wait_for_progress(struct block *block)
 void block_drain(struct block *block)
 {
     while (block->in_flight > 0) {
-        wait_for_progress(block);
+        if (!coroutine_run_ready()) {
+            wait_for_progress(block);
+        }
     }
 }
 

@@ -29,7 +29,7 @@ int block_perform(struct block *block, struct block_request *request)
         if (coroutine_self() != NULL) {
             waiter.coroutine = coroutine_self();
             coroutine_yield();
-        } else {
+        } else if (!coroutine_run_ready()) {
             block_wait(block);
         }
     }
@@ -138,7 +138,9 @@ int block_run(int (*fn)(void *ctx), void *ctx)
     struct run run = {.fn = fn, .ctx = ctx};
     int rc = coroutine_start(run_fn, NULL, &run);
     while (rc == 0 && !run.is_done) {
-        block_wait_any();
+        if (!coroutine_run_ready()) {
+            block_wait_any();
+        }
     }
     return rc < 0 ? rc : run.rc;
 }

@@ -239,19 +239,30 @@ static struct coroutine *pop(struct coroutine_queue *queue)
     return coroutine;
 }
 
-/* On the thread's own stack. */
-static void run_ready(void)
+bool coroutine_run_ready(void)
 {
-    if (thread.is_running_ready) {
-        return; /* further down on this stack somebody does it */
-    }
-    thread.is_running_ready = true;
+    bool has_run = false;
     struct coroutine *coroutine;
+    if (thread.current != NULL) {
+        return false;
+    }
     while ((coroutine = pop(&thread.ready)) != NULL) {
         coroutine->is_ready = false;
+        has_run = true;
         run(coroutine);
     }
-    thread.is_running_ready = false;
+    return has_run;
+}
+
+/* On the thread's own stack. What is called from here may make others ready: they have their turn here too, so that the stack
+ * does not grow. */
+static void run_ready(void)
+{
+    if (!thread.is_running_ready) {
+        thread.is_running_ready = true;
+        (void)coroutine_run_ready();
+        thread.is_running_ready = false;
+    }
 }
 
 int coroutine_start(coroutine_fn fn, coroutine_fn after, void *ctx)

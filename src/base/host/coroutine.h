@@ -26,6 +26,9 @@ void coroutine_yield(void);
 /* Lets a coroutine that has yielded go on: at once, or, inside of another coroutine, as soon as control is back at the
  * thread's own stack. Exactly once for each yield. */
 void coroutine_resume(struct coroutine *coroutine);
+/* For those who wait on the thread's own stack, perhaps below a callback of this module: runs the coroutines that can go on.
+ * False: there were none. */
+bool coroutine_run_ready(void);
 /* Frees the stacks that this thread keeps for later. */
 void coroutine_trim(void);
 
