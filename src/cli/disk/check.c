@@ -1,16 +1,35 @@
 /* hull disk check: is an image sound? */
 #include <string.h>
 
-#include "block/format/foreign/block.h"
+#include "block/image.h"
 #include "cli/disk/disk.h"
-#include "cli/progress.h"
 
 #define STATUS_CORRUPT     2
+#define STATUS_LEAKS       3
 #define STATUS_UNSUPPORTED 63
-#define STEP               (1ull << 20) /* where the map fails, that much is skipped */
+
+struct check_options {
+    struct disk_options disk;
+    unsigned repair;
+};
+
+static int parse_repair(void *into, const char *value, struct error *err)
+{
+    ((struct check_options *)into)->repair = BLOCK_REPAIR_LEAKS | BLOCK_REPAIR_ERRORS;
+    return 0;
+}
+
+static int parse_repair_leaks(void *into, const char *value, struct error *err)
+{
+    ((struct check_options *)into)->repair |= BLOCK_REPAIR_LEAKS;
+    return 0;
+}
 
 static const struct option_spec check_table[] = {
-    DISK_OPTION_IMAGE_FORMAT("format of FILE (default: found out)"),
+    {"repair", 'r', NULL, "repair errors and leaks", NULL, parse_repair},
+    {"repair-leaks", 0, NULL, "give back space that nothing uses, and repair nothing else", NULL,
+     parse_repair_leaks},
+    DISK_OPTION_IMAGE_FORMAT("format of FILE"),
     DISK_OPTION_ALLOW,
     DISK_OPTION_BACKING,
     DISK_OPTION_BACKING_FORMAT,
@@ -20,119 +39,96 @@ static const struct option_spec check_table[] = {
     {0},
 };
 
-struct findings {
-    uint64_t errors;
-    uint64_t data_bytes;
-    uint64_t total_bytes;
-    uint64_t first_error; /* offset in the disk */
-};
-
-/* Everything that the tables say must lie within the files, and what is packed must unpack. */
-static int check_all(struct block *block, struct progress *progress, struct findings *f)
+/* Findings go to stderr as they come. */
+static void print_finding(void *ctx, const char *text)
 {
-    uint8_t sector[4096];
-    struct block_info info;
-    block_get_info(block, &info);
-    f->total_bytes = info.size_bytes;
-    for (uint64_t at = 0; at < info.size_bytes;) {
-        struct block_extent extent;
-        int rc = block_map(block, at, info.size_bytes - at, &extent);
-        if (rc == -ENOMEM) {
-            return rc;
-        }
-        if (rc == 0 && extent.kind == BLOCK_EXTENT_COMPRESSED) {
-            /* Its last bytes are there only if all of it is. */
-            rc = block_read(block, at + extent.size_bytes - info.logical_block_size, sector,
-                            info.logical_block_size);
-        }
-        if (rc < 0) {
-            f->first_error = f->errors == 0 ? at : f->first_error;
-            f->errors++;
-            at += MIN(STEP - at % STEP, info.size_bytes - at);
-            continue;
-        }
-        f->data_bytes += extent.kind == BLOCK_EXTENT_DATA || extent.kind == BLOCK_EXTENT_COMPRESSED
-                             ? extent.size_bytes
-                             : 0;
-        at += extent.size_bytes;
-        progress_update(progress, at, info.size_bytes);
+    const struct check_options *options = ctx;
+    if (!options->disk.is_quiet) {
+        (void)fprintf(stderr, "%s\n", text);
     }
-    return 0;
 }
 
-static int report(const struct disk_options *options, const char *path, struct block *block,
-                  const struct findings *f)
+static void put(json_t *object, const char *key, uint64_t number)
 {
-    if (options->is_quiet) {
-        return f->errors == 0 ? CLI_OK : STATUS_CORRUPT;
-    }
+    json_object_set_new(object, key, json_integer((json_int_t)number));
+}
+
+static void report(const struct check_options *options, const char *path, struct block *block,
+                   const struct block_check_result *result)
+{
     json_t *object = json_object();
-    const struct foreign_info *info = foreign_block_info(block);
     json_object_set_new(object, "file", json_string(path));
     json_object_set_new(object, "format", json_string(block_format_name(block)));
-    json_object_set_new(object, "errors", json_integer((json_int_t)f->errors));
-    if (f->errors != 0) {
-        json_object_set_new(object, "first_error_offset", json_integer((json_int_t)f->first_error));
+    put(object, "errors", result->errors);
+    put(object, "leaks", result->leaks);
+    if (options->repair != 0) {
+        put(object, "errors_fixed", result->errors_fixed);
+        put(object, "leaks_fixed", result->leaks_fixed);
     }
-    json_object_set_new(object, "data_bytes", json_integer((json_int_t)f->data_bytes));
-    json_object_set_new(object, "total_bytes", json_integer((json_int_t)f->total_bytes));
-    if (info != NULL && info->is_dirty) {
-        json_object_set_new(object, "dirty", json_true());
-    }
-    output_object(options->output, object);
+    put(object, "allocated_clusters", result->allocated_clusters);
+    put(object, "total_clusters", result->total_clusters);
+    put(object, "compressed_clusters", result->compressed_clusters);
+    put(object, "fragmented_clusters", result->fragmented_clusters);
+    put(object, "end_offset", result->end_offset);
+    output_object(options->disk.output, object);
     json_decref(object);
-    return f->errors == 0 ? CLI_OK : STATUS_CORRUPT;
+}
+
+static int check(const char *path, struct check_options *options, struct error *err)
+{
+    struct event_loop *loop = NULL;
+    struct block *block = NULL;
+    struct block_check_result result = {0};
+    int rc = event_loop_create(&loop, err);
+    if (rc == 0) {
+        rc = disk_open(loop, path, &options->disk.image,
+                       options->repair != 0 ? DISK_WRITE : DISK_READ, &block, err);
+    }
+    if (rc == 0) {
+        rc = block_check(block, options->repair, print_finding, options, &result, err);
+    }
+    if (rc == 0 && !options->disk.is_quiet) {
+        report(options, path, block, &result);
+    }
+    int finish_rc = block_finish(block, rc == 0 ? err : NULL);
+    event_loop_destroy(loop);
+    if (rc == -EOPNOTSUPP) {
+        (void)cli_fail(err);
+        return STATUS_UNSUPPORTED;
+    }
+    return rc < 0 || finish_rc < 0 ? cli_fail(err)
+           : result.errors != 0    ? STATUS_CORRUPT
+           : result.leaks != 0     ? STATUS_LEAKS
+                                   : CLI_OK;
 }
 
 static int check_run(int argc, char **argv)
 {
-    struct disk_options options = {.image.is_alone = true};
+    struct check_options options = {.disk.image.is_alone = true, .disk.image.is_for_repair = true};
     int count = 0;
     int status = cli_options(&disk_check_verb, false, argc, argv, &options, &count);
     if (status >= 0 || !disk_check_count(&disk_check_verb, count, 1, 1)) {
         return status >= 0 ? status : CLI_FAILURE;
     }
-    options.image.is_alone = options.image.backing == NULL;
+    options.disk.image.is_alone = options.disk.image.backing == NULL;
     struct error err = {0};
-    struct event_loop *loop = NULL;
-    struct block *block = NULL;
-    struct findings findings = {0};
-    struct progress progress;
-    progress_begin(&progress, "checking", options.is_quiet);
-    int rc = event_loop_create(&loop, &err);
-    if (rc == 0) {
-        rc = disk_open(loop, argv[0], &options.image, DISK_READ, &block, &err);
-    }
-    status = CLI_FAILURE;
-    if (rc == 0 && foreign_block_info(block) == NULL) {
-        (void)error_set(&err, EOPNOTSUPP, "checking %s: raw images have nothing to check", argv[0]);
-        rc = -EOPNOTSUPP;
-        status = STATUS_UNSUPPORTED;
-    }
-    if (rc == 0 && (rc = check_all(block, &progress, &findings)) < 0) {
-        (void)error_set_errno(&err, -rc, "checking %s", argv[0]);
-    }
-    progress_end(&progress);
-    if (rc < 0) {
-        (void)cli_fail(&err);
-    } else {
-        status = report(&options, argv[0], block, &findings);
-    }
-    block_close(block);
-    event_loop_destroy(loop);
-    return status;
+    return check(argv[0], &options, &err);
 }
 
 const struct verb disk_check_verb = {
     .name = "disk check",
     .arguments = "FILE",
-    .summary = "Check whether an image is sound",
+    .summary = "Check whether an image is sound, and repair it",
     .description =
-        "VMDK, VHDX, VHD and VDI: all tables are read, what they name must lie in its file, and what is\n"
-        "compressed must unpack.\n",
-    .exit_status = "  0    sound\n  1    it could not be checked\n  2    corrupt\n"
-                   "  63   its format has nothing to check\n",
-    .examples = "  hull disk check vm.vhdx\n  hull disk check --json vm.vmdk\n",
+        "qcow2: tables, reference counts and what they say of each other. VMDK, VHDX, VHD and VDI: all\n"
+        "tables are read, what they name must lie in its file, what is compressed must unpack; these are\n"
+        "not repaired. Nobody else may have the image open while it is repaired.\n",
+    .exit_status =
+        "  0    sound\n  1    it could not be checked\n  2    errors, after the repair too\n"
+        "  3    leaks: space that nothing uses, which does no harm\n"
+        "  63   its format has nothing to check\n",
+    .examples = "  hull disk check vm.qcow2\n  hull disk check vm.qcow2 --repair\n"
+                "  hull disk check --json vm.vmdk\n",
     .options = check_table,
     .complete = "FILE",
     .run = check_run,

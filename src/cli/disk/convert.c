@@ -233,10 +233,12 @@ const struct verb disk_convert_verb = {
     .description =
         "DST gets its name when it is whole and durable; what had the name before is replaced. Until\n"
         "then, and when the command fails or is interrupted, nothing has changed. A block device is\n"
-        "written to in place.\n",
-    .examples = "  hull disk convert vm.vmdk vm.raw\n"
-                "  hull disk convert split.vmdk vm.raw --allow 'split-s*.vmdk'\n"
-                "  hull disk convert vm.raw vm.vmdk --format vmdk --parallel 32\n",
+        "written to in place. The options of each format are those of `hull disk create`.\n",
+    .examples =
+        "  hull disk convert vm.vmdk vm.raw\n"
+        "  hull disk convert split.vmdk vm.raw --allow 'split-s*.vmdk'\n"
+        "  hull disk convert vm.raw vm.qcow2 --format qcow2 --compress --option compression_type=zstd\n"
+        "  hull disk convert vm.qcow2 vm.vmdk --format vmdk\n",
     .options = convert_table,
     .complete = "FILE",
     .run = convert_run,

@@ -1,6 +1,7 @@
 /* hull disk create and resize. */
 #include <string.h>
 
+#include "base/host/file.h"
 #include "cli/disk/disk.h"
 #include "cli/disk/target.h"
 #include "cli/size.h"
@@ -24,18 +25,54 @@ static int parse_option(void *into, const char *value, struct error *err)
 static const struct option_spec create_table[] = {
     {"format", 'f', "FORMAT", "format of the new image (default: raw)", disk_creatable_formats,
      parse_format},
-    {"option", 'o', "KEY=VALUE", "an option of the format, as preallocation=falloc of raw", NULL,
-     parse_option},
+    {"option", 'o', "KEY=VALUE", "an option of the format, see below", NULL, parse_option},
+    {"backing", 'b', "FILE", "what the new image shall stand on, seen from its folder", "FILE",
+     disk_parse_backing},
+    DISK_OPTION_BACKING_FORMAT,
+    DISK_OPTION_ALLOW,
     DISK_OPTION_QUIET,
     {0},
 };
 
-static int create(const char *path, struct disk_creation *creation, struct error *err)
+/* The backing file must be there, and says how large the disk is if nobody else does. */
+static int look_at_backing(const char *path, const struct disk_image *image,
+                           struct disk_creation *creation, struct event_loop *loop,
+                           struct error *err)
+{
+    struct disk_image base = *image;
+    struct block *block = NULL;
+    AUTO_FREE char *base_path = NULL;
+    creation->backing = base.backing;
+    base.backing = NULL;
+    int rc = disk_name_to_path(path, creation->backing, &base_path, err);
+    if (rc == 0) {
+        rc = disk_backing_format(base_path, image->backing_format, &creation->backing_format, err);
+    }
+    if (rc == 0) {
+        base.format = creation->backing_format;
+        base.is_alone = true; /* what it stands on in turn is not needed now */
+        rc = disk_open(loop, base_path, &base, DISK_READ, &block, err);
+    }
+    if (rc == 0 && creation->size_bytes == 0) {
+        struct block_info info;
+        block_get_info(block, &info);
+        creation->size_bytes = info.size_bytes;
+    }
+    block_close(block);
+    return rc;
+}
+
+static int create(const char *path, const struct disk_image *image, struct disk_creation *creation,
+                  struct error *err)
 {
     struct event_loop *loop = NULL;
     struct disk_target target = {.fd = -1};
     struct block *block = NULL;
+    creation->is_only_made = true;
     int rc = event_loop_create(&loop, err);
+    if (rc == 0 && image->backing != NULL) {
+        rc = look_at_backing(path, image, creation, loop, err);
+    }
     if (rc == 0) {
         rc = disk_target_open(path, NULL, &target, err);
     }
@@ -61,25 +98,38 @@ static int create_run(int argc, char **argv)
     struct create_options options = {.creation.format = "raw"};
     int count = 0;
     int status = cli_options(&disk_create_verb, false, argc, argv, &options, &count);
-    if (status >= 0 || !disk_check_count(&disk_create_verb, count, 2, 2)) {
+    if (status >= 0 || !disk_check_count(&disk_create_verb, count,
+                                         options.disk.image.backing != NULL ? 1 : 2, 2)) {
         return status >= 0 ? status : CLI_FAILURE;
     }
     struct error err = {0};
-    int rc = size_parse(argv[1], 1, &options.creation.size_bytes, &err);
+    int rc = count == 2 ? size_parse(argv[1], 1, &options.creation.size_bytes, &err) : 0;
     if (rc < 0) {
         rc = error_prefix(&err, rc, "creating %s", argv[0]);
     } else {
-        rc = create(argv[0], &options.creation, &err);
+        rc = create(argv[0], &options.disk.image, &options.creation, &err);
     }
     return rc < 0 ? cli_fail(&err) : CLI_OK;
 }
 
 const struct verb disk_create_verb = {
     .name = "disk create",
-    .arguments = "FILE SIZE",
+    .arguments = "FILE [SIZE]",
     .summary = "Make a new image",
-    .description = "An image that has the name already is replaced, unless it is in use.\n",
-    .examples = "  hull disk create vm.raw 20G\n"
+    .description =
+        "An image that has the name already is replaced, unless it is in use. Without SIZE the disk has\n"
+        "that of the backing file.\n"
+        "\n"
+        "Options of raw:    preallocation=off|falloc|full\n"
+        "Options of qcow2:  preallocation=off|metadata|falloc|full, cluster_size=512 to 2M,\n"
+        "                   compat=v2|v3, compression_type=zlib|zstd, extended_l2=on|off,\n"
+        "                   lazy_refcounts=on|off, refcount_bits=1 to 64, data_file=NAME,\n"
+        "                   data_file_raw=on|off\n"
+        "Options of vmdk:   subformat=streamOptimized\n"
+        "Options of vhdx:   subformat=dynamic, block_size=1M to 256M\n",
+    .examples = "  hull disk create vm.qcow2 20G --format qcow2\n"
+                "  hull disk create overlay.qcow2 --format qcow2 --backing vm.qcow2\n"
+                "  hull disk create vm.raw 20G\n"
                 "  hull disk create vm.raw 20G --option preallocation=falloc\n"
                 "  hull disk create vm.vhdx 20G --format vhdx\n",
     .options = create_table,
@@ -197,7 +247,7 @@ const struct verb disk_resize_verb = {
         "The guest's partitions and file systems stay as they are: make them smaller before the\n"
         "disk is, and larger afterwards.\n",
     .examples = "  hull disk resize vm.raw 40G\n"
-                "  hull disk resize vm.raw +10G\n"
+                "  hull disk resize vm.qcow2 +10G\n"
                 "  hull disk resize vm.raw 5G --shrink\n",
     .options = resize_table,
     .complete = "FILE",

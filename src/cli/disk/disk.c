@@ -7,8 +7,19 @@
 #include "cli/size.h"
 
 static const struct verb *const disk_verbs[] = {
-    &disk_create_verb, &disk_info_verb,    &disk_map_verb,     &disk_check_verb, &disk_convert_verb,
-    &disk_resize_verb, &disk_compare_verb, &disk_measure_verb, &disk_bench_verb, NULL,
+    &disk_create_verb,
+    &disk_info_verb,
+    &disk_map_verb,
+    &disk_check_verb,
+    &disk_convert_verb,
+    &disk_resize_verb,
+    &disk_compare_verb,
+    &disk_snapshot_verb,
+    &disk_rebase_verb,
+    &disk_commit_verb,
+    &disk_measure_verb,
+    &disk_bench_verb,
+    NULL,
 };
 
 static bool is_image_format(const char *word)
@@ -118,8 +129,8 @@ const struct verb disk_verb = {
         "from the content for reading; for writing it comes from the name's ending (.raw, .qcow2) or\n"
         "from --image-format. A file that an image names (a backing file, an extent) is only opened if\n"
         "--allow permits the name.\n",
-    .examples = "  hull disk create vm.raw 20G\n"
+    .examples = "  hull disk create vm.qcow2 20G --format qcow2\n"
                 "  hull disk info vm.vmdk\n"
-                "  hull disk convert vm.vmdk vm.raw --format raw\n",
+                "  hull disk convert vm.vmdk vm.qcow2 --format qcow2\n",
     .verbs = disk_verbs,
 };

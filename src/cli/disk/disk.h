@@ -75,6 +75,15 @@ enum disk_access {
 int must_check disk_open(struct event_loop *loop, const char *path, const struct disk_image *image,
                          enum disk_access access, struct block **out_block, struct error *err);
 
+/* May the name, which stands in an image, be opened? */
+bool disk_is_allowed(const struct disk_image *image, const char *name);
+/* A name inside the image at 'path' counts from that image's folder. The caller frees. */
+int must_check disk_name_to_path(const char *path, const char *name, char **out_path,
+                                 struct error *err);
+/* The format to be written down for a backing file: the one given, or what the name's ending says. */
+int must_check disk_backing_format(const char *path, const char *given, const char **out_format,
+                                   struct error *err);
+
 /* The format that the content of a file looks like; "raw" if like none. */
 int must_check disk_detect(int fd, const char *path, const char **out_format, struct error *err);
 
@@ -83,6 +92,10 @@ uint64_t disk_allocated_bytes(const char *path);
 
 /* "1.5G (1610612736 bytes)". Returns 'out_text'. */
 const char *disk_size_text(uint64_t bytes, char *out_text, size_t size);
+
+/* Adds a row to a JSON array: a block_snapshot_fn. */
+struct block_snapshot;
+void disk_snapshot_row(void *rows, const struct block_snapshot *snapshot);
 
 extern const struct verb disk_info_verb;
 extern const struct verb disk_map_verb;
@@ -93,5 +106,8 @@ extern const struct verb disk_resize_verb;
 extern const struct verb disk_check_verb;
 extern const struct verb disk_measure_verb;
 extern const struct verb disk_bench_verb;
+extern const struct verb disk_snapshot_verb;
+extern const struct verb disk_rebase_verb;
+extern const struct verb disk_commit_verb;
 
 #endif

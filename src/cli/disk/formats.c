@@ -139,12 +139,21 @@ static int create_vhdx(int fd, struct disk_target *target, struct disk_creation 
     return rc < 0 ? rc : vhdx_write_create(file, &options, out_block, err);
 }
 
+static int create_qcow2(int fd, struct disk_target *target, struct disk_creation *creation,
+                        struct event_loop *loop, struct block **out_block, struct error *err)
+{
+    struct block *file;
+    int rc = open_file(fd, target, loop, &file, err);
+    return rc < 0 ? rc : disk_create_qcow2(file, target, creation, loop, out_block, err);
+}
+
 static const struct creatable creatables[] = {
     {"raw", create_raw},
+    {"qcow2", create_qcow2},
     {"vmdk", create_vmdk},
     {"vhdx", create_vhdx},
 };
-const char disk_creatable_formats[] = "raw|vmdk|vhdx";
+const char disk_creatable_formats[] = "raw|qcow2|vmdk|vhdx";
 
 static const struct creatable *find(const char *format)
 {
@@ -179,6 +188,10 @@ int disk_target_create(struct disk_target *target, struct disk_creation *creatio
     int rc = disk_check_creatable(creation->format, err);
     if (rc == 0) {
         rc = check_creation(creation, err);
+    }
+    if (rc == 0 && creation->backing != NULL && strcmp(creation->format, "qcow2") != 0) {
+        rc =
+            error_set(err, EINVAL, "%s images stand on nothing: qcow2 images do", creation->format);
     }
     int fd = -1;
     if (rc == 0 && (fd = fcntl(target->fd, F_DUPFD_CLOEXEC, 3)) < 0) {

@@ -1,7 +1,7 @@
 /* hull disk info: what an image is. */
 #include <string.h>
 
-#include "block/format/foreign/block.h"
+#include "block/image.h"
 #include "cli/disk/disk.h"
 
 static const struct option_spec info_table[] = {
@@ -32,38 +32,48 @@ static void put_text(json_t *object, const char *key, const char *text)
     }
 }
 
-static void put_foreign(json_t *object, const struct foreign_info *info)
+/* "refcount-bits" is "refcount_bits" here, as all keys are. */
+static void put_detail(void *ctx, const struct block_detail *detail)
 {
-    put_text(object, "variant", info->variant);
-    json_object_set_new(object, "compressed", json_boolean(info->is_compressed));
-    json_object_set_new(object, "dirty", json_boolean(info->is_dirty));
-    put_text(object, "id", info->id);
-    put_text(object, "parent", info->parent_name);
-    put_text(object, "parent_id", info->parent_id);
+    json_t *object = ctx;
+    char key[64];
+    (void)snprintf(key, sizeof(key), "%s", detail->key);
+    for (char *c = key; *c != '\0'; c++) {
+        *c = *c == '-' ? '_' : *c;
+    }
+    if (strcmp(key, "cluster_size") == 0 || strcmp(key, "snapshots") == 0) {
+        return; /* told in another form */
+    }
+    if (detail->text != NULL) {
+        put_text(object, key, detail->text);
+    } else {
+        json_object_set_new(object, key,
+                            detail->is_flag ? json_boolean(detail->number != 0)
+                                            : json_integer((json_int_t)detail->number));
+    }
 }
 
 static json_t *describe(struct block *block, const char *path, enum output_format output)
 {
+    bool is_table = output == OUTPUT_TABLE;
     struct block_info info;
     block_get_info(block, &info);
     json_t *object = json_object();
     put_text(object, "file", path);
     bool is_raw = block_file(block) == NULL;
     put_text(object, "format", is_raw ? "raw" : block_format_name(block));
-    put_size(object, output == OUTPUT_TABLE ? "size" : "size_bytes", info.size_bytes, output);
-    put_size(object, output == OUTPUT_TABLE ? "on disk" : "allocated_bytes",
-             disk_allocated_bytes(path), output);
+    put_size(object, is_table ? "size" : "size_bytes", info.size_bytes, output);
+    put_size(object, is_table ? "on_disk" : "allocated_bytes", disk_allocated_bytes(path), output);
     if (info.cluster_size != 0) {
-        put_size(object, output == OUTPUT_TABLE ? "cluster" : "cluster_size_bytes",
-                 info.cluster_size, output);
+        put_size(object, is_table ? "cluster" : "cluster_size_bytes", info.cluster_size, output);
     }
-    const struct foreign_info *foreign = foreign_block_info(block);
-    if (foreign != NULL) {
-        put_foreign(object, foreign);
+    block_describe(block, put_detail, object);
+    json_t *rows = json_array();
+    if (block_snapshot_list(block, disk_snapshot_row, rows, NULL) == 0 &&
+        json_array_size(rows) != 0) {
+        json_object_set(object, "snapshots", rows);
     }
-    if (block_backing(block) != NULL) {
-        put_text(object, "backing", block_name(block_backing(block)));
-    }
+    json_decref(rows);
     return object;
 }
 

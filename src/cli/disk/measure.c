@@ -6,6 +6,8 @@
 #include "cli/disk/target.h"
 #include "cli/size.h"
 
+#define QCOW2_CLUSTER 65536u
+
 struct measure_options {
     struct disk_options disk;
     const char *target_format;
@@ -59,8 +61,47 @@ static int count_units(struct block *block, uint64_t unit, uint64_t *out_bytes, 
         }
         at += extent.size_bytes;
     }
-    *out_bytes = units * unit;
+    *out_bytes = MIN(units * unit, (info.size_bytes + unit - 1) / unit * unit);
     return 0;
+}
+
+/* Tables of a qcow2 with clusters of 64 KiB and counts of 16 bits, when 'used' bytes of data may lie anywhere. */
+static uint64_t qcow2_overhead(uint64_t size, uint64_t used)
+{
+    uint64_t clusters = (size + QCOW2_CLUSTER - 1) / QCOW2_CLUSTER;
+    uint64_t l2_tables = (clusters + QCOW2_CLUSTER / 8 - 1) / (QCOW2_CLUSTER / 8);
+    uint64_t used_clusters = (used + QCOW2_CLUSTER - 1) / QCOW2_CLUSTER;
+    uint64_t l1_clusters = (l2_tables * 8 + QCOW2_CLUSTER - 1) / QCOW2_CLUSTER;
+    uint64_t fixed = 2 + MAX(l1_clusters, 1) +
+                     MIN(l2_tables, used_clusters); /* with header and refcount table */
+    uint64_t total = used_clusters + fixed;
+    uint64_t blocks = total / (QCOW2_CLUSTER / 2 - 1) + 1;
+    return (fixed + blocks + 1) * QCOW2_CLUSTER;
+}
+
+static const struct {
+    const char *format;
+    uint64_t (*overhead)(uint64_t size, uint64_t used);
+} overheads[] = {
+    {"qcow2", qcow2_overhead}, {"vmdk", vmdk_write_overhead}, {"vhdx", vhdx_write_overhead}};
+
+/* Bytes beside the data; a raw disk has none. */
+static uint64_t overhead_of(const char *format, uint64_t size, uint64_t used)
+{
+    for (size_t i = 0; i < ARRAY_COUNT(overheads); i++) {
+        if (strcmp(overheads[i].format, format) == 0) {
+            return overheads[i].overhead(size, used);
+        }
+    }
+    return 0;
+}
+
+static uint64_t unit_of(const char *format, uint64_t size)
+{
+    return strcmp(format, "vhdx") == 0    ? vhdx_write_block_size(size)
+           : strcmp(format, "vmdk") == 0  ? vmdk_write_grain_size
+           : strcmp(format, "qcow2") == 0 ? QCOW2_CLUSTER
+                                          : 4096;
 }
 
 static int measure(const char *path, const struct measure_options *options, json_t *object,
@@ -79,17 +120,11 @@ static int measure(const char *path, const struct measure_options *options, json
         struct block_info info;
         block_get_info(block, &info);
         size = info.size_bytes;
-        uint64_t unit = strcmp(format, "vhdx") == 0   ? vhdx_write_block_size(size)
-                        : strcmp(format, "vmdk") == 0 ? vmdk_write_grain_size
-                                                      : 4096;
-        rc = count_units(block, unit, &used, err);
+        rc = count_units(block, unit_of(format, size), &used, err);
     }
     if (rc == 0) {
-        bool is_raw = strcmp(format, "raw") == 0;
-        uint64_t (*overhead)(uint64_t size, uint64_t used) =
-            strcmp(format, "vhdx") == 0 ? vhdx_write_overhead : vmdk_write_overhead;
-        uint64_t required = is_raw ? MIN(used, size) : used + overhead(size, used);
-        uint64_t full = is_raw ? size : size + overhead(size, size);
+        uint64_t required = used + overhead_of(format, size, used);
+        uint64_t full = size + overhead_of(format, size, size);
         json_object_set_new(object, "required_bytes", json_integer((json_int_t)required));
         json_object_set_new(object, "fully_allocated_bytes", json_integer((json_int_t)full));
     }

@@ -104,7 +104,18 @@ static int format_for_writing(int fd, const char *path, const char **out_format,
     return 0;
 }
 
-static bool is_allowed(const struct disk_image *image, const char *name)
+int disk_backing_format(const char *path, const char *given, const char **out_format,
+                        struct error *err)
+{
+    *out_format = given != NULL ? given : format_of_name(path);
+    return *out_format != NULL ? 0
+                               : error_set(err, EINVAL,
+                                           "backing file %s: its name does not say which format it "
+                                           "has: --backing-format",
+                                           path);
+}
+
+bool disk_is_allowed(const struct disk_image *image, const char *name)
 {
     for (unsigned i = 0; i < image->allowed_count; i++) {
         if (strcmp(image->allowed[i], name) == 0 ||
@@ -115,8 +126,7 @@ static bool is_allowed(const struct disk_image *image, const char *name)
     return false;
 }
 
-/* A name inside the image at 'path' counts from that image's folder. */
-static int name_to_path(const char *path, const char *name, char **out_path, struct error *err)
+int disk_name_to_path(const char *path, const char *name, char **out_path, struct error *err)
 {
     const char *slash = strrchr(path, '/');
     int folder = name[0] == '/' || slash == NULL ? 0 : (int)(slash - path) + 1;
@@ -131,11 +141,11 @@ static int resolve(void *ctx, const struct block_reference *reference, struct bl
                    struct error *err)
 {
     struct opening *opening = ctx;
-    if (!is_allowed(opening->image, reference->name)) {
+    if (!disk_is_allowed(opening->image, reference->name)) {
         return error_set(err, EPERM, "not allowed: --allow permits it");
     }
     AUTO_FREE char *path = NULL;
-    int rc = name_to_path(opening->path, reference->name, &path, err);
+    int rc = disk_name_to_path(opening->path, reference->name, &path, err);
     if (rc < 0) {
         return rc;
     }

@@ -15,6 +15,7 @@ struct disk_setting {
 struct disk_creation {
     const char *format;
     uint64_t size_bytes;
+    bool is_only_made; /* it is not written to: need not be opened in its format */
     bool compress;
     struct disk_setting setting[DISK_MAX_SETTINGS];
     unsigned setting_count;
@@ -44,7 +45,7 @@ int must_check disk_target_commit(struct disk_target *target, struct error *err)
 /* Closes; takes away what was not committed. */
 void disk_target_close(struct disk_target *target);
 
-/* Makes an empty image in the target, open for writing. */
+/* Makes an empty image in the target, open for writing; with creation->is_only_made the block may be that of its file. */
 int must_check disk_target_create(struct disk_target *target, struct disk_creation *creation,
                                   struct event_loop *loop, struct block **out_block,
                                   struct error *err);
@@ -53,6 +54,11 @@ int must_check disk_target_create(struct disk_target *target, struct disk_creati
 int disk_creation_add(struct disk_creation *creation, const char *value, struct error *err);
 /* The value of a setting, or NULL. */
 const char *disk_setting_take(struct disk_creation *creation, const char *key);
+
+/* The qcow2 part of disk_target_create. 'file' is the new block's, also on failure. */
+int must_check disk_create_qcow2(struct block *file, struct disk_target *target,
+                                 struct disk_creation *creation, struct event_loop *loop,
+                                 struct block **out_block, struct error *err);
 
 /* Is this a format that can be made? Else the error says which ones can. */
 int must_check disk_check_creatable(const char *format, struct error *err);

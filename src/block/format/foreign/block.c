@@ -1,14 +1,18 @@
 /* Images of other products as blocks: read-only, over their file, further extents, and a parent. */
 #include "block/format/foreign/block.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/core/bits.h"
+#include "base/core/invariant.h"
 #include "base/host/coroutine.h"
 #include "base/host/iov.h"
 #include "base/host/work_pool.h"
 #include "block/provider.h"
+
+#define CHECK_UNIT 65536u /* what a check calls a cluster where the format has none */
 
 struct foreign {
     struct block block;
@@ -185,6 +189,10 @@ static void foreign_submit(struct block *block, struct block_request *request)
 static void foreign_wait(struct block *block)
 {
     struct foreign *foreign = foreign_from_block(block);
+    if (work_pool_is_busy(foreign->pool)) {
+        work_pool_wait(foreign->pool);
+        return;
+    }
     if (foreign->block.file->in_flight > 0) {
         block_wait(foreign->block.file);
         return;
@@ -195,11 +203,8 @@ static void foreign_wait(struct block *block)
             return;
         }
     }
-    if (block->backing != NULL && block->backing->in_flight > 0) {
-        block_wait(block->backing);
-    } else {
-        work_pool_wait(foreign->pool);
-    }
+    invariant(block->backing != NULL && block->backing->in_flight > 0);
+    block_wait(block->backing);
 }
 
 static void foreign_block_close(struct block *block)
@@ -211,12 +216,131 @@ static void foreign_block_close(struct block *block)
     free(foreign);
 }
 
+static void put_text(block_detail_fn fn, void *ctx, const char *key, const char *text)
+{
+    if (text[0] != '\0') {
+        fn(ctx, &(struct block_detail){.key = key, .text = text});
+    }
+}
+
+static void foreign_describe(const struct block *block, block_detail_fn fn, void *ctx)
+{
+    const struct foreign_info *info = foreign_get_info(foreign_from_block(block)->image);
+    put_text(fn, ctx, "variant", info->variant);
+    if (info->cluster_size_bytes != 0) {
+        fn(ctx, &(struct block_detail){.key = "cluster-size", .number = info->cluster_size_bytes});
+    }
+    fn(ctx,
+       &(struct block_detail){.key = "compressed", .number = info->is_compressed, .is_flag = true});
+    fn(ctx, &(struct block_detail){.key = "dirty", .number = info->is_dirty, .is_flag = true});
+    put_text(fn, ctx, "id", info->id);
+    if (info->needs_parent) {
+        put_text(fn, ctx, "backing-file", info->parent_name);
+        put_text(fn, ctx, "backing-id", info->parent_id);
+    }
+}
+
+/* A finding in words. */
+static void report_at(uint64_t offset, const struct error *err,
+                      void (*report)(void *ctx, const char *text), void *ctx)
+{
+    char text[ERROR_TEXT_SIZE + 40];
+    (void)snprintf(text, sizeof(text), "offset %llu: %s", (unsigned long long)offset, err->text);
+    if (report != NULL) {
+        report(ctx, text);
+    }
+}
+
+/* What is packed must unpack, to its end. */
+static int check_encoded(struct foreign *foreign, const struct foreign_extent *extent,
+                         struct error *err)
+{
+    uint8_t *data = malloc((size_t)extent->size_bytes);
+    int rc = data != NULL ? foreign_read_encoded(foreign->image, extent, data, err)
+                          : error_set_errno(err, ENOMEM, "unpacking");
+    free(data);
+    return rc;
+}
+
+static void run_work(void *ctx, void (*work)(void *arg), void *arg)
+{
+    work_pool_run(ctx, work, arg);
+}
+
+/* One range that the map gives; true: it goes on. */
+static int check_range(struct foreign *foreign, uint64_t at, struct block_check_result *result,
+                       uint64_t *out_size, struct error *finding)
+{
+    struct foreign_extent extent;
+    coroutine_mutex_lock(&foreign->map_mutex);
+    int rc = foreign_map(foreign->image, at, foreign->block.info.size_bytes - at, &extent, finding);
+    coroutine_mutex_unlock(&foreign->map_mutex);
+    if (rc < 0) {
+        return rc;
+    }
+    *out_size = extent.size_bytes;
+    if (extent.status == FOREIGN_ENCODED) {
+        result->compressed_clusters += extent.size_bytes;
+        return check_encoded(foreign, &extent, finding);
+    }
+    if (extent.status == FOREIGN_DATA) {
+        result->allocated_clusters += extent.size_bytes;
+        uint64_t end = extent.file == 0 ? extent.file_offset + extent.size_bytes : 0;
+        result->end_offset = MAX(result->end_offset, end);
+    }
+    return 0;
+}
+
+/* All that the tables say must lie within the files. */
+static int foreign_check(struct block *block, unsigned repair,
+                         void (*report)(void *ctx, const char *text), void *ctx,
+                         struct block_check_result *out_result, struct error *err)
+{
+    struct foreign *foreign = foreign_from_block(block);
+    uint64_t unit = MAX(block->info.cluster_size, CHECK_UNIT);
+    uint64_t total = block->info.size_bytes;
+    int rc = 0;
+    if (repair != 0) {
+        return error_set(err, EOPNOTSUPP, "%s images are not repaired: convert it",
+                         block->ops->name);
+    }
+    /* Here, and not by the pool: whoever waits for a check looks for requests in flight alone. */
+    foreign_set_runner(foreign->image, run_work, NULL);
+    for (uint64_t at = 0; at < total && rc != -ENOMEM;) {
+        struct error finding;
+        uint64_t size = MIN(unit - at % unit, total - at);
+        rc = check_range(foreign, at, out_result, &size, &finding);
+        if (rc < 0) {
+            out_result->errors++;
+            report_at(at, &finding, report, ctx);
+        }
+        at += size;
+    }
+    foreign_set_runner(foreign->image, run_work, foreign->pool);
+    out_result->compressed_clusters /= unit;
+    out_result->allocated_clusters =
+        out_result->allocated_clusters / unit + out_result->compressed_clusters;
+    out_result->total_clusters = (total + unit - 1) / unit;
+    return rc == -ENOMEM ? error_set_errno(err, ENOMEM, "checking") : 0;
+}
+
+static const struct block_image_ops foreign_image_ops = {
+    .describe = foreign_describe,
+    .check = foreign_check,
+};
+
+#define FOREIGN_OPS(format)                                                                        \
+    {                                                                                              \
+        .name = (format), .submit = foreign_submit, .wait = foreign_wait,                          \
+        .close = foreign_block_close, .image = &foreign_image_ops                                  \
+    }
+
 /* In the order of the formats below. */
 static const struct block_ops foreign_ops[] = {
-    {.name = "vmdk", .submit = foreign_submit, .wait = foreign_wait, .close = foreign_block_close},
-    {.name = "vhdx", .submit = foreign_submit, .wait = foreign_wait, .close = foreign_block_close},
-    {.name = "vhd", .submit = foreign_submit, .wait = foreign_wait, .close = foreign_block_close},
-    {.name = "vdi", .submit = foreign_submit, .wait = foreign_wait, .close = foreign_block_close},
+    FOREIGN_OPS("vmdk"),
+    FOREIGN_OPS("vhdx"),
+    FOREIGN_OPS("vhd"),
+    FOREIGN_OPS("vdi"),
 };
 
 static bool is_foreign(const struct block *block)
@@ -307,11 +431,6 @@ static int open_parent(struct opening *opening, const struct foreign_info *info,
             parent->id);
     }
     return 0;
-}
-
-static void run_work(void *ctx, void (*work)(void *arg), void *arg)
-{
-    work_pool_run(ctx, work, arg);
 }
 
 static int open_image(struct opening *opening, const struct foreign_format *format,

@@ -266,10 +266,10 @@ static void writer_submit(struct block *block, struct block_request *request)
 static void writer_wait(struct block *block)
 {
     struct vmdk_writer *writer = writer_from_block(block);
-    if (block->file->in_flight > 0) {
-        block_wait(block->file);
-    } else {
+    if (work_pool_is_busy(writer->pool)) {
         work_pool_wait(writer->pool);
+    } else {
+        block_wait(block->file);
     }
 }
 
