@@ -241,8 +241,9 @@ static bool is_first_time(struct soft_vcpu *v, const struct soft_page *page, uin
     struct soft_native *n = v->native;
     uint32_t generation =
         page->slot->is_readonly ? 0 : atomic_load(&page->slot->code_generation[page->index]);
-    if (!generation || v->lockstep || v->vm->icount.is_on || v->vm->verifies) {
-        return false; /* the verifier is to see all code */
+    if (!generation || v->lockstep || v->vm->icount.is_on || v->vm->verifies ||
+        v->vm->has_exact_flags) {
+        return false; /* tests are to see all code translated */
     }
     uint64_t mixed = gpa * 0x9e3779b97f4a7c15ull;
     struct native_seen *seen = &n->seen[mixed >> (64 - NATIVE_SEEN_BITS)];

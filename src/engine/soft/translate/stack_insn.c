@@ -26,9 +26,69 @@ static void move_word(struct translation *t, uint8_t to, uint8_t from)
                   .opcode = HOST_OP_MOV_REG_RM, .w = !t->source->is_32, .reg = to, .rm = from});
 }
 
+/* The register of PUSH and POP. */
+static uint8_t stack_register(const struct native_insn *n)
+{
+    return (uint8_t)((n->insn.opcode & 7) | (n->insn.rex & 1) << 3);
+}
+
+static bool is_simple_stack_access(const struct native_insn *n)
+{
+    return (n->kind == NATIVE_PUSH_REG || n->kind == NATIVE_POP_REG) &&
+           stack_register(n) != X86_RSP;
+}
+
+/* Neither accesses memory nor has to do with RSP, nor can leave the block. */
+static bool is_quiet(const struct native_insn *n)
+{
+    const struct x86_insn *insn = &n->insn;
+    if (n->kind == NATIVE_NOTHING) {
+        return true;
+    }
+    if (n->kind != NATIVE_MOV_IMM && n->kind != NATIVE_LEA &&
+        (n->kind != NATIVE_PLAIN || insn->has_memory || n->row->is_vector)) {
+        return false;
+    }
+    for (uint32_t i = 0; i < insn->operand_count; i++) {
+        const struct x86_operand *operand = &insn->operand[i];
+        if (operand->kind == X86_OPERAND_REG &&
+            (operand->reg_class != X86_REG_GPR || operand->reg == X86_RSP)) {
+            return false;
+        }
+    }
+    return !insn->has_memory || (insn->base != X86_RSP && insn->index != X86_RSP);
+}
+
+#define QUIET_MOST 4u
+
+/* Will an instruction soon behind this one move RSP as well, whose access needs no check? */
+static bool moves_again(const struct translation *t)
+{
+    const struct native_source *source = t->source;
+    const struct native_insn *n = &source->insn[t->index];
+    if (!is_simple_stack_access(n) || n->group == NATIVE_NO_GROUP || t->needs_poll ||
+        !(t->checked_groups >> n->group & 1)) {
+        return false;
+    }
+    for (uint32_t i = t->index + 1; i < source->count && i <= t->index + 1 + QUIET_MOST; i++) {
+        const struct native_insn *next = &source->insn[i];
+        if (is_simple_stack_access(next) || next->kind == NATIVE_RET) {
+            return next->group == n->group;
+        }
+        if (!is_quiet(next)) {
+            return false;
+        }
+    }
+    return false;
+}
+
 void native_emit_move_stack(struct translation *t, int32_t change)
 {
-    native_emit_word(t, HOST_OP_LEA, STACK, STACK, change);
+    t->stack_pending += change;
+    if (!moves_again(t)) {
+        native_emit_word(t, HOST_OP_LEA, STACK, STACK, t->stack_pending);
+        t->stack_pending = 0;
+    }
 }
 
 static void emit_word_at(struct translation *t, const struct native_insn *n, uint8_t base,
@@ -91,7 +151,7 @@ void native_emit_push(struct translation *t, const struct native_insn *n)
 
 void native_emit_pop(struct translation *t, const struct native_insn *n)
 {
-    uint8_t guest = (uint8_t)((n->insn.opcode & 7) | (n->insn.rex & 1) << 3);
+    uint8_t guest = stack_register(n);
     native_emit_stack(t, n, 0, false);
     /* The load comes first, as the host may fault there. */
     if (native_is_spilled(guest)) {

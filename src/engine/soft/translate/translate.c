@@ -353,6 +353,9 @@ static void emit_slow_paths(struct translation *t)
                                .code = (uint32_t)(slow->window - t->native->writable),
                                .cold = (uint32_t)(e->at - t->native->writable) & BITS(30, 0),
                                .may_fault = slow->may_fault});
+            if (slow->stack_pending) {
+                native_emit_word(t, HOST_OP_LEA, HOST_R13, HOST_R13, slow->stack_pending);
+            }
             if (slow->saves_flags) {
                 native_save_flags(t);
             }

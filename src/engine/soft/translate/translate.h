@@ -26,11 +26,12 @@ struct slow_path {
     uint8_t kind;  /* enum slow_kind */
     uint8_t flags; /* SLOW_TAKEN: FLAGS_* */
     bool wants_flags, wants_vectors, wants_x87;
-    uint32_t index;       /* of the instruction */
-    int32_t stack_change; /* what a branch has added to RSP */
-    uint8_t *jump;        /* place of the displacement that leads here */
-    uint8_t *retry;       /* SLOW_INTERPRET: the check, with the address in R14; NULL: no use */
-    uint32_t size;        /* of the access, and is it a write? */
+    uint32_t index;        /* of the instruction */
+    int32_t stack_pending; /* of the translation, there */
+    int32_t stack_change;  /* what a branch has added to RSP */
+    uint8_t *jump;         /* place of the displacement that leads here */
+    uint8_t *retry;        /* SLOW_INTERPRET: the check, with the address in R14; NULL: no use */
+    uint32_t size;         /* of the access, and is it a write? */
     bool is_write;
     bool may_fault; /* then #PF is the instruction's, for an access so far behind the checked one */
     bool is_fault_read; /* which only reads, whatever the check is for */
@@ -76,9 +77,10 @@ struct translation {
     uint8_t address_group;   /* whose address R14 has */
     /* The same of R15, after this instruction and before it: only instructions that leave R15 alone keep it. */
     uint8_t scratch_group, kept_group;
-    bool guesses_windows; /* which one an address is in */
-    bool is_rip_relative; /* the memory operand here */
-    int32_t operand_disp; /* of the operand from R14 */
+    bool guesses_windows;  /* which one an address is in */
+    bool is_rip_relative;  /* the memory operand here */
+    int32_t operand_disp;  /* of the operand from R14 */
+    int32_t stack_pending; /* what RSP has still to move by, see native_emit_move_stack */
     uint32_t exit_count;
     struct block_exit exit[NATIVE_MAX_LINKS];
     uint32_t slow_count;
