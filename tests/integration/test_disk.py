@@ -10,6 +10,7 @@ import struct
 import subprocess
 import time
 
+import pexpect
 import pytest
 
 from conftest import HULL, hull
@@ -544,3 +545,28 @@ def test_preallocation(tmp_path):
         ok("create", disk, "4M", "--option", f"preallocation={mode}")
         assert os.stat(disk).st_blocks * 512 >= 4 * MIB
     assert pathlib.Path(tmp_path / "full").read_bytes() == bytes(4 * MIB)
+
+
+def test_names_on_a_terminal(source, tmp_path):
+    """What an image holds does not move the cursor."""
+    image = tmp_path / "vm.qcow2"
+    run("qemu-img", "convert", "-O", "qcow2", source, image)
+    run("qemu-img", "snapshot", "-c", "evil\x1b[2Jname\u009b2J", image)
+    run("qemu-img", "rebase", "-u", "-b", "ba\x1b[1mse.raw", "-F", "raw", image)
+    for words in (["info", image], ["snapshot", image], ["map", image]):
+        result = hull("disk", *words)
+        assert "\x1b" not in result.stdout + result.stderr and "\u009b" not in result.stdout, words
+    assert "ba?[1mse.raw" in ok("info", image)
+
+
+def test_progress(tmp_path):
+    """A bar on a terminal, nothing of it elsewhere, and none with --quiet."""
+    raw = tmp_path / "random.raw"
+    raw.write_bytes(random.Random(4).randbytes(160 * MIB))
+    words = ["disk", "convert", str(raw), str(tmp_path / "out.vmdk"), "--format", "vmdk", "--parallel", "2"]
+    with pexpect.spawn(str(HULL), words, timeout=120, encoding="utf-8", dimensions=(24, 80)) as child:
+        child.expect(r"converting .* \d+% \[#* *\]")
+        child.expect(pexpect.EOF)
+        child.close()
+        assert child.exitstatus == 0
+    assert hull(*words, "--quiet").stderr == ""

@@ -188,7 +188,9 @@ static int convert(const char *source, const char *path, struct convert_options 
     }
     if (rc == 0) {
         char label[128];
-        (void)snprintf(label, sizeof(label), "converting %.100s", source);
+        const char *slash = strrchr(source, '/');
+        (void)snprintf(label, sizeof(label), "converting %.100s",
+                       slash != NULL ? slash + 1 : source);
         progress_begin(&c.progress, label, options->disk.is_quiet);
         struct block_copy_options copy = {.parallel = options->parallel,
                                           .zero_size = options->zero_size,

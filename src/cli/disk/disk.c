@@ -120,6 +120,23 @@ const char *disk_size_text(uint64_t bytes, char *out_text, size_t size)
     return out_text;
 }
 
+json_t *disk_text(const char *text)
+{
+    char plain[2048];
+    size_t length = strnlen(text, sizeof(plain) - 1);
+    for (size_t i = 0; i < length; i++) {
+        unsigned char c = (unsigned char)text[i];
+        bool is_control = c < 0x20 || c == 0x7f || (c == 0xc2 && (unsigned char)text[i + 1] < 0xa0);
+        plain[i] = (char)(is_control ? '?' : c);
+    }
+    plain[length] = '\0';
+    json_t *value = json_string(plain);
+    for (size_t i = 0; value == NULL && i < length; i++) {
+        plain[i] = (char)((unsigned char)plain[i] < 0x80 ? plain[i] : '?');
+    }
+    return value != NULL ? value : json_string(plain);
+}
+
 const struct verb disk_verb = {
     .name = "disk",
     .arguments = "VERB FILE...",

@@ -90,6 +90,10 @@ int must_check disk_detect(int fd, const char *path, const char **out_format, st
 /* Bytes that a file takes of its file system. */
 uint64_t disk_allocated_bytes(const char *path);
 
+/* A text that an image holds, for people and programs: control characters, with which it could move the cursor of a terminal, and
+ * what is no UTF-8 become '?'. */
+json_t *disk_text(const char *text);
+
 /* "1.5G (1610612736 bytes)". Returns 'out_text'. */
 const char *disk_size_text(uint64_t bytes, char *out_text, size_t size);
 

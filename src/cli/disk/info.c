@@ -27,8 +27,7 @@ static void put_size(json_t *object, const char *key, uint64_t bytes, enum outpu
 static void put_text(json_t *object, const char *key, const char *text)
 {
     if (text[0] != '\0') {
-        json_t *value = json_string(text);
-        json_object_set_new(object, key, value != NULL ? value : json_string("(not UTF-8)"));
+        json_object_set_new(object, key, disk_text(text));
     }
 }
 

@@ -76,10 +76,8 @@ void disk_snapshot_row(void *rows, const struct block_snapshot *snapshot)
         (void)strftime(date, sizeof(date), "%Y-%m-%dT%H:%M:%SZ", &parts);
     }
     json_t *row = json_object();
-    json_t *name = json_string(snapshot->name);
-    json_t *id = json_string(snapshot->id);
-    json_object_set_new(row, "id", id != NULL ? id : json_string("(not UTF-8)"));
-    json_object_set_new(row, "name", name != NULL ? name : json_string("(not UTF-8)"));
+    json_object_set_new(row, "id", disk_text(snapshot->id));
+    json_object_set_new(row, "name", disk_text(snapshot->name));
     json_object_set_new(row, "created_at", json_string(date));
     json_object_set_new(row, "size_bytes", json_integer((json_int_t)snapshot->size_bytes));
     json_object_set_new(row, "vm_state_bytes", json_integer((json_int_t)snapshot->vm_state_bytes));
