@@ -11,16 +11,7 @@
 #include "base/core/compiler.h"
 #include "cpu/x86/state.h"
 
-#define ENTRY_P      BIT(0)
-#define ENTRY_RW     BIT(1)
-#define ENTRY_US     BIT(2)
-#define ENTRY_A      BIT(5)
-#define ENTRY_D      BIT(6)
-#define ENTRY_PS     BIT(7)
-#define ENTRY_G      BIT(8)
-#define ENTRY_XD     BIT(63)
-#define ADDRESS_MASK BITS(51, 12)
-#define PAGE_SHIFT   12
+#define PAGE_SHIFT 12
 
 /* PSE-36: bits 39:32 of a 4 MiB page's address stand in bits 20:13 of its entry (SDM 3A table 4-4). */
 #define PSE36_ADDRESS_BITS 40
@@ -52,7 +43,7 @@ struct walk {
 static always_inline uint64_t reserved_bits(const struct walk *walk, unsigned level, bool is_leaf)
 {
     if (walk->is_pae) {
-        return walk->reserved | (level == 4 ? ENTRY_PS : 0) |
+        return walk->reserved | (level == 4 ? X86_PTE_PS : 0) |
                (is_leaf && level > 1 ? BITS(walk->shift - 1, 13) : 0);
     }
     if (is_leaf && level > 1) {
@@ -87,25 +78,25 @@ static enum walk_result descend(struct walk *walk, uint32_t *out_error)
     uint64_t table = paging->cr3 & 0xfffff000u;
     if (paging->efer & X86_EFER_LMA) {
         level = 4;
-        table = paging->cr3 & ADDRESS_MASK;
+        table = paging->cr3 & X86_PTE_ADDRESS;
     } else if (walk->is_pae) {
         uint64_t pdpte = paging->pdpte[walk->gva >> 30];
-        if (!(pdpte & ENTRY_P)) {
+        if (!(pdpte & X86_PTE_P)) {
             *out_error = 0;
             return WALK_FAULT;
         }
-        table = pdpte & ADDRESS_MASK;
+        table = pdpte & X86_PTE_ADDRESS;
     }
     for (;; level--) {
         walk->shift = PAGE_SHIFT + (level - 1) * index_bits;
         walk->entry_gpa = table + (walk->gva >> walk->shift & (BIT(index_bits) - 1)) * entry_size;
         walk->entry = walk->memory->read(walk->memory->ctx, walk->entry_gpa, entry_size);
         uint64_t entry = walk->entry;
-        if (!(entry & ENTRY_P)) {
+        if (!(entry & X86_PTE_P)) {
             *out_error = 0;
             return WALK_FAULT;
         }
-        bool is_leaf = level == 1 || (level < 4 && (entry & ENTRY_PS) &&
+        bool is_leaf = level == 1 || (level < 4 && (entry & X86_PTE_PS) &&
                                       (walk->is_pae || (paging->cr4 & X86_CR4_PSE)));
         if (unlikely(entry & reserved_bits(walk, level, is_leaf))) {
             *out_error = X86_PF_PRESENT | X86_PF_RSVD;
@@ -116,17 +107,17 @@ static enum walk_result descend(struct walk *walk, uint32_t *out_error)
         if (is_leaf) {
             return WALK_DONE;
         }
-        if (unlikely(!update_entry(walk, ENTRY_A))) {
+        if (unlikely(!update_entry(walk, X86_PTE_A))) {
             return WALK_AGAIN;
         }
-        table = entry & (walk->is_pae ? ADDRESS_MASK : 0xfffff000u);
+        table = entry & (walk->is_pae ? X86_PTE_ADDRESS : 0xfffff000u);
     }
 }
 
 /* SDM 3A 4.6.1. */
 static always_inline bool may_read(const struct walk *walk)
 {
-    bool is_user_page = walk->rights & ENTRY_US;
+    bool is_user_page = walk->rights & X86_PTE_US;
     if (walk->is_user) {
         return is_user_page;
     }
@@ -137,17 +128,17 @@ static always_inline bool may_read(const struct walk *walk)
 static always_inline bool may_write(const struct walk *walk)
 {
     return may_read(walk) &&
-           ((walk->rights & ENTRY_RW) || (!walk->is_user && !(walk->paging->cr0 & X86_CR0_WP)));
+           ((walk->rights & X86_PTE_RW) || (!walk->is_user && !(walk->paging->cr0 & X86_CR0_WP)));
 }
 
 static always_inline bool is_executable(const struct walk *walk)
 {
-    return !(walk->is_xd_active && (walk->xd & ENTRY_XD));
+    return !(walk->is_xd_active && (walk->xd & X86_PTE_XD));
 }
 
 static always_inline bool may_fetch(const struct walk *walk)
 {
-    bool is_user_page = walk->rights & ENTRY_US;
+    bool is_user_page = walk->rights & X86_PTE_US;
     if (walk->is_user ? !is_user_page : is_user_page && (walk->paging->cr4 & X86_CR4_SMEP)) {
         return false;
     }
@@ -168,7 +159,7 @@ static uint64_t page_frame(const struct walk *walk)
 static enum walk_result walk_once(struct walk *walk, struct x86_translation *out_translation,
                                   uint32_t *out_error)
 {
-    walk->rights = ENTRY_RW | ENTRY_US;
+    walk->rights = X86_PTE_RW | X86_PTE_US;
     walk->xd = 0;
     enum walk_result result = descend(walk, out_error);
     if (result != WALK_DONE) {
@@ -181,17 +172,17 @@ static enum walk_result walk_once(struct walk *walk, struct x86_translation *out
         *out_error = X86_PF_PRESENT;
         return WALK_FAULT;
     }
-    if (!update_entry(walk, ENTRY_A | (walk->access == X86_ACCESS_WRITE ? ENTRY_D : 0))) {
+    if (!update_entry(walk, X86_PTE_A | (walk->access == X86_ACCESS_WRITE ? X86_PTE_D : 0))) {
         return WALK_AGAIN;
     }
-    bool is_dirty = walk->entry & ENTRY_D;
+    bool is_dirty = walk->entry & X86_PTE_D;
     *out_translation = (struct x86_translation){
         .gpa = page_frame(walk) | (walk->gva & (BIT(walk->shift) - 1)),
         .page_size = BIT(walk->shift),
         .is_writable = is_dirty && may_write(walk),
-        .is_user = walk->rights & ENTRY_US,
+        .is_user = walk->rights & X86_PTE_US,
         .is_executable = is_executable(walk),
-        .is_global = (walk->entry & ENTRY_G) && (walk->paging->cr4 & X86_CR4_PGE),
+        .is_global = (walk->entry & X86_PTE_G) && (walk->paging->cr4 & X86_CR4_PGE),
         .is_dirty = is_dirty,
     };
     return WALK_DONE;
@@ -229,7 +220,7 @@ bool x86_paging_walk(const struct x86_paging *paging, const struct x86_paging_me
         walk.is_xd_active = paging->efer & X86_EFER_NXE;
         /* Bits 62:52 are free for software in 4-level paging only. */
         walk.reserved =
-            BITS(is_long ? 51 : 62, paging->physical_bits) | (walk.is_xd_active ? 0 : ENTRY_XD);
+            BITS(is_long ? 51 : 62, paging->physical_bits) | (walk.is_xd_active ? 0 : X86_PTE_XD);
     }
     enum walk_result result;
     uint32_t error = 0;
@@ -254,7 +245,7 @@ bool x86_paging_load_pdptes(const struct x86_paging_memory *memory, uint64_t cr3
     uint64_t pdpte[4];
     for (unsigned i = 0; i < 4; i++) {
         pdpte[i] = memory->read(memory->ctx, (cr3 & 0xffffffe0u) + i * sizeof(pdpte[0]), 8);
-        if ((pdpte[i] & ENTRY_P) && (pdpte[i] & reserved)) {
+        if ((pdpte[i] & X86_PTE_P) && (pdpte[i] & reserved)) {
             return false;
         }
     }

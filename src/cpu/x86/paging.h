@@ -6,6 +6,19 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/core/bits.h"
+
+/* Bits of the entries of PAE and 4-level tables (SDM 3A 4.4.2 and 4.5.5); those of 32-bit paging have the low ones. */
+#define X86_PTE_P       BIT(0)
+#define X86_PTE_RW      BIT(1)
+#define X86_PTE_US      BIT(2)
+#define X86_PTE_A       BIT(5)
+#define X86_PTE_D       BIT(6)
+#define X86_PTE_PS      BIT(7)
+#define X86_PTE_G       BIT(8)
+#define X86_PTE_XD      BIT(63)
+#define X86_PTE_ADDRESS BITS(51, 12)
+
 enum x86_access {
     X86_ACCESS_READ,
     X86_ACCESS_WRITE,

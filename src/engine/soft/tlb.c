@@ -11,16 +11,6 @@
 #include "engine/soft/translate/block_table.h"
 #include "engine/soft/windows.h"
 
-#define ENTRY_P      BIT(0)
-#define ENTRY_RW     BIT(1)
-#define ENTRY_US     BIT(2)
-#define ENTRY_A      BIT(5)
-#define ENTRY_D      BIT(6)
-#define ENTRY_PS     BIT(7)
-#define ENTRY_G      BIT(8)
-#define ENTRY_XD     BIT(63)
-#define ADDRESS_MASK BITS(51, 12)
-
 static always_inline const struct guest_slot *find_slot(const struct soft_vcpu *v, uint64_t gpa)
 {
     return guest_memory_slot(v->vm->vm.config.memory, gpa);
@@ -123,7 +113,7 @@ static void note_entry(struct soft_vcpu *v, struct soft_tlb *tlb, uint64_t gva, 
 enum soft_fill soft_tlb_enter(struct soft_vcpu *v, struct soft_tlb *tlb, uint64_t gva,
                               enum x86_access access, uint64_t page)
 {
-    uint64_t gpa = page & ADDRESS_MASK;
+    uint64_t gpa = page & X86_PTE_ADDRESS;
     const struct guest_slot *slot = find_slot(v, gpa);
     if (unlikely(!slot)) {
         v->stats.tlb_unbacked++;
@@ -291,9 +281,9 @@ static enum soft_fill walk(struct soft_vcpu *v, enum soft_tlb_mode mode, uint64_
                            enum x86_access access, uint64_t *out_page)
 {
     bool is_xd_active = v->efer & X86_EFER_NXE;
-    uint64_t reserved = BITS(51, v->physical_bits) | (is_xd_active ? 0 : ENTRY_XD);
-    uint64_t table = v->cr3 & ADDRESS_MASK;
-    uint64_t rights = ENTRY_RW | ENTRY_US, xd = 0;
+    uint64_t reserved = BITS(51, v->physical_bits) | (is_xd_active ? 0 : X86_PTE_XD);
+    uint64_t table = v->cr3 & X86_PTE_ADDRESS;
+    uint64_t rights = X86_PTE_RW | X86_PTE_US, xd = 0;
     for (unsigned shift = 39;; shift -= 9) {
         uint64_t gpa = table + (gva >> shift & 511) * 8;
         const struct guest_slot *slot = find_slot(v, gpa);
@@ -302,12 +292,12 @@ static enum soft_fill walk(struct soft_vcpu *v, enum soft_tlb_mode mode, uint64_
         }
         uint64_t *at = (uint64_t *)(void *)(slot->hva + (gpa - slot->gpa));
         uint64_t entry = *(volatile uint64_t *)at;
-        if (!(entry & ENTRY_P)) {
+        if (!(entry & X86_PTE_P)) {
             *out_page = 0;
             return SOFT_FILL_FAULT;
         }
-        bool is_leaf = shift == GUEST_PAGE_SHIFT || (entry & ENTRY_PS);
-        if (unlikely(entry & (reserved | (shift == 39 ? ENTRY_PS : 0))) ||
+        bool is_leaf = shift == GUEST_PAGE_SHIFT || (entry & X86_PTE_PS);
+        if (unlikely(entry & (reserved | (shift == 39 ? X86_PTE_PS : 0))) ||
             unlikely(is_leaf && shift > GUEST_PAGE_SHIFT && (entry & BITS(shift - 1, 13)))) {
             *out_page = X86_PF_PRESENT | X86_PF_RSVD;
             return SOFT_FILL_FAULT;
@@ -315,27 +305,27 @@ static enum soft_fill walk(struct soft_vcpu *v, enum soft_tlb_mode mode, uint64_
         rights &= entry;
         xd |= entry;
         if (!is_leaf) {
-            if (unlikely(!update_entry(v, slot, gpa, at, entry, ENTRY_A))) {
+            if (unlikely(!update_entry(v, slot, gpa, at, entry, X86_PTE_A))) {
                 return SOFT_FILL_ASK;
             }
-            table = entry & ADDRESS_MASK;
+            table = entry & X86_PTE_ADDRESS;
             continue;
         }
-        uint64_t page = (rights & ENTRY_RW ? SOFT_PAGE_W : 0) |
-                        (rights & ENTRY_US ? SOFT_PAGE_U : 0) |
-                        (is_xd_active && (xd & ENTRY_XD) ? 0 : SOFT_PAGE_X) |
-                        ((entry & ENTRY_G) && (v->cr4 & X86_CR4_PGE) ? SOFT_PAGE_G : 0) |
+        uint64_t page = (rights & X86_PTE_RW ? SOFT_PAGE_W : 0) |
+                        (rights & X86_PTE_US ? SOFT_PAGE_U : 0) |
+                        (is_xd_active && (xd & X86_PTE_XD) ? 0 : SOFT_PAGE_X) |
+                        ((entry & X86_PTE_G) && (v->cr4 & X86_CR4_PGE) ? SOFT_PAGE_G : 0) |
                         (shift > GUEST_PAGE_SHIFT ? SOFT_PAGE_LARGE : 0) |
                         (shift > SOFT_LARGE_SHIFT ? SOFT_PAGE_HUGE : 0);
         if (!allows(v, mode, access, page)) {
             *out_page = X86_PF_PRESENT;
             return SOFT_FILL_FAULT;
         }
-        uint64_t bits = ENTRY_A | (access == X86_ACCESS_WRITE ? ENTRY_D : 0);
+        uint64_t bits = X86_PTE_A | (access == X86_ACCESS_WRITE ? X86_PTE_D : 0);
         if (unlikely(!update_entry(v, slot, gpa, at, entry, bits))) {
             return SOFT_FILL_ASK;
         }
-        page |= (entry | bits) & ENTRY_D ? SOFT_PAGE_D : 0;
+        page |= (entry | bits) & X86_PTE_D ? SOFT_PAGE_D : 0;
         uint64_t offset = gva & BITS(shift - 1, 0) & ~(uint64_t)(GUEST_PAGE_SIZE - 1);
         *out_page = (entry & BITS(51, shift)) | offset | page;
         return SOFT_FILL_DONE;
@@ -369,7 +359,7 @@ enum soft_fill soft_tlb_quick(struct soft_vcpu *v, struct soft_tlb *tlb, uint64_
         }
         put_second(v, gva, page);
     }
-    *out_gpa = (page & ADDRESS_MASK) | (gva & (GUEST_PAGE_SIZE - 1));
+    *out_gpa = (page & X86_PTE_ADDRESS) | (gva & (GUEST_PAGE_SIZE - 1));
     return soft_tlb_enter(v, tlb, gva, access, page);
 }
 

@@ -9,14 +9,6 @@
 #include "engine/soft/memory_access.h"
 #include "engine/soft/tlb.h"
 
-#define ENTRY_P      BIT(0)
-#define ENTRY_RW     BIT(1)
-#define ENTRY_US     BIT(2)
-#define ENTRY_A      BIT(5)
-#define ENTRY_D      BIT(6)
-#define ENTRY_PS     BIT(7)
-#define ADDRESS_MASK BITS(51, 12)
-
 /* Each call may split the host's map of the process once more; the host allows 65530 parts, for all vCPUs' windows. */
 #define MAX_PARTS 24000u
 /* Of the table of pages: 384 MiB of small ones at most. */
@@ -175,7 +167,7 @@ static void drop_page(struct window_space *space, struct window_page *page)
 /* For user code, without accessed and dirty bits being set: pages that lack them are not taken, or not for writing. */
 static struct found look_up(const struct soft_vcpu *v, uint64_t gva)
 {
-    uint64_t table = v->cr3 & ADDRESS_MASK, rights = ENTRY_RW;
+    uint64_t table = v->cr3 & X86_PTE_ADDRESS, rights = X86_PTE_RW;
     for (unsigned shift = 39;; shift -= 9) {
         uint64_t gpa = table + (gva >> shift & 511) * 8;
         const struct guest_slot *slot = guest_memory_slot(v->vm->vm.config.memory, gpa);
@@ -183,19 +175,20 @@ static struct found look_up(const struct soft_vcpu *v, uint64_t gva)
             return (struct found){0};
         }
         uint64_t entry = *(const volatile uint64_t *)(const void *)(slot->hva + (gpa - slot->gpa));
-        if ((entry & (ENTRY_P | ENTRY_US | ENTRY_A)) != (ENTRY_P | ENTRY_US | ENTRY_A)) {
+        if ((entry & (X86_PTE_P | X86_PTE_US | X86_PTE_A)) !=
+            (X86_PTE_P | X86_PTE_US | X86_PTE_A)) {
             return (struct found){0};
         }
         rights &= entry;
-        if (shift == GUEST_PAGE_SHIFT || (shift < 39 && entry & ENTRY_PS)) {
+        if (shift == GUEST_PAGE_SHIFT || (shift < 39 && entry & X86_PTE_PS)) {
             uint64_t offset = gva & BITS(shift - 1, 0) & ~(uint64_t)(GUEST_PAGE_SIZE - 1);
             return (struct found){.gpa = (entry & BITS(51, shift)) |
                                          (shift > GUEST_PAGE_SHIFT ? offset : 0),
                                   .is_there = true,
-                                  .is_writable = (rights & ENTRY_RW) && (entry & ENTRY_D),
+                                  .is_writable = (rights & X86_PTE_RW) && (entry & X86_PTE_D),
                                   .is_large = shift > GUEST_PAGE_SHIFT};
         }
-        table = entry & ADDRESS_MASK;
+        table = entry & X86_PTE_ADDRESS;
     }
 }
 
@@ -314,7 +307,7 @@ bool window_fill(struct soft_vcpu *v, struct window_space *space, uint64_t gva, 
 
 bool window_find_slots(struct soft_vcpu *v, struct window_space *space)
 {
-    uint64_t gpa = v->cr3 & ADDRESS_MASK;
+    uint64_t gpa = v->cr3 & X86_PTE_ADDRESS;
     const struct guest_slot *slot = guest_memory_slot(v->vm->vm.config.memory, gpa);
     if (!slot) {
         return false;
@@ -323,7 +316,8 @@ bool window_find_slots(struct soft_vcpu *v, struct window_space *space)
         (const volatile uint64_t *)(const void *)(slot->hva + (gpa - slot->gpa));
     for (uint32_t i = 0; i < 256; i++) {
         uint64_t entry = top[i], gva = (uint64_t)i << SOFT_WINDOW_SHIFT;
-        if ((entry & (ENTRY_P | ENTRY_US)) != (ENTRY_P | ENTRY_US) || host_address(space, gva)) {
+        if ((entry & (X86_PTE_P | X86_PTE_US)) != (X86_PTE_P | X86_PTE_US) ||
+            host_address(space, gva)) {
             continue;
         }
         uint8_t *base = space->window_count < WINDOW_MAX_WINDOWS ? window_reserve() : NULL;
