@@ -84,15 +84,17 @@ static int check(const char *path, struct check_options *options, struct error *
         rc = disk_open(loop, path, &options->disk.image,
                        options->repair != 0 ? DISK_WRITE : DISK_READ, &block, err);
     }
+    bool is_supported = true;
     if (rc == 0) {
         rc = block_check(block, options->repair, print_finding, options, &result, err);
+        is_supported = rc != -EOPNOTSUPP;
     }
     if (rc == 0 && !options->disk.is_quiet) {
         report(options, path, block, &result);
     }
     int finish_rc = block_finish(block, rc == 0 ? err : NULL);
     event_loop_destroy(loop);
-    if (rc == -EOPNOTSUPP) {
+    if (!is_supported) {
         (void)cli_fail(err);
         return STATUS_UNSUPPORTED;
     }

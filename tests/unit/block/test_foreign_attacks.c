@@ -117,6 +117,13 @@ static void test_vmdk_names(void **state)
     refuse("vmdk", &memory, "control characters");
     describe(&memory, "monolithicFlat", "RW 8 FLAT \"\" 0\n");
     refuse("vmdk", &memory, "0 characters");
+    describe(&memory,
+             "full\xc3"
+             "Device",
+             "RW 8 FLAT \"/dev/sda\" 0\n");
+    refuse("vmdk", &memory, "letters and digits");
+    describe(&memory, "monolithicFlat", "RW 8 F\xff\x1b[2JT \"x\" 0\n");
+    refuse("vmdk", &memory, "type F???2JT are");
     describe(&memory, "fullDevice", "RW 8 FLAT \"/dev/sda\" 0\n");
     refuse("vmdk", &memory, "fullDevice");
     describe(&memory, "monolithicFlat", "RW 8 VMFSRDM \"x\" 0\n");
@@ -275,6 +282,33 @@ static void test_vmdk_compressed(void **state)
         assert_non_null(strstr(err.text, cases[i].words));
     }
     free(data);
+    foreign_close(image);
+    free(memory.data);
+}
+
+/* A disk of 1 PiB without a single grain is looked through in no time. */
+static void test_vmdk_empty(void **state)
+{
+    struct memory memory = make_memory(136u * MIB);
+    uint8_t *h = memory.data;
+    memcpy(h, "KDMV", 4);
+    le32_put(h + 4, 1);
+    le64_put(h + 12, 1ull << 41);
+    le64_put(h + 20, 128);
+    le64_put(h + 28, 1);
+    le64_put(h + 36, 2);
+    le32_put(h + 44, 512);
+    le64_put(h + 56, 8);
+    (void)strcpy((char *)h + 512, "# Disk DescriptorFile\ncreateType=\"monolithicSparse\"\n");
+    struct foreign_image *image = accept("vmdk", &memory);
+    uint64_t size = foreign_get_info(image)->size_bytes;
+    assert_int_equal(size, FOREIGN_MAX_SIZE);
+    for (uint64_t at = 0; at < size;) {
+        struct foreign_extent extent;
+        assert_int_equal(foreign_map(image, at, size - at, &extent, NULL), 0);
+        assert_int_equal(extent.status, FOREIGN_HOLE);
+        at += extent.size_bytes;
+    }
     foreign_close(image);
     free(memory.data);
 }
@@ -660,11 +694,12 @@ static void test_vhdx_log_work(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_vmdk_names),  cmocka_unit_test(test_vmdk_numbers),
-        cmocka_unit_test(test_vmdk_sparse), cmocka_unit_test(test_vmdk_compressed),
-        cmocka_unit_test(test_vmdk_parent), cmocka_unit_test(test_vhd),
-        cmocka_unit_test(test_vdi),         cmocka_unit_test(test_vhdx_parent),
-        cmocka_unit_test(test_vhdx_fields), cmocka_unit_test(test_vhdx_log_work),
+        cmocka_unit_test(test_vmdk_names),    cmocka_unit_test(test_vmdk_numbers),
+        cmocka_unit_test(test_vmdk_sparse),   cmocka_unit_test(test_vmdk_compressed),
+        cmocka_unit_test(test_vmdk_parent),   cmocka_unit_test(test_vmdk_empty),
+        cmocka_unit_test(test_vhd),           cmocka_unit_test(test_vdi),
+        cmocka_unit_test(test_vhdx_parent),   cmocka_unit_test(test_vhdx_fields),
+        cmocka_unit_test(test_vhdx_log_work),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -12,7 +12,9 @@
 #include "base/host/work_pool.h"
 #include "block/provider.h"
 
-#define CHECK_UNIT 65536u /* what a check calls a cluster where the format has none */
+#define MAX_FINDINGS 1000u  /* that are told in words */
+#define MAX_ERRORS   10000u /* an image with more is not worth the time */
+#define CHECK_UNIT   65536u /* what a check calls a cluster where the format has none */
 
 struct foreign {
     struct block block;
@@ -306,13 +308,13 @@ static int foreign_check(struct block *block, unsigned repair,
     }
     /* Here, and not by the pool: whoever waits for a check looks for requests in flight alone. */
     foreign_set_runner(foreign->image, run_work, NULL);
-    for (uint64_t at = 0; at < total && rc != -ENOMEM;) {
+    for (uint64_t at = 0; at < total && rc != -ENOMEM && out_result->errors < MAX_ERRORS;) {
         struct error finding;
         uint64_t size = MIN(unit - at % unit, total - at);
         rc = check_range(foreign, at, out_result, &size, &finding);
         if (rc < 0) {
             out_result->errors++;
-            report_at(at, &finding, report, ctx);
+            report_at(at, &finding, out_result->errors <= MAX_FINDINGS ? report : NULL, ctx);
         }
         at += size;
     }

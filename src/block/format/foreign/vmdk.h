@@ -54,7 +54,7 @@ struct vmdk_sparse {
 bool vmdk_is_sparse(const uint8_t *head, size_t size);
 int must_check vmdk_sparse_open(const struct foreign_file *file, struct vmdk_sparse *out_sparse,
                                 struct error *err);
-/* Where the grain of 'sector' (of this extent) is: as foreign_map, for the rest of one grain. */
+/* Where the grain of 'sector' (of this extent) is: as foreign_map, for the rest of one grain, or of a grain table that is not there. */
 int must_check vmdk_sparse_map(struct foreign_image *image, const struct foreign_file *file,
                                const struct vmdk_sparse *sparse, uint64_t sector,
                                struct foreign_extent *out_extent, struct error *err);

@@ -99,7 +99,10 @@ static int parse_extent_type(struct words word, enum vmdk_extent_type *out_type,
         }
     }
     char name[24] = "?";
-    (void)!foreign_copy_name(name, sizeof(name), word.at, length_of(&word), "type", NULL);
+    for (const char *c = word.at; c < word.end && c - word.at < (int)sizeof(name) - 1; c++) {
+        name[c - word.at] = (char)(isalnum((unsigned char)*c) ? *c : '?');
+        name[c - word.at + 1] = '\0';
+    }
     return error_set(err, EOPNOTSUPP,
                      "extents of type %s are not supported: FLAT, VMFS, SPARSE and ZERO are", name);
 }
@@ -166,6 +169,20 @@ static int parse_id(struct words value, const char *key, char *to, struct error 
     return 0;
 }
 
+/* A word that messages may show. */
+static int parse_create_type(struct words *value, struct vmdk_descriptor *descriptor,
+                             struct error *err)
+{
+    int rc = parse_quoted(value, descriptor->create_type, sizeof(descriptor->create_type),
+                          "createType", err);
+    for (const char *c = descriptor->create_type; rc == 0 && *c != '\0'; c++) {
+        if (!isalnum((unsigned char)*c)) {
+            rc = error_set(err, EINVAL, "createType is no word of letters and digits");
+        }
+    }
+    return rc;
+}
+
 static int parse_key(struct vmdk_descriptor *descriptor, struct words key, struct words value,
                      struct error *err)
 {
@@ -186,8 +203,7 @@ static int parse_key(struct vmdk_descriptor *descriptor, struct words key, struc
         return rc;
     }
     if (is_key(&key, "createType")) {
-        return parse_quoted(&value, descriptor->create_type, sizeof(descriptor->create_type),
-                            "createType", err);
+        return parse_create_type(&value, descriptor, err);
     }
     if (is_key(&key, "parentFileNameHint")) {
         return parse_quoted(&value, descriptor->parent_name, sizeof(descriptor->parent_name),

@@ -156,11 +156,12 @@ int vmdk_sparse_open(const struct foreign_file *file, struct vmdk_sparse *out_sp
     return rc;
 }
 
-/* The entry of the grain table for a grain; 0 if there is no table. */
+/* The entry of the grain table for a grain; 0 if there is no table. *out_count grains have the same one because of that. */
 static int read_entry(struct foreign_image *image, const struct foreign_file *file,
                       const struct vmdk_sparse *sparse, uint64_t grain, uint32_t *out_entry,
-                      struct error *err)
+                      uint64_t *out_count, struct error *err)
 {
+    *out_count = 1;
     uint8_t bytes[4];
     int rc = foreign_read_table(
         image, file, sparse->directory_sector * SECTOR_SIZE + 4 * (grain / VMDK_TABLE_ENTRIES),
@@ -171,6 +172,7 @@ static int read_entry(struct foreign_image *image, const struct foreign_file *fi
     uint32_t table = le32_get(bytes);
     if (table == 0) {
         *out_entry = 0;
+        *out_count = VMDK_TABLE_ENTRIES - grain % VMDK_TABLE_ENTRIES;
         return 0;
     }
     rc = foreign_read_table(image, file,
@@ -189,11 +191,12 @@ int vmdk_sparse_map(struct foreign_image *image, const struct foreign_file *file
     uint64_t grain = sector / sparse->grain_sectors;
     uint64_t skip = (sector % sparse->grain_sectors) * SECTOR_SIZE;
     uint32_t entry = 0;
-    int rc = read_entry(image, file, sparse, grain, &entry, err);
+    uint64_t count;
+    int rc = read_entry(image, file, sparse, grain, &entry, &count, err);
     if (rc < 0) {
         return rc;
     }
-    out_extent->size_bytes = sparse->grain_sectors * SECTOR_SIZE - skip;
+    out_extent->size_bytes = count * sparse->grain_sectors * SECTOR_SIZE - skip;
     out_extent->status = FOREIGN_HOLE;
     if (entry == 0) {
         return 0;
