@@ -169,6 +169,19 @@ def test_create(name, size, tmp_path):
         qemu_same(empty, "raw", image, name)
 
 
+def test_format_by_name(source, tmp_path):
+    for ending, expected in (("qcow2", "qcow2"), ("vmdk", "vmdk"), ("vhdx", "vhdx"), ("raw", "raw"), ("img", "raw"), ("x", "raw")):
+        for image in (tmp_path / f"new.{ending}", tmp_path / f"copy.{ending}"):
+            if image.stem == "new":
+                ok("create", image, "1M")
+            else:
+                ok("convert", source, image)
+            assert json.loads(run("qemu-img", "info", "--output=json", image))["format"] == expected
+    ok("create", tmp_path / "plain.qcow2", "1M", "--format", "raw")
+    assert (tmp_path / "plain.qcow2").read_bytes() == bytes(MIB)
+    assert "cannot be made" in refused("convert", source, tmp_path / "copy.vdi")
+
+
 def test_vmdk_is_a_stream(source, tmp_path):
     """Grains stand in the order of the disk, so that a reader need not seek."""
     image = tmp_path / "image.vmdk"

@@ -62,7 +62,8 @@ static int parse_sparse(void *into, const char *value, struct error *err)
 }
 
 static const struct option_spec convert_table[] = {
-    {"format", 'O', "FORMAT", "format of DST (default: raw)", disk_creatable_formats, parse_format},
+    {"format", 'O', "FORMAT", "format of DST (default: what its name ends in, else raw)",
+     disk_creatable_formats, parse_format},
     DISK_OPTION_IMAGE_FORMAT("format of SRC (default: found out)"),
     {"compress", 'c', NULL, "store clusters compressed, where the format can", NULL,
      parse_compress},
@@ -218,13 +219,14 @@ static int convert(const char *source, const char *path, struct convert_options 
 
 static int convert_run(int argc, char **argv)
 {
-    struct convert_options options = {.creation.format = "raw", .zero_size = DEFAULT_ZERO_SIZE};
+    struct convert_options options = {.zero_size = DEFAULT_ZERO_SIZE};
     int count = 0;
     int status = cli_options(&disk_convert_verb, false, argc, argv, &options, &count);
     if (status >= 0 || !disk_check_count(&disk_convert_verb, count, 2, 2)) {
         return status >= 0 ? status : CLI_FAILURE;
     }
     struct error err = {0};
+    disk_creation_default_format(&options.creation, argv[1]);
     return convert(argv[0], argv[1], &options, &err) < 0 ? cli_fail(&err) : CLI_OK;
 }
 
@@ -236,11 +238,10 @@ const struct verb disk_convert_verb = {
         "DST gets its name when it is whole and durable; what had the name before is replaced. Until\n"
         "then, and when the command fails or is interrupted, nothing has changed. A block device is\n"
         "written to in place. The options of each format are those of `hull disk create`.\n",
-    .examples =
-        "  hull disk convert vm.vmdk vm.raw\n"
-        "  hull disk convert split.vmdk vm.raw --allow 'split-s*.vmdk'\n"
-        "  hull disk convert vm.raw vm.qcow2 --format qcow2 --compress --option compression_type=zstd\n"
-        "  hull disk convert vm.qcow2 vm.vmdk --format vmdk\n",
+    .examples = "  hull disk convert vm.vmdk vm.raw\n"
+                "  hull disk convert split.vmdk vm.raw --allow 'split-s*.vmdk'\n"
+                "  hull disk convert vm.raw vm.qcow2 --compress --option compression_type=zstd\n"
+                "  hull disk convert vm.qcow2 vm.vmdk --format vmdk\n",
     .options = convert_table,
     .complete = "FILE",
     .run = convert_run,

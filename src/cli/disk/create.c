@@ -23,9 +23,9 @@ static int parse_option(void *into, const char *value, struct error *err)
 }
 
 static const struct option_spec create_table[] = {
-    {"format", 'f', "FORMAT", "format of the new image (default: raw)", disk_creatable_formats,
-     parse_format},
-    {"option", 'o', "KEY=VALUE", "an option of the format, see below", NULL, parse_option},
+    {"format", 'f', "FORMAT", "format of the new image (default: what its name ends in, else raw)",
+     disk_creatable_formats, parse_format},
+    {"option", 'o', "KEY=VALUE", "an option of the format, see above", NULL, parse_option},
     {"backing", 'b', "FILE", "what the new image shall stand on, seen from its folder", "FILE",
      disk_parse_backing},
     DISK_OPTION_BACKING_FORMAT,
@@ -95,7 +95,7 @@ static int create(const char *path, const struct disk_image *image, struct disk_
 
 static int create_run(int argc, char **argv)
 {
-    struct create_options options = {.creation.format = "raw"};
+    struct create_options options = {0};
     int count = 0;
     int status = cli_options(&disk_create_verb, false, argc, argv, &options, &count);
     if (status >= 0 || !disk_check_count(&disk_create_verb, count,
@@ -103,6 +103,7 @@ static int create_run(int argc, char **argv)
         return status >= 0 ? status : CLI_FAILURE;
     }
     struct error err = {0};
+    disk_creation_default_format(&options.creation, argv[0]);
     int rc = count == 2 ? size_parse(argv[1], 1, &options.creation.size_bytes, &err) : 0;
     if (rc < 0) {
         rc = error_prefix(&err, rc, "creating %s", argv[0]);
@@ -127,8 +128,8 @@ const struct verb disk_create_verb = {
         "                   data_file_raw=on|off\n"
         "Options of vmdk:   subformat=streamOptimized\n"
         "Options of vhdx:   subformat=dynamic, block_size=1M to 256M\n",
-    .examples = "  hull disk create vm.qcow2 20G --format qcow2\n"
-                "  hull disk create overlay.qcow2 --format qcow2 --backing vm.qcow2\n"
+    .examples = "  hull disk create vm.qcow2 20G\n"
+                "  hull disk create overlay.qcow2 --backing vm.qcow2\n"
                 "  hull disk create vm.raw 20G\n"
                 "  hull disk create vm.raw 20G --option preallocation=falloc\n"
                 "  hull disk create vm.vhdx 20G --format vhdx\n",

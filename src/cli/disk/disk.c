@@ -146,8 +146,8 @@ const struct verb disk_verb = {
         "from the content for reading; for writing it comes from the name's ending (.raw, .qcow2) or\n"
         "from --image-format. A file that an image names (a backing file, an extent) is only opened if\n"
         "--allow permits the name.\n",
-    .examples = "  hull disk create vm.qcow2 20G --format qcow2\n"
+    .examples = "  hull disk create vm.qcow2 20G\n"
                 "  hull disk info vm.vmdk\n"
-                "  hull disk convert vm.vmdk vm.qcow2 --format qcow2\n",
+                "  hull disk convert vm.vmdk vm.qcow2\n",
     .verbs = disk_verbs,
 };

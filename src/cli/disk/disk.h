@@ -84,6 +84,9 @@ int must_check disk_name_to_path(const char *path, const char *name, char **out_
 int must_check disk_backing_format(const char *path, const char *given, const char **out_format,
                                    struct error *err);
 
+/* The format that the ending of a name says; NULL: it says none. */
+const char *disk_format_of_name(const char *path);
+
 /* The format that the content of a file looks like; "raw" if like none. */
 int must_check disk_detect(int fd, const char *path, const char **out_format, struct error *err);
 

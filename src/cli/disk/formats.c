@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "block/format/foreign/write.h"
+#include "cli/disk/disk.h"
 #include "cli/disk/target.h"
 #include "cli/size.h"
 
@@ -26,6 +27,14 @@ int disk_creation_add(struct disk_creation *creation, const char *value, struct 
     }
     creation->setting[creation->setting_count++].text = value;
     return 0;
+}
+
+void disk_creation_default_format(struct disk_creation *creation, const char *path)
+{
+    if (creation->format == NULL) {
+        const char *format = disk_format_of_name(path);
+        creation->format = format != NULL ? format : "raw";
+    }
 }
 
 const char *disk_setting_take(struct disk_creation *creation, const char *key)

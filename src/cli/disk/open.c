@@ -63,8 +63,7 @@ int disk_detect(int fd, const char *path, const char **out_format, struct error 
     return 0;
 }
 
-/* What the ending of a name says; NULL: nothing. */
-static const char *format_of_name(const char *path)
+const char *disk_format_of_name(const char *path)
 {
     static const char *const endings[][2] = {
         {".raw", "raw"},   {".img", "raw"}, {".qcow2", "qcow2"}, {".vmdk", "vmdk"},
@@ -87,7 +86,7 @@ static int format_for_writing(int fd, const char *path, const char **out_format,
     if (rc < 0) {
         return rc;
     }
-    const char *name = format_of_name(path);
+    const char *name = disk_format_of_name(path);
     if (name == NULL) {
         return error_set(err, EINVAL,
                          "disk %s: its name does not say which format it has: --image-format %s",
@@ -107,7 +106,7 @@ static int format_for_writing(int fd, const char *path, const char **out_format,
 int disk_backing_format(const char *path, const char *given, const char **out_format,
                         struct error *err)
 {
-    *out_format = given != NULL ? given : format_of_name(path);
+    *out_format = given != NULL ? given : disk_format_of_name(path);
     return *out_format != NULL ? 0
                                : error_set(err, EINVAL,
                                            "backing file %s: its name does not say which format it "

@@ -50,7 +50,9 @@ int must_check disk_target_create(struct disk_target *target, struct disk_creati
                                   struct event_loop *loop, struct block **out_block,
                                   struct error *err);
 
-/* Row of --option. 'into' is a struct disk_creation. */
+/* Where no format was asked for: the one that the name ends in, else raw. */
+void disk_creation_default_format(struct disk_creation *creation, const char *path);
+/* Takes the value of an --option. */
 int disk_creation_add(struct disk_creation *creation, const char *value, struct error *err);
 /* The value of a setting, or NULL. */
 const char *disk_setting_take(struct disk_creation *creation, const char *key);

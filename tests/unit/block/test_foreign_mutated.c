@@ -13,14 +13,14 @@
 #include "base/core/endian.h"
 #include "foreign_images.h"
 
-#define DEFAULT_SEEDS  700
+#define DEFAULT_IMAGES 5000 /* of each format, shared by its recipes */
 #define MAX_MAPS       300
 #define MAX_MEMORY_KIB (256 << 10)
 #define LARGE          (64ull << 20)
 
 static const char *only;
 static unsigned first_seed = 1;
-static unsigned seed_count = DEFAULT_SEEDS;
+static unsigned asked_count; /* of seeds; 0: as many as make DEFAULT_IMAGES */
 
 static uint32_t next_random(uint64_t *state)
 {
@@ -174,8 +174,24 @@ static bool explore(struct image_files *files, const struct image_recipe *recipe
     return true;
 }
 
+static bool is_chosen(const struct image_recipe *recipe)
+{
+    return only != NULL ? strcmp(only, recipe->name) == 0 : recipe->size_bytes < LARGE;
+}
+
+static unsigned count_seeds(const struct image_recipe *recipe)
+{
+    unsigned recipes = 0;
+    for (size_t i = 0; i < image_recipe_count; i++) {
+        recipes +=
+            is_chosen(&image_recipes[i]) && strcmp(image_recipes[i].format, recipe->format) == 0;
+    }
+    return asked_count != 0 ? asked_count : (DEFAULT_IMAGES + recipes - 1) / recipes;
+}
+
 static void mutate_all(const struct image_recipe *recipe)
 {
+    unsigned seed_count = count_seeds(recipe);
     char path[256];
     char raw[256];
     image_make(recipe, path, raw, sizeof(path));
@@ -215,9 +231,8 @@ static void mutate_all(const struct image_recipe *recipe)
 static void test_mutated(void **state)
 {
     for (size_t i = 0; i < image_recipe_count; i++) {
-        const struct image_recipe *recipe = &image_recipes[i];
-        if (only != NULL ? strcmp(only, recipe->name) == 0 : recipe->size_bytes < LARGE) {
-            mutate_all(recipe);
+        if (is_chosen(&image_recipes[i])) {
+            mutate_all(&image_recipes[i]);
         }
     }
     struct rusage usage;
@@ -232,7 +247,7 @@ int main(int argc, char **argv)
 {
     only = argc > 1 && strcmp(argv[1], "all") != 0 ? argv[1] : NULL;
     first_seed = argc > 2 ? (unsigned)atoi(argv[2]) : first_seed;
-    seed_count = argc > 3 ? (unsigned)atoi(argv[3]) : seed_count;
+    asked_count = argc > 3 ? (unsigned)atoi(argv[3]) : 0;
     if (!images_init()) {
         (void)puts("qemu-img and qemu-io are not installed");
         return 77;
