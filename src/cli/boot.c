@@ -33,6 +33,14 @@ static int start_vmm(const struct boot_files *files, int config_fd, pid_t *out_p
         if (files->disk[i] >= 0) {
             spec.keep[spec.keep_count++] = files->disk[i];
         }
+        if (files->data[i] >= 0) {
+            spec.keep[spec.keep_count++] = files->data[i];
+        }
+        for (size_t j = 0; j < BOOT_MAX_LAYERS; j++) {
+            if (files->layer[i][j] >= 0) {
+                spec.keep[spec.keep_count++] = files->layer[i][j];
+            }
+        }
     }
     for (size_t i = 0; i < BOOT_MAX_NETS; i++) {
         if (files->net[i] >= 0) {

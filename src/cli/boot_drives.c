@@ -33,19 +33,57 @@ static int unknown_key(const char *key, const char *words, struct error *err)
     return error_set(err, EINVAL, "key '%s' is unknown: %s", key, words);
 }
 
+static int take_format(const char *text, const char **out_format, struct error *err)
+{
+    static const char *const formats[] = {"raw", "qcow2"};
+    for (size_t i = 0; i < ARRAY_COUNT(formats); i++) {
+        if (strcmp(text, formats[i]) == 0) {
+            *out_format = formats[i];
+            return 0;
+        }
+    }
+    return error_set(err, EOPNOTSUPP,
+                     "format %s is not supported yet by this version: supported: raw, qcow2", text);
+}
+
+/* Formats are said, never guessed: also those of what an image stands on. */
+static int check_layers(const struct boot_disk *disk, struct error *err)
+{
+    if (strcmp(disk->format, "raw") == 0 && (disk->layer_count > 0 || disk->data_path != NULL)) {
+        return error_set(err, EINVAL, "a raw image stands on nothing: format=qcow2 does");
+    }
+    for (unsigned i = 0; i < disk->layer_count; i++) {
+        bool is_last = i + 1 == disk->layer_count;
+        if (disk->layer[i].format == NULL) {
+            return error_set(err, EINVAL, "backing=%s needs backing-format=raw or qcow2 behind it",
+                             disk->layer[i].path);
+        }
+        if (!is_last && strcmp(disk->layer[i].format, "raw") == 0) {
+            return error_set(err, EINVAL, "backing=%s is raw and stands on nothing",
+                             disk->layer[i].path);
+        }
+    }
+    return 0;
+}
+
 static int disk_key(struct boot_disk *disk, const char *key, const char *value, struct error *err)
 {
-    static const char words[] = "format|readonly|bus|serial|aio";
+    static const char words[] = "format|readonly|bus|serial|aio|backing|backing-format|data-file";
     const char *text = value != NULL ? value : "";
     if (strcmp(key, "readonly") == 0 && (value == NULL || strcmp(value, "on") == 0)) {
         disk->is_readonly = true;
     } else if (strcmp(key, "format") == 0) {
-        if (strcmp(text, "raw") != 0) {
-            return error_set(err, EOPNOTSUPP,
-                             "format %s is not supported yet by this version: supported: raw",
-                             text);
+        disk->is_raw_for_sure = strcmp(text, "raw") == 0;
+        return take_format(text, &disk->format, err);
+    } else if (strcmp(key, "backing") == 0 && text[0] != '\0') {
+        if (disk->layer_count == BOOT_MAX_LAYERS) {
+            return error_set(err, E2BIG, "too many backing files: at most %d", BOOT_MAX_LAYERS);
         }
-        disk->is_raw_for_sure = true;
+        disk->layer[disk->layer_count++] = (struct boot_layer){.path = text};
+    } else if (strcmp(key, "backing-format") == 0 && disk->layer_count > 0) {
+        return take_format(text, &disk->layer[disk->layer_count - 1].format, err);
+    } else if (strcmp(key, "data-file") == 0 && text[0] != '\0') {
+        disk->data_path = text;
     } else if (strcmp(key, "bus") == 0) {
         if (strcmp(text, "virtio") != 0) {
             return error_set(err, EOPNOTSUPP,
@@ -90,7 +128,7 @@ int boot_parse_disk(void *into, const char *value, struct error *err)
     if (path[0] == '\0') {
         return error_set(err, EINVAL, "no file is named: FILE[,KEY=VALUE]...");
     }
-    struct boot_disk disk = {.aio = "auto"};
+    struct boot_disk disk = {.aio = "auto", .format = "raw"};
     char *key;
     char *key_value;
     while (next_key(&rest, &key, &key_value)) {
@@ -98,6 +136,10 @@ int boot_parse_disk(void *into, const char *value, struct error *err)
         if (rc < 0) {
             return rc;
         }
+    }
+    int rc = check_layers(&disk, err);
+    if (rc < 0) {
+        return rc;
     }
     disk.path = TAKE_PTR(text); /* the path is its first word */
     options->disk[options->disk_count++] = disk;

@@ -34,6 +34,10 @@ void boot_files_init(struct boot_files *files)
     };
     for (int i = 0; i < BOOT_MAX_DISKS; i++) {
         files->disk[i] = -1;
+        files->data[i] = -1;
+        for (int j = 0; j < BOOT_MAX_LAYERS; j++) {
+            files->layer[i][j] = -1;
+        }
     }
     for (int i = 0; i < BOOT_MAX_NETS; i++) {
         files->net[i] = -1;
@@ -130,21 +134,32 @@ int boot_open_disk(const struct boot_disk *disk, int *out_fd, struct error *err)
         return error_set(err, EINVAL, "disk %s: the image is empty: %s of at least 512 bytes",
                          disk->path, accepted);
     }
-    if (size % 512 != 0) {
+    bool is_raw = strcmp(disk->format, "raw") == 0;
+    if (is_raw && size % 512 != 0) {
         return error_set(err, EINVAL,
                          "disk %s: its size of %lld bytes is odd: a multiple of 512 bytes",
                          disk->path, (long long)size);
     }
     uint8_t start[512];
-    int rc = file_read_at(fd, start, sizeof(start), 0, disk->path, err);
-    if (rc < 0) {
-        return error_prefix(err, rc, "disk");
-    }
-    if (!disk->is_raw_for_sure && other_format(start) != NULL) {
-        return error_set(
-            err, EOPNOTSUPP,
-            "disk %s: format %s is not supported yet by this version: supported: raw (format=raw serves the file's bytes as they are)",
-            disk->path, other_format(start));
+    int rc = 0;
+    if (is_raw && !disk->is_raw_for_sure) {
+        rc = file_read_at(fd, start, sizeof(start), 0, disk->path, err);
+        if (rc < 0) {
+            return error_prefix(err, rc, "disk");
+        }
+        const char *format = other_format(start);
+        if (format != NULL && strcmp(format, "qcow2") == 0) {
+            return error_set(
+                err, EINVAL,
+                "disk %s: looks like qcow2: format=qcow2, or format=raw, which serves the file's bytes as they are",
+                disk->path);
+        }
+        if (format != NULL) {
+            return error_set(
+                err, EOPNOTSUPP,
+                "disk %s: format %s is not supported yet by this version: supported: raw, qcow2 (format=raw serves the file's bytes as they are)",
+                disk->path, format);
+        }
     }
     rc = disk_lock(fd, disk, err);
     if (rc < 0) {
@@ -250,6 +265,26 @@ static int open_vsock(struct boot_files *files, const struct boot_options *optio
     return 0;
 }
 
+/* An image and what it stands on. */
+static int open_chain(const struct boot_disk *disk, struct boot_files *files, unsigned index,
+                      struct error *err)
+{
+    int rc = boot_open_disk(disk, &files->disk[index], err);
+    for (unsigned i = 0; rc == 0 && i < disk->layer_count; i++) {
+        struct boot_disk below = {.path = (char *)disk->layer[i].path,
+                                  .format = disk->layer[i].format,
+                                  .is_readonly = true,
+                                  .is_raw_for_sure = true};
+        rc = boot_open_disk(&below, &files->layer[index][i], err);
+    }
+    if (rc == 0 && disk->data_path != NULL) {
+        struct boot_disk data = {
+            .path = (char *)disk->data_path, .format = "data", .is_readonly = disk->is_readonly};
+        rc = boot_open_disk(&data, &files->data[index], err);
+    }
+    return rc;
+}
+
 /* What only reads comes first, and what leaves traces last. */
 int boot_files_open(struct boot_files *files, const struct boot_options *options, struct error *err)
 {
@@ -264,7 +299,7 @@ int boot_files_open(struct boot_files *files, const struct boot_options *options
                         &files->restore, err);
     }
     for (unsigned i = 0; rc == 0 && i < options->disk_count; i++) {
-        rc = boot_open_disk(&options->disk[i], &files->disk[i], err);
+        rc = open_chain(&options->disk[i], files, i, err);
     }
     if (rc == 0) {
         rc = open_vsock(files, options, err);
@@ -345,6 +380,10 @@ void boot_files_hand_over(struct boot_files *files)
     close_fd(&files->vsock_dir);
     for (int i = 0; i < BOOT_MAX_DISKS; i++) {
         close_fd(&files->disk[i]);
+        close_fd(&files->data[i]);
+        for (int j = 0; j < BOOT_MAX_LAYERS; j++) {
+            close_fd(&files->layer[i][j]);
+        }
     }
     for (int i = 0; i < BOOT_MAX_NETS; i++) {
         close_fd(&files->net[i]);

@@ -9,11 +9,13 @@
 struct boot_files {
     int kernel, initrd, restore, log, vsock_dir;
     int disk[BOOT_MAX_DISKS];
-    int net[BOOT_MAX_NETS];          /* tap, or the VM's end of a socket to a helper */
-    pid_t helper[BOOT_MAX_NETS];     /* 0: none */
-    int helper_ready[BOOT_MAX_NETS]; /* says "ready", or why not, in one line */
-    int control;                     /* listening, -1: none */
-    int control_vm, control_own;     /* a connection between hull and the VM */
+    int layer[BOOT_MAX_DISKS][BOOT_MAX_LAYERS]; /* what each stands on */
+    int data[BOOT_MAX_DISKS];                   /* its data file */
+    int net[BOOT_MAX_NETS];                     /* tap, or the VM's end of a socket to a helper */
+    pid_t helper[BOOT_MAX_NETS];                /* 0: none */
+    int helper_ready[BOOT_MAX_NETS];            /* says "ready", or why not, in one line */
+    int control;                                /* listening, -1: none */
+    int control_vm, control_own;                /* a connection between hull and the VM */
     int console_vm,
         console_own; /* stdio: a socket pair. Others: the VM's descriptor; the pty's other side */
     char pty_path[64];
@@ -31,7 +33,7 @@ void boot_files_hand_over(struct boot_files *files);
 /* Closes all, ends the helpers, removes the sockets' paths. */
 void boot_files_fini(struct boot_files *files, const struct boot_options *options);
 
-/* A disk image: opened, locked, looked at. */
+/* A disk image or a file below one: opened, locked, looked at. */
 int must_check boot_open_disk(const struct boot_disk *disk, int *out_fd, struct error *err);
 /* The network behind one card: net_files.c. */
 int must_check boot_open_net(const struct boot_net *net, int *out_fd, pid_t *out_helper,

@@ -8,15 +8,25 @@
 #include "cli/options.h"
 
 #define BOOT_MAX_DISKS    16
+#define BOOT_MAX_LAYERS   8
 #define BOOT_MAX_NETS     8
 #define BOOT_MAX_HOSTFWDS 32
 
+/* What a disk's image stands on. */
+struct boot_layer {
+    const char *path, *format;
+};
+
 struct boot_disk {
-    char *path; /* owned */
+    char *path; /* owned: the option's words, to which the others point */
+    const char *format;
     const char *aio;
     bool is_readonly;
     bool is_raw_for_sure; /* format=raw was given: no look for other formats */
     char serial[21];
+    struct boot_layer layer[BOOT_MAX_LAYERS]; /* backing files, the upper ones first */
+    unsigned layer_count;
+    const char *data_path; /* the external data file; NULL: none */
 };
 
 enum boot_net_kind {

@@ -8,7 +8,7 @@
 
 #include "base/core/error.h"
 
-#define PROCESS_MAX_FDS 64
+#define PROCESS_MAX_FDS 256
 
 struct process_spec {
     const char *program;       /* "hull-vmm": searched as program_find does */

@@ -130,6 +130,26 @@ static void read_disk(struct reader *reader, const json_t *object, struct config
     disk->format = get_text(reader, object, "format", "raw", 16);
     disk->serial = get_text(reader, object, "serial", "", 20);
     disk->is_readonly = get_bool(reader, object, "readonly");
+    disk->data.fd = -1;
+    const json_t *data = json_object_get(object, "data");
+    if (data != NULL) {
+        disk->data.fd = get_fd(reader, data, "fd", false);
+        disk->data.name = get_text(reader, data, "name", "data", 4096);
+    }
+    const json_t *layers = json_object_get(object, "backing");
+    size_t index;
+    json_t *layer;
+    if (json_array_size(layers) > CONFIG_MAX_LAYERS) {
+        fail(reader, "backing", "a shorter list");
+        return;
+    }
+    json_array_foreach(layers, index, layer)
+    {
+        struct config_layer *to = &disk->layer[disk->layer_count++];
+        to->fd = get_fd(reader, layer, "fd", false);
+        to->name = get_text(reader, layer, "name", "backing", 4096);
+        to->format = get_text(reader, layer, "format", NULL, 16);
+    }
     if (json_object_get(object, "aio") != NULL) {
         disk->aio = (enum block_aio)get_word(reader, object, "aio", aio, ARRAY_COUNT(aio),
                                              "auto, io_uring or threads");

@@ -25,9 +25,20 @@ enum config_console_kind {
     CONFIG_CONSOLE_FILE,   /* output only */
 };
 
+#define CONFIG_MAX_LAYERS 16
+
+/* A file below a disk's image. */
+struct config_layer {
+    int fd;
+    const char *name, *format;
+};
+
 struct config_disk {
     int fd;
     const char *name, *format, *serial;
+    struct config_layer layer[CONFIG_MAX_LAYERS]; /* backing files, the upper ones first */
+    size_t layer_count;
+    struct config_layer data; /* fd -1: none */
     enum block_aio aio;
     bool is_readonly;
 };

@@ -75,6 +75,31 @@ static void machine_ended(void *ctx, enum machine_end end, uint32_t code, const 
     vmm_end(vmm, status);
 }
 
+/* What an image stands on, from the bottom up: nothing else than these descriptors is there to be opened. */
+static int open_layers(struct vmm *vmm, const struct config_disk *disk,
+                       struct block_options *options, struct error *err)
+{
+    for (size_t i = disk->layer_count; i > 0; i--) {
+        const struct config_layer *layer = &disk->layer[i - 1];
+        struct block_options below = {.format = layer->format,
+                                      .is_readonly = true,
+                                      .aio = disk->aio,
+                                      .backing = options->backing};
+        options->backing = NULL; /* handed over, also on failure */
+        int rc = block_open(layer->fd, layer->name, &below, vmm->loop, &options->backing, err);
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    if (disk->data.fd < 0) {
+        return 0;
+    }
+    struct block_file_options file = {
+        .is_readonly = disk->is_readonly, .is_growable = true, .aio = disk->aio};
+    return block_open_file(disk->data.fd, disk->data.name, &file, vmm->loop, &options->data_file,
+                           err);
+}
+
 static int open_disks(struct vmm *vmm, struct machine_config *machine, struct error *err)
 {
     for (size_t i = 0; i < vmm->config.disk_count; i++) {
@@ -82,7 +107,12 @@ static int open_disks(struct vmm *vmm, struct machine_config *machine, struct er
         struct block_options options = {
             .format = disk->format, .is_readonly = disk->is_readonly, .aio = disk->aio};
         struct machine_disk *slot = &machine->disk[i];
-        int rc = block_open(disk->fd, disk->name, &options, vmm->loop, &slot->block, err);
+        int rc = open_layers(vmm, disk, &options, err);
+        if (rc < 0) {
+            block_close(options.backing);
+        } else {
+            rc = block_open(disk->fd, disk->name, &options, vmm->loop, &slot->block, err);
+        }
         if (rc < 0) {
             return rc;
         }
@@ -205,9 +235,11 @@ static int restore(struct vmm *vmm, struct error *err)
 static bool has_block_device(const struct config *config)
 {
     for (size_t i = 0; i < config->disk_count; i++) {
+        const struct config_disk *disk = &config->disk[i];
         struct stat status;
-        if (fstat(config->disk[i].fd, &status) == 0 && S_ISBLK(status.st_mode)) {
-            return true;
+        if ((fstat(disk->fd, &status) == 0 && S_ISBLK(status.st_mode)) ||
+            (disk->data.fd >= 0 && fstat(disk->data.fd, &status) == 0 && S_ISBLK(status.st_mode))) {
+            return true; /* those below are only read */
         }
     }
     return false;
