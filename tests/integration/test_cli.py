@@ -145,7 +145,7 @@ def test_disks_that_are_none(kernel, disk, tmp_path):
     check_refused(boot(kernel, "--disk", disk), f"disk {disk}: the image is empty: {what} of at least 512 bytes")
     disk.write_bytes(b"QFI\xfb" + bytes(1020))
     result = boot(kernel, "--disk", disk)
-    assert result.returncode == 1 and "format qcow2 is not supported yet" in result.stderr
+    assert result.returncode == 1 and "looks like qcow2: format=qcow2, or format=raw" in result.stderr
 
 
 def test_a_disk_that_is_in_use(kernel, disk, running):
