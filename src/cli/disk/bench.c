@@ -87,7 +87,7 @@ static const struct option_spec bench_table[] = {
     {"random", 'r', NULL, "at random places, the same ones each time", NULL, parse_random},
     {"write", 'w', NULL, "write: what FILE holds is lost", NULL, parse_write},
     {"pattern", 0, "BYTE", "what is written: 0 to 255 (default: 0)", NULL, parse_pattern},
-    {"flush-interval", 0, "N", "a flush after each N writes (default: one at the end)", NULL,
+    {"flush-interval", 0, "N", "a flush after each N writes (default: none)", NULL,
      parse_flush},
     DISK_OPTION_ALLOW,
     DISK_OPTION_BACKING,
@@ -227,9 +227,6 @@ static int run(struct bench *bench, double *out_seconds, struct error *err)
         }
     }
     int rc = bench->status;
-    if (rc == 0 && o->writes) {
-        rc = block_flush(bench->block);
-    }
     *out_seconds = (double)(clock_monotonic_ns() - start) / SECOND;
     return rc < 0 ? error_set_errno(err, -rc, "request") : 0;
 }
