@@ -1,4 +1,4 @@
-/* Power cuts: random requests to a qcow2 image over a recorder, then, for random places of its log, what a power cut there may
+/* Power cuts and failing disks: random requests to a qcow2 image over a recorder, then, for random places of its log, what a power cut there may
  * have left. Each such image has to open, has no errors (leaks are fine; an image that is marked dirty is put right by opening
  * it), and holds what was flushed. Some of them are shown to qemu-img as well.
  * Usage: qcow2_crash [FIRST_SEED [RUNS [STATES_PER_RUN]]] */
@@ -178,7 +178,7 @@ static void do_batch(struct run *run)
         if (jobs[i].event->completed == UINT64_MAX) {
             quit(run, "a request did not end", 0, 0);
         }
-        if (jobs[i].event->status != 0) {
+        if (jobs[i].event->status != 0 && run->recorder->fail_one_in == 0) {
             quit(run, strerror(-jobs[i].event->status), 0, 0);
         }
     }
@@ -196,7 +196,9 @@ static bool is_allowed(const struct run *run, uint64_t sector, uint64_t value, u
             sector >= event->first + event->count || event->submitted > place) {
             continue;
         }
-        bool is_durable = event->ended < flushed && event->op != BLOCK_DISCARD;
+        /* A request that failed may have been done in part, or not at all. */
+        bool is_durable =
+            event->ended < flushed && event->op != BLOCK_DISCARD && event->status == 0;
         if (is_durable) {
             is_found = false; /* what was there before is gone */
         }
@@ -291,7 +293,8 @@ static void try_state(struct run *run, uint64_t place, uint64_t state)
     }
     for (unsigned i = 0; i < run->event_count; i++) {
         /* Events that had completed before the guest's flush was submitted are durable once it has completed. */
-        if (run->event[i].op == BLOCK_FLUSH && run->event[i].completed <= place) {
+        if (run->event[i].op == BLOCK_FLUSH && run->event[i].status == 0 &&
+            run->event[i].completed <= place) {
             flushed = MAX(flushed, run->event[i].begun);
         }
     }
@@ -426,6 +429,8 @@ static void do_run(struct run *run, unsigned states)
     if (run->block == NULL) {
         quit(run, err.text, 0, 0);
     }
+    /* Every third image lies on a disk that fails now and then. */
+    run->recorder->fail_one_in = run->seed % 3 == 0 ? 20 + (unsigned)random_below(run, 400) : 0;
     unsigned batches = 10 + (unsigned)random_below(run, 60);
     for (unsigned i = 0; i < batches; i++) {
         do_batch(run);
@@ -434,13 +439,13 @@ static void do_run(struct run *run, unsigned states)
             random_below(run, 25) == 0) {
             int rc = has_snapshot ? block_snapshot_delete(run->block, "s", &err)
                                   : block_snapshot_create(run->block, "s", &err);
-            if (rc < 0) {
+            if (rc < 0 && run->recorder->fail_one_in == 0) {
                 quit(run, err.text, 0, 0);
             }
-            has_snapshot = !has_snapshot;
+            has_snapshot = has_snapshot != (rc == 0);
         }
     }
-    if (block_finish(run->block, &err) < 0) {
+    if (block_finish(run->block, &err) < 0 && run->recorder->fail_one_in == 0) {
         quit(run, err.text, 0, 0);
     }
     for (unsigned i = 0; i < states; i++) {

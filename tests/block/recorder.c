@@ -122,6 +122,12 @@ static void end_one(struct block *block)
         status = -ENOSPC;
         if (request->op == BLOCK_FLUSH) {
             status = -EIO;
+        } else if (recorder_random(&r->random, 2) == 0) {
+            /* It was done all the same, perhaps in part. */
+            note(r, request, 0);
+            recorder_apply(&r->log[r->log_count - 1], r->bytes, r->capacity,
+                           &block->info.size_bytes, true, &r->random);
+            r->log[r->log_count - 1].op = BLOCK_READ; /* what exactly, is not in the log */
         }
     } else if (request->op == BLOCK_READ) {
         read_now(r, request);
@@ -169,7 +175,8 @@ struct recorder *recorder_create(const uint8_t *initial, uint64_t size, struct e
     struct recorder *r = calloc(1, sizeof(*r));
     r->capacity = 64u << 20;
     /* Not from malloc, which may fill what is freed: most of it is never touched. */
-    r->bytes = mmap(NULL, r->capacity, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    r->bytes = mmap(NULL, r->capacity, PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (r->bytes == MAP_FAILED) {
         exit(1);
     }
