@@ -14,7 +14,7 @@ static char folder[64];
 
 struct kind {
     uint32_t cluster_size, version, refcount_bits;
-    bool is_zstd, is_extended, is_lazy, has_backing, has_data, is_raw_data, by_qemu;
+    bool is_zstd, is_extended, is_lazy, has_backing, has_data, is_raw_data, by_qemu, has_bitmap;
     enum block_preallocation preallocation;
 };
 
@@ -34,13 +34,14 @@ struct run {
 static void quit(const struct run *run, uint64_t seed, const char *what, const char *more)
 {
     const struct kind *k = &run->kind;
-    printf("seed %llu: %s %s (after %s): clusters %u, version %u, refcount bits %u%s%s%s%s%s%s%s, "
-           "preallocation %d\n",
-           (unsigned long long)seed, what, more, run->last, k->cluster_size, k->version,
-           k->refcount_bits, k->is_zstd ? ", zstd" : "", k->is_extended ? ", extended" : "",
-           k->is_lazy ? ", lazy" : "", k->has_backing ? ", backing" : "",
-           k->has_data ? ", data file" : "", k->is_raw_data ? ", raw" : "",
-           k->by_qemu ? ", by qemu" : "", (int)k->preallocation);
+    printf(
+        "seed %llu: %s %s (after %s): clusters %u, version %u, refcount bits %u%s%s%s%s%s%s%s%s, "
+        "preallocation %d\n",
+        (unsigned long long)seed, what, more, run->last, k->cluster_size, k->version,
+        k->refcount_bits, k->is_zstd ? ", zstd" : "", k->is_extended ? ", extended" : "",
+        k->is_lazy ? ", lazy" : "", k->has_backing ? ", backing" : "",
+        k->has_data ? ", data file" : "", k->is_raw_data ? ", raw" : "",
+        k->by_qemu ? ", by qemu" : "", k->has_bitmap ? ", bitmaps" : "", (int)k->preallocation);
     printf("kept in %s\n", folder);
     exit(1);
 }
@@ -79,6 +80,8 @@ static void pick_kind(struct model *random, struct kind *kind)
         kind->is_zstd = kind->is_extended = kind->is_lazy = kind->has_data = false;
     }
     kind->is_raw_data = kind->is_raw_data && kind->has_data && !kind->has_backing;
+    kind->has_bitmap =
+        kind->by_qemu && kind->version == 3 && !kind->has_data && model_random(random, 3) == 0;
     if (kind->has_backing) {
         kind->preallocation = BLOCK_PREALLOCATION_OFF;
     }
@@ -180,7 +183,15 @@ static bool create_by_qemu(struct run *run)
     (void)snprintf(text, sizeof(text), "qemu-img create -q -f qcow2 -o %s %s%s %s %llu", options,
                    kind->has_backing ? "-F raw -b " : "", kind->has_backing ? run->base : "",
                    run->image, (unsigned long long)run->model.size);
-    return command(text) == 0;
+    int rc = command(text);
+    if (rc == 0 && kind->has_bitmap) {
+        (void)snprintf(text, sizeof(text),
+                       "qemu-img bitmap --add -f qcow2 %s one && "
+                       "qemu-img bitmap --add --disable -f qcow2 %s two",
+                       run->image, run->image);
+        rc = command(text);
+    }
+    return rc == 0;
 }
 
 static bool make_backing(struct run *run)
@@ -240,7 +251,8 @@ static void try_resize(struct run *run, uint64_t seed)
 {
     struct model *model = &run->model;
     uint64_t size = (1 + model_random(model, (16u << 20) / 512)) * 512;
-    if (run->has_snapshot || run->kind.is_raw_data || run->kind.version == 2) {
+    if (run->has_snapshot || run->kind.is_raw_data || run->kind.version == 2 ||
+        run->kind.has_bitmap) {
         return;
     }
     run->last = "resize";
