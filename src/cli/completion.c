@@ -169,7 +169,7 @@ static void zsh_verb(const struct verb *verb)
         words_print(ctl_verb_words);
         (void)fputs(")'", stdout);
     } else if (verb->complete != NULL) {
-        (void)fputs(" \\\n        '1:argument", stdout);
+        (void)printf(" \\\n        '%s:argument", is_path(verb->complete) ? "*" : "1");
         zsh_action(verb->complete);
         (void)fputs("'", stdout);
     }

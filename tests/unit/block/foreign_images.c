@@ -53,7 +53,7 @@ const size_t image_recipe_count = ARRAY_COUNT(image_recipes);
 
 static char folder[64];
 
-static int run(const char *format, ...)
+static int printf_like(1, 2) run(const char *format, ...)
 {
     char command[2048];
     va_list args;
