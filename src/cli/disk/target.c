@@ -38,7 +38,8 @@ static int open_unnamed(struct disk_target *target, mode_t mode, struct error *e
     folder_of(target->path, folder, sizeof(folder));
     target->fd = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, mode);
     for (unsigned i = 0; target->fd < 0 && i < 100; i++) {
-        if (i == 0 && errno != EOPNOTSUPP && errno != EISDIR && errno != EINVAL) {
+        if (i == 0 && errno != EOPNOTSUPP && errno != EISDIR && errno != EINVAL &&
+            errno != ENOSYS) {
             break;
         }
         temp_name(target, i); /* a file system without nameless files */
