@@ -23,7 +23,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     memcpy(bytes, data, size);
     memcpy(bytes, "QFI\xfb\0\0\0", 7);
     bytes[7] = (uint8_t)(2 + bytes[7] % 2);
-    bytes[23] = (uint8_t)(9 + bytes[23] % 8);
+    bytes[23] = (uint8_t)(bytes[23] >= 9 && bytes[23] <= 16 ? bytes[23] : 9 + bytes[23] % 8);
     (void)exercise_image(bytes, size, "qcow2", loop, size);
     return 0;
 }
