@@ -38,7 +38,9 @@ static void put_detail(void *ctx, const struct block_detail *detail)
     char key[64];
     (void)snprintf(key, sizeof(key), "%s", detail->key);
     for (char *c = key; *c != '\0'; c++) {
-        *c = *c == '-' ? '_' : *c;
+        if (*c == '-') {
+            *c = '_';
+        }
     }
     if (strcmp(key, "cluster_size") == 0 || strcmp(key, "snapshots") == 0) {
         return; /* told in another form */

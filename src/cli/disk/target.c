@@ -77,7 +77,7 @@ static int open_existing(struct disk_target *target, const struct stat *st, cons
     }
     char *real = realpath(target->path, NULL); /* a link goes on to point to it */
     if (real != NULL && strlen(real) < sizeof(target->path)) {
-        (void)strcpy(target->path, real);
+        memcpy(target->path, real, strlen(real) + 1);
     }
     free(real);
     if (S_ISBLK(st->st_mode)) {
@@ -108,7 +108,7 @@ int disk_target_open(const char *path, const char *source, struct disk_target *o
     if (strlen(path) >= sizeof(out_target->path) - 40 || path[0] == '\0') {
         return error_set(err, EINVAL, "creating an image: its name is empty or too long");
     }
-    (void)strcpy(out_target->path, path);
+    memcpy(out_target->path, path, strlen(path) + 1);
     return stat(path, &st) == 0 ? open_existing(out_target, &st, source, err)
                                 : open_unnamed(out_target, 0666, err);
 }

@@ -49,7 +49,7 @@ static int read_footer(const struct foreign_file *file, uint8_t *header, struct 
         return rc;
     }
     const uint8_t *footer = tail + SECTOR_SIZE;
-    const uint8_t *end = tail + 2 * SECTOR_SIZE;
+    const uint8_t *end = tail + (size_t)2 * SECTOR_SIZE;
     if (le32_get(tail + 8) != 0 || le32_get(tail + 12) != MARKER_FOOTER ||
         memcmp(footer, MAGIC, 4) != 0 || le64_get(end) != 0 || le32_get(end + 12) != 0) {
         return error_set(err, EINVAL, "there is no footer before the end: the file is not whole");

@@ -359,7 +359,7 @@ static int put_start(struct vmdk_writer *writer)
         return -EIO;
     }
     put_header(writer, UINT64_MAX, bytes); /* the footer knows */
-    (void)snprintf((char *)bytes + DESCRIPTOR_AT * SECTOR_SIZE,
+    (void)snprintf((char *)bytes + (size_t)DESCRIPTOR_AT * SECTOR_SIZE,
                    (size_t)DESCRIPTOR_COUNT * SECTOR_SIZE,
                    "# Disk DescriptorFile\nversion=1\nCID=%08x\nparentCID=ffffffff\n"
                    "createType=\"streamOptimized\"\n\n# Extent description\n"
@@ -368,7 +368,7 @@ static int put_start(struct vmdk_writer *writer)
                    "ddb.geometry.heads = \"255\"\nddb.geometry.sectors = \"63\"\n"
                    "ddb.virtualHWVersion = \"4\"\n",
                    id & ~1u, (unsigned long long)sectors, writer->name,
-                   (unsigned long long)MIN(sectors / (255 * 63) + 1, 65535));
+                   (unsigned long long)MIN(sectors / (255ull * 63) + 1, 65535));
     return block_write(writer->block.file, 0, bytes, sizeof(bytes));
 }
 
@@ -417,7 +417,11 @@ static void take_name(struct vmdk_writer *writer, const char *name)
     size_t used = 0;
     for (; *name != '\0' && used + 1 < sizeof(writer->name); name++) {
         bool is_plain = (unsigned char)*name >= ' ' && *name != '"' && *name != 0x7f;
-        writer->name[used++] = is_plain ? *name : '_';
+        writer->name[used] = '_';
+        if (is_plain) {
+            writer->name[used] = *name;
+        }
+        used++;
     }
 }
 
