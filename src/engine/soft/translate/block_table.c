@@ -362,16 +362,26 @@ static void keep_jump(struct soft_vcpu *v, struct native_block *block, uint32_t 
     };
 }
 
-/* The block at RIP, or NULL: the interpreter's turn. */
-static struct native_block *find_block(struct soft_vcpu *v)
+/* The mode of the block that is to be run at RIP. */
+static uint32_t begin_mode(struct soft_vcpu *v)
 {
     uint32_t mode = current_mode(v);
     if (mode == NATIVE_MODE_NONE) {
         v->native_mode = mode;
-        return NULL;
+        return mode;
     }
     set_mode(v, mode);
     v->native_page = native_is_shared(v, mode) ? v->rip >> GUEST_PAGE_SHIFT : 0;
+    return mode;
+}
+
+/* The block at RIP, or NULL: the interpreter's turn. */
+static struct native_block *find_block(struct soft_vcpu *v)
+{
+    uint32_t mode = begin_mode(v);
+    if (mode == NATIVE_MODE_NONE) {
+        return NULL;
+    }
     const struct soft_native_jump *jump = native_find_jump(v, v->rip, mode);
     if (jump) {
         struct native_block *block = jump->block;
@@ -518,6 +528,35 @@ const uint8_t *native_on_fault(struct soft_vcpu *v, void *unused)
     return go_on(v);
 }
 
+/* The block at RIP that the link led to before its epoch ended, or NULL: libraries stay where they are from each other, whatever process
+ * they are in. */
+static struct native_block *find_linked(struct soft_vcpu *v, const struct native_link *link)
+{
+    struct soft_native *n = v->native;
+    if (!link->target || v->lockstep) {
+        return NULL;
+    }
+    uint32_t mode = begin_mode(v);
+    if (mode == NATIVE_MODE_NONE) {
+        return NULL;
+    }
+    v->op = NULL;
+    v->block = NULL;
+    reserve_linear_pages(v);
+    uint64_t gpa = soft_fetch_translate(v, v->rip);
+    /* That fetch may drop blocks. */
+    if (n->was_cut || !link->target) {
+        return NULL;
+    }
+    struct native_block *block = native_at(n, link->target);
+    if (block->gpa != gpa || block->mode != mode || block->is_crossing ||
+        block->address != native_address(v, v->rip, mode)) {
+        return NULL;
+    }
+    native_note_linear_page(n, v->rip);
+    return block;
+}
+
 const uint8_t *native_on_link(struct soft_vcpu *v, uint64_t link_ref)
 {
     begin_c(v);
@@ -536,7 +575,8 @@ const uint8_t *native_on_link(struct soft_vcpu *v, uint64_t link_ref)
         return leave(v);
     }
     n->was_cut = false;
-    struct native_block *block = find_block(v);
+    struct native_block *block = find_linked(v, link);
+    block = block ? block : find_block(v);
     if (!block) {
         return leave(v);
     }
