@@ -378,6 +378,11 @@ def test_check_and_repair(source, tmp_path):
         file.truncate((end + 2) * 65536)
     result = hull("disk", "check", "--json", image)
     assert result.returncode == 3 and json.loads(result.stdout)["leaks"] == 1, result
+    copies = [tmp_path / f"{i}.qcow2" for i in range(4)]
+    for copy, words in zip(copies, (["--repair", "leaks"], ["--repair=all"], ["-r", "leaks", "--json"], ["--repair-leaks"])):
+        shutil.copy(image, copy)
+        ok("check", copy, *words)
+        qemu_check(copy)
     fixed = json.loads(ok("check", "--json", "--repair", image))
     assert fixed["leaks"] == 0 and fixed["leaks_fixed"] == 1
     qemu_check(image)

@@ -26,8 +26,9 @@ static int parse_repair_leaks(void *into, const char *value, struct error *err)
 }
 
 static const struct option_spec check_table[] = {
-    {"repair", 'r', NULL, "repair errors and leaks", NULL, parse_repair},
-    {"repair-leaks", 0, NULL, "give back space that nothing uses, and repair nothing else", NULL,
+    {"repair", 'r', NULL, "repair errors and leaks; also: --repair all", NULL, parse_repair},
+    {"repair-leaks", 0, NULL,
+     "give back space that nothing uses, and repair nothing else; also: --repair leaks", NULL,
      parse_repair_leaks},
     DISK_OPTION_IMAGE_FORMAT("format of FILE"),
     DISK_OPTION_ALLOW,
@@ -104,11 +105,36 @@ static int check(const char *path, struct check_options *options, struct error *
                                    : CLI_OK;
 }
 
+/* --repair may have a word behind it that says what. */
+static int join_repair(int argc, char **argv)
+{
+    static char leaks[] = "--repair-leaks";
+    static char all[] = "--repair";
+    for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) {
+        bool has_equals = strncmp(argv[i], "--repair=", 9) == 0;
+        const char *what = has_equals      ? argv[i] + 9
+                           : i + 1 == argc ? ""
+                           : strcmp(argv[i], "--repair") == 0 || strcmp(argv[i], "-r") == 0
+                               ? argv[i + 1]
+                               : "";
+        if (strcmp(what, "leaks") != 0 && strcmp(what, "all") != 0) {
+            continue;
+        }
+        argv[i] = what[0] == 'l' ? leaks : all;
+        if (!has_equals) {
+            argc--;
+            memmove(&argv[i + 1], &argv[i + 2], (size_t)(argc - i - 1) * sizeof(*argv));
+        }
+    }
+    return argc;
+}
+
 static int check_run(int argc, char **argv)
 {
     struct check_options options = {.disk.image.is_alone = true, .disk.image.is_for_repair = true};
     int count = 0;
-    int status = cli_options(&disk_check_verb, false, argc, argv, &options, &count);
+    int status =
+        cli_options(&disk_check_verb, false, join_repair(argc, argv), argv, &options, &count);
     if (status >= 0 || !disk_check_count(&disk_check_verb, count, 1, 1)) {
         return status >= 0 ? status : CLI_FAILURE;
     }
