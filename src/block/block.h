@@ -104,6 +104,7 @@ struct block_reference {
 struct block_options {
     const char *format; /* "raw", "qcow2" ... */
     bool is_readonly;
+    bool is_direct; /* of the file: see block_file_options */
     enum block_aio aio;
     /* What an image stands on, if the caller knows it: owned by the new block from then on, also on failure. */
     struct block *backing;
@@ -129,6 +130,7 @@ int must_check block_open(int fd, const char *name, const struct block_options *
 struct block_file_options {
     bool is_readonly;
     bool is_growable; /* under a format; then it may be empty too */
+    bool is_direct;   /* past the host's page cache (O_DIRECT); buffers of any alignment do */
     enum block_aio aio;
 };
 

@@ -131,6 +131,7 @@ int block_open(int fd, const char *name, const struct block_options *options,
     struct block_file_options file_options = {
         .is_readonly = options->is_readonly,
         .is_growable = strcmp(format, "raw") != 0,
+        .is_direct = options->is_direct,
         .aio = options->aio,
     };
     struct block *file;

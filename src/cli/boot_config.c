@@ -31,9 +31,10 @@ static json_t *disks_entry(const struct boot_options *options, const struct boot
     json_t *disks = json_array();
     for (unsigned i = 0; i < options->disk_count; i++) {
         const struct boot_disk *disk = &options->disk[i];
-        json_t *entry = json_pack("{s:i, s:o, s:s, s:b, s:s, s:s}", "fd", files->disk[i], "name",
-                                  path_text(disk->path), "format", disk->format, "readonly",
-                                  (int)disk->is_readonly, "serial", disk->serial, "aio", disk->aio);
+        json_t *entry = json_pack("{s:i, s:o, s:s, s:b, s:b, s:s, s:s}", "fd", files->disk[i],
+                                  "name", path_text(disk->path), "format", disk->format, "readonly",
+                                  (int)disk->is_readonly, "direct", (int)disk->is_direct, "serial",
+                                  disk->serial, "aio", disk->aio);
         json_t *layers = json_array();
         for (unsigned j = 0; j < disk->layer_count; j++) {
             json_array_append_new(layers, json_pack("{s:i, s:o, s:s}", "fd", files->layer[i][j],

@@ -68,7 +68,8 @@ static int check_layers(const struct boot_disk *disk, struct error *err)
 
 static int disk_key(struct boot_disk *disk, const char *key, const char *value, struct error *err)
 {
-    static const char words[] = "format|readonly|bus|serial|aio|backing|backing-format|data-file";
+    static const char words[] =
+        "format|readonly|bus|serial|aio|cache|backing|backing-format|data-file";
     const char *text = value != NULL ? value : "";
     if (strcmp(key, "readonly") == 0 && (value == NULL || strcmp(value, "on") == 0)) {
         disk->is_readonly = true;
@@ -104,6 +105,11 @@ static int disk_key(struct boot_disk *disk, const char *key, const char *value, 
             }
         }
         return error_set(err, EINVAL, "aio '%s' is unknown: auto, io_uring or threads", text);
+    } else if (strcmp(key, "cache") == 0) {
+        disk->is_direct = strcmp(text, "none") == 0;
+        if (!disk->is_direct && strcmp(text, "writeback") != 0) {
+            return error_set(err, EINVAL, "cache '%s' is unknown: writeback or none", text);
+        }
     } else if (strcmp(key, "snapshot") == 0) {
         return error_set(err, EOPNOTSUPP,
                          "snapshot is not supported yet by this version: supported: readonly");

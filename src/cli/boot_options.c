@@ -258,7 +258,8 @@ const struct option_spec boot_option_table[] = {
     {"append", 'a', "STRING", "the kernel's command line", NULL, parse_append},
     {"firmware", 0, "KIND", "not in this version: bios or uefi", "bios|uefi", parse_firmware},
     {"disk", 'd', "FILE[,KEY=VALUE]...",
-     "a disk; keys: format=raw|qcow2, readonly, bus=virtio, serial=TEXT, aio=auto|io_uring|threads; "
+     "a disk; keys: format=raw|qcow2, readonly, bus=virtio, serial=TEXT, aio=auto|io_uring|threads, "
+     "cache=writeback|none; "
      "of qcow2: backing=FILE,backing-format=raw|qcow2 for each file it stands on, data-file=FILE",
      "FILE", boot_parse_disk},
     {"cdrom", 0, "FILE", "not in this version: a CD image", "FILE", parse_cdrom},

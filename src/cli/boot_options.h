@@ -22,6 +22,7 @@ struct boot_disk {
     const char *format;
     const char *aio;
     bool is_readonly;
+    bool is_direct;       /* cache=none: past the host's page cache */
     bool is_raw_for_sure; /* format=raw was given: no look for other formats */
     char serial[21];
     struct boot_layer layer[BOOT_MAX_LAYERS]; /* backing files, the upper ones first */

@@ -130,6 +130,7 @@ static void read_disk(struct reader *reader, const json_t *object, struct config
     disk->format = get_text(reader, object, "format", "raw", 16);
     disk->serial = get_text(reader, object, "serial", "", 20);
     disk->is_readonly = get_bool(reader, object, "readonly");
+    disk->is_direct = get_bool(reader, object, "direct");
     disk->data.fd = -1;
     const json_t *data = json_object_get(object, "data");
     if (data != NULL) {

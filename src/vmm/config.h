@@ -41,6 +41,7 @@ struct config_disk {
     struct config_layer data; /* fd -1: none */
     enum block_aio aio;
     bool is_readonly;
+    bool is_direct; /* past the host's page cache */
 };
 
 struct config_net {

@@ -83,6 +83,7 @@ static int open_layers(struct vmm *vmm, const struct config_disk *disk,
         const struct config_layer *layer = &disk->layer[i - 1];
         struct block_options below = {.format = layer->format,
                                       .is_readonly = true,
+                                      .is_direct = disk->is_direct,
                                       .aio = disk->aio,
                                       .backing = options->backing};
         options->backing = NULL; /* handed over, also on failure */
@@ -94,8 +95,10 @@ static int open_layers(struct vmm *vmm, const struct config_disk *disk,
     if (disk->data.fd < 0) {
         return 0;
     }
-    struct block_file_options file = {
-        .is_readonly = disk->is_readonly, .is_growable = true, .aio = disk->aio};
+    struct block_file_options file = {.is_readonly = disk->is_readonly,
+                                      .is_growable = true,
+                                      .is_direct = disk->is_direct,
+                                      .aio = disk->aio};
     return block_open_file(disk->data.fd, disk->data.name, &file, vmm->loop, &options->data_file,
                            err);
 }
@@ -104,8 +107,10 @@ static int open_disks(struct vmm *vmm, struct machine_config *machine, struct er
 {
     for (size_t i = 0; i < vmm->config.disk_count; i++) {
         const struct config_disk *disk = &vmm->config.disk[i];
-        struct block_options options = {
-            .format = disk->format, .is_readonly = disk->is_readonly, .aio = disk->aio};
+        struct block_options options = {.format = disk->format,
+                                        .is_readonly = disk->is_readonly,
+                                        .is_direct = disk->is_direct,
+                                        .aio = disk->aio};
         struct machine_disk *slot = &machine->disk[i];
         int rc = open_layers(vmm, disk, &options, err);
         if (rc < 0) {

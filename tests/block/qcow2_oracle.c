@@ -27,7 +27,7 @@ struct run {
     char image[128], base[128], data[128], flat[128];
     uint8_t *saved; /* the model at the snapshot */
     uint64_t saved_size;
-    bool has_snapshot;
+    bool has_snapshot, is_direct;
     const char *last;
 };
 
@@ -95,11 +95,13 @@ static int open_fd(const char *path, int flags)
 static struct block *open_block(struct run *run, const char *path, const char *format,
                                 bool is_readonly, struct block *backing, struct block *data)
 {
-    struct block_options options = {.format = format,
-                                    .is_readonly = is_readonly,
-                                    .aio = BLOCK_AIO_AUTO,
-                                    .backing = backing,
-                                    .data_file = data};
+    struct block_options options = {
+        .format = format,
+        .is_readonly = is_readonly,
+        .is_direct = run->is_direct,
+        .aio = run->is_direct && run->model.size % 1024 == 0 ? BLOCK_AIO_THREADS : BLOCK_AIO_AUTO,
+        .backing = backing,
+        .data_file = data};
     struct block *block;
     struct error err = {0};
     int fd = open_fd(path, is_readonly ? O_RDONLY : O_RDWR);
@@ -112,7 +114,7 @@ static struct block *open_block(struct run *run, const char *path, const char *f
 
 static struct block *open_growable(struct run *run, const char *path)
 {
-    struct block_file_options options = {.is_growable = true};
+    struct block_file_options options = {.is_growable = true, .is_direct = run->is_direct};
     struct block *block;
     struct error err = {0};
     if (block_open_file(open_fd(path, O_RDWR | O_CREAT), path, &options, run->loop, &block, &err) <
@@ -306,7 +308,8 @@ static void check_with_qemu(struct run *run, uint64_t seed)
         quit(run, seed, "qemu-img compare finds a difference", "");
     }
     if (run->kind.is_raw_data) { /* the data file alone is the disk too */
-        (void)snprintf(text, sizeof(text), "cmp -s %s %s", run->data, run->flat);
+        (void)snprintf(text, sizeof(text), "cmp -s -n %llu %s %s",
+                       (unsigned long long)run->model.size, run->data, run->flat);
         if (command(text) != 0) {
             quit(run, seed, "the raw data file differs", "");
         }
@@ -351,6 +354,7 @@ static void run_seed(struct event_loop *loop, uint64_t seed, unsigned steps)
     }
     pick_kind(model, &run.kind);
     model->size = (1 + model_random(model, (12u << 20) / 512)) * 512;
+    run.is_direct = model_random(model, 3) == 0;
     model->max_request = 1u << (10 + model_random(model, 10));
     model->parallel = 1 + (unsigned)model_random(model, 16);
     model->has_compression = model_random(model, 2) == 0;

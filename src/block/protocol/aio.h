@@ -4,6 +4,7 @@
 
 #include <stdatomic.h>
 
+#include "base/host/coroutine.h"
 #include "block/provider.h"
 
 struct aio;
@@ -45,6 +46,10 @@ struct file_block {
     /* The file is at least that long: as it was opened, or as writes that ended have made it. Any thread. */
     _Atomic uint64_t backed_bytes;
     struct aio *aio;
+    /* Without the host's page cache (O_DIRECT): what offsets, sizes and memory are multiples of. 0: with it. */
+    uint32_t align;
+    struct file_range *ranges; /* direct.c: blocks that are being changed in part */
+    struct coroutine_queue ranges_waiting;
 };
 
 #define AIO_ZEROES_SIZE 65536u
@@ -61,6 +66,10 @@ bool file_block_fallocate_refused(struct file_block *file, const struct block_re
  * growable file; -EIO: somebody has cut the file. */
 int file_block_read_end(const struct file_block *file, const struct block_request *request,
                         uint64_t done_bytes);
+/* May it go to O_DIRECT as it is? */
+bool file_block_is_aligned(const struct file_block *file, const struct block_request *request);
+/* A read or write that may not. */
+void file_block_submit_unaligned(struct file_block *file, struct block_request *request);
 /* Ends a request that was given to aio->ops->submit. On the loop's thread. */
 void file_block_complete(struct file_block *file, struct block_request *request, int status);
 

@@ -70,6 +70,11 @@ static int transfer(struct file_block *file, struct block_request *request)
     if (n < 0) {
         return -errno;
     }
+    if ((uint64_t)n != request->size_bytes && file->align != 0 &&
+        ((uint64_t)n & (file->align - 1)) != 0 && request->op == BLOCK_READ) {
+        return file_block_read_end(file, request,
+                                   (uint64_t)n); /* within a block: the end of the file */
+    }
     return (uint64_t)n == request->size_bytes ? 0 : transfer_rest(file, request, (uint64_t)n);
 }
 

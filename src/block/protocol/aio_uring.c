@@ -146,7 +146,9 @@ static bool step_done(struct uring *uring, struct operation *op, int result, int
     if (op->done_bytes >= request->size_bytes) {
         return true;
     }
-    if (result == 0) {
+    /* Without the page cache a transfer that stops within a block has met the end of the file. */
+    bool is_at_end = file->align != 0 && (op->done_bytes & (file->align - 1)) != 0;
+    if (result == 0 || (is_at_end && request->op == BLOCK_READ)) {
         *out_status =
             request->op == BLOCK_READ ? file_block_read_end(file, request, op->done_bytes) : -EIO;
         return true;

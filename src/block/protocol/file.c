@@ -14,7 +14,7 @@
 #include "base/core/invariant.h"
 #include "base/host/file.h"
 
-const uint8_t aio_zeroes[AIO_ZEROES_SIZE];
+__attribute__((aligned(4096))) const uint8_t aio_zeroes[AIO_ZEROES_SIZE];
 
 /* Readers share, a writer is alone. A file system that has no locks (some network ones) is used without. */
 static int lock(int fd, const char *name, bool is_readonly, struct error *err)
@@ -104,6 +104,32 @@ static void probe_fallocate(struct file_block *file)
     if (fallocate(file->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, beyond, 4096) < 0) {
         atomic_store(&file->no_punch, true);
     }
+}
+
+/* Past the page cache, if the file system can. What it wants to be aligned to is tried out. */
+static int start_direct(struct file_block *file, const char *name, struct error *err)
+{
+    int flags = fcntl(file->fd, F_GETFL);
+    if (flags < 0 || fcntl(file->fd, F_SETFL, flags | O_DIRECT) < 0) {
+        return error_set_errno(err, errno, "disk %s: going without the host's cache", name);
+    }
+    void *data;
+    if (posix_memalign(&data, 4096, 4096) != 0) {
+        return error_set_errno(err, ENOMEM, "disk %s", name);
+    }
+    /* An empty file does not tell. */
+    file->align = atomic_load(&file->backed_bytes) > 0 ? 512 : 4096;
+    while (file->align < 4096 && pread(file->fd, data, file->align, 0) < 0) {
+        file->align *= 2;
+    }
+    free(data);
+    if (!file->block.info.is_growable && file->block.info.size_bytes % file->align != 0) {
+        return error_set(
+            err, EINVAL,
+            "disk %s: going without the host's cache needs a size that is a multiple of %u", name,
+            file->align);
+    }
+    return 0;
 }
 
 static int start_aio(struct file_block *file, const char *name, enum block_aio mode,
@@ -205,6 +231,11 @@ static void file_submit(struct block *block, struct block_request *request)
         (request->op == BLOCK_WRITE || request->op == BLOCK_WRITE_ZEROES)) {
         block->info.size_bytes = end;
     }
+    if (file->align != 0 && (request->op == BLOCK_READ || request->op == BLOCK_WRITE) &&
+        !file_block_is_aligned(file, request)) {
+        file_block_submit_unaligned(file, request);
+        return;
+    }
     file->aio->ops->submit(file->aio, request);
 }
 
@@ -266,8 +297,11 @@ int block_open_file(int fd, const char *name, const struct block_file_options *o
         rc = lock(fd, name, is_readonly, err);
     }
     if (rc == 0) {
-        struct block_info *info = &file->block.info;
         probe_fallocate(file);
+        rc = options->is_direct ? start_direct(file, name, err) : 0;
+    }
+    if (rc == 0) {
+        struct block_info *info = &file->block.info;
         info->can_discard = !is_readonly && !atomic_load(&file->no_punch);
         info->can_write_zeroes = !is_readonly;
         info->can_resize = !is_readonly && !file->is_device;

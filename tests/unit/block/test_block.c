@@ -85,7 +85,7 @@ static void make_file(struct disk *disk, enum block_aio aio, off_t size)
 
 static int reopen(struct disk *disk, bool is_readonly, struct error *err)
 {
-    struct block_options options = {"raw", is_readonly, disk->aio};
+    struct block_options options = {.format = "raw", .is_readonly = is_readonly, .aio = disk->aio};
     int fd = open(disk->path, (is_readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC);
     assert_true(fd >= 0);
     return block_open(fd, "test", &options, disk->loop, &disk->block, err);
@@ -304,7 +304,8 @@ static int open_in_other_process(struct disk *disk, bool is_readonly)
     pid_t child = fork();
     if (child == 0) {
         struct error err = {0};
-        struct block_options options = {"raw", is_readonly, BLOCK_AIO_THREADS};
+        struct block_options options = {
+            .format = "raw", .is_readonly = is_readonly, .aio = BLOCK_AIO_THREADS};
         int fd = open(disk->path, (is_readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC);
         struct block *block;
         int rc = block_open(fd, "d.img", &options, disk->loop, &block, &err);
@@ -339,7 +340,7 @@ static void opening_names_the_fault(void **state)
     assert_int_equal(reopen(&disk, false, &err), -EINVAL);
     assert_string_equal(err.text, "disk test: is empty: at least one sector is needed");
     assert_int_equal(truncate(disk.path, 512), 0);
-    struct block_options options = {"floppy", false, disk.aio};
+    struct block_options options = {.format = "floppy", .aio = disk.aio};
     int fd = open(disk.path, O_RDWR | O_CLOEXEC);
     assert_int_equal(block_open(fd, "x", &options, disk.loop, &disk.block, &err), -EINVAL);
     assert_non_null(strstr(err.text, "disk x: unknown format \"floppy\": raw, "));

@@ -35,7 +35,7 @@ static void setup(struct fixture *f, bool is_readonly)
     int fd = mkostemp(f->path, O_CLOEXEC);
     assert_true(fd >= 0);
     assert_int_equal(ftruncate(fd, DISK_BYTES), 0);
-    struct block_options options = {"raw", is_readonly, aio_mode};
+    struct block_options options = {.format = "raw", .is_readonly = is_readonly, .aio = aio_mode};
     struct virtio_blk_options blk = {.common = driver_options(&f->driver), .serial = "disk-7"};
     assert_int_equal(block_open(fd, "test", &options, f->driver.loop, &blk.block, NULL), 0);
     struct device *device;
@@ -494,7 +494,7 @@ static void doorbells_follow_the_driver(void **state)
     strcpy(f.path, "/tmp/hull-virtio-blk-XXXXXX");
     int fd = mkostemp(f.path, O_CLOEXEC);
     assert_int_equal(ftruncate(fd, DISK_BYTES), 0);
-    struct block_options options = {"raw", false, BLOCK_AIO_THREADS};
+    struct block_options options = {.format = "raw", .aio = BLOCK_AIO_THREADS};
     struct virtio_blk_options blk = {.common = driver_options(&f.driver)};
     blk.common.doorbell = (struct doorbell){attach_bell, &bells};
     assert_int_equal(block_open(fd, "test", &options, f.driver.loop, &blk.block, NULL), 0);

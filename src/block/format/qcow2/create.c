@@ -224,8 +224,12 @@ static int preallocate(struct qcow2 *q, enum block_preallocation mode)
         if (!q->layout.has_data_file) {
             rc = qcow2_alloc(q, got, &offset, &got);
         }
+        uint64_t size = got << bits;
+        if (q->layout.has_data_file) {
+            size = MIN(size, q->block.info.size_bytes - offset); /* no longer than the disk */
+        }
         if (rc == 0) {
-            rc = fill(q->data, offset, got << bits, mode);
+            rc = fill(q->data, offset, size, mode);
         }
         for (uint64_t i = 0; rc == 0 && i < got; i++) {
             struct qcow2_entry entry = {.descriptor = QCOW2_COPIED | (offset + (i << bits))};
@@ -238,7 +242,7 @@ static int preallocate(struct qcow2 *q, enum block_preallocation mode)
             rc = qcow2_entry_set(q, cluster + i, entry);
         }
         cluster += got;
-        end = MAX(end, offset + (got << bits));
+        end = MAX(end, offset + size);
     }
     if (rc == 0 && q->data->info.is_growable && q->data->info.size_bytes < end) {
         rc = block_resize(q->data, end);

@@ -234,6 +234,11 @@ static int start_piece(struct writing *w, uint64_t at, uint64_t *out_end)
     struct border head = {.offset = align_down(at, BIT(head_bits))};
     struct border tail = {.offset = to, .size = align_up(to, BIT(tail_bits)) - to};
     head.size = at - head.offset;
+    if (q->layout.has_data_file) {
+        /* The data file gets no longer than the disk. */
+        uint64_t limit = MAX(q->block.info.size_bytes, to);
+        tail.size = MIN(tail.size, limit - to);
+    }
     if (!piece->is_new && q->layout.is_extended) {
         /* Bytes of a subcluster that is there already stay where they are. */
         uint64_t mask = q->layout.cluster_size - 1;
