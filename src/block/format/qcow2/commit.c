@@ -346,10 +346,13 @@ static int release_item(struct qcow2 *q, const struct qcow2_free *item)
     uint32_t bits = q->layout.cluster_bits;
     uint64_t first = item->offset >> bits;
     uint64_t left = item->size >> bits;
+    /* Who is about to add to the last compressed cluster counts its reference first. */
+    coroutine_mutex_lock(&q->compressed_mutex);
     if (q->compressed_end != 0 && q->compressed_end > item->offset &&
         q->compressed_end <= item->offset + item->size) {
         q->compressed_at = q->compressed_end = 0; /* nothing is added to a cluster that goes */
     }
+    coroutine_mutex_unlock(&q->compressed_mutex);
     while (left > 0) {
         uint64_t run, done;
         bool is_last;
