@@ -174,6 +174,9 @@ bool model_step(struct model *model)
         count++;
     }
     block_unplug(model->block);
+    if (model->meanwhile != NULL) {
+        model->meanwhile(model->ctx);
+    }
     block_drain(model->block);
     for (unsigned i = 0; i < count; i++) {
         settle(model, &jobs[i]);

@@ -15,7 +15,10 @@ struct model {
     uint64_t max_request; /* bytes */
     bool has_compression; /* also writes compressed clusters */
     unsigned parallel;    /* requests at a time, 1 to 16 */
-    const char *failure;  /* what went wrong first; NULL: nothing */
+    /* Called while a batch is in flight; NULL: nothing. */
+    void (*meanwhile)(void *ctx);
+    void *ctx;
+    const char *failure; /* what went wrong first; NULL: nothing */
     uint64_t failed_at;
 };
 

@@ -27,7 +27,7 @@ struct run {
     char image[128], base[128], data[128], flat[128];
     uint8_t *saved; /* the model at the snapshot */
     uint64_t saved_size;
-    bool has_snapshot, is_direct;
+    bool has_snapshot, has_hot, is_direct;
     const char *last;
 };
 
@@ -272,7 +272,7 @@ static void try_resize(struct run *run, uint64_t seed)
 {
     struct model *model = &run->model;
     uint64_t size = (1 + model_random(model, (16u << 20) / 512)) * 512;
-    if (run->has_snapshot || run->kind.is_raw_data || run->kind.version == 2 ||
+    if (run->has_snapshot || run->has_hot || run->kind.is_raw_data || run->kind.version == 2 ||
         run->kind.has_bitmap) {
         return;
     }
@@ -329,6 +329,29 @@ static void check_here(struct run *run, uint64_t seed)
     }
 }
 
+/* Snapshots that come and go, and checks, while requests are in flight. */
+static void meanwhile(void *ctx)
+{
+    struct run *run = ctx;
+    struct model *model = &run->model;
+    struct block_check_result result;
+    struct error err = {0};
+    if (model_random(model, 30) != 0) {
+        return;
+    }
+    run->last = "something in between";
+    if (!run->kind.has_data && run->kind.refcount_bits > 1 && model_random(model, 4) != 0) {
+        int rc = run->has_hot ? block_snapshot_delete(model->block, "hot", &err)
+                              : block_snapshot_create(model->block, "hot", &err);
+        if (rc < 0 && rc != -ERANGE) {
+            quit(run, 0, "snapshot failed:", err.text);
+        }
+        run->has_hot = rc == 0 ? !run->has_hot : run->has_hot;
+    } else if (block_check(model->block, 0, NULL, NULL, &result, &err) < 0 || result.errors > 0) {
+        quit(run, 0, "check in between:", err.text);
+    }
+}
+
 static void reopen(struct run *run, uint64_t seed, bool with_qemu)
 {
     struct error err = {0};
@@ -359,6 +382,8 @@ static void run_seed(struct event_loop *loop, uint64_t seed, unsigned steps)
     model->parallel = 1 + (unsigned)model_random(model, 16);
     model->has_compression = model_random(model, 2) == 0;
     model->bytes = calloc(1, model->size);
+    model->meanwhile = meanwhile;
+    model->ctx = &run;
     (void)snprintf(run.image, sizeof(run.image), "%s/image.qcow2", folder);
     (void)snprintf(run.base, sizeof(run.base), "%s/base.raw", folder);
     (void)snprintf(run.data, sizeof(run.data), "%s/data.raw", folder);

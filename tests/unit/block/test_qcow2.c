@@ -235,7 +235,7 @@ static void names_inside_are_not_opened(void **state)
     struct block *block;
     struct error err;
     assert_int_equal(block_open_format(make_file(&create), &options, &block, &err), -EPERM);
-    assert_string_equal(err.text, "disk img: qcow2: disk img: needs the backing file "
+    assert_string_equal(err.text, "disk img: needs the backing file "
                                   "\"../secret\", which is not among those given");
     int count = 0;
     options.resolve = grant;

@@ -207,7 +207,7 @@ static int open_references(struct qcow2 *q, struct block_options *options, struc
         };
         rc = block_resolve(q->file, options, &reference, &q->block.data_file, err);
         if (rc == 0 && q->block.data_file->info.is_readonly && q->is_writable) {
-            rc = error_set(err, EINVAL, "its data file is read-only");
+            rc = error_set(err, EINVAL, "disk %s: its data file is read-only", q->file->name);
         }
         q->data = q->block.data_file;
     }
@@ -253,7 +253,7 @@ static int fill_info(struct qcow2 *q, struct error *err)
     return 0;
 }
 
-static int open_parts(struct qcow2 *q, struct block_options *options, struct error *err)
+static int open_tables(struct qcow2 *q, struct error *err)
 {
     int rc = read_header(q, err);
     if (rc < 0) {
@@ -277,12 +277,12 @@ static int open_parts(struct qcow2 *q, struct block_options *options, struct err
     if (rc == 0) {
         rc = note_metadata(q, err);
     }
-    if (rc == 0) {
-        rc = open_references(q, options, err);
-    }
-    if (rc == 0) {
-        rc = fill_info(q, err);
-    }
+    return rc;
+}
+
+static int make_ready(struct qcow2 *q, struct error *err)
+{
+    int rc = fill_info(q, err);
     /* A dirty image may have counts that are too low: they are put right before anything is allocated. */
     if (rc == 0 && (q->header.incompatible_features & QCOW2_INCOMPATIBLE_DIRTY) != 0 &&
         q->is_writable && !q->is_for_repair) {
@@ -310,10 +310,20 @@ static int qcow2_open(struct block *file, struct block_options *options, struct 
         rc = error_set(err, EROFS, "its file is read-only");
     }
     if (rc == 0) {
-        rc = open_parts(q, options, err);
+        rc = open_tables(q, err);
+    }
+    bool has_context = rc == 0;
+    if (rc == 0) {
+        rc = open_references(q, options, err);
+    }
+    if (rc == 0) {
+        rc = make_ready(q, err);
+        has_context = false;
     }
     if (rc < 0) {
-        rc = error_prefix(err, rc, "disk %s: qcow2", file->name);
+        if (!has_context) {
+            rc = error_prefix(err, rc, "disk %s: qcow2", file->name);
+        }
         block_abandon(&q->block);
         destroy(q);
         return rc;
