@@ -284,6 +284,31 @@ static uint64_t get_field(struct block *block, uint64_t offset)
     return be64_get(data);
 }
 
+static void a_new_header_keeps_what_is_unknown(void **state)
+{
+    struct block_create_options create = plain;
+    create.version = 2; /* no table of features: the extensions begin at once */
+    struct block *file = make_file(&create);
+    uint8_t extension[24] = {0x12, 0x34, 0x56, 0x78, 0, 0, 0, 5, 'h', 'e', 'l', 'l', 'o'};
+    assert_int_equal(block_write(file, 72, extension, sizeof(extension)), 0);
+    struct block *block = open_with(file, false, 0);
+    assert_int_equal(block_set_backing_name(block, "new.raw", "raw", NULL), 0);
+    static uint8_t data[65536];
+    read_header(file, data);
+    struct qcow2_header header;
+    assert_int_equal(qcow2_header_parse(data, sizeof(data), &header, NULL), 0);
+    assert_string_equal(header.backing_name, "new.raw");
+    assert_string_equal(header.backing_format, "raw");
+    assert_int_equal(header.unknown_size, 16);
+    assert_memory_equal(header.unknown, extension, 16);
+    assert_int_equal(block_set_backing_name(block, NULL, NULL, NULL), 0);
+    read_header(file, data);
+    assert_int_equal(qcow2_header_parse(data, sizeof(data), &header, NULL), 0);
+    assert_false(header.has_backing || header.has_backing_format);
+    assert_int_equal(header.unknown_size, 16);
+    block_close(block);
+}
+
 static void marks_are_honoured(void **state)
 {
     uint8_t data[512] = {1};
@@ -405,6 +430,7 @@ int main(void)
         cmocka_unit_test(entries_are_judged),
         cmocka_unit_test(counts_of_every_width),
         cmocka_unit_test(names_inside_are_not_opened),
+        cmocka_unit_test(a_new_header_keeps_what_is_unknown),
         cmocka_unit_test(marks_are_honoured),
         cmocka_unit_test(metadata_is_never_guest_data),
         cmocka_unit_test(trim_gives_space_back),

@@ -103,6 +103,12 @@ int qcow2_set_backing_name(struct block *block, const char *name, const char *fo
     if (rc == 0 && q->is_raw_external && name != NULL) {
         rc = -EINVAL;
     }
+    if (rc == 0 && header->has_more_unknown) {
+        rc = -EOPNOTSUPP; /* a new header would lose what nobody here knows */
+    }
+    if (header->version == 3) {
+        header->header_length = QCOW2_FULL_LENGTH;
+    }
     if (rc == 0) {
         rc = set_name(header->backing_name, sizeof(header->backing_name), name,
                       &header->has_backing);

@@ -116,6 +116,21 @@ static int parse_bitmaps(struct qcow2_header *header, const uint8_t *data, size_
     return 0;
 }
 
+static void keep_unknown(struct qcow2_header *header, uint32_t type, const uint8_t *data,
+                         size_t size)
+{
+    size_t whole = 8 + (size_t)align_up(size, 8);
+    uint8_t *to = header->unknown + header->unknown_size;
+    if (size > QCOW2_MAX_UNKNOWN || whole > QCOW2_MAX_UNKNOWN - header->unknown_size) {
+        header->has_more_unknown = true;
+        return;
+    }
+    be32_put(to, type);
+    be32_put(to + 4, (uint32_t)size);
+    memcpy(to + 8, data, size);
+    header->unknown_size += (uint32_t)whole;
+}
+
 static int parse_extension(struct qcow2_header *header, uint32_t type, const uint8_t *data,
                            size_t size, struct error *err)
 {
@@ -142,6 +157,7 @@ static int parse_extension(struct qcow2_header *header, uint32_t type, const uin
         rc = error_set(err, EOPNOTSUPP, "encrypted images are not supported");
         break;
     default:
+        keep_unknown(header, type, data, size);
         break;
     }
     return is_twice ? error_set(err, EINVAL, "header extension 0x%08x comes twice", type) : rc;
@@ -430,6 +446,14 @@ int qcow2_header_make(uint8_t *out_data, size_t size, const struct qcow2_header 
     }
     if (header->version == 3) {
         put_feature_names(&maker);
+    }
+    if (header->unknown_size > 0) {
+        if (maker.size - maker.at < header->unknown_size) {
+            maker.is_full = true;
+        } else {
+            memcpy(out_data + maker.at, header->unknown, header->unknown_size);
+            maker.at += header->unknown_size;
+        }
     }
     put_extension(&maker, EXTENSION_END, "", 0);
     if (header->has_backing) {

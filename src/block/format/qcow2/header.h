@@ -19,6 +19,7 @@
 #define QCOW2_FULL_LENGTH      112 /* with the compression type and its padding */
 #define QCOW2_MAX_NAME         1023
 #define QCOW2_MAX_FORMAT       64
+#define QCOW2_MAX_UNKNOWN      1024 /* bytes of unknown extensions that a new header can keep */
 #define QCOW2_MAX_EXTENSIONS   (1u << 20) /* bytes of header that are looked at */
 
 /* The limits that QEMU has as well: an image that it cannot open is of little use. */
@@ -67,6 +68,11 @@ struct qcow2_header {
     char data_name[QCOW2_MAX_NAME + 1];
     uint32_t bitmap_count;
     uint64_t bitmap_directory_size, bitmap_directory_offset;
+
+    /* Extensions that are not known, as they stand in the file: for a header that is made anew. */
+    uint8_t unknown[QCOW2_MAX_UNKNOWN];
+    uint32_t unknown_size;
+    bool has_more_unknown; /* they did not fit */
 };
 
 /* Reads the header from the first 'size' bytes of an image: its first cluster, or what there is of it. Refuses what cannot be
