@@ -231,33 +231,50 @@ static void verify(const struct soft_vcpu *v, const struct native_block *block)
     }
 }
 
-/* In a page whose code has been overwritten before, code may not live for long: the first time is the interpreter's, which
- * needs a third of the time that a translation takes. But where what was there before has run again, so will this: all but
- * one time in so many. (In other pages two of three blocks run again, and nothing is gained.) */
-#define TRUST 16u
+/* New contents of a page whose code changes: is what runs there for the first time to be the interpreter's? So if most of what was
+ * there before ran once; and now and then, to find that out. */
+#define CONTENTS_UNTIL_TRIAL 2u
 
-static bool is_first_time(struct soft_vcpu *v, const struct soft_page *page, uint64_t gpa)
+static void begin_contents(struct native_changing *page, uint32_t generation)
+{
+    if (page->firsts) {
+        page->runs_once = page->seconds * 2 <= page->firsts;
+    }
+    page->generation = generation;
+    page->firsts = page->seconds = 0;
+    page->waits = page->runs_once || ++page->contents % CONTENTS_UNTIL_TRIAL == 0;
+}
+
+/* Code that runs once is the interpreter's, which needs a third of the time that a translation takes. Whether it is such can be told
+ * in pages alone whose code has been overwritten before. (In others two of three blocks run again, and nothing is gained.) */
+static bool is_first_time(struct soft_vcpu *v, const struct soft_page *guest, uint64_t gpa)
 {
     struct soft_native *n = v->native;
     uint32_t generation =
-        page->slot->is_readonly ? 0 : atomic_load(&page->slot->code_generation[page->index]);
+        guest->slot->is_readonly ? 0 : atomic_load(&guest->slot->code_generation[guest->index]);
     if (!generation || v->lockstep || v->vm->icount.is_on || v->vm->verifies ||
         v->vm->has_exact_flags) {
         return false; /* tests are to see all code translated */
     }
-    uint64_t mixed = gpa * 0x9e3779b97f4a7c15ull;
-    struct native_seen *seen = &n->seen[mixed >> (64 - NATIVE_SEEN_BITS)];
-    if (seen->tag != (uint32_t)mixed) {
-        *seen = (struct native_seen){.tag = (uint32_t)mixed};
-    } else if (seen->generation == generation) {
-        seen->trust = TRUST;
+    uint32_t number = (uint32_t)(gpa >> GUEST_PAGE_SHIFT);
+    struct native_changing *page = &n->changing[number % NATIVE_CHANGING_SIZE];
+    if (page->number != number) {
+        *page = (struct native_changing){.number = number};
+    }
+    if (page->generation != generation) {
+        begin_contents(page, generation);
+    }
+    if (!page->waits) {
         return false;
     }
-    seen->generation = generation;
-    if (seen->trust) {
-        seen->trust--;
+    uint64_t mixed = (gpa ^ generation * 0xff51afd7ed558ccdull) * 0x9e3779b97f4a7c15ull;
+    uint32_t *seen = &n->seen[mixed >> (64 - NATIVE_SEEN_BITS)];
+    if (*seen == (uint32_t)mixed) {
+        page->seconds++;
         return false;
     }
+    *seen = (uint32_t)mixed;
+    page->firsts++;
     n->first_time_rip = v->rip;
     return true;
 }

@@ -134,13 +134,17 @@ struct native_window_site {
 #define NATIVE_STRING_SIZES 4
 #define NATIVE_NOWHERE      BIT(62) /* not canonical */
 
-/* A place in a page whose code changes. */
-struct native_seen {
-    uint32_t tag;        /* of its guest physical address */
-    uint32_t generation; /* of the page when it was last run for the first time */
-    uint32_t trust;      /* so many times its code is translated at once */
+/* A page whose code changes, and how what is in it now has run: for the first time, and for the second. */
+struct native_changing {
+    uint32_t number; /* of the page */
+    uint32_t generation;
+    uint16_t firsts, seconds;
+    uint8_t contents; /* so many there have been */
+    bool runs_once;   /* what was there last */
+    bool waits;       /* its code is translated the second time */
 };
-#define NATIVE_SEEN_BITS 14
+#define NATIVE_CHANGING_SIZE 4096u
+#define NATIVE_SEEN_BITS     14
 
 struct soft_native {
     uint8_t *writable, *executable; /* two views of the same memory */
@@ -165,7 +169,9 @@ struct soft_native {
     /* Which linear pages have blocks in any epoch that is not void, hashed: what an INVLPG has to care for. */
     uint64_t linear_pages[(1u << NATIVE_LINEAR_BITS) / 64];
     uint32_t linear_page_count;
-    struct native_seen seen[1u << NATIVE_SEEN_BITS]; /* by a hash of the address */
+    struct native_changing changing[NATIVE_CHANGING_SIZE];
+    uint32_t seen
+        [1u << NATIVE_SEEN_BITS]; /* what has run there once, by a hash of address and generation */
     uint64_t first_time_rip; /* whose first time is now: the interpreter's; or NATIVE_NOWHERE */
     uint32_t jump_turn;      /* which way of the jump cache gives way next */
     bool has_bmi2, has_xsave;
