@@ -234,6 +234,10 @@ static void verify(const struct soft_vcpu *v, const struct native_block *block)
 /* New contents of a page whose code changes: is what runs there for the first time to be the interpreter's? So if most of what was
  * there before ran once; and now and then, to find that out. */
 #define CONTENTS_UNTIL_TRIAL 2u
+/* Enough has run again. */
+#define ENOUGH_SECONDS 4u
+/* More blocks than a page has as a rule: some have lost their places in the table of what has been seen, again and again. */
+#define MOST_FIRSTS 256u
 
 static void begin_contents(struct native_changing *page, uint32_t generation)
 {
@@ -271,10 +275,12 @@ static bool is_first_time(struct soft_vcpu *v, const struct soft_page *guest, ui
     uint32_t *seen = &n->seen[mixed >> (64 - NATIVE_SEEN_BITS)];
     if (*seen == (uint32_t)mixed) {
         page->seconds++;
+        page->waits = page->seconds < ENOUGH_SECONDS || page->seconds * 2 <= page->firsts;
         return false;
     }
     *seen = (uint32_t)mixed;
     page->firsts++;
+    page->waits = page->firsts < MOST_FIRSTS;
     n->first_time_rip = v->rip;
     return true;
 }
