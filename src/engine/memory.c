@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <unistd.h>
 
 #include "base/core/bits.h"
@@ -125,9 +126,9 @@ static int check_new_slot(const struct guest_memory *memory, uint64_t gpa, uint6
     return 0;
 }
 
-/* Maps the memfd so that host and guest addresses agree in the bits below a huge page: both the host's page cache and
+/* Maps the file so that host and guest addresses agree in the bits below a huge page: both the host's page cache and
  * the second level page tables can then use huge pages. */
-static uint8_t *map_memfd(int fd, uint64_t fd_offset, uint64_t gpa, uint64_t size, bool huge)
+static uint8_t *map_file(int fd, uint64_t fd_offset, uint64_t gpa, uint64_t size, bool huge)
 {
     uint64_t reserved = size + HUGE_PAGE_SIZE;
     uint8_t *base =
@@ -150,6 +151,36 @@ static uint8_t *map_memfd(int fd, uint64_t fd_offset, uint64_t gpa, uint64_t siz
     return hva;
 }
 
+/* A file that can have huge pages. For those of memfd_create the host's setting for all decides (shmem_enabled, as a rule
+ * "never"); a file system in memory of one's own has them where who maps its files asks for them. That takes rights in
+ * the mount namespace, which a process that prepares a jail for itself has. -1: none. */
+static int create_tmpfs_file(const char *name)
+{
+    AUTO_CLOSE int config = fsopen("tmpfs", FSOPEN_CLOEXEC);
+    if (config < 0 || fsconfig(config, FSCONFIG_SET_STRING, "huge", "advise", 0) < 0 ||
+        fsconfig(config, FSCONFIG_SET_STRING, "size", "0", 0) < 0 || /* no limit */
+        fsconfig(config, FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0) {
+        return -1;
+    }
+    AUTO_CLOSE int root = fsmount(config, FSMOUNT_CLOEXEC, 0);
+    return root < 0 ? -1 : openat(root, name, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
+}
+
+/* Whoever gets a memfd's descriptor must not be able to take the memory away under us; nobody gets the other kind's, which
+ * has no seals. */
+static int create_file(const char *name, uint64_t size, bool huge)
+{
+    AUTO_CLOSE int fd = huge ? -1 : create_tmpfs_file(name);
+    if (fd >= 0) {
+        return ftruncate(fd, (off_t)size) < 0 ? -errno : TAKE_FD(fd);
+    }
+    fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | (huge ? MFD_HUGETLB : 0));
+    return fd < 0 || ftruncate(fd, (off_t)size) < 0 ||
+                   fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0
+               ? -errno
+               : TAKE_FD(fd);
+}
+
 int guest_memory_add(struct guest_memory *memory, uint64_t gpa, uint64_t size_bytes, bool huge,
                      bool is_readonly, struct error *err)
 {
@@ -159,21 +190,13 @@ int guest_memory_add(struct guest_memory *memory, uint64_t gpa, uint64_t size_by
     }
     char name[MAX_NAME_LENGTH];
     (void)snprintf(name, sizeof(name), "guest-%llx", (unsigned long long)gpa); /* always fits */
-    AUTO_CLOSE int fd =
-        memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | (huge ? MFD_HUGETLB : 0));
-    if (fd < 0) {
-        return error_set_errno(err, errno, "creating guest memory");
-    }
     uint64_t fd_offset = gpa % HUGE_PAGE_SIZE;
-    if (ftruncate(fd, (off_t)(fd_offset + size_bytes)) < 0) {
-        return error_set_errno(err, errno, "sizing guest memory to 0x%llx bytes",
+    AUTO_CLOSE int fd = create_file(name, fd_offset + size_bytes, huge);
+    if (fd < 0) {
+        return error_set_errno(err, -fd, "creating 0x%llx bytes of guest memory",
                                (unsigned long long)size_bytes);
     }
-    /* Whoever gets the descriptor must not be able to take the memory away under us. */
-    if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0) {
-        return error_set_errno(err, errno, "sealing the size of guest memory");
-    }
-    uint8_t *hva = map_memfd(fd, fd_offset, gpa, size_bytes, huge);
+    uint8_t *hva = map_file(fd, fd_offset, gpa, size_bytes, huge);
     if (hva == NULL) {
         return huge && errno == ENOMEM
                    ? error_set(err, ENOMEM,

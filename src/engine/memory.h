@@ -20,7 +20,7 @@ struct guest_slot {
     uint64_t gpa;        /* page aligned */
     uint64_t size_bytes; /* page aligned */
     uint8_t *hva;        /* this slot's first byte in this process */
-    int fd;              /* memfd that backs it, and the offset within */
+    int fd;              /* file in memory that backs it, and the offset within */
     uint64_t fd_offset;
     bool is_readonly; /* ROM: guest writes are dropped */
     /* One bit a page, set by writers, NULL while no log is kept. 64-bit words, page 0 in bit 0. */
@@ -50,7 +50,7 @@ struct guest_memory {
 int must_check guest_memory_create(struct guest_memory **out_memory, struct error *err);
 void guest_memory_destroy(struct guest_memory *memory);
 
-/* Adds zeroed memory on a new memfd: huge pages of the host when 'huge' (an error if there are not enough), else
+/* Adds zeroed memory, a new file: huge pages of the host when 'huge' (an error if there are not enough), else
  * transparent ones where the kernel grants them. Errors: -ENOMEM, -EINVAL (overlap, alignment). */
 int must_check guest_memory_add(struct guest_memory *memory, uint64_t gpa, uint64_t size_bytes,
                                 bool huge, bool is_readonly, struct error *err);

@@ -188,6 +188,9 @@ void soft_space_enter(struct soft_vcpu *v, bool keeps)
     const struct soft_space *space = &second->space[pcid];
     if (!keeps || !is_kept(v, space)) {
         soft_tlb_flush(v, false);
+        if (!keeps) {
+            soft_windows_space_begun(v);
+        }
         return;
     }
     second->pcid = pcid;

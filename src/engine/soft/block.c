@@ -17,12 +17,9 @@
  * still is soon decoded again; what it ran once, as most of its start, does not keep memory. */
 #define SEGMENT_SIZE ((size_t)768 << 10)
 /* Beside a translator, which leaves the interpreter few blocks. */
-#define SMALL_SEGMENT_SIZE ((size_t)256 << 10)
+#define SMALL_SEGMENT_SIZE ((size_t)128 << 10)
 /* The most that one block takes: its ops and what their handlers keep. */
 #define BLOCK_RESERVE ((size_t)64 << 10)
-
-/* The block under construction: with room for the most operations. */
-#define SCRATCH_SIZE (sizeof(struct soft_block) + (SOFT_BLOCK_MAX_OPS + 1) * sizeof(struct soft_op))
 
 /* Code at addresses without memory: all ones, for ever. */
 static const _Atomic uint32_t generation_never;
@@ -48,10 +45,6 @@ int soft_block_init(struct soft_vcpu *v, struct error *err)
         v->arena = NULL;
         return error_set_errno(err, errno, "reserving memory for decoded code");
     }
-    v->scratch = aligned_alloc(64, align_up(SCRATCH_SIZE, 64));
-    if (!v->scratch) {
-        return error_set(err, ENOMEM, "reserving memory for decoded code");
-    }
     v->block_epoch[0] = v->block_epoch[1] = 1;
     v->chain_tag[0] = v->chain_tag[1] = SOFT_NO_CHAIN;
     v->gpr[SOFT_REG_FAR] = SOFT_FAR;
@@ -63,7 +56,6 @@ void soft_block_fini(struct soft_vcpu *v)
     if (v->arena) {
         munmap(v->arena, arena_size(v));
     }
-    free(v->scratch);
 }
 
 static size_t hash_of(uint64_t gpa, uint32_t key)
@@ -88,7 +80,7 @@ static void unlink_block(struct soft_vcpu *v, const struct soft_block *block)
 static void begin_segment(struct soft_vcpu *v)
 {
     v->arena_segment = (v->arena_segment + 1) % SOFT_ARENA_SEGMENTS;
-    v->arena_used = 0;
+    v->arena_used = v->arena_kept = 0;
     struct soft_block *block = v->segment_blocks[v->arena_segment];
     if (!block) {
         return;
@@ -103,13 +95,12 @@ static void begin_segment(struct soft_vcpu *v)
     soft_new_block_epoch(v, true);
 }
 
+/* Blocks are made at the lower end of a segment, as their size is known last, and what their handlers keep at the upper end. */
 void *soft_block_alloc(struct soft_vcpu *v, uint32_t size)
 {
-    invariant(v->arena_used + size <= segment_size(v));
-    void *memory = v->arena + v->arena_segment * segment_size(v) + v->arena_used;
-    v->arena_used += align_up(size, 64);
-    memset(memory, 0, size);
-    return memory;
+    v->arena_kept += align_up(size, 64);
+    invariant(v->arena_used + v->arena_kept <= segment_size(v));
+    return memset(v->arena + (v->arena_segment + 1) * segment_size(v) - v->arena_kept, 0, size);
 }
 
 const struct x86_insn *soft_keep_insn(struct soft_vcpu *v, const struct x86_insn *insn)
@@ -336,11 +327,13 @@ static void decode_crossing(struct soft_vcpu *v, struct soft_block *block,
 static struct soft_block *decode_block(struct soft_vcpu *v, uint64_t gpa, uint64_t linear,
                                        uint32_t key)
 {
-    if (v->arena_used + BLOCK_RESERVE > segment_size(v)) {
+    if (v->arena_used + v->arena_kept + BLOCK_RESERVE > segment_size(v)) {
         begin_segment(v);
     }
-    struct soft_block *block = v->scratch;
-    memset(block, 0, SCRATCH_SIZE);
+    /* Made where it stays: a copy would wait for the stores before it. */
+    struct soft_block *block =
+        (struct soft_block *)(v->arena + v->arena_segment * segment_size(v) + v->arena_used);
+    *block = (struct soft_block){0};
     struct soft_page page = soft_page_find(v->vm, gpa);
     uint32_t left = GUEST_PAGE_SIZE - (uint32_t)(gpa & (GUEST_PAGE_SIZE - 1));
     uint32_t max_ops = key & SOFT_KEY_SINGLE ? 1 : SOFT_BLOCK_MAX_OPS;
@@ -362,6 +355,7 @@ static struct soft_block *decode_block(struct soft_vcpu *v, uint64_t gpa, uint64
             decode_crossing(v, block, &page, linear, &insn, &status);
         }
         struct soft_op *op = &block->op[block->count];
+        *op = (struct soft_op){0};
         prepare_common(&insn, op, offset);
         if (status == X86_DECODE_OK) {
             prepare(v, &insn, op);
@@ -378,9 +372,10 @@ static struct soft_block *decode_block(struct soft_vcpu *v, uint64_t gpa, uint64
     add_leave_op(block);
     v->stats.blocks_decoded++;
     size_t size = sizeof(*block) + (block->count + 1u) * sizeof(struct soft_op);
+    v->arena_used += align_up(size, 64);
     block->segment_next = v->segment_blocks[v->arena_segment];
-    v->segment_blocks[v->arena_segment] = memcpy(soft_block_alloc(v, (uint32_t)size), block, size);
-    return v->segment_blocks[v->arena_segment];
+    v->segment_blocks[v->arena_segment] = block;
+    return block;
 }
 
 /* Does the block's second page still stand behind the first? */

@@ -10,7 +10,8 @@
  *                              CODE is still set, else begin again.
  *                              Then read the generation and see that READY is still set. Before bytes are read, set the bits of
  *                              their granules (64 bytes each) in the page's code_granules.
- *   to write without entry:    store; full fence; if CODE is set and a bit of the granules written: raise the generation, clear
+ *   to write without entry:    store; full fence; if CODE is set and a bit of the granules written: raise the generation. Unless
+ *                              something has been decoded in the page since the write before, as it will be again: clear
  *                              these bits, raise the generation again. A page that is written often while nothing is decoded
  *                              in it is opened for plain writes: all bits, CODE and READY are cleared between the two raises.
  *
@@ -68,24 +69,17 @@ void soft_vm_code_written(struct soft_vm *vm, const struct soft_vcpu *self)
     }
 }
 
-/* A page with code is opened for plain writes, which ends all its code, when so many have come since code was last decoded in
- * it; the more often that has happened, the more are waited for. */
-#define WRITES_FIRST_LIMIT 64u
-#define WRITES_LAST_LIMIT  4096u
-#define WRITES_COUNT       0xffffu
-#define WRITES_OPENED      0x10000u
-
-static bool is_one_write_too_many(_Atomic uint32_t *writes)
+static bool is_one_write_too_many(_Atomic uint32_t *writes, bool *out_first)
 {
     uint32_t seen = atomic_load_explicit(writes, memory_order_relaxed);
-    uint32_t limit = WRITES_FIRST_LIMIT << 2 * MIN(seen / WRITES_OPENED, 3u);
-    if ((seen & WRITES_COUNT) < MIN(limit, WRITES_LAST_LIMIT)) {
+    *out_first = (seen & SOFT_WRITES_COUNT) == 0;
+    if (soft_may_still_write(seen)) {
         /* Others may count at the same time; a few more or less do not matter. */
         atomic_store_explicit(writes, seen + 1, memory_order_relaxed);
         return false;
     }
-    seen = seen < 3 * WRITES_OPENED ? seen + WRITES_OPENED : seen;
-    atomic_store_explicit(writes, seen & ~WRITES_COUNT, memory_order_relaxed);
+    seen = seen < 3 * SOFT_WRITES_OPENED ? seen + SOFT_WRITES_OPENED : seen;
+    atomic_store_explicit(writes, seen & ~SOFT_WRITES_COUNT, memory_order_relaxed);
     return true;
 }
 
@@ -96,7 +90,9 @@ static void written_code(struct soft_vcpu *v, const struct soft_page *page, uint
     const struct guest_slot *slot = page->slot;
     _Atomic uint32_t *generation = &slot->code_generation[page->index];
     /* A page that is written as a whole has a new use. */
-    bool opens = mask == UINT64_MAX || is_one_write_too_many(&slot->code_writes[page->index]);
+    bool is_first = false;
+    bool opens =
+        mask == UINT64_MAX || is_one_write_too_many(&slot->code_writes[page->index], &is_first);
     uint64_t hit = opens ? UINT64_MAX : mask & atomic_load(&slot->code_granules[page->index]);
     if (!hit) {
         /* Another writer may have ended the code, and this vCPU not have heard of it yet. */
@@ -104,16 +100,20 @@ static void written_code(struct soft_vcpu *v, const struct soft_page *page, uint
         soft_block_cut(v);
         return;
     }
-    uint32_t before = atomic_fetch_add(generation, 1);
-    atomic_fetch_and(&slot->code_granules[page->index], ~hit);
-    if (opens) {
-        atomic_fetch_and(&slot->page_flags[page->index],
-                         (uint8_t) ~(GUEST_PAGE_CODE | SOFT_PAGE_CODE_READY));
+    uint32_t before = atomic_fetch_add(generation, 1), after = before + 1;
+    bool was_alone = true;
+    if (opens || !is_first) {
+        atomic_fetch_and(&slot->code_granules[page->index], ~hit);
+        if (opens) {
+            atomic_fetch_and(&slot->page_flags[page->index],
+                             (uint8_t) ~(GUEST_PAGE_CODE | SOFT_PAGE_CODE_READY));
+        }
+        was_alone = atomic_fetch_add(generation, 1) == after;
+        after++;
     }
-    uint32_t after = atomic_fetch_add(generation, 1) + 1;
     soft_block_cut(v);
     soft_native_written(v, gpa, hit);
-    if (after == before + 2) {
+    if (was_alone) {
         soft_native_keep_page(v, gpa, before, after);
     }
     soft_vm_code_written(v->vm, v);

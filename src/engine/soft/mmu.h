@@ -50,6 +50,19 @@ void soft_written(struct soft_vcpu *v, const struct soft_page *page, uint32_t si
 /* The same for 'gva' in a page that this vCPU knows as one with code that it may write to; false if it knows of none. */
 bool soft_map_code_page(struct soft_vcpu *v, uint64_t gva, struct soft_page *out_page);
 
+/* A page with code is opened for plain writes, which ends all its code, when so many have come since code was last decoded in
+ * it; the more often that has happened, the more are waited for. */
+#define SOFT_WRITES_FIRST_LIMIT 64u
+#define SOFT_WRITES_LAST_LIMIT  4096u
+#define SOFT_WRITES_COUNT       0xffffu
+#define SOFT_WRITES_OPENED      0x10000u
+
+static inline bool soft_may_still_write(uint32_t seen)
+{
+    uint32_t limit = SOFT_WRITES_FIRST_LIMIT << 2 * MIN(seen / SOFT_WRITES_OPENED, 3u);
+    return (seen & SOFT_WRITES_COUNT) < MIN(limit, SOFT_WRITES_LAST_LIMIT);
+}
+
 /* The granules of its page that [at, at + size) touches, one bit each; 'at' is a host or guest address. */
 #define SOFT_GRANULE_SIZE 64u
 static inline uint64_t soft_granules(uint64_t at, uint32_t size)

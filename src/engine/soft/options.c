@@ -125,6 +125,7 @@ int soft_options_parse(struct soft_vm *vm, struct soft_trace_options *out_trace,
     const struct option known[] = {
         {"translate", "off", "on", &vm->interprets},
         {"flags", "exact", NULL, &vm->has_exact_flags},
+        {"lock", "always", "auto", &vm->keeps_locks},
         {"verify", "on", "off", &vm->verifies},
         {"lockstep", "on", "off", &vm->is_lockstep},
         {"perfmap", "on", "off", &out_trace->has_perf_map},
@@ -150,8 +151,8 @@ int soft_options_parse(struct soft_vm *vm, struct soft_trace_options *out_trace,
                 err, EINVAL,
                 "'%.*s' is no option of the engine soft: cache=SIZE (4M to 1G), "
                 "halt-poll=NS (0 to 1000000), windows=auto|off|always, translate=on|off, "
-                "flags=exact, verify=on|off, lockstep=on, icount=on|SHIFT (0 to 10), trace=FILE, "
-                "perfmap=on and symbols=FILE are",
+                "flags=exact, lock=auto|always, verify=on|off, lockstep=on, icount=on|SHIFT (0 to "
+                "10), trace=FILE, perfmap=on and symbols=FILE are",
                 (int)length, options);
         }
         options += length + (options[length] == ',');

@@ -379,16 +379,42 @@ static uint32_t note_fault(struct soft_vcpu *v, uint64_t gva, uint32_t access, u
     return NATIVE_MISS_FAILED;
 }
 
+/* Host address of 'size' bytes, of a page with code, where no code is, for a write before anything is decoded; what soft_written would
+ * do then is done. NULL: write another way. */
+static uint8_t *map_beside_code(struct soft_vcpu *v, const struct soft_code_page *page,
+                                uint64_t gva, uint32_t size)
+{
+    const struct guest_slot *slot = page->slot;
+    /* Who else decodes, or reads what has been logged, may do so between this look and the write. */
+    if (v->vm->vm.config.vcpu_count > 1 || v->lockstep || (v->dr7 & SOFT_DR7_ENABLED) ||
+        atomic_load(&v->vm->dirty[slot - v->vm->vm.config.memory->slot])) {
+        return NULL;
+    }
+    uint64_t granules = soft_granules(gva, size);
+    const struct native_page *native =
+        native_find_page(v->native, slot->gpa + page->index * GUEST_PAGE_SIZE);
+    _Atomic uint32_t *writes = &slot->code_writes[page->index];
+    uint32_t seen = atomic_load_explicit(writes, memory_order_relaxed);
+    if (atomic_load(&slot->code_granules[page->index]) & granules ||
+        (native && native->granules & granules) || !soft_may_still_write(seen)) {
+        return NULL;
+    }
+    atomic_store_explicit(writes, seen + 1, memory_order_relaxed);
+    return page->hva + gva % GUEST_PAGE_SIZE;
+}
+
 uint32_t native_on_miss(struct soft_vcpu *v, uint64_t gva, uint32_t access)
 {
-    uint32_t size = access & (NATIVE_FILL_WRITE - 1);
+    uint32_t size = access & (NATIVE_FILL_ONCE - 1);
     bool is_write = access & NATIVE_FILL_WRITE;
     if (unlikely((gva & (GUEST_PAGE_SIZE - 1)) + size > GUEST_PAGE_SIZE) ||
         unlikely(!x86_is_canonical(gva))) {
         return NATIVE_MISS_FAILED;
     }
-    if (is_write && unlikely(soft_find_code_page(v, gva) != NULL)) {
-        return NATIVE_MISS_FAILED;
+    const struct soft_code_page *code = is_write ? soft_find_code_page(v, gva) : NULL;
+    if (unlikely(code != NULL)) {
+        v->native_miss.hva = access & NATIVE_FILL_ONCE ? map_beside_code(v, code, gva, size) : NULL;
+        return v->native_miss.hva ? NATIVE_MISS_ONCE : NATIVE_MISS_FAILED;
     }
     uint64_t gpa;
     switch (soft_tlb_quick(v, v->tlb, gva, is_write ? X86_ACCESS_WRITE : X86_ACCESS_READ, &gpa)) {

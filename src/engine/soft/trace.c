@@ -10,7 +10,7 @@
 
 #include "engine/soft/mmu.h"
 #include "engine/soft/translate/analyze.h"
-#include "engine/soft/translate/block_table.h"
+#include "engine/soft/translate/native_string.h"
 
 struct symbol {
     uint64_t address;
@@ -194,11 +194,9 @@ static const char *stub_name(const struct soft_native *n, const uint8_t *code, b
             return stubs[i].name;
         }
     }
-    for (size_t i = 0; i < 2 * NATIVE_STRING_SIZES; i++) {
-        if ((&n->window_string[0][0])[i] == code) {
-            *out_has_site = true;
-            return "  ; string in windows";
-        }
+    if (native_is_string_stub(n, code)) {
+        *out_has_site = true;
+        return "  ; string on the host";
     }
     return "";
 }

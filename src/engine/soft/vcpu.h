@@ -158,7 +158,8 @@ struct soft_native_jump {
     struct native_block *block;
 };
 
-/* By bits 54:39 of an address: what lies higher makes a host address that is not canonical. */
+/* By bits 55:40 of an address: what lies higher makes a host address that is not canonical. */
+#define SOFT_WINDOW_SHIFT 40
 #define SOFT_WINDOW_SLOTS 65536u
 
 /* Results of CPUID, for translated code: by the sum of leaf and subleaf. Those of no use are of a leaf that is looked for
@@ -206,11 +207,6 @@ struct soft_vcpu {
     uint32_t native_epoch[2]; /* of the halves of the address space; translate/block_table.c */
     uint64_t
         native_page; /* what blocks' RIPs lack: the page's number (address >> 12), of shared ones; or 0 */
-    /* The window that most addresses are in, as is thought: its index in window_table, the element, and how often another one was
-     * found. */
-    uint16_t window_guess;
-    uint32_t window_misses;
-    uint64_t window_guess_base;
     uint64_t native_group[16]; /* host addresses of groups of accesses in the block that runs */
     uint64_t rip;              /* between blocks */
     uint32_t flags;            /* RFLAGS without the status flags */
@@ -230,6 +226,7 @@ struct soft_vcpu {
         bool has_fault;      /* it is the guest's #PF, and native_on_page_fault's turn */
         uint32_t error;
         uint64_t gva;
+        uint8_t *hva;          /* NATIVE_MISS_ONCE */
     } native_miss;             /* that native_on_fill is asked about */
     uint64_t native_fault_rip; /* of the instruction that may fault on the host */
     int32_t native_budget;     /* icount.h: instructions that may run until something is due */
@@ -353,9 +350,8 @@ struct soft_vcpu {
     struct soft_block *block_hash[1u << SOFT_BLOCK_HASH_BITS];
     uint8_t *arena; /* blocks, in a ring of segments; see block.c */
     struct soft_block *segment_blocks[SOFT_ARENA_SEGMENTS];
-    uint32_t arena_segment; /* the one that fills, and how far */
-    size_t arena_used;
-    struct soft_block *scratch; /* under construction */
+    uint32_t arena_segment; /* the one that fills, and how far from its two ends */
+    size_t arena_used, arena_kept;
 
     struct soft_stats stats;
 };
@@ -380,6 +376,7 @@ struct soft_vm {
     _Atomic uint32_t hyperv_sequence; /* of the reference TSC page */
     bool interprets;                  /* option: no translator */
     bool has_exact_flags;             /* option: see docs/engines.md */
+    bool keeps_locks;                 /* option: LOCK means something with one vCPU, too */
     size_t code_cache_size;           /* option: bytes of translated code for each vCPU */
     uint32_t halt_poll_ns;            /* option: see halt_poll.h */
     enum soft_windows_policy windows; /* option */

@@ -53,6 +53,16 @@ void soft_windows_flushed(struct soft_vcpu *v)
     }
 }
 
+void soft_windows_space_begun(struct soft_vcpu *v)
+{
+    struct window_space *space = v->windows ? v->windows->current : NULL;
+    if (space && space->is_active) {
+        space->may_be_another = true;
+    } else if (space && space->ticks > 0) {
+        space->ticks = 0;
+    }
+}
+
 void soft_windows_page_dropped(struct soft_vcpu *v, uint64_t gva, bool is_large)
 {
     struct window_space *space = v->windows ? v->windows->current : NULL;

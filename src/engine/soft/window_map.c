@@ -16,6 +16,7 @@
 #define LAST_BITS  17
 /* What one fault brings in at most, aligned. */
 #define AROUND_PAGES 16u
+#define TOP_SHIFT    39 /* of what an entry of the top level of page tables covers */
 #define LARGE_SIZE   (1ull << SOFT_LARGE_SHIFT)
 #define LARGE_PAGES  (LARGE_SIZE / GUEST_PAGE_SIZE)
 
@@ -168,7 +169,7 @@ static void drop_page(struct window_space *space, struct window_page *page)
 static struct found look_up(const struct soft_vcpu *v, uint64_t gva)
 {
     uint64_t table = v->cr3 & X86_PTE_ADDRESS, rights = X86_PTE_RW;
-    for (unsigned shift = 39;; shift -= 9) {
+    for (unsigned shift = TOP_SHIFT;; shift -= 9) {
         uint64_t gpa = table + (gva >> shift & 511) * 8;
         const struct guest_slot *slot = guest_memory_slot(v->vm->vm.config.memory, gpa);
         if (!slot) {
@@ -180,7 +181,7 @@ static struct found look_up(const struct soft_vcpu *v, uint64_t gva)
             return (struct found){0};
         }
         rights &= entry;
-        if (shift == GUEST_PAGE_SHIFT || (shift < 39 && entry & X86_PTE_PS)) {
+        if (shift == GUEST_PAGE_SHIFT || (shift < TOP_SHIFT && entry & X86_PTE_PS)) {
             uint64_t offset = gva & BITS(shift - 1, 0) & ~(uint64_t)(GUEST_PAGE_SIZE - 1);
             return (struct found){.gpa = (entry & BITS(51, shift)) |
                                          (shift > GUEST_PAGE_SHIFT ? offset : 0),
@@ -315,7 +316,7 @@ bool window_find_slots(struct soft_vcpu *v, struct window_space *space)
     const volatile uint64_t *top =
         (const volatile uint64_t *)(const void *)(slot->hva + (gpa - slot->gpa));
     for (uint32_t i = 0; i < 256; i++) {
-        uint64_t entry = top[i], gva = (uint64_t)i << SOFT_WINDOW_SHIFT;
+        uint64_t entry = top[i], gva = (uint64_t)i << TOP_SHIFT;
         if ((entry & (X86_PTE_P | X86_PTE_US)) != (X86_PTE_P | X86_PTE_US) ||
             host_address(space, gva)) {
             continue;
@@ -324,7 +325,8 @@ bool window_find_slots(struct soft_vcpu *v, struct window_space *space)
         if (!base) {
             return false;
         }
-        space->window[space->window_count++] = (struct window){base, i};
+        space->window[space->window_count++] =
+            (struct window){base, (uint32_t)(gva >> SOFT_WINDOW_SHIFT)};
     }
     return true;
 }

@@ -12,7 +12,7 @@
 
 struct window {
     uint8_t *base; /* of the addresses' first byte; guards before and behind */
-    uint32_t slot; /* bits 47:39 of the addresses */
+    uint32_t slot; /* bits 47:40 of the addresses */
 };
 
 /* A page that may be mapped (none is that is not here): an element of a hash table. */
@@ -29,6 +29,7 @@ struct window_space {
     uint64_t cr3;         /* with the PCID; 0: unused */
     uint32_t tag;         /* tlb.h: what is mapped is as of this one */
     bool is_active;       /* has windows, or is to have them */
+    bool may_be_another;  /* process than the one that its windows were made for */
     bool has_lost_pages;  /* all have to be looked up */
     bool has_lost_writes; /* the writable ones have to be looked at */
     uint64_t last_tick;   /* host's TSC */
@@ -36,8 +37,6 @@ struct window_space {
     int64_t debt;         /* cycles that windows have taken beyond their part */
     uint32_t window_count;
     uint32_t block_count;
-    uint32_t guess;                      /* which window most addresses are in */
-    uint32_t misses[WINDOW_MAX_WINDOWS]; /* and more, while each was the guess; 0: not known */
     struct window window[WINDOW_MAX_WINDOWS];
     struct window_page *page; /* NULL, or 1 << page_bits */
     uint8_t page_bits;
@@ -45,6 +44,8 @@ struct window_space {
     uint32_t page_count;  /* used */
     uint32_t place_count; /* used, or gone */
     uint32_t part_count;  /* calls that may each have split the host's map of the process */
+    uint64_t wanted;      /* where the last #PF was; 0: it has been taken care of */
+    bool is_wanted_to_write;
     uint32_t pending_count;
     uint64_t pending[WINDOW_MAX_PENDING];
     /* Which guest physical pages may be there, hashed. */

@@ -8,6 +8,7 @@
 #include "base/core/bits.h"
 #include "engine/soft/breakpoint.h"
 #include "engine/soft/memory_access.h"
+#include "engine/soft/mmu.h"
 #include "engine/soft/tlb.h"
 #include "engine/soft/window_map.h"
 
@@ -139,38 +140,6 @@ void soft_windows_writes_dropped(struct soft_vcpu *v, const uint8_t *hva)
     }
 }
 
-static void take_guess(struct soft_vcpu *v, const struct window_space *space)
-{
-    uint16_t slot = 0xffff;
-    if (space->guess < space->window_count) {
-        slot = (uint16_t)space->window[space->guess].slot;
-    }
-    v->window_guess = slot;
-    v->window_guess_base = v->window_table[slot];
-}
-
-/* The window with the fewest misses is the guess; each has its turn now and then. */
-static void learn_guess(struct soft_vcpu *v, struct window_space *space)
-{
-    if (space->guess < space->window_count) {
-        space->misses[space->guess] = v->window_misses + 1;
-    }
-    v->window_misses = 0;
-    if (space->ticks % 128 == 0) {
-        memset(space->misses, 0, sizeof(space->misses));
-    }
-    uint32_t best = 0;
-    for (uint32_t i = 0; i < space->window_count; i++) {
-        if (space->misses[i] < space->misses[best]) {
-            best = i;
-        }
-    }
-    space->guess = best;
-    if (v->windows->loaded == space) {
-        take_guess(v, space);
-    }
-}
-
 static void load(struct soft_vcpu *v, struct window_space *space)
 {
     struct soft_windows *w = v->windows;
@@ -179,7 +148,7 @@ static void load(struct soft_vcpu *v, struct window_space *space)
             v->window_table[slot] = guard_entry(w, slot);
         }
     }
-    for (uint32_t slot = 0; slot < SOFT_WINDOW_SLOTS / 256; slot++) {
+    for (uint32_t slot = 0; slot < 1u << (47 - SOFT_WINDOW_SHIFT); slot++) {
         v->window_table[slot] = guard_entry(w, slot);
     }
     for (uint32_t i = 0; i < space->window_count; i++) {
@@ -188,7 +157,6 @@ static void load(struct soft_vcpu *v, struct window_space *space)
             (uint64_t)(uintptr_t)window->base - ((uint64_t)window->slot << SOFT_WINDOW_SHIFT);
     }
     w->loaded = space;
-    take_guess(v, space);
 }
 
 /* There is no room, or something is odd. */
@@ -199,6 +167,28 @@ static void give_back(struct soft_vcpu *v, struct window_space *space)
     } else {
         deactivate(v->windows, space);
         v->window_state = SOFT_WINDOWS_OFF;
+    }
+}
+
+/* The page that the TLB has. */
+static bool fill(struct soft_vcpu *v, struct window_space *space, uint64_t gva)
+{
+    const struct soft_tlb *tlb = &v->tlbs[SOFT_TLB_USER];
+    bool is_writable = tlb->write_tag[soft_tlb_index(gva)] == soft_tlb_tag(gva);
+    bool is_filled = window_fill(v, space, gva, is_writable);
+    v->stats.window_fills += is_filled;
+    return is_filled;
+}
+
+/* The guest has handled a page fault of the process: its page comes now rather than by another signal. */
+static void fill_wanted(struct soft_vcpu *v, struct window_space *space)
+{
+    uint64_t gva = space->wanted, gpa;
+    enum x86_access access = space->is_wanted_to_write ? X86_ACCESS_WRITE : X86_ACCESS_READ;
+    space->wanted = 0;
+    if (window_has_room(v, space) &&
+        soft_tlb_quick(v, &v->tlbs[SOFT_TLB_USER], gva, access, &gpa) == SOFT_FILL_DONE) {
+        (void)fill(v, space, gva);
     }
 }
 
@@ -222,6 +212,14 @@ bool soft_windows_prepare(struct soft_vcpu *v)
         uint32_t before = space->page_count;
         window_check_all(v, space);
         w->spent += (uint64_t)(before - space->page_count) * DROPPED_CYCLES;
+        bool is_another = space->may_be_another && space->page_count <= before / 2;
+        space->may_be_another = false;
+        if (is_another && v->vm->windows != SOFT_WINDOWS_ALWAYS) {
+            deactivate(w, space);
+            space->ticks = 0;
+            v->window_state = SOFT_WINDOWS_OFF;
+            return false;
+        }
         if (!window_find_slots(v, space)) {
             give_back(v, space);
             v->window_state = SOFT_WINDOWS_OFF;
@@ -239,6 +237,9 @@ bool soft_windows_prepare(struct soft_vcpu *v)
     if (w->loaded != space || space->window_count != window_count) {
         load(v, space);
     }
+    if (space->wanted) {
+        fill_wanted(v, space);
+    }
     v->window_state = SOFT_WINDOWS_ON;
     w->spent += __rdtsc() - start;
     return true;
@@ -248,6 +249,29 @@ bool soft_windows_count_block(struct soft_vcpu *v)
 {
     struct window_space *space = v->windows ? v->windows->current : NULL;
     return space && ++space->block_count < MANY_BLOCKS;
+}
+
+const uint8_t *soft_windows_peek(struct soft_vcpu *v, uint64_t gva)
+{
+    const struct window_space *space = v->windows ? v->windows->loaded : NULL;
+    if (!space || space != v->windows->current || v->window_state != SOFT_WINDOWS_ON || gva >> 47) {
+        return NULL;
+    }
+    const struct {
+        uint64_t key, size;
+    } pages[] = {
+        {WINDOW_KEY_USED, GUEST_PAGE_SIZE},
+        {WINDOW_KEY_USED | WINDOW_KEY_LARGE, 1ull << SOFT_LARGE_SHIFT},
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(pages); i++) {
+        const struct window_page *page =
+            window_find_page(space, align_down(gva, pages[i].size) | pages[i].key);
+        if (page) {
+            uint64_t gpa = align_down(page->page, GUEST_PAGE_SIZE) + gva % pages[i].size;
+            return soft_page_find(v->vm, gpa).hva;
+        }
+    }
+    return NULL;
 }
 
 void soft_windows_tick(struct soft_vcpu *v)
@@ -273,23 +297,12 @@ void soft_windows_tick(struct soft_vcpu *v)
         }
         return;
     }
-    learn_guess(v, space);
     int64_t beyond = (int64_t)spent - (int64_t)(elapsed / SPENT_PART);
     space->debt = MAX(space->debt + beyond, 0);
     if (space->debt > SPENT_TOO_MUCH) {
         deactivate(w, space);
         v->window_state = SOFT_WINDOWS_OFF;
     }
-}
-
-/* The page that the TLB has. */
-static bool fill(struct soft_vcpu *v, struct window_space *space, uint64_t gva)
-{
-    const struct soft_tlb *tlb = &v->tlbs[SOFT_TLB_USER];
-    bool is_writable = tlb->write_tag[soft_tlb_index(gva)] == soft_tlb_tag(gva);
-    bool is_filled = window_fill(v, space, gva, is_writable);
-    v->stats.window_fills += is_filled;
-    return is_filled;
 }
 
 enum soft_window_result soft_windows_fault(struct soft_vcpu *v, uintptr_t address, bool is_write,
@@ -343,6 +356,9 @@ enum soft_window_result soft_windows_fault(struct soft_vcpu *v, uintptr_t addres
     case SOFT_FILL_FAULT:
         *out_gva = gva;
         *out_error = gpa;
+        space->wanted = gva;
+        space->is_wanted_to_write = is_write;
+        v->window_state = SOFT_WINDOWS_CHECK;
         result = SOFT_WINDOW_FAULT;
         break;
     default:

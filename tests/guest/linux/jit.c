@@ -125,20 +125,22 @@ static void *caller(void *arg)
 
 static struct {
     uint8_t *code;
-    _Atomic uint32_t least; /* what was there at the last barrier */
+    /* What was there at the last barrier, and above it the number of the patch, as instructions come again; 0: something else. */
+    _Atomic uint64_t least;
 } patch;
 
 static void *patcher(void *arg)
 {
     (void)arg;
-    for (uint32_t i = 1; !atomic_load(&is_over); i = i % 250 + 1) {
+    for (uint64_t count = 1; !atomic_load(&is_over); count++) {
+        uint64_t i = count % 250 + 1;
         /* Bytes that are all alike, so that a mixture shows; within eight aligned bytes, so that it is one store. */
-        uint64_t eight = 0x90c3000000000000u | (uint64_t)(i * 0x01010101u) << 16 | 0xb890;
+        uint64_t eight = 0x90c3000000000000u | i * 0x01010101u << 16 | 0xb890;
         atomic_store(&patch.least, 0);
         __atomic_store_n((uint64_t *)(uintptr_t)patch.code, eight, __ATOMIC_SEQ_CST);
         if (i % 2 == 0) {
             barrier_for_code();
-            atomic_store(&patch.least, i * 0x01010101u);
+            atomic_store(&patch.least, count << 32 | i * 0x01010101u);
             (void)nanosleep(&(struct timespec){.tv_nsec = 1000}, NULL);
         }
         atomic_fetch_add(&patched, 1);
@@ -152,13 +154,13 @@ static void *patch_runner(void *arg)
     function_fn function = (function_fn)(uintptr_t)patch.code;
     while (!atomic_load(&is_over)) {
         for (unsigned i = 0; i < 1000; i++) {
-            uint32_t least = atomic_load(&patch.least);
+            uint64_t least = atomic_load(&patch.least);
             uint32_t got = function(0);
             if (got != (got & 0xff) * 0x01010101u) {
                 fail("a mixture of two instructions", (got & 0xff) * 0x01010101u, got);
             }
-            if (least != 0 && atomic_load(&patch.least) == least && got != least) {
-                fail("an old instruction behind a barrier", least, got);
+            if (least != 0 && atomic_load(&patch.least) == least && got != (uint32_t)least) {
+                fail("an old instruction behind a barrier", (uint32_t)least, got);
             }
         }
     }

@@ -44,7 +44,7 @@ struct bed {
     struct mutation taken[MAX_TAKEN];
     size_t taken_count;
     uint8_t *vcpu_before;
-    uint8_t stubs[8192];
+    uint8_t stubs[16384];
     size_t used, cold_used, meta_used; /* of a code cache without blocks */
     struct {
         const uint8_t *pages;
@@ -305,6 +305,35 @@ static void close_memory(const struct bed *b)
     }
 }
 
+/* There are no TLB entries to be had; who asks for an address for one time gets one that is followed by a guard page at once. */
+static void short_fill(const struct bed *b)
+{
+    uint8_t *page_end = b->ram + 2 * GUEST_PAGE_SIZE; /* of the first, which may be written */
+    struct emitter e = {.at = b->v->native->fill};
+    static const uint8_t asks[] = {
+        0x41, 0xf7, 0xc7, 0x00, NATIVE_FILL_ONCE >> 8,
+        0,    0,    /* test r15d, NATIVE_FILL_ONCE */
+        0x74, 0x22, /* jz fails */
+        0x41, 0x81, 0xe7, 0xff, (NATIVE_FILL_ONCE - 1) >> 8,
+        0,    0, /* and r15d, NATIVE_FILL_ONCE - 1 */
+        0x41, 0x81, 0xff, 0x00, GUEST_PAGE_SIZE >> 8,
+        0,    0,    /* cmp r15d, GUEST_PAGE_SIZE */
+        0x77, 0x12, /* ja fails */
+    };
+    static const uint8_t answers[] = {
+        0x4d, 0x29, 0xfe,             /* sub r14, r15 */
+        0x48, 0x83, 0xfc, 0x00, 0xc3, /* cmp rsp, 0; ret: 'above' */
+        0x45, 0x31, 0xff,             /* fails: xor r15d, r15d */
+        0x41, 0x83, 0xff, 0x01, 0xc3, /* cmp r15d, 1; ret: 'below' */
+    };
+    memcpy(e.at, asks, sizeof(asks));
+    e.at += sizeof(asks);
+    emit8(&e, 0x49); /* mov r14, page_end */
+    emit8(&e, 0xbe);
+    emit64(&e, (uint64_t)(uintptr_t)page_end);
+    memcpy(e.at, answers, sizeof(answers));
+}
+
 /* Stubs that would call C code leave at once. */
 static void short_stubs(const struct bed *b)
 {
@@ -318,17 +347,17 @@ static void short_stubs(const struct bed *b)
         emit8(&e, 0x5e);
         emit_bind(emit_jmp(&e), n->leave);
     }
-    for (size_t i = 0; i < 2 * NATIVE_STRING_SIZES; i++) {
-        struct emitter e = {.at = (&n->window_string[0][0])[i]};
+    for (size_t i = 0; i < NATIVE_STRING_STUBS; i++) {
+        struct emitter e = {.at = n->window_string[i].code};
         emit_bind(emit_jmp(&e), n->string);
+        for (size_t mode = 0; mode < SOFT_TLB_MODES; mode++) {
+            e.at = n->tlb_string[mode][i];
+            emit_bind(emit_jmp(&e), n->string);
+        }
     }
     struct emitter e = {.at = n->make_link};
     emit_bind(emit_jmp(&e), n->leave);
-    e.at = n->fill;
-    emit8(&e, 0x45); /* xor r15d, r15d: no TLB entry is to be had */
-    emit8(&e, 0x31);
-    emit8(&e, 0xff);
-    emit8(&e, 0xc3); /* ret */
+    short_fill(b);
     for (size_t i = 0; i < NATIVE_SMALL_COUNT; i++) {
         *n->small[i] = 0xc3;
     }
@@ -383,7 +412,6 @@ static bool vcpu_is_intact(const struct bed *b)
         SPAN(native_group),
         SPAN(native_target),
         SPAN(native_page),
-        SPAN(window_misses),
         SPAN(native_fault_rip),
         SPAN(native_fault_unrun),
         SPAN(native_budget),

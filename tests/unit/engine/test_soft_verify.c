@@ -256,6 +256,72 @@ static void test_alignment(void **state)
     }
 }
 
+/* A store to what the stub has been asked about, behind a jump on 'condition'. */
+static void fill(struct bench *b, uint64_t access, uint8_t condition)
+{
+    emit_mov_imm(&b->e, R15, access);
+    emit_bind(emit_call(&b->e), b->v->native->fill);
+    uint8_t *over = emit_jcc(&b->e, condition);
+    finish(b);
+    emit_bind(over, b->e.at);
+    store(b, 0);
+    finish(b);
+}
+
+static void test_filled(void **state)
+{
+    struct bench *b = *state;
+    uint64_t once = NATIVE_FILL_WRITE | NATIVE_FILL_ONCE;
+    begin(b);
+    fill(b, once | NATIVE_FILL_FAULT | 8, HOST_IF_ABOVE);
+    accepted(b);
+    begin(b);
+    fill(b, once | 4, HOST_IF_ABOVE);
+    refused(b, "larger than what was checked");
+    const struct {
+        uint64_t access;
+        uint8_t condition;
+    } wrong[] = {
+        {NATIVE_FILL_WRITE | 8, HOST_IF_ABOVE},
+        {NATIVE_FILL_ONCE | 8, HOST_IF_ABOVE},
+        {once | 8, HOST_IF_EQUAL},
+        {once | 8, HOST_IF_BELOW_OR_EQUAL},
+        {once | 8, HOST_IF_NOT_EQUAL},
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(wrong); i++) {
+        begin(b);
+        fill(b, wrong[i].access, wrong[i].condition);
+        refused(b, "address is not checked");
+    }
+    /* Nobody knows what was asked. */
+    begin(b);
+    PUT(b, 0x49, 0x89, 0xc7); /* mov r15, rax */
+    emit_bind(emit_call(&b->e), b->v->native->fill);
+    uint8_t *over = emit_jcc(&b->e, HOST_IF_BELOW_OR_EQUAL);
+    store(b, 0);
+    emit_bind(over, b->e.at);
+    finish(b);
+    refused(b, "address is not checked");
+    /* Another address since then. */
+    begin(b);
+    emit_mov_imm(&b->e, R15, once | 8);
+    emit_bind(emit_call(&b->e), b->v->native->fill);
+    PUT(b, 0x49, 0x89, 0xc6); /* mov r14, rax */
+    over = emit_jcc(&b->e, HOST_IF_BELOW_OR_EQUAL);
+    store(b, 0);
+    emit_bind(over, b->e.at);
+    finish(b);
+    refused(b, "address is not checked");
+    /* What was known of R14 before. */
+    begin(b);
+    check(b, 8, true);
+    emit_mov_imm(&b->e, R15, once | 8);
+    emit_bind(emit_call(&b->e), b->v->native->fill);
+    store(b, 0);
+    finish(b);
+    refused(b, "address is not checked");
+}
+
 static void test_groups(void **state)
 {
     struct bench *b = *state;
@@ -589,6 +655,7 @@ int main(void)
         cmocka_unit_test(test_broken_checks),
         cmocka_unit_test(test_bextr),
         cmocka_unit_test(test_alignment),
+        cmocka_unit_test(test_filled),
         cmocka_unit_test(test_groups),
         cmocka_unit_test(test_instructions),
         cmocka_unit_test(test_fields),

@@ -22,7 +22,7 @@ static void end_windows(struct bench *b)
 
 static void find(struct bench *b)
 {
-    PUT(b, RORX, 39);
+    PUT(b, RORX, SOFT_WINDOW_SHIFT);
     PUT(b, MOVZX);
     emit_op_table(&b->e, HOST_OP_MOV_REG_RM, R15, R15, WINDOW);
 }
@@ -71,12 +71,12 @@ static void test_broken_windows(void **state)
     end_windows(b);
     refused(b, "does not just read the window");
     begin_windows(b);
-    PUT(b, RORX, 39);
+    PUT(b, RORX, SOFT_WINDOW_SHIFT);
     emit_op_table(&b->e, HOST_OP_MOV_REG_RM, R15, R15, WINDOW);
     end_windows(b);
     refused(b, "does not just read the window");
     begin_windows(b);
-    PUT(b, RORX, 39);
+    PUT(b, RORX, SOFT_WINDOW_SHIFT);
     PUT(b, 0x45, 0x0f, 0xb6, 0xff); /* movzx r15d, r15b */
     emit_op_table(&b->e, HOST_OP_MOV_REG_RM, R15, R15, WINDOW);
     end_windows(b);
@@ -97,7 +97,7 @@ static void test_broken_windows(void **state)
     refused(b, "does not just read the window");
     /* The table written, or another's window. */
     begin_windows(b);
-    PUT(b, RORX, 39);
+    PUT(b, RORX, SOFT_WINDOW_SHIFT);
     PUT(b, MOVZX);
     emit_op_table(&b->e, HOST_OP_MOV_RM_REG, HOST_RAX, R15, WINDOW);
     end_windows(b);
@@ -150,13 +150,12 @@ static void test_broken_windows(void **state)
     refused(b, "address is not checked");
 }
 
-/* rorx, cmp with 'guess', jne, mov of 'base', access; or without one of them. */
-static void guess(struct bench *b, int32_t guess, int32_t base, uint8_t condition, uint8_t shift)
+/* rorx, cmp with 'slot', jne, mov of 'base', access; or another one instead of one of them. */
+static void guess(struct bench *b, uint8_t slot, int32_t base, uint8_t condition, uint8_t shift)
 {
     begin_windows(b);
     PUT(b, RORX, shift);
-    PUT(b, 0x66, 0x44, 0x3b, 0xbc, 0x24); /* cmp r15w, [guess] */
-    emit32(&b->e, (uint32_t)guess);
+    PUT(b, 0x41, 0x80, 0xff, slot); /* cmp r15b, slot */
     uint8_t *other = emit_jcc(&b->e, condition);
     emit_op_base(&b->e, HOST_OP_MOV_REG_RM, R15, HOST_RSP, base);
     uint8_t *after = b->e.at;
@@ -171,19 +170,23 @@ static void guess(struct bench *b, int32_t guess, int32_t base, uint8_t conditio
 static void test_guesses(void **state)
 {
     struct bench *b = *state;
-    int32_t field = VCPU_FIELD(window_guess), base = VCPU_FIELD(window_guess_base);
-    guess(b, field, base, HOST_IF_NOT_EQUAL, 39);
-    accepted(b);
-    guess(b, field, base, HOST_IF_EQUAL, 39);
+    int32_t base = VCPU_FIELD(window_table);
+    for (uint32_t slot = 0; slot < 128; slot++) {
+        guess(b, (uint8_t)slot, base + 8 * (int32_t)slot, HOST_IF_NOT_EQUAL, SOFT_WINDOW_SHIFT);
+        accepted(b);
+    }
+    guess(b, 85, base + 8 * 85, HOST_IF_EQUAL, SOFT_WINDOW_SHIFT);
     refused(b, "address is not checked");
-    guess(b, field, base, HOST_IF_ABOVE, 39);
+    guess(b, 85, base + 8 * 85, HOST_IF_ABOVE, SOFT_WINDOW_SHIFT);
     refused(b, "address is not checked");
-    guess(b, field + 4, base, HOST_IF_NOT_EQUAL, 39);
+    guess(b, 84, base + 8 * 85, HOST_IF_NOT_EQUAL, SOFT_WINDOW_SHIFT);
     refused(b, "address is not checked");
-    guess(b, field, base + 8, HOST_IF_NOT_EQUAL, 39);
+    guess(b, 85, base + 8 * 85 + 4, HOST_IF_NOT_EQUAL, SOFT_WINDOW_SHIFT);
     refused(b, "address is not checked");
-    guess(b, field, base, HOST_IF_NOT_EQUAL, 40);
+    guess(b, 85, base + 8 * 85, HOST_IF_NOT_EQUAL, SOFT_WINDOW_SHIFT + 1);
     refused(b, "address is not checked");
+    guess(b, 0, base + 8 * 128, HOST_IF_NOT_EQUAL, SOFT_WINDOW_SHIFT);
+    refused(b, "not for blocks");
 }
 
 static void test_modes_of_windows(void **state)

@@ -667,6 +667,7 @@ void native_analyze(struct soft_vcpu *v, const struct native_block *block, uint6
     out->group_count = 0;
     out->uses_vectors = false;
     out->has_exact_flags = v->vm->has_exact_flags;
+    out->is_alone = v->vm->vm.config.vcpu_count == 1 && !v->vm->keeps_locks;
     uint32_t offset = 0, read = 0;
     struct side_exits side_exits = {0};
     while (out->count < NATIVE_MAX_INSNS && offset < left) {

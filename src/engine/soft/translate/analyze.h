@@ -108,6 +108,7 @@ struct native_source {
     uint16_t live_next;  /* flags that matter behind the block */
     bool uses_vectors;
     bool has_exact_flags; /* also in frames of faults in the middle */
+    bool is_alone;        /* the vCPU is the VM's only one: see native_keeps_lock */
     uint32_t group_count;
     struct native_group group[NATIVE_MAX_GROUPS];
     struct native_insn insn[NATIVE_MAX_INSNS];

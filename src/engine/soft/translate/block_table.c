@@ -398,10 +398,9 @@ static uint32_t begin_mode(struct soft_vcpu *v)
     return mode;
 }
 
-/* The block at RIP, or NULL: the interpreter's turn. */
-static struct native_block *find_block(struct soft_vcpu *v)
+/* The block at RIP in the mode that has been begun, or NULL: the interpreter's turn. */
+static struct native_block *find_in_mode(struct soft_vcpu *v, uint32_t mode)
 {
-    uint32_t mode = begin_mode(v);
     if (mode == NATIVE_MODE_NONE) {
         return NULL;
     }
@@ -416,6 +415,11 @@ static struct native_block *find_block(struct soft_vcpu *v)
         keep_jump(v, block, mode);
     }
     return block;
+}
+
+static struct native_block *find_block(struct soft_vcpu *v)
+{
+    return find_in_mode(v, begin_mode(v));
 }
 
 static const uint8_t *leave(const struct soft_vcpu *v)
@@ -532,7 +536,7 @@ const uint8_t *native_on_exit_at(struct soft_vcpu *v, const struct native_site *
 
 uint32_t native_on_fill(struct soft_vcpu *v, uint64_t gva, uint32_t access)
 {
-    uint32_t size = access & (NATIVE_FILL_WRITE - 1);
+    uint32_t size = access & (NATIVE_FILL_ONCE - 1);
     bool is_crossing = (gva & (GUEST_PAGE_SIZE - 1)) + size > GUEST_PAGE_SIZE;
     return !is_crossing &&
            soft_tlb_load(v, gva, access & NATIVE_FILL_WRITE ? X86_ACCESS_WRITE : X86_ACCESS_READ);
@@ -553,14 +557,11 @@ const uint8_t *native_on_fault(struct soft_vcpu *v, void *unused)
 
 /* The block at RIP that the link led to before its epoch ended, or NULL: libraries stay where they are from each other, whatever process
  * they are in. */
-static struct native_block *find_linked(struct soft_vcpu *v, const struct native_link *link)
+static struct native_block *find_linked(struct soft_vcpu *v, const struct native_link *link,
+                                        uint32_t mode)
 {
     struct soft_native *n = v->native;
-    if (!link->target || v->lockstep) {
-        return NULL;
-    }
-    uint32_t mode = begin_mode(v);
-    if (mode == NATIVE_MODE_NONE) {
+    if (!link->target || v->lockstep || mode == NATIVE_MODE_NONE) {
         return NULL;
     }
     v->op = NULL;
@@ -598,8 +599,9 @@ const uint8_t *native_on_link(struct soft_vcpu *v, uint64_t link_ref)
         return leave(v);
     }
     n->was_cut = false;
-    struct native_block *block = find_linked(v, link);
-    block = block ? block : find_block(v);
+    uint32_t found_mode = begin_mode(v);
+    struct native_block *block = find_linked(v, link, found_mode);
+    block = block ? block : find_in_mode(v, found_mode);
     if (!block) {
         return leave(v);
     }

@@ -120,7 +120,7 @@ struct native_page {
 #define NATIVE_LINEAR_MOST 8192u
 
 /* BEXTR's control for the bits of an address that say which entry of the TLB is its. */
-#define NATIVE_WINDOW_BITS (39u | 16u << 8) /* the same for its window */
+#define NATIVE_WINDOW_BITS (SOFT_WINDOW_SHIFT | 16u << 8) /* the same for its window */
 #define NATIVE_TLB_BITS    (GUEST_PAGE_SHIFT | (uint32_t)__builtin_ctz(SOFT_TLB_SIZE) << 8)
 
 /* An access to memory in a window: from that place in the code cache (to that of the next site) the host may fault; then the
@@ -132,7 +132,8 @@ struct native_window_site {
 };
 
 #define NATIVE_STRING_SIZES 4
-#define NATIVE_NOWHERE      BIT(62) /* not canonical */
+#define NATIVE_STRING_STUBS (2 * NATIVE_STRING_SIZES) /* MOVS and STOS */
+#define NATIVE_NOWHERE      BIT(62)                   /* not canonical */
 
 /* A page whose code changes, and how what is in it now has run: for the first time, and for the second. */
 struct native_changing {
@@ -184,9 +185,12 @@ struct soft_native {
         *indirect, *indirect_shared, *load_vectors, *load_x87, *fault, *fill, *resume, *syscall,
         *sysret, *iret;
     uint8_t *small[NATIVE_SMALL_COUNT];
-    /* REP MOVS and REP STOS, by the element's size as a power of two; their accesses. */
-    uint8_t *window_string[2][NATIVE_STRING_SIZES];
-    struct native_window_site window_string_site[2][NATIVE_STRING_SIZES];
+    /* REP MOVS and REP STOS, each by the element's size as a power of two. */
+    struct native_window_string {
+        uint8_t *code; /* as the stubs above */
+        struct native_window_site site;
+    } window_string[NATIVE_STRING_STUBS];
+    uint8_t *tlb_string[SOFT_TLB_MODES][NATIVE_STRING_STUBS]; /* the same without windows */
 };
 
 /* window_sites.c: kept in the order of their places, while their region is not emptied. */
@@ -203,6 +207,22 @@ const struct native_window_site *native_window_sites_of(const struct soft_native
 /* The one for the place, or NULL. */
 const struct native_window_site *native_find_window_site(const struct soft_native *n,
                                                          uint32_t place);
+
+/* pages.c: what the vCPU has of the page at a guest physical address; NULL: nothing. */
+static inline struct native_page **native_page_bucket(const struct soft_native *n, uint64_t gpa)
+{
+    uint64_t mixed = (gpa >> GUEST_PAGE_SHIFT) * 0x9e3779b97f4a7c15ull;
+    return &n->page_hash[mixed >> (64 - n->page_hash_bits)];
+}
+
+static inline struct native_page *native_find_page(const struct soft_native *n, uint64_t gpa)
+{
+    struct native_page *page = *native_page_bucket(n, gpa);
+    while (page && page->gpa != gpa) {
+        page = page->hash_next;
+    }
+    return page;
+}
 
 /* The half of the address space where code of a mode usually is, and whose epoch its tags in the jump cache have: users' code
  * and 32-bit code in the lower one, kernels in the upper one. */
@@ -422,6 +442,8 @@ const uint8_t *native_on_link(struct soft_vcpu *v, uint64_t link_ref);
 const uint8_t *native_on_indirect(struct soft_vcpu *v, const struct native_site *site);
 /* A miss of the TLB in an access to 'gva'; 'access' is its size and perhaps NATIVE_FILL_WRITE. May it be tried again? */
 #define NATIVE_FILL_WRITE 0x10000u
+/* A write that may go on with an address for this time alone: NATIVE_MISS_ONCE. */
+#define NATIVE_FILL_ONCE 0x8000u
 /* If the guest's page tables do not allow it, the instruction raises #PF, for an access so many bytes further. That one may only
  * read where the check is for writing. */
 #define NATIVE_FILL_FAULT       0x20000u
@@ -431,7 +453,8 @@ uint32_t native_on_fill(struct soft_vcpu *v, uint64_t gva, uint32_t access);
 /* What comes before it, without vector registers; in tlb.c. */
 #define NATIVE_MISS_FAILED 0u
 #define NATIVE_MISS_FILLED 1u
-#define NATIVE_MISS_ASK    2u /* native_on_fill knows */
+#define NATIVE_MISS_ONCE   2u /* native_miss.hva, without another check */
+#define NATIVE_MISS_ASK    3u /* native_on_fill knows */
 uint32_t native_on_miss(struct soft_vcpu *v, uint64_t gva, uint32_t access);
 const uint8_t *native_on_fault(struct soft_vcpu *v, void *unused);
 /* On at RIP, from stubs that found no way there themselves. */

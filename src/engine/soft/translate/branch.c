@@ -3,6 +3,7 @@
 
 #include "base/core/bits.h"
 #include "base/core/invariant.h"
+#include "engine/soft/translate/native_stub.h"
 #include "engine/soft/translate/translate.h"
 
 #define ADDRESS HOST_R14
@@ -157,23 +158,13 @@ static void emit_indirect(struct translation *t, int32_t stack_change)
     int32_t jump = VCPU_FIELD(native_jump);
     int32_t rip = jump + (int32_t)offsetof(struct soft_native_jump, rip);
     _Static_assert(NATIVE_JUMP_SHIFT == 2, "entries are found without a shift");
-    emit8(e, 0x45); /* mov r15d, r14d */
-    emit8(e, 0x89);
-    emit8(e, 0xf7);
-    emit8(e, 0x41); /* and r15d, mask */
-    emit8(e, 0x81);
-    emit8(e, 0xe7);
-    emit32(e, NATIVE_JUMP_MASK);
+    native_emit_jump_place(e);
     emit_op_table(e, HOST_OP_CMP_REG_RM, ADDRESS, SCRATCH, rip);
     struct slow_path *slow = native_add_slow(t, SLOW_INDIRECT);
     slow->jump = emit_jcc(e, HOST_IF_NOT_EQUAL);
     slow->stack_change = stack_change;
     if (t->is_shared) {
-        emit8(e, 0x49); /* shr r14, 12 */
-        emit8(e, 0xc1);
-        emit8(e, 0xee);
-        emit8(e, GUEST_PAGE_SHIFT);
-        emit_op_base(e, HOST_OP_MOV_RM_REG, ADDRESS, HOST_RSP, VCPU_FIELD(native_page));
+        native_emit_jump_page(e, 0);
     }
     emit_op_table(e, HOST_OP_MOV_REG_RM, ADDRESS, SCRATCH,
                   jump + (int32_t)offsetof(struct soft_native_jump, tag));
@@ -182,12 +173,7 @@ static void emit_indirect(struct translation *t, int32_t stack_change)
     slow->jump = emit_jcc(e, HOST_IF_NOT_EQUAL);
     slow->stack_change = stack_change;
     slow->tag = rip; /* where the target is to be had again */
-    /* jmp [rsp + r15 * 8 + code] */
-    emit8(e, 0x42);
-    emit8(e, 0xff);
-    emit8(e, 0xa4);
-    emit8(e, 0xfc);
-    emit32(e, (uint32_t)(jump + (int32_t)offsetof(struct soft_native_jump, code)));
+    emit_jmp_table(e, SCRATCH, jump + (int32_t)offsetof(struct soft_native_jump, code));
 }
 
 /* The operand of an indirect branch into R14. */
@@ -219,11 +205,8 @@ void native_emit_canonical_check(struct translation *t)
         return;
     }
     emit_op_reg(e, HOST_OP_MOV_REG_RM, SCRATCH, ADDRESS);
-    emit8(e, 0x49); /* sar r15, 47: 0 or -1 */
-    emit8(e, 0xc1);
-    emit8(e, 0xff);
-    emit8(e, 47);
-    emit8(e, 0x41); /* inc r15d: 1 or 0 */
+    emit_shift(e, HOST_SAR, true, SCRATCH, 47); /* 0 or -1 */
+    emit8(e, 0x41);                             /* inc r15d: 1 or 0 */
     emit8(e, 0xff);
     emit8(e, 0xc7);
     emit8(e, 0x41); /* cmp r15d, 1 */

@@ -149,6 +149,49 @@ void emit_low_word(struct emitter *e, uint8_t reg)
     emit_insn(e, &(struct host_insn){.map = 1, .opcode = 0xb7, .reg = reg, .rm = reg});
 }
 
+void emit_shift(struct emitter *e, uint8_t operation, bool is_64, uint8_t reg, uint8_t count)
+{
+    emit_insn(e, &(struct host_insn){.opcode = 0xc1, .w = is_64, .reg = operation, .rm = reg});
+    emit8(e, count);
+}
+
+/* An instruction whose opcode holds the register, of 64 bits without REX.W. */
+static void emit_short(struct emitter *e, uint8_t opcode, uint8_t reg)
+{
+    if (reg >= HOST_R8) {
+        emit8(e, 0x41);
+    }
+    emit8(e, opcode | (reg & 7));
+}
+
+void emit_push(struct emitter *e, uint8_t reg)
+{
+    emit_short(e, 0x50, reg);
+}
+
+void emit_pop(struct emitter *e, uint8_t reg)
+{
+    emit_short(e, 0x58, reg);
+}
+
+#define GROUP_JMP 4 /* of opcode ff */
+
+void emit_jmp_reg(struct emitter *e, uint8_t reg)
+{
+    emit_insn(e, &(struct host_insn){.opcode = 0xff, .reg = GROUP_JMP, .rm = reg});
+}
+
+void emit_jmp_table(struct emitter *e, uint8_t index, int32_t disp)
+{
+    emit_insn(e, &(struct host_insn){.opcode = 0xff,
+                                     .reg = GROUP_JMP,
+                                     .is_memory = true,
+                                     .base = HOST_RSP,
+                                     .index = index,
+                                     .shift = 3,
+                                     .disp = disp});
+}
+
 void emit_mov_imm(struct emitter *e, uint8_t reg, uint64_t value)
 {
     if (value <= UINT32_MAX) {

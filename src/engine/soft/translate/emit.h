@@ -29,10 +29,11 @@ enum host_reg {
 };
 
 /* Condition codes as in the low bits of Jcc. */
-#define HOST_IF_ABOVE     0x7
-#define HOST_IF_EQUAL     0x4
-#define HOST_IF_NOT_EQUAL 0x5
-#define HOST_IF_SIGN      0x8
+#define HOST_IF_ABOVE          0x7
+#define HOST_IF_BELOW_OR_EQUAL 0x6
+#define HOST_IF_EQUAL          0x4
+#define HOST_IF_NOT_EQUAL      0x5
+#define HOST_IF_SIGN           0x8
 
 struct emitter {
     uint8_t *at;
@@ -99,6 +100,16 @@ void emit_rorx(struct emitter *e, bool is_64, uint8_t reg, uint8_t rm, uint8_t c
 void emit_bextr(struct emitter *e, bool is_64, uint8_t reg, uint8_t rm, uint8_t control);
 /* movzx reg, its low 16 bits */
 void emit_low_word(struct emitter *e, uint8_t reg);
+/* shl, shr or sar reg, count, of 64 bits or 32. */
+#define HOST_SHL 4
+#define HOST_SHR 5
+#define HOST_SAR 7
+void emit_shift(struct emitter *e, uint8_t operation, bool is_64, uint8_t reg, uint8_t count);
+void emit_push(struct emitter *e, uint8_t reg);
+void emit_pop(struct emitter *e, uint8_t reg);
+void emit_jmp_reg(struct emitter *e, uint8_t reg);
+/* jmp [rsp + index * 8 + disp] */
+void emit_jmp_table(struct emitter *e, uint8_t index, int32_t disp);
 /* mov reg, value in the shortest form. */
 void emit_mov_imm(struct emitter *e, uint8_t reg, uint64_t value);
 /* cmp dword [rsp + disp], imm32; returns where the immediate stands. */

@@ -167,10 +167,7 @@ static void emit_tlb_index(struct translation *t)
         emit8(e, 0x45); /* mov r15d, r14d */
         emit8(e, 0x89);
         emit8(e, 0xf7);
-        emit8(e, 0x41); /* shr r15d, 12 */
-        emit8(e, 0xc1);
-        emit8(e, 0xef);
-        emit8(e, GUEST_PAGE_SHIFT);
+        emit_shift(e, HOST_SHR, false, SCRATCH, GUEST_PAGE_SHIFT);
     }
     emit8(e, 0x41); /* and r15d, entries - 1 */
     emit8(e, 0x81);
@@ -200,18 +197,18 @@ static void emit_window(struct translation *t, uint8_t reg)
 {
     struct emitter *e = &t->e;
     native_begin_window_access(t);
-    if (t->guesses_windows && !(t->flags & FLAGS_HOST) && reg != HOST_R13 && !t->is_rip_relative) {
+    if (t->has_guess && !(t->flags & FLAGS_HOST)) {
         emit_rorx(e, true, SCRATCH, reg, SOFT_WINDOW_SHIFT);
-        emit_insn(e, &(struct host_insn){.opcode = HOST_OP_CMP_REG_RM, /* cmp r15w, [guess] */
-                                         .is_16 = true,
-                                         .reg = SCRATCH,
-                                         .is_memory = true,
-                                         .base = HOST_RSP,
-                                         .index = HOST_NONE,
-                                         .disp = VCPU_FIELD(window_guess)});
+        emit8(
+            e,
+            0x41); /* cmp r15b, slot: the other bits of an address in a window are 0, and see windows.h */
+        emit8(e, 0x80);
+        emit8(e, 0xff);
+        emit8(e, t->guessed_slot);
         struct slow_path *slow = native_add_slow(t, SLOW_GUESS);
         slow->jump = emit_jcc(e, HOST_IF_NOT_EQUAL);
-        emit_op_base(e, HOST_OP_MOV_REG_RM, SCRATCH, HOST_RSP, VCPU_FIELD(window_guess_base));
+        emit_op_base(e, HOST_OP_MOV_REG_RM, SCRATCH, HOST_RSP,
+                     VCPU_FIELD(window_table) + 8 * t->guessed_slot);
         slow->after = e->at;
         return;
     }
@@ -318,6 +315,7 @@ void native_emit_translation(struct translation *t, uint32_t size, bool is_write
     slow->is_write = is_write;
     slow->tag = tag;
     emit_op_table(e, HOST_OP_ADD_REG_RM, ADDRESS, SCRATCH, hva);
+    slow->checked = is_write && !is_aligned ? e->at : NULL;
 }
 
 void native_emit_check(struct translation *t, uint32_t size, bool is_write)

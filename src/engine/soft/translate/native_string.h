@@ -17,8 +17,19 @@
 const uint8_t *native_on_string(struct soft_vcpu *v, const struct native_site *site,
                                 uint32_t description);
 
-/* window_strings.c */
-void native_make_window_strings(struct soft_native *n, struct emitter *e);
+/* string_stubs.c */
+void native_make_string_stubs(struct soft_native *n, struct emitter *e);
+/* Which one: the number of elements in soft_native.window_string and tlb_string. */
+static inline size_t native_string_number(uint8_t kind, uint8_t size_bits)
+{
+    return (size_t)kind * NATIVE_STRING_SIZES + size_bits;
+}
+
+/* Does 'code' lie among them? */
+bool native_is_string_stub(const struct soft_native *n, const uint8_t *code);
+/* Is it the start of one for such blocks? 'tlb': enum soft_tlb_mode, or any other value. */
+bool native_is_string_stub_of(const struct soft_native *n, const uint8_t *code, bool has_windows,
+                              uint32_t tlb);
 /* The access of one of them at that place of the code cache, or NULL. */
 const struct native_window_site *native_find_window_string(const struct soft_native *n,
                                                            uint32_t place);

@@ -35,21 +35,6 @@ void native_pages_fini(struct soft_native *n)
     free(n->pages);
 }
 
-static struct native_page **bucket_of(const struct soft_native *n, uint64_t gpa)
-{
-    uint64_t mixed = (gpa >> GUEST_PAGE_SHIFT) * 0x9e3779b97f4a7c15ull;
-    return &n->page_hash[mixed >> (64 - n->page_hash_bits)];
-}
-
-static struct native_page *find_page(const struct soft_native *n, uint64_t gpa)
-{
-    struct native_page *page = *bucket_of(n, gpa);
-    while (page && page->gpa != gpa) {
-        page = page->hash_next;
-    }
-    return page;
-}
-
 size_t native_free_pages(struct soft_native *n)
 {
     size_t count = 0;
@@ -96,16 +81,16 @@ static void cut_page(struct soft_native *n, struct native_page *page,
 void native_cut_pages(struct soft_native *n, struct native_block *block,
                       const struct native_range *gone)
 {
-    cut_page(n, find_page(n, align_down(block->gpa, GUEST_PAGE_SIZE)), gone);
+    cut_page(n, native_find_page(n, align_down(block->gpa, GUEST_PAGE_SIZE)), gone);
     if (block->is_crossing) {
-        cut_page(n, find_page(n, native_second(block)->gpa), gone);
+        cut_page(n, native_find_page(n, native_second(block)->gpa), gone);
     }
 }
 
 /* Out of its first page's list. */
 static void leave_first(struct soft_native *n, const struct native_block *block)
 {
-    struct native_page *page = find_page(n, align_down(block->gpa, GUEST_PAGE_SIZE));
+    struct native_page *page = native_find_page(n, align_down(block->gpa, GUEST_PAGE_SIZE));
     native_ref ref = native_ref_of(n, block), *at = &page->blocks;
     while (*at != ref) {
         at = &block_at(n, *at)->page_next;
@@ -120,7 +105,7 @@ static void leave_second(struct soft_native *n, struct native_block *block)
         return;
     }
     native_ref ref = native_ref_of(n, block);
-    native_ref *at = &find_page(n, native_second(block)->gpa)->crossings;
+    native_ref *at = &native_find_page(n, native_second(block)->gpa)->crossings;
     while (*at != ref) {
         at = &native_second(block_at(n, *at))->next;
     }
@@ -161,10 +146,7 @@ static void drop_granules(struct soft_vcpu *v, struct native_page *page, uint64_
 
 void soft_native_written(struct soft_vcpu *v, uint64_t gpa, uint64_t granules)
 {
-    if (!v->native) {
-        return;
-    }
-    struct native_page *page = find_page(v->native, gpa);
+    struct native_page *page = v->native ? native_find_page(v->native, gpa) : NULL;
     if (unlikely(page != NULL) && page->granules & granules) {
         drop_granules(v, page, granules);
     }
@@ -172,7 +154,7 @@ void soft_native_written(struct soft_vcpu *v, uint64_t gpa, uint64_t granules)
 
 void soft_native_keep_page(struct soft_vcpu *v, uint64_t gpa, uint32_t before, uint32_t after)
 {
-    struct native_page *page = v->native ? find_page(v->native, gpa) : NULL;
+    struct native_page *page = v->native ? native_find_page(v->native, gpa) : NULL;
     if (page && page->generation_seen == before) {
         page->generation_seen = after;
     }
@@ -196,9 +178,9 @@ struct native_page *native_begin_page(struct soft_vcpu *v, uint64_t gpa,
     struct soft_native *n = v->native;
     const _Atomic uint32_t *generation;
     uint32_t seen = soft_begin_decode(v, guest, &generation);
-    struct native_page *page = find_page(n, gpa);
+    struct native_page *page = native_find_page(n, gpa);
     if (!page) {
-        struct native_page **bucket = bucket_of(n, gpa);
+        struct native_page **bucket = native_page_bucket(n, gpa);
         page = n->free_pages;
         invariant(page != NULL);
         n->free_pages = page->hash_next;

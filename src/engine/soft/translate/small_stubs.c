@@ -3,10 +3,10 @@
 #include <stddef.h>
 
 #include "base/core/bits.h"
+#include "engine/soft/translate/native_stub.h"
 #include "engine/soft/translate/native_system.h"
 
-#define RETURN_ADDRESS 8 /* RSP is so much lower in a stub */
-#define AT(member)     (VCPU_FIELD(member) + RETURN_ADDRESS)
+#define AT(member) (VCPU_FIELD(member) + NATIVE_PUSHED)
 
 #define IMMEDIATE_GROUP 0x81
 #define GROUP_OR        1
@@ -41,13 +41,6 @@ static void change_reg(struct emitter *e, uint8_t group, uint8_t reg, uint32_t v
     emit32(e, value);
 }
 
-static void shift(struct emitter *e, bool is_left, bool is_64, uint8_t reg, uint8_t count)
-{
-    emit_insn(e,
-              &(struct host_insn){.opcode = 0xc1, .w = is_64, .reg = is_left ? 4 : 5, .rm = reg});
-    emit8(e, count);
-}
-
 /* Memory is seen by the TLB of 'mode' from here on. STAC and CLAC differ in one bit of the mode. */
 static void set_tlb(struct emitter *e, enum soft_tlb_mode mode)
 {
@@ -56,7 +49,7 @@ static void set_tlb(struct emitter *e, enum soft_tlb_mode mode)
     uint8_t group = is_set ? GROUP_OR : GROUP_AND;
     uint32_t bit = SOFT_TLB_SUPERVISOR_AC;
     int32_t tlb = VCPU_FIELD(tlbs) + (int32_t)(mode * sizeof(struct soft_tlb));
-    op(e, 0, HOST_OP_LEA, true, A, tlb + RETURN_ADDRESS);
+    op(e, 0, HOST_OP_LEA, true, A, tlb + NATIVE_PUSHED);
     op(e, 0, HOST_OP_MOV_RM_REG, true, A, AT(tlb));
     change_field(e, group, AT(flags), is_set ? X86_FLAG_AC : ~X86_FLAG_AC);
     change_field(e, group, AT(native_mode), is_set ? bit : ~bit);
@@ -92,7 +85,7 @@ static void compose_flags(struct emitter *e)
     change_reg(e, GROUP_AND, A, X86_FLAGS_STATUS & 0xff);
     op(e, 1, 0xb6, false, B, AT(status));
     change_reg(e, GROUP_AND, B, 1);
-    shift(e, true, false, B, 11); /* OF */
+    emit_shift(e, HOST_SHL, false, B, 11); /* OF */
     emit_op_reg(e, HOST_OP_OR_REG_RM, A, B);
     op(e, 0, HOST_OP_MOV_REG_RM, false, B, AT(flags));
     change_reg(e, GROUP_AND, B, ~(uint32_t)(X86_FLAG_RF | X86_FLAG_VM));
@@ -108,10 +101,10 @@ static void take_flags(struct emitter *e)
     change_field(e, GROUP_AND, AT(flags), ~X86_FLAG_IF);
     op(e, 0, 0x09, false, B, AT(flags)); /* or [flags], r15d */
     emit_insn(e, &(struct host_insn){.opcode = HOST_OP_MOV_REG_RM, .reg = B, .rm = A});
-    shift(e, false, false, B, 11); /* OF */
+    emit_shift(e, HOST_SHR, false, B, 11); /* OF */
     change_reg(e, GROUP_AND, B, 1);
     change_reg(e, GROUP_AND, A, X86_FLAGS_STATUS & 0xff);
-    shift(e, true, false, A, 8);
+    emit_shift(e, HOST_SHL, false, A, 8);
     emit_op_reg(e, HOST_OP_OR_REG_RM, A, B);
     change_reg(e, GROUP_OR, A, 0x200);
     emit_insn(e, &(struct host_insn){.opcode = HOST_OP_MOV_RM_REG,
@@ -133,11 +126,11 @@ static void read_counter(struct emitter *e, bool has_aux)
     } else {
         emit8(e, 0x31);
     }
-    shift(e, true, true, HOST_RDX, 32);
+    emit_shift(e, HOST_SHL, true, HOST_RDX, 32);
     emit_op_reg(e, HOST_OP_OR_REG_RM, HOST_RAX, HOST_RDX);
     op(e, 0, HOST_OP_ADD_REG_RM, true, HOST_RAX, AT(tsc_offset));
     emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RDX, HOST_RAX);
-    shift(e, false, true, HOST_RDX, 32);
+    emit_shift(e, HOST_SHR, true, HOST_RDX, 32);
     emit_insn(e,
               &(struct host_insn){.opcode = HOST_OP_MOV_REG_RM, .reg = HOST_RAX, .rm = HOST_RAX});
 }

@@ -55,9 +55,11 @@ void native_emit_string(struct translation *t, const struct native_insn *n)
     native_give_up_flags(t, n->live_before);
     native_emit_count(t, native_left(t, t->index));
     bool is_write = string_kind(insn) <= SOFT_STRING_STOS;
-    if (native_has_windows(t) && is_write && (insn->prefixes & X86_PREFIX_REP) &&
-        segment == X86_DS) {
-        emit_call_of(t, t->native->window_string[string_kind(insn)][size_bits]);
+    if (is_write && (insn->prefixes & X86_PREFIX_REP) && segment == X86_DS && !t->source->is_32 &&
+        !t->counts) {
+        size_t number = native_string_number(string_kind(insn), (uint8_t)size_bits);
+        emit_call_of(t, native_has_windows(t) ? t->native->window_string[number].code
+                                              : t->native->tlb_string[t->tlb][number]);
         return;
     }
     emit_mov_imm(&t->e, SCRATCH, description);
@@ -106,12 +108,7 @@ void native_emit_bit_string(struct translation *t, const struct native_insn *n)
     t->address_group = NATIVE_NO_GROUP;
     native_emit_address(t, n);
     emit_copy(t, reg_field(insn), is_64);
-    emit_insn(e, &(struct host_insn){.opcode = 0xc1, /* sar r15, bits */
-                                     .w = true,
-                                     .reg = 7,
-                                     .rm = SCRATCH,
-                                     .imm_bytes = 1,
-                                     .imm = &bits});
+    emit_shift(e, HOST_SAR, true, SCRATCH, bits);
     emit_insn(e, &(struct host_insn){.opcode = HOST_OP_LEA,
                                      .w = !t->source->is_32,
                                      .reg = ADDRESS,
@@ -133,7 +130,7 @@ void native_emit_bit_string(struct translation *t, const struct native_insn *n)
     emit_insn(e, &(struct host_insn){.map = 1,
                                      .opcode = insn->opcode,
                                      .w = is_64,
-                                     .is_locked = insn->prefixes & X86_PREFIX_LOCK,
+                                     .is_locked = native_keeps_lock(t, insn),
                                      .reg = SCRATCH,
                                      .is_memory = true,
                                      .base = ADDRESS,

@@ -4,8 +4,8 @@
  * pointer waits in native_host_rsp. R14 and R15 are scratch. */
 #include <stddef.h>
 
-#include "engine/soft/translate/block_table.h"
 #include "engine/soft/translate/native_string.h"
+#include "engine/soft/translate/native_stub.h"
 #include "engine/soft/translate/native_system.h"
 
 typedef const uint8_t *quick_function(struct soft_vcpu *v, const struct native_site *site,
@@ -30,35 +30,10 @@ static void store_guest(struct emitter *e)
     }
 }
 
-static void jump_reg(struct emitter *e, uint8_t reg)
-{
-    if (reg >= HOST_R8) {
-        emit8(e, 0x41);
-    }
-    emit8(e, 0xff);
-    emit8(e, 0xe0 | (reg & 7));
-}
-
 /* The C functions' first argument. */
 static void emit_vcpu(struct emitter *e)
 {
     emit_op_base(e, HOST_OP_LEA, HOST_RDI, HOST_RSP, -NATIVE_ANCHOR);
-}
-
-static void push(struct emitter *e, uint8_t reg)
-{
-    if (reg >= HOST_R8) {
-        emit8(e, 0x41);
-    }
-    emit8(e, 0x50 | (reg & 7));
-}
-
-static void pop(struct emitter *e, uint8_t reg)
-{
-    if (reg >= HOST_R8) {
-        emit8(e, 0x41);
-    }
-    emit8(e, 0x58 | (reg & 7));
 }
 
 /* pop [rsp + disp]; RSP in the address is that after the pop. */
@@ -181,7 +156,7 @@ static uint8_t *make_call(struct emitter *e, bool is_called, const void *functio
 {
     uint8_t *start = e->at;
     if (is_called) {
-        pop(e, HOST_R14);
+        emit_pop(e, HOST_R14);
     }
     store_guest(e);
     if (out_stored) {
@@ -199,7 +174,7 @@ static uint8_t *make_call(struct emitter *e, bool is_called, const void *functio
     emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RSP, HOST_RBX);
     emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_R14, HOST_RAX);
     load_guest(e);
-    jump_reg(e, HOST_R14);
+    emit_jmp_reg(e, HOST_R14);
     return start;
 }
 
@@ -208,7 +183,7 @@ static uint8_t *make_quick(struct emitter *e, quick_function *function,
                            const uint8_t *interpret_stored)
 {
     uint8_t *start = e->at;
-    pop(e, HOST_R14);
+    emit_pop(e, HOST_R14);
     store_guest(e);
     emit_vcpu(e);
     emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RSI, HOST_R14);
@@ -225,14 +200,38 @@ static uint8_t *make_quick(struct emitter *e, quick_function *function,
     emit_bind(emit_jcc(e, HOST_IF_EQUAL), interpret_stored);
     emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_R14, HOST_RAX);
     load_guest(e);
-    jump_reg(e, HOST_R14);
+    emit_jmp_reg(e, HOST_R14);
     return start;
+}
+
+void native_emit_jump_place(struct emitter *e)
+{
+    emit8(e, 0x45); /* mov r15d, r14d */
+    emit8(e, 0x89);
+    emit8(e, 0xf7);
+    emit8(e, 0x41); /* and r15d, mask */
+    emit8(e, 0x81);
+    emit8(e, 0xe7);
+    emit32(e, NATIVE_JUMP_MASK);
+}
+
+void native_emit_jump_page(struct emitter *e, int32_t pushed)
+{
+    emit_shift(e, HOST_SHR, true, HOST_R14, GUEST_PAGE_SHIFT);
+    emit_op_base(e, HOST_OP_MOV_RM_REG, HOST_R14, HOST_RSP, VCPU_FIELD(native_page) + pushed);
+}
+
+void native_emit_done(struct emitter *e)
+{
+    emit_pop(e, HOST_R14);
+    emit_op_base(e, HOST_OP_LEA, HOST_R14, HOST_R14, sizeof(struct native_site));
+    emit_jmp_reg(e, HOST_R14);
 }
 
 /* CPUID of a leaf whose registers are known; the interpreter does the others, and notes them. */
 static uint8_t *make_cpuid(struct emitter *e, const uint8_t *interpret)
 {
-    const int32_t known = VCPU_FIELD(cpuid_known) + 8; /* the return address is pushed */
+    const int32_t known = VCPU_FIELD(cpuid_known) + NATIVE_PUSHED;
     const struct {
         uint8_t reg;
         size_t offset;
@@ -254,10 +253,7 @@ static uint8_t *make_cpuid(struct emitter *e, const uint8_t *interpret)
     emit8(e, 0xe7);
     emit8(e, SOFT_CPUID_KNOWN - 1);
     _Static_assert(sizeof(struct soft_cpuid_known) == 32, "the shift");
-    emit8(e, 0x41); /* shl r15d, 5 */
-    emit8(e, 0xc1);
-    emit8(e, 0xe7);
-    emit8(e, 5);
+    emit_shift(e, HOST_SHL, false, HOST_R15, 5);
     at.opcode = HOST_OP_CMP_REG_RM;
     at.reg = HOST_RAX;
     at.disp = known + (int32_t)offsetof(struct soft_cpuid_known, leaf);
@@ -278,9 +274,7 @@ static uint8_t *make_cpuid(struct emitter *e, const uint8_t *interpret)
     emit8(e, 0x0c);
     emit8(e, 0x24);
     emit8(e, 0);
-    pop(e, HOST_R14);
-    emit_op_base(e, HOST_OP_LEA, HOST_R14, HOST_R14, sizeof(struct native_site));
-    jump_reg(e, HOST_R14);
+    native_emit_done(e);
     return start;
 }
 
@@ -291,15 +285,15 @@ static uint8_t *make_enter(struct emitter *e)
 {
     uint8_t *start = e->at;
     for (size_t i = 0; i < sizeof(saved); i++) {
-        push(e, saved[i]);
+        emit_push(e, saved[i]);
     }
-    push(e, HOST_RAX); /* calls from here find the stack aligned */
+    emit_push(e, HOST_RAX); /* calls from here find the stack aligned */
     emit_op_base(e, HOST_OP_LEA, HOST_RDI, HOST_RDI, NATIVE_ANCHOR);
     emit_op_base(e, HOST_OP_MOV_RM_REG, HOST_RSP, HOST_RDI, VCPU_FIELD(native_host_rsp));
     emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RSP, HOST_RDI);
     emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_R14, HOST_RSI);
     load_guest(e);
-    jump_reg(e, HOST_R14);
+    emit_jmp_reg(e, HOST_R14);
     return start;
 }
 
@@ -308,9 +302,9 @@ static uint8_t *make_leave(struct emitter *e)
 {
     uint8_t *start = e->at;
     emit_op_base(e, HOST_OP_MOV_REG_RM, HOST_RSP, HOST_RSP, VCPU_FIELD(native_host_rsp));
-    pop(e, HOST_RAX);
+    emit_pop(e, HOST_RAX);
     for (size_t i = sizeof(saved); i-- > 0;) {
-        pop(e, saved[i]);
+        emit_pop(e, saved[i]);
     }
     emit8(e, 0xc3);
     return start;
@@ -371,8 +365,16 @@ static void call_for_miss(struct emitter *e,
     emit_op_reg(e, HOST_OP_MOV_REG_RM, HOST_RSP, HOST_R15);
 }
 
-/* Called by blocks with an address in R14 and an access in R15; ZF clear: it may be tried again. Registers stay but R15; vectors
- * are live after it if they were before, if it may be tried again. */
+/* cmp eax, 'value' */
+static void compare_answer(struct emitter *e, uint8_t value)
+{
+    emit8(e, 0x83);
+    emit8(e, 0xf8);
+    emit8(e, value);
+}
+
+/* Called by blocks with an address in R14 and an access in R15. 'Equal': it may be tried again; 'above': R14 has the host's address
+ * of it, for this time. Registers stay but R15, and R14 then; vectors are live after it if they were before, if it goes on. */
 static uint8_t *make_fill(struct emitter *e, const uint8_t *load_vectors)
 {
     static const uint8_t spoiled[] = {HOST_RAX, HOST_RCX, HOST_RDX, HOST_RSI, HOST_RDI,
@@ -383,12 +385,13 @@ static uint8_t *make_fill(struct emitter *e, const uint8_t *load_vectors)
         emit_op_base(e, HOST_OP_MOV_RM_REG, spoiled[i], HOST_RSP, VCPU_FIELD(gpr) + 8 * spoiled[i]);
     }
     call_for_miss(e, native_on_miss);
-    emit8(e, 0x3d); /* cmp eax, NATIVE_MISS_ASK */
-    emit32(e, NATIVE_MISS_ASK);
+    compare_answer(e, NATIVE_MISS_ASK);
     uint8_t *ask = emit_jcc(e, HOST_IF_EQUAL);
-    emit8(e, 0x85); /* test eax, eax */
-    emit8(e, 0xc0);
+    compare_answer(e, NATIVE_MISS_FILLED);
+    uint8_t *known = emit_jcc(e, HOST_IF_BELOW_OR_EQUAL);
+    emit_op_base(e, HOST_OP_MOV_REG_RM, HOST_R14, HOST_RSP, VCPU_FIELD(native_miss.hva));
     uint8_t *done = e->at;
+    emit_bind(known, done);
     for (size_t i = 0; i < sizeof(spoiled); i++) {
         emit_op_base(e, HOST_OP_MOV_REG_RM, spoiled[i], HOST_RSP, VCPU_FIELD(gpr) + 8 * spoiled[i]);
     }
@@ -398,16 +401,15 @@ static uint8_t *make_fill(struct emitter *e, const uint8_t *load_vectors)
     save_vectors(e);
     emit_op_base(e, HOST_OP_MOV_REG_RM, HOST_R15, HOST_RSP, VCPU_FIELD(native_miss.access));
     call_for_miss(e, native_on_fill);
-    emit8(e, 0x85); /* test eax, eax */
-    emit8(e, 0xc0);
-    emit_bind(emit_jcc(e, HOST_IF_EQUAL), done);
+    compare_answer(e, NATIVE_MISS_FILLED);
+    emit_bind(emit_jcc(e, HOST_IF_NOT_EQUAL), done);
     emit_at(e, 0, 0, 0x80, 7, VCPU_FIELD(native_miss.had_vectors), false);
     emit8(e, 0);
     uint8_t *over = emit_jcc(e, HOST_IF_EQUAL);
     emit_bind(emit_call(e), load_vectors);
     emit_bind(over, e->at);
-    emit8(e, 0x48); /* test rsp, rsp */
-    emit8(e, 0x85);
+    emit8(e, 0x48); /* cmp rsp, rsp */
+    emit8(e, 0x39);
     emit8(e, 0xe4);
     emit_bind(emit_jmp(e), done);
     return start;
@@ -417,18 +419,12 @@ static uint8_t *make_fill(struct emitter *e, const uint8_t *load_vectors)
  * site waits at [RSP]; flags are saved. */
 static uint8_t *make_indirect(struct emitter *e, bool is_shared)
 {
-    const int32_t pushed = 8, jump = VCPU_FIELD(native_jump) + pushed;
+    const int32_t pushed = NATIVE_PUSHED, jump = VCPU_FIELD(native_jump) + pushed;
     const int32_t rip = jump + (int32_t)offsetof(struct soft_native_jump, rip),
                   tag = jump + (int32_t)offsetof(struct soft_native_jump, tag),
                   code = jump + (int32_t)offsetof(struct soft_native_jump, code);
     uint8_t *start = e->at, *next[2], *swap[NATIVE_JUMP_WAYS - 1];
-    emit8(e, 0x45); /* mov r15d, r14d */
-    emit8(e, 0x89);
-    emit8(e, 0xf7);
-    emit8(e, 0x41); /* and r15d, mask */
-    emit8(e, 0x81);
-    emit8(e, 0xe7);
-    emit32(e, NATIVE_JUMP_MASK);
+    native_emit_jump_place(e);
     for (uint32_t way = 1; way < NATIVE_JUMP_WAYS; way++) {
         emit8(e, 0x41); /* xor r15d, from the last way to this one */
         emit8(e, 0x83);
@@ -443,19 +439,10 @@ static uint8_t *make_indirect(struct emitter *e, bool is_shared)
         emit_at(e, 0, 0, 0xff, 1, VCPU_FIELD(native_jump_patience) + pushed, false); /* dec */
         swap[way - 1] = emit_jcc(e, HOST_IF_EQUAL);
         if (is_shared) {
-            emit8(e, 0x49); /* shr r14, 12 */
-            emit8(e, 0xc1);
-            emit8(e, 0xee);
-            emit8(e, GUEST_PAGE_SHIFT);
-            emit_op_base(e, HOST_OP_MOV_RM_REG, HOST_R14, HOST_RSP,
-                         VCPU_FIELD(native_page) + pushed);
+            native_emit_jump_page(e, pushed);
         }
         emit_op_base(e, HOST_OP_LEA, HOST_RSP, HOST_RSP, pushed);
-        emit8(e, 0x42); /* jmp [rsp + r15 * 8 + code] */
-        emit8(e, 0xff);
-        emit8(e, 0xa4);
-        emit8(e, 0xfc);
-        emit32(e, (uint32_t)(code - pushed));
+        emit_jmp_table(e, HOST_R15, code - pushed);
         emit_bind(next[0], e->at);
         emit_bind(next[1], e->at);
     }
@@ -479,7 +466,7 @@ void native_make_stubs(struct soft_vcpu *v)
     n->interpret =
         make_call(&e, true, (const void *)(uintptr_t)native_on_interpret, &interpret_stored);
     n->string = make_quick(&e, native_on_string, interpret_stored);
-    native_make_window_strings(n, &e);
+    native_make_string_stubs(n, &e);
     n->cpuid = make_cpuid(&e, n->interpret);
     n->syscall = make_quick(&e, native_on_syscall, interpret_stored);
     n->sysret = make_quick(&e, native_on_sysret, interpret_stored);

@@ -206,7 +206,7 @@ static void emit_one(struct translation *t, const struct native_insn *n, bool is
     uint32_t first_slow = t->slow_count;
     t->kept_group = t->scratch_group;
     t->scratch_group = NATIVE_NO_GROUP;
-    t->is_rip_relative = n->insn.has_memory && n->insn.base == X86_BASE_RIP;
+    t->has_guess = t->guesses_windows && native_guess_window(&t->guess, n, &t->guessed_slot);
     if (n->row->is_vector && n->kind != NATIVE_INTERPRET) {
         emit_vectors(t, n);
         first_slow = t->slow_count;
@@ -325,11 +325,15 @@ static void emit_fill(struct translation *t, const struct slow_path *slow)
     emit_op_table(e, HOST_OP_ADD_REG_RM, ADDRESS, SCRATCH, slow->tag);
     emit_mov_imm(e, SCRATCH,
                  slow->size | (slow->is_write ? NATIVE_FILL_WRITE : 0) |
+                     (slow->checked ? NATIVE_FILL_ONCE : 0) |
                      (slow->may_fault ? NATIVE_FILL_FAULT : 0) |
                      (slow->is_fault_read ? NATIVE_FILL_FAULT_READ : 0) |
                      slow->fault_disp << NATIVE_FILL_FAULT_SHIFT);
     emit_bind(emit_call(e), t->native->fill);
-    emit_bind(emit_jcc(e, HOST_IF_NOT_EQUAL), slow->retry);
+    emit_bind(emit_jcc(e, HOST_IF_EQUAL), slow->retry);
+    if (slow->checked) {
+        emit_bind(emit_jcc(e, HOST_IF_ABOVE), slow->checked);
+    }
 }
 
 static void emit_slow_paths(struct translation *t)
@@ -392,11 +396,6 @@ static void emit_slow_paths(struct translation *t)
             break;
         case SLOW_GUESS:
             emit_low_word(e, SCRATCH);
-            emit_insn(e, &(struct host_insn){.opcode = 0xff, /* inc dword [misses] */
-                                             .is_memory = true,
-                                             .base = HOST_RSP,
-                                             .index = HOST_NONE,
-                                             .disp = VCPU_FIELD(window_misses)});
             emit_op_table(e, HOST_OP_MOV_REG_RM, SCRATCH, SCRATCH, VCPU_FIELD(window_table));
             emit_bind(emit_jmp(e), slow->after);
             break;
@@ -475,7 +474,8 @@ static bool is_in_loop(const struct native_source *source, const uint8_t *page)
         bool is_jcc =
             insn.map ? insn.map == 1 && (insn.opcode & 0xf0) == 0x80 : (insn.opcode & 0xf0) == 0x70;
         bool is_jmp = !insn.map && (insn.opcode == 0xeb || insn.opcode == 0xe9);
-        int64_t target = (int64_t)offset + (int64_t)insn.imm;
+        /* The immediate of another instruction may be anything. */
+        int64_t target = (int64_t)(offset + insn.imm);
         if ((is_jcc || is_jmp) && target <= 0 && target > -LOOP_BYTES) {
             return true;
         }
@@ -549,6 +549,9 @@ struct native_block *native_translate(struct soft_vcpu *v, uint64_t rip, uint64_
     bool is_test = v->vm->windows == SOFT_WINDOWS_ALWAYS;
     t.guesses_windows = native_has_windows(&t) && soft_windows_count_block(v) &&
                         (is_test || is_in_loop(source, page));
+    if (t.guesses_windows) {
+        native_guess_begin(&t.guess, v, source);
+    }
     t.counts = v->vm->icount.is_on;
     t.address_group = t.scratch_group = t.kept_group = NATIVE_NO_GROUP;
     if (t.counts) {
@@ -576,6 +579,9 @@ struct native_block *native_translate(struct soft_vcpu *v, uint64_t rip, uint64_
             native_emit_poll(&t);
         }
         emit_one(&t, n, is_last);
+        if (t.guesses_windows) {
+            native_guess_follow(&t.guess, n);
+        }
     }
     t.index = source->count - 1;
     if (!source->ends_by_itself) {

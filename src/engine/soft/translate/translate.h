@@ -4,6 +4,7 @@
 
 #include "engine/soft/translate/analyze.h"
 #include "engine/soft/translate/block_table.h"
+#include "engine/soft/translate/window_guess.h"
 
 /* Where the guest's status flags are; none: they do not matter. */
 #define FLAGS_HOST  1u
@@ -35,6 +36,8 @@ struct slow_path {
     bool is_write;
     bool may_fault; /* then #PF is the instruction's, for an access so far behind the checked one */
     bool is_fault_read; /* which only reads, whatever the check is for */
+    uint8_t *
+        checked; /* behind the check, with a host address in R14 that is good for this time; NULL: no use */
     uint32_t fault_disp;
     int32_t tag;      /* displacement of the TLB's tags */
     uint8_t *after;   /* where to go on; NULL: the next RIP decides */
@@ -77,12 +80,14 @@ struct translation {
     uint8_t address_group;   /* whose address R14 has */
     /* The same of R15, after this instruction and before it: only instructions that leave R15 alone keep it. */
     uint8_t scratch_group, kept_group;
-    bool guesses_windows;  /* which one an address is in */
-    bool is_rip_relative;  /* the memory operand here */
+    bool guesses_windows; /* which one an address is in */
+    bool has_guess;       /* of the access here: it is 'guessed_slot' */
+    uint8_t guessed_slot;
     int32_t operand_disp;  /* of the operand from R14 */
     int32_t stack_pending; /* what RSP has still to move by, see native_emit_move_stack */
     uint32_t exit_count;
     struct block_exit exit[NATIVE_MAX_LINKS];
+    struct native_guess guess; /* if guesses_windows */
     uint32_t slow_count;
     struct slow_path slow[TRANSLATION_MAX_SLOW];
 };
@@ -167,6 +172,8 @@ bool native_emit_grouped(struct translation *t, const struct native_insn *n);
 /* R14 from a linear address to the host's address of 'size' bytes, alone. */
 void native_emit_check(struct translation *t, uint32_t size, bool is_write);
 /* plain_insn.c */
+/* Is the host's instruction locked? */
+bool native_keeps_lock(const struct translation *t, const struct x86_insn *insn);
 void native_emit_plain(struct translation *t, const struct native_insn *n);
 void native_emit_raw(struct translation *t, const struct native_insn *n);
 void native_emit_divide(struct translation *t, const struct native_insn *n);

@@ -8,6 +8,7 @@
 
 #include "base/core/bits.h"
 #include "cpu/x86/tables.h"
+#include "engine/soft/translate/native_string.h"
 #include "engine/soft/translate/verify_forms.h"
 
 /* What a byte of the code is; others are numbers of nodes. */
@@ -211,9 +212,14 @@ static int step_call(struct native_verifier *r, const struct node *node, const u
                    : refuse(r, "it changes the mode of code that is not the kernel's");
     case VERIFY_STUB_FILL:
         state = node->state;
-        verify_forget(&state, HOST_R15);
-        memset(&state.flags, 0, sizeof(state.flags));
+        verify_fill(&state);
         return reach(r, next, &state);
+    case VERIFY_STUB_STRING:
+        if (!native_is_string_stub_of(r->native, target, r->block->mode & NATIVE_MODE_WINDOWS,
+                                      node->state.tlb)) {
+            return refuse(r, "it calls a stub for blocks of another mode");
+        }
+        /* fall through */
     case VERIFY_STUB_SITE:
         rc = check_site(r, next, &site);
         if (rc < 0 || !site.next || site.next == NATIVE_SITE_UNGROUPED) {

@@ -14,6 +14,7 @@
 
 #include "base/core/bits.h"
 #include "cpu/x86/tables.h"
+#include "engine/soft/translate/native_string.h"
 #include "engine/soft/translate/native_system.h"
 #include "engine/soft/translate/verify_values.h"
 
@@ -42,9 +43,7 @@ static const struct field fields[] = {
     VCPU_RIGHTS(native_epoch[0], READ),
     VCPU_RIGHTS(native_epoch[1], READ),
     VCPU_RIGHTS(native_tag, READ),
-    VCPU_RIGHTS(window_guess, READ),
-    VCPU_RIGHTS(window_guess_base, READ),
-    VCPU_RIGHTS(window_misses, READ | WRITE),
+    {offsetof(struct soft_vcpu, window_table), 8 * VERIFY_WINDOWS, READ},
     VCPU_RIGHTS(native_page, READ | WRITE),
     VCPU_RIGHTS(native_target, READ | WRITE),
     VCPU_RIGHTS(native_x87_live, READ),
@@ -93,10 +92,8 @@ enum verify_stub verify_find_stub(const struct soft_native *n, const uint8_t *ta
             return stubs[i].stub;
         }
     }
-    for (size_t i = 0; i < 2 * NATIVE_STRING_SIZES; i++) {
-        if ((&n->window_string[0][0])[i] == target) {
-            return VERIFY_STUB_SITE;
-        }
+    if (native_is_string_stub(n, target)) {
+        return VERIFY_STUB_STRING;
     }
     for (unsigned i = 0; i < NATIVE_SMALL_COUNT; i++) {
         if (n->small[i] == target) {

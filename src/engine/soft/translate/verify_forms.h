@@ -12,9 +12,9 @@ enum verify_kind {
     VERIFY_INDEX,    /* the same, and equal to (register 'of', low 32 bits) >> 'shift' & 'bits' */
     VERIFY_DIFFERENCE, /* what was in the register, minus the tag of the TLB entry at index 'of'; at most 'bits' */
     VERIFY_HOST, /* host address: bytes 'low' to 'high' - 1 from there are of one guest page */
-    VERIFY_WINDOW_BITS,    /* bits 63:39 of register 'of', in the lowest bits */
-    VERIFY_WINDOW_INDEX,   /* bits 54:39 of it */
-    VERIFY_WINDOW_GUESSED, /* what has to be added to it is in window_guess_base; low bits as BITS */
+    VERIFY_WINDOW_BITS,    /* bits 63:40 of register 'of', in the lowest bits */
+    VERIFY_WINDOW_INDEX,   /* bits 55:40 of it */
+    VERIFY_WINDOW_GUESSED, /* bits 47:40 of it are 'bits'; in the lowest bits as well */
     VERIFY_WINDOW,         /* what has to be added to it */
     VERIFY_JUMP_TAG,       /* the tag of the jump cache's entry at index 'of' */
 };
@@ -42,10 +42,11 @@ struct verify_value {
 enum verify_compared {
     VERIFY_FLAGS_ANY,
     VERIFY_FLAGS_LIMIT,    /* cmp 'reg', 'bits' */
-    VERIFY_FLAGS_GUESS,    /* cmp low 16 bits of 'reg', window_guess */
+    VERIFY_FLAGS_GUESS,    /* cmp low byte of 'reg', 'bits' */
     VERIFY_FLAGS_BITS,     /* test low byte of 'reg', 'bits' */
     VERIFY_FLAGS_JUMP_RIP, /* cmp with the RIP of the jump cache's entry at index 'reg' */
     VERIFY_FLAGS_JUMP_TAG,
+    VERIFY_FLAGS_FILLED, /* by the stub 'fill': if they say 'above', R14 has the host's address of 'bits' bytes to write to */
     VERIFY_FLAGS_EXIT, /* cmp with native_epoch or native_page: if they say 'equal', 'bits' of 'epochs' are so */
 };
 
@@ -55,7 +56,8 @@ struct verify_flags {
     uint64_t bits;
 };
 
-#define VERIFY_SLOTS 16 /* elements of native_group */
+#define VERIFY_WINDOWS 128u /* elements of window_table for addresses of user space */
+#define VERIFY_SLOTS   16   /* elements of native_group */
 
 struct verify_state {
     struct verify_value reg[16 + VERIFY_SLOTS]; /* registers, then native_group */
@@ -84,15 +86,18 @@ const char *verify_step(const struct verify_insn *at, struct verify_state *state
 const char *verify_indirect_jump(const struct verify_insn *at, const struct verify_state *state);
 /* What a conditional jump says about the flags on one of its edges. */
 void verify_edge(uint8_t condition, bool is_taken, struct verify_state *state);
+/* What is known when the stub 'fill' has come back. */
+void verify_fill(struct verify_state *state);
 
 enum verify_stub {
     VERIFY_NO_STUB,
-    VERIFY_STUB_FILL,    /* called; comes back behind the call with another R15 and other flags */
+    VERIFY_STUB_FILL, /* called; comes back behind the call with other R14, R15 and flags: verify_fill */
     VERIFY_STUB_RETURNS, /* called; comes back behind the call */
     VERIFY_STUB_SMALL,   /* the same with other R14, R15, RAX, RCX, RDX and flags */
     VERIFY_STUB_STAC,    /* the same, and the mode is another one */
     VERIFY_STUB_CLAC,
     VERIFY_STUB_SITE, /* called; a struct native_site follows, behind it the code goes on if site.next says so */
+    VERIFY_STUB_STRING,    /* the same, if it is one for the block's mode */
     VERIFY_STUB_SITE_LAST, /* called; a struct native_site follows, and it never comes back */
     VERIFY_STUB_LINK,      /* jumped to, with a link of the block in R14 */
 };

@@ -159,10 +159,13 @@ static void transfer_move(const struct verify_insn *at, const struct verify_stat
     } else if (memory->form == VERIFY_FORM_SLOT) {
         *out = state->reg[memory->index];
     } else if (memory->form == VERIFY_FORM_FIELD && size == 8 &&
-               memory->offset == offsetof(struct soft_vcpu, window_guess_base)) {
+               memory->offset - offsetof(struct soft_vcpu, window_table) < 8 * VERIFY_WINDOWS) {
+        /* The address of another window leads out of the host's user space: see windows.h. */
         const struct verify_value *before = &state->reg[at->insn.operand[0].reg];
-        out->kind = before->kind == VERIFY_WINDOW_GUESSED ? VERIFY_WINDOW : VERIFY_ANY;
-        out->of = before->of;
+        bool is_it = before->kind == VERIFY_WINDOW_GUESSED &&
+                     memory->offset == offsetof(struct soft_vcpu, window_table) + 8 * before->bits;
+        out->kind = is_it ? VERIFY_WINDOW : VERIFY_ANY;
+        out->of = is_it ? before->of : 0;
     } else if (memory->form == VERIFY_FORM_WINDOW) {
         out->kind = VERIFY_WINDOW;
         out->of = state->reg[memory->index].of;
@@ -342,9 +345,9 @@ static bool transfer_flags(const struct verify_insn *at, const struct verify_sta
         *out = (struct verify_flags){VERIFY_FLAGS_LIMIT, .reg = first->reg, .bits = insn->imm};
         return true;
     }
-    if (is_gpr(first, 2) && memory->form == VERIFY_FORM_FIELD &&
-        memory->offset == offsetof(struct soft_vcpu, window_guess)) {
-        *out = (struct verify_flags){VERIFY_FLAGS_GUESS, .reg = first->reg};
+    if (is_gpr(first, 1) && second->kind == X86_OPERAND_IMM) {
+        *out = (struct verify_flags){VERIFY_FLAGS_GUESS, .reg = first->reg,
+                                     .bits = (uint8_t)insn->imm};
         return true;
     }
     if (is_gpr(first, 8) && memory->form == VERIFY_FORM_JUMP &&
@@ -373,6 +376,23 @@ static bool transfer_flags(const struct verify_insn *at, const struct verify_sta
         }
     }
     return false;
+}
+
+void verify_fill(struct verify_state *state)
+{
+    const struct verify_value *access = &state->reg[HOST_R15];
+    uint64_t once = NATIVE_FILL_WRITE | NATIVE_FILL_ONCE;
+    bool is_known = access->kind == VERIFY_CONSTANT;
+    struct verify_flags flags = {0};
+    if (!is_known || access->bits & NATIVE_FILL_ONCE) {
+        uint64_t size = access->bits & (NATIVE_FILL_ONCE - 1);
+        if (is_known && (access->bits & once) == once && size <= GUEST_PAGE_SIZE) {
+            flags = (struct verify_flags){VERIFY_FLAGS_FILLED, .reg = HOST_R14, .bits = size};
+        }
+        verify_forget(state, HOST_R14);
+    }
+    verify_forget(state, HOST_R15);
+    state->flags = flags;
 }
 
 void verify_apply(const struct verify_insn *at, const struct verify_memory *memory,
@@ -418,11 +438,6 @@ void verify_apply(const struct verify_insn *at, const struct verify_memory *memo
     }
 }
 
-#define IF_BELOW_OR_EQUAL 0x6
-#define IF_ABOVE          0x7
-#define IF_EQUAL          0x4
-#define IF_NOT_EQUAL      0x5
-
 void verify_edge(uint8_t condition, bool is_taken, struct verify_state *state)
 {
     uint8_t holds = is_taken ? condition : condition ^ 1;
@@ -430,35 +445,45 @@ void verify_edge(uint8_t condition, bool is_taken, struct verify_state *state)
     struct verify_value *value = &state->reg[flags->reg];
     switch (flags->kind) {
     case VERIFY_FLAGS_LIMIT:
-        if (holds == IF_BELOW_OR_EQUAL && value->kind == VERIFY_DIFFERENCE) {
+        if (holds == HOST_IF_BELOW_OR_EQUAL && value->kind == VERIFY_DIFFERENCE) {
             value->bits = MIN(value->bits, flags->bits);
         }
         break;
     case VERIFY_FLAGS_GUESS:
-        if (holds == IF_EQUAL && value->kind == VERIFY_WINDOW_BITS) {
+        if (holds == HOST_IF_EQUAL && value->kind == VERIFY_WINDOW_BITS) {
             value->kind = VERIFY_WINDOW_GUESSED;
+            value->bits = flags->bits;
         }
         break;
     case VERIFY_FLAGS_BITS:
         /* Bits up to the lowest that was not tested. */
-        if (holds == IF_EQUAL && (value->kind == VERIFY_DIFFERENCE || value->kind == VERIFY_HOST)) {
+        if (holds == HOST_IF_EQUAL &&
+            (value->kind == VERIFY_DIFFERENCE || value->kind == VERIFY_HOST)) {
             value->zero_bits |= (uint8_t)flags->bits;
         }
         break;
     case VERIFY_FLAGS_JUMP_RIP:
-        if (holds == IF_EQUAL && verify_is_bounded(value)) {
+        if (holds == HOST_IF_EQUAL && verify_is_bounded(value)) {
             value->rights |= VERIFY_JUMP_RIP_IS_RIGHT;
         }
         break;
     case VERIFY_FLAGS_JUMP_TAG:
-        if (holds == IF_EQUAL && verify_is_bounded(value)) {
+        if (holds == HOST_IF_EQUAL && verify_is_bounded(value)) {
             value->rights |= VERIFY_JUMP_TAG_IS_RIGHT;
         }
         break;
+    case VERIFY_FLAGS_FILLED:
+        if (holds == HOST_IF_ABOVE) {
+            uint64_t size = flags->bits;
+            verify_forget(state, HOST_R14);
+            state->reg[HOST_R14] = (struct verify_value){
+                .kind = VERIFY_HOST, .rights = VERIFY_READ | VERIFY_WRITE, .high = (int32_t)size};
+        }
+        break;
     case VERIFY_FLAGS_EXIT:
-        if (holds == IF_EQUAL) {
+        if (holds == HOST_IF_EQUAL) {
             state->epochs |= (uint8_t)flags->bits;
-        } else if (holds == IF_NOT_EQUAL) {
+        } else if (holds == HOST_IF_NOT_EQUAL) {
             state->flags.bits = UINT8_MAX; /* 'equal' has been ruled out, and says anything */
         }
         break;
