@@ -34,6 +34,7 @@ check: build-for-check
 	$(PYTHON) tools/run_checks.py $(BUILD)
 
 check-long: build-for-check
+	tools/install_deps long
 	$(PYTHON) tools/run_checks.py --long $(BUILD)
 
 bench:

@@ -14,11 +14,12 @@ MAY_USE = {
     "engine": BASE | {"cpu"},
     "block": BASE,
     "net": BASE,
+    "storage": BASE | {"block/remote.h", "block/nbd_server.h"},
     "device": DEVICE,
     "machine": MACHINE,
     "migrate": MACHINE | {"machine"},
-    "vmm": MACHINE | {"machine", "migrate"},
-    "cli": BASE | {"block/block.h", "block/copy.h", "block/image.h", "block/format/foreign"},
+    "vmm": MACHINE | {"machine", "migrate", "block/crypt.h", "block/filter.h", "block/bitmap.h", "block/front.h", "block/image.h", "block/job.h", "block/remote.h"},
+    "cli": BASE | {"block/bitmap.h", "block/block.h", "block/copy.h", "block/crypt.h", "block/filter.h", "block/format/foreign", "block/image.h", "block/nbd_server.h", "block/nbd_tls.h", "block/remote.h"},
 }
 
 

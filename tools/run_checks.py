@@ -61,7 +61,8 @@ def unit_step(tally, arguments):
 
 
 def differential_step(tally, arguments):
-    meson_step(tally, arguments.build, "--suite", "differential-long" if arguments.long else "differential")
+    suites = ["differential", "differential-long"] if arguments.long else ["differential"]
+    meson_step(tally, arguments.build, *(word for suite in suites for word in ("--suite", suite)))
 
 
 def pytest_step(tally, arguments):

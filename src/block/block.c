@@ -9,13 +9,21 @@
 #include "base/host/coroutine.h"
 #include "block/provider.h"
 
-int block_init(struct block *block, const struct block_ops *ops, const char *name,
-               struct event_loop *loop, struct error *err)
+void *block_new(size_t size, const struct block_ops *ops, const char *name, struct event_loop *loop,
+                struct error *err)
 {
+    struct block *block = calloc(1, size);
+    char *copy = strdup(name);
+    if (block == NULL || copy == NULL) {
+        free(block);
+        free(copy);
+        (void)error_set_errno(err, ENOMEM, "opening disk %s", name);
+        return NULL;
+    }
     block->ops = ops;
     block->loop = loop;
-    block->name = strdup(name);
-    return block->name != NULL ? 0 : error_set_errno(err, ENOMEM, "opening disk %s", name);
+    block->name = copy;
+    return block;
 }
 
 void block_fini(struct block *block)
@@ -78,12 +86,50 @@ const char *block_format_name(const struct block *block)
 
 struct block *block_backing(const struct block *block)
 {
+    while (block->ops->is_front) {
+        block = block->file;
+    }
     return block->backing;
 }
 
 struct block *block_file(const struct block *block)
 {
     return block->file;
+}
+
+int block_descriptor(const struct block *block)
+{
+    while (block != NULL && block->ops->descriptor == NULL) {
+        block = block->file;
+    }
+    return block != NULL ? block->ops->descriptor(block) : -1;
+}
+
+int block_set_lock(struct block *block, enum block_lock lock, struct error *err)
+{
+    while (block != NULL && block->ops->lock == NULL) {
+        block = block->file;
+    }
+    return block != NULL ? block->ops->lock(block, lock, err) : 0;
+}
+
+struct block *block_replace_backing(struct block *block, struct block *backing)
+{
+    struct block *old = block->backing;
+    block->backing = backing;
+    return old;
+}
+
+struct block *block_cut_chain(struct block *first, struct block *end)
+{
+    struct block *at = first;
+    while (at != NULL && at->backing != end) {
+        at = at->backing;
+    }
+    if (at != NULL) {
+        at->backing = NULL;
+    }
+    return first;
 }
 
 static int check_vector(const struct block_request *request)
@@ -166,6 +212,21 @@ void block_complete(struct block *block, struct block_request *request, int stat
     request->done(request, status);
 }
 
+void block_begin_own(struct block *block)
+{
+    if (block->own_in_progress++ == 0) {
+        link_busy(block);
+    }
+}
+
+void block_end_own(struct block *block)
+{
+    invariant(block->own_in_progress > 0);
+    if (--block->own_in_progress == 0) {
+        unlink_busy(block);
+    }
+}
+
 static void plug(struct block *block, bool is_plugged)
 {
     if (block == NULL) {
@@ -201,6 +262,17 @@ static bool is_busy(const struct block *block)
 /* Each block in flight at the bottom ends by itself: it does not matter which one is waited for. */
 static void wait_for_progress(struct block *block)
 {
+    if (block->own_in_progress > 0) {
+        block->ops->wait_own(block);
+        return;
+    }
+    if (block->ops->let_go != NULL && block->ops->let_go(block)) {
+        return;
+    }
+    if (block->ops->is_front) {
+        block_wait_any();
+        return;
+    }
     if (block->ops->wait != NULL) {
         block->ops->wait(block);
         return;
@@ -235,10 +307,15 @@ void block_wait(struct block *block)
     wait_for_progress(block);
 }
 
+bool block_is_any_busy(void)
+{
+    return busy != NULL;
+}
+
 void block_wait_any(void)
 {
     invariant(busy != NULL); /* else a coroutine waits for nothing */
-    busy->ops->wait(busy);
+    (busy->own_in_progress > 0 ? busy->ops->wait_own : busy->ops->wait)(busy);
 }
 
 const char *block_aio_name(const struct block *block)

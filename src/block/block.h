@@ -21,6 +21,8 @@
 #define BLOCK_MAX_CHAIN 64 /* blocks on top of each other */
 
 struct block;
+struct block_crypt;
+struct block_crypt_header;
 
 enum block_op {
     BLOCK_READ,
@@ -104,7 +106,7 @@ struct block_reference {
 struct block_options {
     const char *format; /* "raw", "qcow2" ... */
     bool is_readonly;
-    bool is_direct; /* of the file: see block_file_options */
+    bool is_direct, is_unsafe; /* of the file: see block_file_options */
     enum block_aio aio;
     /* What an image stands on, if the caller knows it: owned by the new block from then on, also on failure. */
     struct block *backing;
@@ -114,9 +116,15 @@ struct block_options {
     int (*resolve)(void *ctx, const struct block_reference *reference, struct block **out_block,
                    struct error *err);
     void *resolve_ctx;
+    /* Asked for the key of an encrypted image: fills *out_crypt, or refuses. NULL: refused. See block/crypt.h. */
+    int (*unlock)(void *ctx, const struct block_crypt_header *header, struct block_crypt *out_crypt,
+                  struct error *err);
+    void *unlock_ctx;
     /* For tools that look at an image alone: a backing block that is named but not given is left out, and what is not in the
      * image cannot be read (-ENXIO). Read-only unless 'is_for_repair'. */
     bool is_alone;
+    /* What the image's own snapshot of that name (or id) holds, read-only. NULL: what the disk holds now. */
+    const char *snapshot;
     /* For check and repair: an image that is marked dirty or corrupt opens for writing, and is left as it is. */
     bool is_for_repair;
 };
@@ -127,10 +135,17 @@ struct block_options {
 int must_check block_open(int fd, const char *name, const struct block_options *options,
                           struct event_loop *loop, struct block **out_block, struct error *err);
 
+/* From now on this thread makes no rings for files any more, as a system call filter will not let it: it takes one of 'count' that are
+ * made now, or that others give back; without one, threads. */
+void block_reserve_rings(struct event_loop *loop, unsigned count);
+/* Before the loop goes. */
+void block_release_rings(void);
+
 struct block_file_options {
     bool is_readonly;
     bool is_growable; /* under a format; then it may be empty too */
     bool is_direct;   /* past the host's page cache (O_DIRECT); buffers of any alignment do */
+    bool is_unsafe;   /* flushes do nothing: what the host has not written is lost with its power */
     enum block_aio aio;
 };
 
@@ -154,6 +169,8 @@ void block_get_info(const struct block *block, struct block_info *out_info);
 const char *block_name(const struct block *block);
 /* "raw", "qcow2" ...; of a protocol's block its own name: "file", "memory". */
 const char *block_format_name(const struct block *block);
+/* The same as a VM's configuration says it: "raw" for what has no format. */
+const char *block_disk_format(const struct block *block);
 /* What it stands on; NULL: nothing. */
 struct block *block_backing(const struct block *block);
 struct block *block_file(const struct block *block);

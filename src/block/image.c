@@ -60,6 +60,15 @@ static int run_check(void *ctx)
 int block_check(struct block *block, unsigned repair, void (*report)(void *ctx, const char *text),
                 void *ctx, struct block_check_result *out_result, struct error *err)
 {
+    return block_check_with_progress(block, repair, report, ctx, NULL, NULL, out_result, err);
+}
+
+int block_check_with_progress(struct block *block, unsigned repair,
+                              void (*report)(void *ctx, const char *text), void *ctx,
+                              void (*progress)(void *ctx, uint64_t done, uint64_t total),
+                              void *progress_ctx, struct block_check_result *out_result,
+                              struct error *err)
+{
     const struct block_image_ops *ops = block->ops->image;
     if (ops == NULL || ops->check == NULL) {
         return lacks(block, "check", err);
@@ -70,7 +79,7 @@ int block_check(struct block *block, unsigned repair, void (*report)(void *ctx, 
                         .ctx = ctx,
                         .result = out_result,
                         .err = err};
-    *out_result = (struct block_check_result){0};
+    *out_result = (struct block_check_result){.progress = progress, .progress_ctx = progress_ctx};
     int rc = block_run(run_check, &call);
     return rc < 0 ? error_prefix(err, rc, "disk %s", block->name) : 0;
 }
@@ -156,5 +165,22 @@ int block_set_backing_name(struct block *block, const char *name, const char *fo
     }
     struct call call = {.block = block, .name = name, .text = format, .err = err};
     int rc = block_run(run_set_backing, &call);
+    return rc < 0 ? error_prefix(err, rc, "disk %s", block->name) : 0;
+}
+
+static int run_make_empty(void *ctx)
+{
+    struct call *call = ctx;
+    return call->block->ops->image->make_empty(call->block, call->err);
+}
+
+int block_make_empty(struct block *block, struct error *err)
+{
+    const struct block_image_ops *ops = block->ops->image;
+    if (ops == NULL || ops->make_empty == NULL) {
+        return lacks(block, "backing files", err);
+    }
+    struct call call = {.block = block, .err = err};
+    int rc = block_run(run_make_empty, &call);
     return rc < 0 ? error_prefix(err, rc, "disk %s", block->name) : 0;
 }

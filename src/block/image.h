@@ -6,6 +6,9 @@
 
 #include "block/block.h"
 
+/* With this begins a file to which a disk job has not copied all yet: it is neither an image nor a disk. */
+#define BLOCK_VEIL_MARK "Hull: this is the unfinished target of a disk job, and no disk.\n"
+
 enum block_preallocation {
     BLOCK_PREALLOCATION_OFF,
     BLOCK_PREALLOCATION_METADATA, /* all is mapped, the space is not taken from the host */
@@ -28,6 +31,12 @@ struct block_create_options {
         *backing_format;     /* as they are to stand in the image; nothing is opened */
     const char *data_name;   /* as it is to stand in the image */
     struct block *data_file; /* borrowed; needed for preallocation with a data file. NULL: none */
+    struct block *crypt_header; /* a LUKS header, to be put into the image; borrowed. NULL: none */
+    uint64_t crypt_header_bytes;
+    /* Gives the key of that header, see block_options; needed for preallocation. */
+    int (*unlock)(void *ctx, const struct block_crypt_header *header, struct block_crypt *out_crypt,
+                  struct error *err);
+    void *unlock_ctx;
     enum block_preallocation preallocation;
 };
 
@@ -55,6 +64,9 @@ struct block_check_result {
     uint64_t errors_fixed, leaks_fixed;
     uint64_t allocated_clusters, total_clusters, compressed_clusters, fragmented_clusters;
     uint64_t end_offset; /* of the last cluster in use in the file */
+    /* Of block_check_with_progress; callers leave these alone. */
+    void (*progress)(void *ctx, uint64_t done, uint64_t total);
+    void *progress_ctx;
 };
 
 /* 'report' gets each finding in words, at most 1000 of them; NULL: nobody wants to know. 0 also with errors found: see the
@@ -62,6 +74,13 @@ struct block_check_result {
 int must_check block_check(struct block *block, unsigned repair,
                            void (*report)(void *ctx, const char *text), void *ctx,
                            struct block_check_result *out_result, struct error *err);
+
+/* The same; progress(progress_ctx, done, total) is called now and then. */
+int must_check block_check_with_progress(struct block *block, unsigned repair,
+                                         void (*report)(void *ctx, const char *text), void *ctx,
+                                         void (*progress)(void *ctx, uint64_t done, uint64_t total),
+                                         void *progress_ctx, struct block_check_result *out_result,
+                                         struct error *err);
 
 /* A snapshot inside of the image. Texts come from the image: untrusted. */
 struct block_snapshot {
@@ -84,5 +103,8 @@ int must_check block_snapshot_delete(struct block *block, const char *name, stru
 /* Other words in the image for what it stands on; contents and open blocks stay as they are. Name NULL: nothing. */
 int must_check block_set_backing_name(struct block *block, const char *name, const char *format,
                                       struct error *err);
+
+/* The image has nothing of its own any more, so that all that it stands on shows through. */
+int must_check block_make_empty(struct block *block, struct error *err);
 
 #endif

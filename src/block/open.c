@@ -8,7 +8,7 @@
 static const struct block_format *const formats[] = {
     &block_format_raw, &block_format_vmdk,  &block_format_vhdx,
     &block_format_vhd, &block_format_vpc, /* what qemu-img calls it */
-    &block_format_vdi, &block_format_qcow2,
+    &block_format_vdi, &block_format_qcow2, &block_format_luks,
 };
 
 const struct block_format *block_find_format(const char *name)
@@ -21,6 +21,11 @@ const struct block_format *block_find_format(const char *name)
     return NULL;
 }
 
+const char *block_disk_format(const struct block *block)
+{
+    return block_find_format(block->ops->name) != NULL ? block->ops->name : "raw";
+}
+
 static int unknown_format(const char *disk, const char *format, struct error *err)
 {
     char names[128] = "";
@@ -31,6 +36,16 @@ static int unknown_format(const char *disk, const char *format, struct error *er
     }
     return error_set(err, EINVAL, "disk %s: unknown format \"%s\": %s %s accepted", disk, format,
                      names, ARRAY_COUNT(formats) > 1 ? "are" : "is");
+}
+
+const char *block_printable(const char *text, char *out, size_t size)
+{
+    size_t length = strnlen(text, size - 1);
+    for (size_t i = 0; i < length; i++) {
+        out[i] = (char)(text[i] >= ' ' && text[i] < 0x7f ? text[i] : '?');
+    }
+    out[length] = '\0';
+    return out;
 }
 
 int block_resolve(const struct block *file, struct block_options *options,
@@ -48,13 +63,8 @@ int block_resolve(const struct block *file, struct block_options *options,
     if (is_backing && options->is_alone) {
         return 0;
     }
-    /* The name is the image's: printable characters of it only. */
-    char name[64] = "";
-    size_t length = strnlen(reference->name, sizeof(name) - 1);
-    for (size_t i = 0; i < length; i++) {
-        char c = reference->name[i];
-        name[i] = (char)(c >= ' ' && c < 0x7f ? c : '?');
-    }
+    char name[64];
+    (void)block_printable(reference->name, name, sizeof(name));
     const char *what = is_backing ? "backing file" : "data file";
     if (options->resolve == NULL) {
         return error_set(err, EPERM, "disk %s: needs the %s \"%s\", which is not among those given",
@@ -106,6 +116,10 @@ int block_open_format(struct block *file, const struct block_options *given_opti
             (void)error_set_errno(err, ENOMEM, "disk %s", file->name); /* rc says it already */
         }
         block_close(file);
+    } else if (options.snapshot != NULL) {
+        rc = error_set(err, EOPNOTSUPP, "disk %s: %s images have no snapshots", file->name,
+                       options.format);
+        block_close(opening.block);
     } else if (options.backing != NULL || options.data_file != NULL) {
         rc = error_set(err, EINVAL, "disk %s: has no %s, but one is given", file->name,
                        options.backing != NULL ? "backing file" : "data file");
@@ -132,6 +146,7 @@ int block_open(int fd, const char *name, const struct block_options *options,
         .is_readonly = options->is_readonly,
         .is_growable = strcmp(format, "raw") != 0,
         .is_direct = options->is_direct,
+        .is_unsafe = options->is_unsafe,
         .aio = options->aio,
     };
     struct block *file;

@@ -1,4 +1,6 @@
 /* Requests from start to end: for formats, whose code runs in coroutines, and for tools, which have nothing else to do. */
+#include <stdlib.h>
+
 #include "base/core/invariant.h"
 #include "base/host/coroutine.h"
 #include "block/provider.h"
@@ -100,7 +102,7 @@ int block_map_chain(struct block *block, uint64_t offset, uint64_t size,
             return rc;
         }
         size = extent.size_bytes;
-        struct block *backing = block->backing;
+        struct block *backing = block_backing(block);
         if (extent.kind != BLOCK_EXTENT_ABSENT) {
             break;
         }
@@ -143,4 +145,39 @@ int block_run(int (*fn)(void *ctx), void *ctx)
         }
     }
     return rc < 0 ? rc : run.rc;
+}
+
+struct serving {
+    struct block *block;
+    struct block_request *request;
+    int (*fn)(struct block *block, struct block_request *request);
+    int status;
+};
+
+static void serve(void *ctx)
+{
+    struct serving *serving = ctx;
+    serving->status = serving->fn(serving->block, serving->request);
+}
+
+static void served(void *ctx)
+{
+    struct serving *serving = ctx;
+    struct serving copy = *serving;
+    free(serving);
+    block_complete(copy.block, copy.request, copy.status);
+}
+
+void block_serve(struct block *block, struct block_request *request,
+                 int (*fn)(struct block *block, struct block_request *request))
+{
+    struct serving *serving = malloc(sizeof(*serving));
+    if (serving != NULL) {
+        *serving = (struct serving){.block = block, .request = request, .fn = fn};
+        if (coroutine_start(serve, served, serving) == 0) {
+            return;
+        }
+        free(serving);
+    }
+    block_complete(block, request, -ENOMEM);
 }

@@ -33,6 +33,12 @@ static int start_vmm(const struct boot_files *files, int config_fd, pid_t *out_p
         if (files->disk[i] >= 0) {
             spec.keep[spec.keep_count++] = files->disk[i];
         }
+        if (files->crypt[i] >= 0) {
+            spec.keep[spec.keep_count++] = files->crypt[i];
+        }
+        if (files->overlay[i] >= 0) {
+            spec.keep[spec.keep_count++] = files->overlay[i];
+        }
         if (files->data[i] >= 0) {
             spec.keep[spec.keep_count++] = files->data[i];
         }
@@ -125,8 +131,8 @@ static int run(const struct boot_options *options, struct boot_files *files)
             (void)fprintf(stderr, "hull: %s: console on %s\n", options->name, files->pty_path);
         }
         bool is_stdio = options->console == BOOT_CONSOLE_STDIO;
-        status = boot_session_run(options, vmm, signal_fd, is_stdio ? files->console_own : -1,
-                                  files->control_own);
+        status =
+            boot_session_run(options, vmm, signal_fd, is_stdio ? files->console_own : -1, files);
     }
     close(signal_fd);
     return status;
@@ -159,6 +165,14 @@ static int boot_run(int argc, char **argv)
 }
 
 static const struct verb_section man_sections[] = {
+    {"WHEN A DISK FAILS",
+     "With werror=stop (or rerror=stop; enospc, the default of werror, where the host has no space) the\n"
+     "VM is paused and the request kept. It is tried again after 1, 2, 4 and then every 5 seconds, and\n"
+     "the VM goes on when that works; `hull ctl PATH resume` tries it at once, and `hull ctl PATH\n"
+     "pause` makes the pause the user's own. `hull ctl PATH status` and events say why it is paused.\n"
+     "\n"
+     "The requests of a remote disk wait for its server for reconnect=SECONDS (60) before they fail.\n"
+     "Its process, hull-storage, is started again when it ends; nothing that was written is lost.\n"},
     {"OPTIONS OF THE ENGINE SOFT",
      "  cache=SIZE      memory for translated code, for each virtual CPU: 4M to 1G (default: 64M); a\n"
      "                  bare number counts MiB. Tables take up to two fifths as much, and 4M\n"
@@ -169,6 +183,7 @@ static const struct verb_section man_sections[] = {
      "\n"
      "  translate=off   the interpreter runs everything\n"
      "  flags=exact     status flags that nothing reads are exact in the frames of faults, too\n"
+     "  lock=always     LOCK prefixes are executed with one virtual CPU, too\n"
      "  verify=on       each block of translated code is verified before it runs\n"
      "  lockstep=on     the interpreter repeats what translated code did, and the first\n"
      "                  difference ends the VM; some hundred times slower, one virtual CPU\n"

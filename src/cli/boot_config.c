@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "base/host/file.h"
-
+#include "block/remote.h"
 #include "cli/boot_files.h"
 
 /* A path as text for messages: JSON is UTF-8, paths are what they like. */
@@ -21,9 +21,35 @@ static json_t *path_text(const char *path)
     return copy != NULL ? json_string(copy) : text;
 }
 
+/* The same from the root on: what is made later stands on images by these names. */
+static json_t *full_path_text(const char *path)
+{
+    if (block_is_uri(path)) {
+        char people[512];
+        return path_text(block_uri_for_people(path, people, sizeof(people)));
+    }
+    AUTO_FREE char *full = realpath(path, NULL);
+    return path_text(full != NULL ? full : path);
+}
+
 static json_t *file_entry(int fd, const char *name)
 {
     return json_pack("{s:i, s:o}", "fd", fd, "name", path_text(name));
+}
+
+static void put_limit(void *ctx, const char *key, uint64_t value)
+{
+    json_object_set_new(ctx, key, json_integer((json_int_t)value));
+}
+
+static json_t *throttle_entry(const struct boot_disk *disk)
+{
+    json_t *limits = json_object();
+    block_throttle_each(&disk->throttle, put_limit, limits);
+    if (disk->throttle_group != NULL) {
+        json_object_set_new(limits, "group", path_text(disk->throttle_group));
+    }
+    return limits;
 }
 
 static json_t *disks_entry(const struct boot_options *options, const struct boot_files *files)
@@ -31,19 +57,40 @@ static json_t *disks_entry(const struct boot_options *options, const struct boot
     json_t *disks = json_array();
     for (unsigned i = 0; i < options->disk_count; i++) {
         const struct boot_disk *disk = &options->disk[i];
-        json_t *entry = json_pack("{s:i, s:o, s:s, s:b, s:b, s:s, s:s}", "fd", files->disk[i],
-                                  "name", path_text(disk->path), "format", disk->format, "readonly",
-                                  (int)disk->is_readonly, "direct", (int)disk->is_direct, "serial",
-                                  disk->serial, "aio", disk->aio);
+        const struct boot_cache_mode *cache = boot_find_cache_mode(disk->cache);
+        json_t *entry =
+            json_pack("{s:i, s:b, s:o, s:s, s:b, s:b, s:b, s:b, s:s, s:s, s:s, s:s, s:s, s:s, s:b}",
+                      "fd", files->disk[i], "remote", (int)block_is_uri(disk->path), "name",
+                      full_path_text(disk->path), "format", disk->format, "readonly",
+                      (int)disk->is_readonly, "direct", (int)cache->is_direct, "write_through",
+                      (int)cache->is_write_through, "unsafe", (int)cache->is_unsafe, "serial",
+                      disk->serial, "aio", disk->aio, "werror", disk->on_write_error, "rerror",
+                      disk->on_read_error, "detect_zeroes", disk->detect_zeroes, "discard",
+                      disk->discard, "copy_on_read", (int)disk->has_copy_on_read);
+        if (disk->has_reconnect) {
+            json_object_set_new(entry, "reconnect", json_integer(disk->reconnect_s));
+        }
+        if (files->crypt[i] >= 0) {
+            json_object_set_new(entry, "crypt_fd", json_integer(files->crypt[i]));
+        }
+        if (files->overlay[i] >= 0) {
+            json_object_set_new(entry, "overlay_fd", json_integer(files->overlay[i]));
+        }
+        json_object_set_new(entry, "throttle", throttle_entry(disk));
         json_t *layers = json_array();
         for (unsigned j = 0; j < disk->layer_count; j++) {
-            json_array_append_new(layers, json_pack("{s:i, s:o, s:s}", "fd", files->layer[i][j],
-                                                    "name", path_text(disk->layer[j].path),
-                                                    "format", disk->layer[j].format));
+            json_array_append_new(layers,
+                                  json_pack("{s:i, s:b, s:o, s:s}", "fd", files->layer[i][j],
+                                            "remote", (int)block_is_uri(disk->layer[j].path),
+                                            "name", full_path_text(disk->layer[j].path), "format",
+                                            disk->layer[j].format));
         }
         json_object_set_new(entry, "backing", layers);
         if (disk->data_path != NULL) {
-            json_object_set_new(entry, "data", file_entry(files->data[i], disk->data_path));
+            json_t *data = json_pack("{s:i, s:b, s:o}", "fd", files->data[i], "remote",
+                                     (int)block_is_uri(disk->data_path), "name",
+                                     full_path_text(disk->data_path));
+            json_object_set_new(entry, "data", data);
         }
         json_array_append_new(disks, entry);
     }

@@ -1,4 +1,4 @@
-/* The options of `hull boot` that have options of their own: --disk, --net and --vsock. */
+/* The options of `hull boot` that have options of their own: --net and --vsock; --disk is in boot_disk.c. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,8 +7,7 @@
 #include "cli/boot_options.h"
 #include "cli/size.h"
 
-/* Splits the next "KEY[=VALUE]" off '*rest', in place. 'out_value' is NULL without '='. */
-static bool next_key(char **rest, char **out_key, char **out_value)
+bool boot_next_key(char **rest, char **out_key, char **out_value)
 {
     if (*rest == NULL || **rest == '\0') {
         return false;
@@ -24,132 +23,13 @@ static bool next_key(char **rest, char **out_key, char **out_value)
     return true;
 }
 
-static int unknown_key(const char *key, const char *words, struct error *err)
+int boot_unknown_key(const char *key, const char *words, struct error *err)
 {
     char hint[40];
     if (nearest_word(key, words, hint, sizeof(hint)) != NULL) {
         return error_set(err, EINVAL, "key '%s' is unknown: did you mean %s?", key, hint);
     }
     return error_set(err, EINVAL, "key '%s' is unknown: %s", key, words);
-}
-
-static int take_format(const char *text, const char **out_format, struct error *err)
-{
-    static const char *const formats[] = {"raw", "qcow2"};
-    for (size_t i = 0; i < ARRAY_COUNT(formats); i++) {
-        if (strcmp(text, formats[i]) == 0) {
-            *out_format = formats[i];
-            return 0;
-        }
-    }
-    return error_set(err, EOPNOTSUPP,
-                     "format %s is not supported yet by this version: supported: raw, qcow2", text);
-}
-
-/* Formats are said, never guessed: also those of what an image stands on. */
-static int check_layers(const struct boot_disk *disk, struct error *err)
-{
-    if (strcmp(disk->format, "raw") == 0 && (disk->layer_count > 0 || disk->data_path != NULL)) {
-        return error_set(err, EINVAL, "a raw image stands on nothing: format=qcow2 does");
-    }
-    for (unsigned i = 0; i < disk->layer_count; i++) {
-        bool is_last = i + 1 == disk->layer_count;
-        if (disk->layer[i].format == NULL) {
-            return error_set(err, EINVAL, "backing=%s needs backing-format=raw or qcow2 behind it",
-                             disk->layer[i].path);
-        }
-        if (!is_last && strcmp(disk->layer[i].format, "raw") == 0) {
-            return error_set(err, EINVAL, "backing=%s is raw and stands on nothing",
-                             disk->layer[i].path);
-        }
-    }
-    return 0;
-}
-
-static int disk_key(struct boot_disk *disk, const char *key, const char *value, struct error *err)
-{
-    static const char words[] =
-        "format|readonly|bus|serial|aio|cache|backing|backing-format|data-file";
-    const char *text = value != NULL ? value : "";
-    if (strcmp(key, "readonly") == 0 && (value == NULL || strcmp(value, "on") == 0)) {
-        disk->is_readonly = true;
-    } else if (strcmp(key, "format") == 0) {
-        disk->is_raw_for_sure = strcmp(text, "raw") == 0;
-        return take_format(text, &disk->format, err);
-    } else if (strcmp(key, "backing") == 0 && text[0] != '\0') {
-        if (disk->layer_count == BOOT_MAX_LAYERS) {
-            return error_set(err, E2BIG, "too many backing files: at most %d", BOOT_MAX_LAYERS);
-        }
-        disk->layer[disk->layer_count++] = (struct boot_layer){.path = text};
-    } else if (strcmp(key, "backing-format") == 0 && disk->layer_count > 0) {
-        return take_format(text, &disk->layer[disk->layer_count - 1].format, err);
-    } else if (strcmp(key, "data-file") == 0 && text[0] != '\0') {
-        disk->data_path = text;
-    } else if (strcmp(key, "bus") == 0) {
-        if (strcmp(text, "virtio") != 0) {
-            return error_set(err, EOPNOTSUPP,
-                             "bus %s is not supported yet by this version: supported: virtio",
-                             text);
-        }
-    } else if (strcmp(key, "serial") == 0 && value != NULL) {
-        if (strlen(value) >= sizeof(disk->serial)) {
-            return error_set(err, EINVAL, "serial '%s' is too long: at most 20 characters", value);
-        }
-        memcpy(disk->serial, value, strlen(value) + 1);
-    } else if (strcmp(key, "aio") == 0) {
-        static const char *const kinds[] = {"auto", "io_uring", "threads"};
-        for (size_t i = 0; i < ARRAY_COUNT(kinds); i++) {
-            if (strcmp(text, kinds[i]) == 0) {
-                disk->aio = kinds[i];
-                return 0;
-            }
-        }
-        return error_set(err, EINVAL, "aio '%s' is unknown: auto, io_uring or threads", text);
-    } else if (strcmp(key, "cache") == 0) {
-        disk->is_direct = strcmp(text, "none") == 0;
-        if (!disk->is_direct && strcmp(text, "writeback") != 0) {
-            return error_set(err, EINVAL, "cache '%s' is unknown: writeback or none", text);
-        }
-    } else if (strcmp(key, "snapshot") == 0) {
-        return error_set(err, EOPNOTSUPP,
-                         "snapshot is not supported yet by this version: supported: readonly");
-    } else {
-        return unknown_key(key, words, err);
-    }
-    return 0;
-}
-
-int boot_parse_disk(void *into, const char *value, struct error *err)
-{
-    struct boot_options *options = into;
-    if (options->disk_count == BOOT_MAX_DISKS) {
-        return error_set(err, E2BIG, "too many disks: at most %d", BOOT_MAX_DISKS);
-    }
-    AUTO_FREE char *text = strdup(value);
-    if (text == NULL) {
-        return error_set_errno(err, ENOMEM, "reading the option");
-    }
-    char *rest = text;
-    char *path = strsep(&rest, ",");
-    if (path[0] == '\0') {
-        return error_set(err, EINVAL, "no file is named: FILE[,KEY=VALUE]...");
-    }
-    struct boot_disk disk = {.aio = "auto", .format = "raw"};
-    char *key;
-    char *key_value;
-    while (next_key(&rest, &key, &key_value)) {
-        int rc = disk_key(&disk, key, key_value, err);
-        if (rc < 0) {
-            return rc;
-        }
-    }
-    int rc = check_layers(&disk, err);
-    if (rc < 0) {
-        return rc;
-    }
-    disk.path = TAKE_PTR(text); /* the path is its first word */
-    options->disk[options->disk_count++] = disk;
-    return 0;
 }
 
 static int parse_mac(const char *text, uint8_t *out_mac, struct error *err)
@@ -232,7 +112,7 @@ static int net_key(struct boot_net *net, const char *key, const char *value, str
         net->is_restricted = true;
         return 0;
     }
-    return unknown_key(key, net->kind == BOOT_NET_USER ? "hostfwd|restrict|mac" : "mac", err);
+    return boot_unknown_key(key, net->kind == BOOT_NET_USER ? "hostfwd|restrict|mac" : "mac", err);
 }
 
 /* An interface's name as the kernel takes it (IFNAMSIZ is 16). */
@@ -279,9 +159,9 @@ int boot_parse_net(void *into, const char *value, struct error *err)
     char *key = text;
     char *key_value = NULL;
     struct boot_net net = {0};
-    (void)next_key(&rest, &key, &key_value); /* an empty text stays an empty kind */
+    (void)boot_next_key(&rest, &key, &key_value); /* an empty text stays an empty kind */
     int rc = net_kind(&net, key, key_value, err);
-    while (rc == 0 && next_key(&rest, &key, &key_value)) {
+    while (rc == 0 && boot_next_key(&rest, &key, &key_value)) {
         rc = net_key(&net, key, key_value, err);
     }
     if (rc < 0) {
@@ -304,7 +184,7 @@ int boot_parse_vsock(void *into, const char *value, struct error *err)
     char *rest = text;
     char *key;
     char *key_value;
-    while (next_key(&rest, &key, &key_value)) {
+    while (boot_next_key(&rest, &key, &key_value)) {
         if (strcmp(key, "cid") == 0 && key_value != NULL) {
             /* 0 to 2 and the all-ones value have meanings of their own: vsock(7). */
             int rc = number_parse(key_value, 3, 0xfffffffeu, &cid, err);
@@ -315,7 +195,7 @@ int boot_parse_vsock(void *into, const char *value, struct error *err)
             free(dir);
             dir = strdup(key_value);
         } else {
-            return unknown_key(key, "cid|dir", err);
+            return boot_unknown_key(key, "cid|dir", err);
         }
     }
     if (cid == 0 || dir == NULL) {

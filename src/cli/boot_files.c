@@ -1,9 +1,11 @@
 #include "cli/boot_files.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -13,6 +15,8 @@
 
 #include "base/core/endian.h"
 #include "base/host/file.h"
+#include "base/host/image_lock.h"
+#include "block/remote.h"
 #include "cli/unix_socket.h"
 
 /* One that cannot start ends, which is seen at once; a machine under load may take this long. */
@@ -35,6 +39,8 @@ void boot_files_init(struct boot_files *files)
     for (int i = 0; i < BOOT_MAX_DISKS; i++) {
         files->disk[i] = -1;
         files->data[i] = -1;
+        files->overlay[i] = -1;
+        files->crypt[i] = -1;
         for (int j = 0; j < BOOT_MAX_LAYERS; j++) {
             files->layer[i][j] = -1;
         }
@@ -90,17 +96,17 @@ static const char *other_format(const uint8_t *start)
     return memcmp(start, "vhdxfile", 8) == 0 ? "vhdx" : NULL;
 }
 
-/* The lock belongs to the open file, so it goes with the descriptor to the VM's process and ends with it. It meets
- * the byte locks of QEMU as well, which lie within this range. */
+/* The lock belongs to the open file, so it goes with the descriptor to the VM's process and ends with it. */
 static int disk_lock(int fd, const struct boot_disk *disk, struct error *err)
 {
-    struct flock lock = {.l_type = disk->is_readonly ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET};
-    if (fcntl(fd, F_OFD_SETLK, &lock) == 0 || (errno != EAGAIN && errno != EACCES)) {
-        return 0; /* a file system without locks does not keep a VM from starting */
+    int rc = image_lock_set(fd, IMAGE_LOCK_NONE,
+                            disk->is_readonly ? IMAGE_LOCK_SHARED : IMAGE_LOCK_ALONE);
+    if (rc == -EBUSY) {
+        return error_set(err, EBUSY,
+                         "disk %s: locked by another process: an image that is not in use%s",
+                         disk->path, disk->is_readonly ? "" : ", or readonly");
     }
-    return error_set(err, EBUSY,
-                     "disk %s: locked by another process: an image that is not in use%s",
-                     disk->path, disk->is_readonly ? "" : ", or readonly");
+    return rc < 0 ? error_set_errno(err, -rc, "disk %s: locking", disk->path) : 0;
 }
 
 int boot_open_disk(const struct boot_disk *disk, int *out_fd, struct error *err)
@@ -265,22 +271,63 @@ static int open_vsock(struct boot_files *files, const struct boot_options *optio
     return 0;
 }
 
+static int open_part(const struct boot_disk *part, struct boot_files *files, int *out_fd,
+                     struct error *err)
+{
+    return block_is_uri(part->path) ? boot_open_remote(part, files, out_fd, err)
+                                    : boot_open_disk(part, out_fd, err);
+}
+
 /* An image and what it stands on. */
+/* It has no name, or loses it at once, so that nothing of it is left when the VM ends, however it ends. */
+static int open_overlay(const struct boot_disk *disk, int *out_fd, struct error *err)
+{
+    const char *folder = getenv("TMPDIR");
+    folder = folder != NULL && folder[0] != '\0' ? folder : "/var/tmp";
+    int fd = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    if (fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR)) {
+        char path[PATH_MAX];
+        (void)snprintf(path, sizeof(path), "%s/hull-snapshot-XXXXXX", folder);
+        fd = mkostemp(path, O_CLOEXEC);
+        if (fd >= 0) {
+            (void)unlink(path); /* else it stays: an empty file does no harm */
+        }
+    }
+    if (fd < 0) {
+        return error_set(err, errno,
+                         "disk %s: snapshot: %s: %s: a folder for what the guest writes, as TMPDIR",
+                         disk->path, folder, strerror(errno));
+    }
+    *out_fd = fd;
+    return 0;
+}
+
 static int open_chain(const struct boot_disk *disk, struct boot_files *files, unsigned index,
                       struct error *err)
 {
-    int rc = boot_open_disk(disk, &files->disk[index], err);
+    struct boot_disk image = *disk;
+    image.is_readonly = disk->is_readonly || disk->is_snapshot;
+    int rc = open_part(&image, files, &files->disk[index], err);
+    if (rc == 0) {
+        rc = boot_unlock_disk(disk, files->disk[index], &files->crypt[index], err);
+    }
+    if (rc == 0 && disk->is_snapshot) {
+        rc = open_overlay(disk, &files->overlay[index], err);
+    }
     for (unsigned i = 0; rc == 0 && i < disk->layer_count; i++) {
-        struct boot_disk below = {.path = (char *)disk->layer[i].path,
-                                  .format = disk->layer[i].format,
-                                  .is_readonly = true,
-                                  .is_raw_for_sure = true};
-        rc = boot_open_disk(&below, &files->layer[index][i], err);
+        struct boot_disk below = *disk;
+        below.path = (char *)disk->layer[i].path;
+        below.format = disk->layer[i].format;
+        below.is_readonly = true;
+        below.is_raw_for_sure = true;
+        rc = open_part(&below, files, &files->layer[index][i], err);
     }
     if (rc == 0 && disk->data_path != NULL) {
-        struct boot_disk data = {
-            .path = (char *)disk->data_path, .format = "data", .is_readonly = disk->is_readonly};
-        rc = boot_open_disk(&data, &files->data[index], err);
+        struct boot_disk data = *disk;
+        data.path = (char *)disk->data_path;
+        data.format = "data";
+        data.is_readonly = image.is_readonly;
+        rc = open_part(&data, files, &files->data[index], err);
     }
     return rc;
 }
@@ -320,8 +367,7 @@ int boot_files_open(struct boot_files *files, const struct boot_options *options
     return rc;
 }
 
-/* The one line of a helper, without its end; empty if it ended without a word. */
-static int read_ready_line(int fd, int index, char *out_line, size_t size, struct error *err)
+int boot_read_ready(int fd, char *out_line, size_t size)
 {
     size_t used = 0;
     out_line[0] = '\0';
@@ -329,8 +375,7 @@ static int read_ready_line(int fd, int index, char *out_line, size_t size, struc
         struct pollfd ready = {.fd = fd, .events = POLLIN};
         int count = poll(&ready, 1, HELPER_TIMEOUT_MS);
         if (count == 0) {
-            return error_set(err, ETIMEDOUT, "network %d: its helper does not start: another --net",
-                             index);
+            return -ETIMEDOUT;
         }
         ssize_t got = count < 0 ? -1 : read(fd, out_line + used, size - 1 - used);
         if (got < 0 && errno == EINTR) {
@@ -356,9 +401,9 @@ int boot_files_await_helpers(struct boot_files *files, struct error *err)
         if (files->helper_ready[i] < 0) {
             continue;
         }
-        int rc = read_ready_line(files->helper_ready[i], i, line, sizeof(line), err);
+        int rc = boot_read_ready(files->helper_ready[i], line, sizeof(line));
         if (rc < 0) {
-            return rc;
+            return error_set(err, -rc, "network %d: its helper does not start: another --net", i);
         }
         if (strcmp(line, "ready") != 0) {
             const char *why = strncmp(line, "hull: ", 6) == 0 ? line + 6 : line;
@@ -381,6 +426,8 @@ void boot_files_hand_over(struct boot_files *files)
     for (int i = 0; i < BOOT_MAX_DISKS; i++) {
         close_fd(&files->disk[i]);
         close_fd(&files->data[i]);
+        close_fd(&files->overlay[i]);
+        close_fd(&files->crypt[i]);
         for (int j = 0; j < BOOT_MAX_LAYERS; j++) {
             close_fd(&files->layer[i][j]);
         }
@@ -398,6 +445,7 @@ void boot_files_fini(struct boot_files *files, const struct boot_options *option
     boot_files_hand_over(files);
     close_fd(&files->control_own);
     close_fd(&files->console_own);
+    boot_end_storage(files);
     for (int i = 0; i < BOOT_MAX_NETS; i++) {
         close_fd(&files->helper_ready[i]);
         if (files->helper[i] > 0) {

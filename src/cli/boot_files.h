@@ -2,20 +2,41 @@
 #ifndef CLI_BOOT_FILES_H
 #define CLI_BOOT_FILES_H
 
+#include <poll.h>
 #include <sys/types.h>
 
 #include "cli/boot_options.h"
+#include "cli/storage_process.h"
+
+#define BOOT_MAX_STORAGES (BOOT_MAX_DISKS * (BOOT_MAX_LAYERS + 2))
+
+/* The hull-storage of a remote disk, and of a remote file below one: it is started anew when it ends before the VM does. */
+struct boot_storage {
+    struct storage_process process;
+    pid_t pid;    /* 0: none */
+    int channel;  /* through which the VM gets connections to it, -1: the VM wants none any more */
+    int ready_fd; /* of one that is starting again, -1: none is */
+    int connection; /* to that one */
+    uint64_t started_ns, pause_ns;
+    uint64_t next_start_ns; /* 0: it runs, or is given up */
+    unsigned crashes;
+    bool was_told; /* that it cannot be started */
+};
 
 struct boot_files {
     int kernel, initrd, restore, log, vsock_dir;
     int disk[BOOT_MAX_DISKS];
     int layer[BOOT_MAX_DISKS][BOOT_MAX_LAYERS]; /* what each stands on */
     int data[BOOT_MAX_DISKS];                   /* its data file */
-    int net[BOOT_MAX_NETS];                     /* tap, or the VM's end of a socket to a helper */
-    pid_t helper[BOOT_MAX_NETS];                /* 0: none */
-    int helper_ready[BOOT_MAX_NETS];            /* says "ready", or why not, in one line */
-    int control;                                /* listening, -1: none */
-    int control_vm, control_own;                /* a connection between hull and the VM */
+    int crypt[BOOT_MAX_DISKS];                  /* an unlocked key, in memory: struct block_crypt */
+    int overlay[BOOT_MAX_DISKS];                /* of snapshot=on: empty, without a name */
+    struct boot_storage storage[BOOT_MAX_STORAGES];
+    unsigned storage_count;
+    int net[BOOT_MAX_NETS];          /* tap, or the VM's end of a socket to a helper */
+    pid_t helper[BOOT_MAX_NETS];     /* 0: none */
+    int helper_ready[BOOT_MAX_NETS]; /* says "ready", or why not, in one line */
+    int control;                     /* listening, -1: none */
+    int control_vm, control_own;     /* a connection between hull and the VM */
     int console_vm,
         console_own; /* stdio: a socket pair. Others: the VM's descriptor; the pty's other side */
     char pty_path[64];
@@ -35,6 +56,27 @@ void boot_files_fini(struct boot_files *files, const struct boot_options *option
 
 /* A disk image or a file below one: opened, locked, looked at. */
 int must_check boot_open_disk(const struct boot_disk *disk, int *out_fd, struct error *err);
+/* A remote disk: starts its hull-storage and waits until that serves. 'out_fd': the channel for the VM, with the connection. */
+int must_check boot_open_remote(const struct boot_disk *disk, struct boot_files *files, int *out_fd,
+                                struct error *err);
+/* The same for who is not hull boot. What 'process' points to lives as long as 'files'. */
+int must_check boot_storage_open(const struct storage_process *process, struct boot_files *files,
+                                 int *out_fd, struct error *err);
+/* While the VM runs. What is to be polled: BOOT_MAX_STORAGES at most; returns their number. */
+unsigned boot_storage_poll(const struct boot_files *files, struct pollfd *out_fds);
+/* Takes what those of boot_storage_poll are ready for, and starts those whose time has come. */
+void boot_storage_serve(struct boot_files *files, const struct pollfd *fds, unsigned count);
+/* One of the processes may have ended. */
+void boot_storage_reap(struct boot_files *files);
+/* Of clock_monotonic_ns: when there is something to start; 0: nothing. */
+uint64_t boot_storage_deadline(const struct boot_files *files);
+/* The helpers end when the VM has gone; what does not is ended. */
+void boot_end_storage(struct boot_files *files);
+/* The one line of a helper, without its end; empty if it ended without a word. -ETIMEDOUT: it does not start. */
+int must_check boot_read_ready(int fd, char *out_line, size_t size);
+/* A descriptor with what unlocks the image in 'fd' (a struct block_crypt); -1: it is not encrypted. boot_crypt.c. */
+int must_check boot_unlock_disk(const struct boot_disk *disk, int fd, int *out_fd,
+                                struct error *err);
 /* The network behind one card: net_files.c. */
 int must_check boot_open_net(const struct boot_net *net, int *out_fd, pid_t *out_helper,
                              int *out_ready_fd, struct error *err);

@@ -240,8 +240,8 @@ const struct option_spec boot_option_table[] = {
     {"name", 'n', "NAME", "name of the VM in messages (default: vm)", NULL, parse_name},
     {"engine", 'e', "ENGINE[,KEY=VALUE]...",
      "what runs guest code: auto, kvm or soft (default: auto); keys of soft: cache, halt-poll, translate, flags, "
-     "verify, lockstep, icount, trace, perfmap, symbols: see the man page",
-     "auto|kvm|soft|soft,cache=|soft,halt-poll=|soft,translate=off|soft,flags=exact|soft,verify=on|soft,lockstep=on|"
+     "lock, verify, lockstep, icount, trace, perfmap, symbols: see the man page",
+     "auto|kvm|soft|soft,cache=|soft,halt-poll=|soft,translate=off|soft,flags=exact|soft,lock=always|soft,verify=on|soft,lockstep=on|"
      "soft,icount=on|soft,trace=|soft,perfmap=on|soft,symbols=",
      parse_engine},
     {"machine", 0, "MACHINE", "the board: micro (default)", "micro", parse_machine},
@@ -257,9 +257,12 @@ const struct option_spec boot_option_table[] = {
     {"initrd", 'i', "FILE", "initial RAM disk for the kernel", "FILE", parse_initrd},
     {"append", 'a', "STRING", "the kernel's command line", NULL, parse_append},
     {"firmware", 0, "KIND", "not in this version: bios or uefi", "bios|uefi", parse_firmware},
-    {"disk", 'd', "FILE[,KEY=VALUE]...",
+    {"disk", 'd', "FILE|URI[,KEY=VALUE]...",
      "a disk; keys: format=raw|qcow2, readonly, bus=virtio, serial=TEXT, aio=auto|io_uring|threads, "
-     "cache=writeback|none; "
+     "cache=writeback|none|writethrough|directsync|unsafe, snapshot (writes are lost at the end), "
+     "werror=, rerror=report|stop|ignore|enospc, discard=unmap|ignore, detect-zeroes=off|on|unmap, "
+     "copy-on-read, limits: bps, bps-rd, bps-wr, iops, iops-rd, iops-wr=N, each with -max and -max-length, "
+     "iops-size=SIZE, group=NAME; of a URI, as nbd://server/export: reconnect=SECONDS; "
      "of qcow2: backing=FILE,backing-format=raw|qcow2 for each file it stands on, data-file=FILE",
      "FILE", boot_parse_disk},
     {"cdrom", 0, "FILE", "not in this version: a CD image", "FILE", parse_cdrom},

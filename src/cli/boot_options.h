@@ -5,6 +5,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "block/filter.h"
+#include "cli/key.h"
 #include "cli/options.h"
 
 #define BOOT_MAX_DISKS    16
@@ -22,13 +24,32 @@ struct boot_disk {
     const char *format;
     const char *aio;
     bool is_readonly;
-    bool is_direct;       /* cache=none: past the host's page cache */
-    bool is_raw_for_sure; /* format=raw was given: no look for other formats */
+    const char *cache; /* "writeback" ...: see boot_cache_modes */
+    const char *on_read_error, *on_write_error;
+    const char *detect_zeroes, *discard;
+    struct cli_key key; /* of an encrypted image */
+    bool has_copy_on_read;
+    bool is_snapshot; /* writes go to an overlay without a name */
+    struct block_throttle_limits throttle;
+    const char *throttle_group; /* NULL: its own */
+    bool is_raw_for_sure;       /* format=raw was given: no look for other formats */
     char serial[21];
     struct boot_layer layer[BOOT_MAX_LAYERS]; /* backing files, the upper ones first */
     unsigned layer_count;
     const char *data_path; /* the external data file; NULL: none */
+    bool has_format;       /* it was said */
+    bool has_reconnect;
+    unsigned reconnect_s; /* of remote disks, if has_reconnect */
 };
+
+struct boot_cache_mode {
+    const char *name;
+    bool is_direct, is_write_through, is_unsafe;
+};
+
+extern const struct boot_cache_mode boot_cache_modes[];
+/* NULL: there is none of that name. */
+const struct boot_cache_mode *boot_find_cache_mode(const char *name);
 
 enum boot_net_kind {
     BOOT_NET_USER,
@@ -91,7 +112,12 @@ void boot_options_fini(struct boot_options *options);
 /* What single options cannot tell: a kernel is there, at most one of this and that. */
 int must_check boot_options_check(struct boot_options *options, struct error *err);
 
-/* --disk and --net: boot_drives.c. */
+/* Splits the next "KEY[=VALUE]" off '*rest', in place. 'out_value' is NULL without '='. */
+bool boot_next_key(char **rest, char **out_key, char **out_value);
+/* -EINVAL, with the nearest of 'words', which are divided by '|'. */
+int boot_unknown_key(const char *key, const char *words, struct error *err);
+
+/* --disk (boot_disk.c), --net and --vsock (boot_drives.c). */
 int boot_parse_disk(void *into, const char *value, struct error *err);
 int boot_parse_net(void *into, const char *value, struct error *err);
 int boot_parse_vsock(void *into, const char *value, struct error *err);

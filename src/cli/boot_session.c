@@ -27,6 +27,7 @@ struct pump {
 
 struct session {
     const struct boot_options *options;
+    struct boot_files *files;
     pid_t vmm;
     int signal_fd, console_fd, control_fd;
     struct pump typed; /* standard input to the guest */
@@ -217,10 +218,13 @@ static void stop_signal(struct session *session, int number)
 
 static void reap(struct session *session)
 {
-    /* Only the VM: the helpers are waited for by who started them. */
+    /* Those of networks are waited for by who started them. */
     if (!session->is_dead &&
         waitpid(session->vmm, &session->wait_status, WNOHANG) == session->vmm) {
         session->is_dead = true;
+    }
+    if (!session->is_dead) {
+        boot_storage_reap(session->files);
     }
 }
 
@@ -255,6 +259,10 @@ static void read_signals(struct session *session)
 static int next_timeout_ms(const struct session *session)
 {
     uint64_t deadline_ns = session->timeout_ns;
+    uint64_t storage_ns = boot_storage_deadline(session->files);
+    if (storage_ns != 0 && (deadline_ns == 0 || storage_ns < deadline_ns)) {
+        deadline_ns = storage_ns;
+    }
     if (session->kill_ns != 0 && (deadline_ns == 0 || session->kill_ns < deadline_ns)) {
         deadline_ns = session->kill_ns;
     }
@@ -387,14 +395,15 @@ int boot_session_signals(void)
 }
 
 int boot_session_run(const struct boot_options *options, pid_t vmm, int signal_fd, int console_fd,
-                     int control_fd)
+                     struct boot_files *files)
 {
     struct session session = {
         .options = options,
         .vmm = vmm,
         .signal_fd = signal_fd,
         .console_fd = console_fd,
-        .control_fd = control_fd,
+        .control_fd = files->control_own,
+        .files = files,
         .is_paused = options->paused,
     };
     if (options->timeout_s > 0) {
@@ -406,12 +415,16 @@ int boot_session_run(const struct boot_options *options, pid_t vmm, int signal_f
     tell_size(&session);
     reap(&session);
     while (!is_finished(&session)) {
-        struct pollfd fds[FD_COUNT];
+        struct pollfd fds[FD_COUNT + BOOT_MAX_STORAGES];
         prepare_fds(&session, fds);
-        if (poll(fds, FD_COUNT, next_timeout_ms(&session)) < 0 && errno != EINTR) {
+        unsigned storages = boot_storage_poll(files, fds + FD_COUNT);
+        if (poll(fds, FD_COUNT + storages, next_timeout_ms(&session)) < 0 && errno != EINTR) {
             kill_vmm(&session);
             (void)waitpid(vmm, &session.wait_status, 0);
             break;
+        }
+        if (!session.is_dead) {
+            boot_storage_serve(files, fds + FD_COUNT, storages);
         }
         if (fds[FD_SIGNAL].revents != 0) {
             read_signals(&session);

@@ -65,6 +65,20 @@ static void bash_values(const struct verb *verb)
     }
 }
 
+/* Behind a verb of hull ctl: its keys; behind the sign of a key, which is a word of its own, a file. */
+static void bash_ctl_keys(void)
+{
+    (void)fputs("elif ((COMP_CWORD > 3)) && [[ $last != = && $word != = ]]; then\n"
+                "        compopt -o nospace\n        case ${COMP_WORDS[3]} in\n",
+                stdout);
+    for (const struct ctl_keys *keys = ctl_keys; keys->verb != NULL; keys++) {
+        (void)printf("          %s) COMPREPLY=($(compgen -W '", keys->verb);
+        words_print(keys->words);
+        (void)fputs("' -- \"$word\")) ;;\n", stdout);
+    }
+    (void)fputs("        esac\n      ", stdout);
+}
+
 static void bash_words(const struct verb *verb)
 {
     (void)printf("    '%s')\n      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '",
@@ -77,6 +91,7 @@ static void bash_words(const struct verb *verb)
         (void)fputs("elif ((COMP_CWORD == 3)); then COMPREPLY=($(compgen -W '", stdout);
         words_print(ctl_verb_words);
         (void)fputs("' -- \"$word\")); ", stdout);
+        bash_ctl_keys();
     }
     if (is_path(verb->complete)) {
         (void)fputs("else COMPREPLY=($(compgen -f -- \"$word\")); compopt -o filenames; ", stdout);
@@ -270,6 +285,11 @@ static void fish_verb(const struct verb *verb)
         (void)fputs(" -F -a '", stdout);
         words_print(ctl_verb_words);
         (void)fputs("'\n", stdout);
+        for (const struct ctl_keys *keys = ctl_keys; keys->verb != NULL; keys++) {
+            (void)printf("complete -c hull -n '__fish_seen_subcommand_from %s' -a '", keys->verb);
+            words_print(keys->words);
+            (void)fputs("'\n", stdout);
+        }
     } else {
         (void)fputs(" -F\n", stdout);
     }

@@ -28,6 +28,12 @@ void control_client_close(struct control_client *client)
 int control_client_send(struct control_client *client, const json_t *request, int fd,
                         struct error *err)
 {
+    return control_client_send_files(client, request, (const int[]){fd, -1}, err);
+}
+
+int control_client_send_files(struct control_client *client, const json_t *request, const int fd[2],
+                              struct error *err)
+{
     AUTO_FREE char *text = json_dumps(request, JSON_COMPACT);
     if (text == NULL) {
         return error_set_errno(err, ENOMEM, "control request");
@@ -36,19 +42,20 @@ int control_client_send(struct control_client *client, const json_t *request, in
     text[size++] = '\n'; /* in the place of the end mark */
     union {
         struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int))];
+        char bytes[CMSG_SPACE(2 * sizeof(int))];
     } ancillary = {0};
     for (size_t sent = 0; sent < size;) {
         struct iovec vector = {.iov_base = text + sent, .iov_len = size - sent};
         struct msghdr message = {.msg_iov = &vector, .msg_iovlen = 1};
-        if (fd >= 0 && sent == 0) {
+        if (fd[0] >= 0 && sent == 0) {
+            size_t fds_size = fd[1] >= 0 ? 2 * sizeof(fd[0]) : sizeof(fd[0]);
             message.msg_control = &ancillary;
-            message.msg_controllen = sizeof(ancillary);
+            message.msg_controllen = CMSG_SPACE(fds_size);
             struct cmsghdr *part = CMSG_FIRSTHDR(&message);
             part->cmsg_level = SOL_SOCKET;
             part->cmsg_type = SCM_RIGHTS;
-            part->cmsg_len = CMSG_LEN(sizeof(fd));
-            memcpy(CMSG_DATA(part), &fd, sizeof(fd));
+            part->cmsg_len = CMSG_LEN(fds_size);
+            memcpy(CMSG_DATA(part), fd, fds_size);
         }
         ssize_t count = sendmsg(client->fd, &message, MSG_NOSIGNAL);
         if (count < 0 && errno != EINTR) {

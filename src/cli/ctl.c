@@ -1,8 +1,10 @@
-/* hull ctl: a control verb of a running VM. `save` has its own file, ctl_save.c. */
+/* hull ctl: a control verb of a running VM. `save` has its own file, ctl_save.c, and so have those for disks that need a file,
+ * ctl_disk.c. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "block/filter.h"
 #include "cli/ctl.h"
 #include "cli/output.h"
 #include "cli/size.h"
@@ -11,7 +13,40 @@
 #define REQUEST_ID 1
 
 const char ctl_verb_words[] =
-    "status|pause|resume|poweroff|reset|quit|save|stats|devices|balloon|events";
+    "status|pause|resume|poweroff|reset|quit|save|stats|devices|balloon|events|disk-list|disk-snapshot|"
+    "disk-stream|disk-commit|disk-mirror|disk-mirror-complete|disk-resize|disk-throttle|"
+    "disk-backup|disk-bitmap-list|disk-bitmap-add|disk-bitmap-remove|disk-bitmap-clear|"
+    "disk-bitmap-merge|disk-bitmap-enable|disk-bitmap-disable|"
+    "jobs|job-pause|job-resume|job-cancel|job-speed";
+
+#define TARGET "file=|format=|existing=true|reconnect=|log="
+#define JOB    "disk=|speed=|wait=true|"
+
+const struct ctl_keys ctl_keys[] = {
+    {"save", "file=|then=resume|then=quit"},
+    {"balloon", "bytes="},
+    {"disk-snapshot", "disk=|file=|plain=true|reconnect=|log="},
+    {"disk-stream", JOB "base=|file="},
+    {"disk-commit", JOB "file=|from="},
+    {"disk-mirror", JOB TARGET "|sync=full|sync=top|sync=none|sync=incremental|bitmap=|plain=true"},
+    {"disk-mirror-complete", "disk=|job=|pivot=false"},
+    {"disk-backup",
+     JOB TARGET "|bitmap=|mode=full|mode=incremental|backing=|backing-format=|plain=true"},
+    {"disk-resize", "disk=|bytes=|shrink=true"},
+    {"disk-throttle", "disk=|bps=|bps-rd=|bps-wr=|iops=|iops-rd=|iops-wr=|iops-size="},
+    {"disk-bitmap-list", "disk="},
+    {"disk-bitmap-add", "disk=|bitmap=|granularity=|persistent=true|enabled=false"},
+    {"disk-bitmap-remove", "disk=|bitmap="},
+    {"disk-bitmap-clear", "disk=|bitmap="},
+    {"disk-bitmap-enable", "disk=|bitmap="},
+    {"disk-bitmap-disable", "disk=|bitmap="},
+    {"disk-bitmap-merge", "disk=|bitmap=|source="},
+    {"job-pause", "job="},
+    {"job-resume", "job="},
+    {"job-cancel", "job="},
+    {"job-speed", "job=|speed="},
+    {0},
+};
 
 struct ctl_options {
     enum output_format format;
@@ -31,20 +66,36 @@ static int parse_format(void *into, const char *value, struct error *err)
 static const struct option_spec ctl_option_table[] = {
     OUTPUT_OPTION_JSON(parse_json), OUTPUT_OPTION_FORMAT(parse_format), {0}};
 
-/* Numbers and truth values are sent as such, everything else as text; "bytes" takes sizes. */
+/* Numbers and truth values are sent as such, everything else as text; sizes may have units, and names may look like numbers. */
+static bool is_one_of(const char *key, const char *const *words, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (strcmp(key, words[i]) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static json_t *value_of(const char *key, const char *text, struct error *err)
 {
+    static const char *const sizes[] = {"bytes", "speed", "granularity"};
+    static const char *const names[] = {
+        "disk", "file", "job", "bitmap", "source", "format", "backing", "backing-format", "log"};
     uint64_t number;
-    if (strcmp(key, "bytes") == 0) {
+    struct block_throttle_limits limits;
+    bool is_size = is_one_of(key, sizes, ARRAY_COUNT(sizes));
+    if (is_size || (block_throttle_set_key(&limits, key, 0, &is_size) && is_size)) {
         if (size_parse(text, 1, &number, err) < 0 || number > INT64_MAX) {
             return NULL;
         }
         return json_integer((json_int_t)number);
     }
-    if (number_parse(text, 0, INT64_MAX, &number, NULL) == 0) {
+    bool is_name = is_one_of(key, names, ARRAY_COUNT(names));
+    if (!is_name && number_parse(text, 0, INT64_MAX, &number, NULL) == 0) {
         return json_integer((json_int_t)number);
     }
-    if (strcmp(text, "true") == 0 || strcmp(text, "false") == 0) {
+    if (!is_name && (strcmp(text, "true") == 0 || strcmp(text, "false") == 0)) {
         return json_boolean(text[0] == 't');
     }
     json_t *value = json_string(text);
@@ -100,22 +151,30 @@ static int follow_events(struct control_client *client)
     return CLI_OK;
 }
 
-static int talk(struct control_client *client, const char *verb, const json_t *request,
+static int talk(struct control_client *client, const char *verb, json_t *request,
                 enum output_format format)
 {
     struct error err;
-    json_t *answer;
-    if (control_client_send(client, request, -1, &err) < 0 ||
-        control_client_await(client, REQUEST_ID, NULL, NULL, &answer, &err) < 0) {
-        return cli_fail(&err);
+    json_t *answer = NULL;
+    bool wants_wait = ctl_job_take_wait(request);
+    int rc = wants_wait ? ctl_job_follow(client, &err) : 0;
+    if (rc == 0) {
+        rc = control_client_send(client, request, -1, &err);
     }
-    if (strcmp(verb, "events") == 0) {
+    if (rc == 0) {
+        rc = control_client_await(client, REQUEST_ID, NULL, NULL, &answer, &err);
+    }
+    if (rc == 0 && strcmp(verb, "events") == 0) {
         json_decref(answer);
         return follow_events(client);
     }
-    output_object(format, answer);
+    if (rc == 0 && wants_wait && json_object_get(answer, "job") != NULL) {
+        rc = ctl_job_await(client, answer, format, &err);
+    } else if (rc == 0) {
+        output_object(format, answer);
+    }
     json_decref(answer);
-    return CLI_OK;
+    return rc < 0 ? cli_fail(&err) : CLI_OK;
 }
 
 static int ctl_run(int argc, char **argv)
@@ -143,6 +202,8 @@ static int ctl_run(int argc, char **argv)
         (void)cli_fail(&err);
     } else if (strcmp(argv[1], "save") == 0) {
         status = ctl_save(&client, request, options.format);
+    } else if (ctl_disk_has(argv[1], request)) {
+        status = ctl_disk(&client, argv[1], request, options.format);
     } else {
         status = talk(&client, argv[1], request, options.format);
     }
@@ -167,11 +228,48 @@ const struct verb ctl_verb = {
         "  stats              counters of vCPUs and devices\n"
         "  devices            what is plugged\n"
         "  balloon bytes=N    the memory that the guest should keep\n"
-        "  events             print events as they come, until the VM ends\n",
+        "  events             print events as they come, until the VM ends\n"
+        "Disks and jobs, as docs/disks.md describes them:\n"
+        "  disk-list          disks, and the images that they stand on\n"
+        "  disk-snapshot disk=D file=F\n"
+        "                     make F, a qcow2 image on top of what there is: writes go there from now on\n"
+        "  disk-stream disk=D [base=N] [file=F]\n"
+        "                     pull what lies below the top, or F (down to image N of disk-list) into it\n"
+        "  disk-commit disk=D file=F [from=N]\n"
+        "                     write what lies above F into F, on which the disk goes on; from=N: only from image\n"
+        "                     N of disk-list on, and the one above that stands on F afterwards\n"
+        "  disk-mirror disk=D file=F [format=raw|qcow2] [sync=full|top|none] [bitmap=B]\n"
+        "                     make F the same as the disk, and keep it so, until the next verb; of the top\n"
+        "                     image alone, of what changes from now on, or of what B has (existing=true)\n"
+        "  disk-mirror-complete disk=D [pivot=false]\n"
+        "                     have the guest go on with F; pivot=false: F is finished as it is now\n"
+        "  disk-backup disk=D file=F [format=raw|qcow2] [bitmap=B] [mode=full|incremental] [backing=G]\n"
+        "                     copy the disk as it is at this moment to F; with bitmap=B only what has changed,\n"
+        "                     to be read on top of an earlier backup G\n"
+        "  disk-bitmap-add disk=D bitmap=B [granularity=N] [persistent=true] [enabled=false]\n"
+        "  disk-bitmap-remove, -clear, -enable, -disable disk=D bitmap=B\n"
+        "  disk-bitmap-merge disk=D bitmap=B source=C\n"
+        "  disk-bitmap-list disk=D\n"
+        "                     bitmaps of what the guest changes\n"
+        "  disk-resize disk=D bytes=N [shrink=true]\n"
+        "                     give the disk another size; the guest is told\n"
+        "  disk-throttle disk=D [bps=N] [iops=N] [bps-rd=N]...\n"
+        "                     limit it, as the options of --disk do; 0: no limit\n"
+        "                     F is a new file, a block device, or a URI as --disk of hull boot takes it, with\n"
+        "                     reconnect=SECONDS and log=FILE for its hull-storage; existing=true\n"
+        "                     permits mirrors and backups to write into an image that is there.\n"
+        "                     Those that start a job stay until it is ready or over with wait=true.\n"
+        "  jobs               running jobs, and those that ended of late\n"
+        "  job-pause, job-resume, job-cancel job=J\n"
+        "  job-speed job=J speed=N\n"
+        "                     at most N bytes a second; 0: no limit\n",
     .examples = "  hull ctl /run/vm.sock status\n"
                 "  hull ctl /run/vm.sock save file=vm.state then=quit\n"
                 "  hull ctl /run/vm.sock balloon bytes=256M\n"
-                "  hull ctl /run/vm.sock stats --json\n",
+                "  hull ctl /run/vm.sock stats --json\n"
+                "  hull ctl /run/vm.sock disk-snapshot disk=disk0 file=monday.qcow2\n"
+                "  hull ctl /run/vm.sock disk-stream disk=disk0 speed=50M\n"
+                "  hull ctl /run/vm.sock disk-mirror disk=disk0 file=nbd://server/vm1 wait=true\n",
     .options = ctl_option_table,
     .complete = "FILE",
     .run = ctl_run,

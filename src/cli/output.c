@@ -1,5 +1,6 @@
 #include "cli/output.h"
 
+#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,7 +32,26 @@ bool output_has_color(int fd)
     return isatty(fd) && (no_color == NULL || no_color[0] == '\0');
 }
 
-/* A value in one line: texts bare, everything else as JSON. The caller frees. */
+/* The first member of each, which is what it is called: "a, b". */
+static char *names_of(const json_t *objects)
+{
+    char *text = NULL;
+    size_t size, index;
+    FILE *out = open_memstream(&text, &size);
+    json_t *object;
+    if (out == NULL) {
+        return NULL;
+    }
+    json_array_foreach(objects, index, object)
+    {
+        const char *name = json_string_value(json_object_iter_value(json_object_iter(object)));
+        (void)fprintf(out, "%s%s", index > 0 ? ", " : "", name != NULL ? name : "?");
+    }
+    (void)fclose(out); /* to memory */
+    return text;
+}
+
+/* A value in one line: texts bare, objects by their names, everything else as JSON. The caller frees. */
 static char *plain_text(const json_t *value)
 {
     if (value == NULL || json_is_null(value)) {
@@ -39,6 +59,9 @@ static char *plain_text(const json_t *value)
     }
     if (json_is_string(value)) {
         return strdup(json_string_value(value));
+    }
+    if (json_is_object(json_array_get(value, 0))) {
+        return names_of(value);
     }
     return json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY);
 }
@@ -214,17 +237,51 @@ static void flatten(const json_t *value, const char *name, json_t *rows, int dep
     json_t *member;
     json_object_foreach((json_t *)value, key, member)
     {
-        char path[256];
-        (void)snprintf(path, sizeof(path), "%s%s%s", name, name[0] != '\0' ? "." : "", key);
-        flatten(member, path, rows, depth + 1);
+        AUTO_FREE char *path = NULL;
+        if (asprintf(&path, "%s%s%s", name, name[0] != '\0' ? "." : "", key) < 0) {
+            path = NULL;
+        } else {
+            flatten(member, path, rows, depth + 1);
+        }
     }
+}
+
+/* An object that is but a list of objects: a line for each, whose columns are the first one's members. */
+static void print_rows(enum output_format format, const json_t *rows)
+{
+    struct output_column columns[MAX_COLUMNS + 1] = {0};
+    char titles[MAX_COLUMNS][32];
+    size_t count = 0;
+    const char *key;
+    json_t *member;
+    json_object_foreach(json_array_get(rows, 0), key, member)
+    {
+        if (count < MAX_COLUMNS) {
+            size_t i = 0;
+            for (; key[i] != '\0' && i < sizeof(titles[0]) - 1; i++) {
+                titles[count][i] = (char)(key[i] == '_' ? ' ' : toupper((unsigned char)key[i]));
+            }
+            titles[count][i] = '\0';
+            columns[count] = (struct output_column){key, titles[count]};
+            count++;
+        }
+    }
+    output_list(format, columns, rows, NULL);
 }
 
 void output_object(enum output_format format, const json_t *object)
 {
     static const struct output_column columns[] = {{"key", "KEY"}, {"value", "VALUE"}, {0}};
-    if (json_object_size(object) == 0 && format == OUTPUT_TABLE) {
+    const json_t *first = json_object_iter_value(json_object_iter((json_t *)object));
+    bool is_list = json_object_size(object) == 1 && json_is_array(first);
+    bool is_empty = json_object_size(object) == 0 || (is_list && json_array_size(first) == 0);
+    if (is_empty && format == OUTPUT_TABLE) {
         return; /* done, and nothing to tell */
+    }
+    if (is_list && json_is_object(json_array_get(first, 0)) &&
+        (format == OUTPUT_TABLE || format == OUTPUT_CSV)) {
+        print_rows(format, first);
+        return;
     }
     json_t *rows = json_array();
     if (json_object_size(object) != 0) {

@@ -38,7 +38,8 @@ struct output_column {
 void output_list(enum output_format format, const struct output_column *columns, const json_t *rows,
                  const json_t *whole);
 
-/* One object, nested or not; as a table its members stand in lines "a.b  value". */
+/* One object, nested or not; as a table its members stand in lines "a.b  value", and where its one member is a list of objects,
+ * these do. */
 void output_object(enum output_format format, const json_t *object);
 
 /* Does 'fd' show colours: a terminal, and the user has not said NO_COLOR? */

@@ -63,9 +63,12 @@ int program_find(const char *name, bool is_foreign, char *out_path, size_t size,
 /* In the child: only what is safe between fork and exec of a program with one thread. */
 noreturn_fn static void child_run(const struct process_spec *spec, const char *path, pid_t parent)
 {
-    (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* the worst case is a program that ends on its own */
-    if (getppid() != parent) {
-        _exit(127);
+    if (!spec->outlives_us) {
+        (void)prctl(PR_SET_PDEATHSIG,
+                    SIGKILL); /* the worst case is a program that ends on its own */
+        if (getppid() != parent) {
+            _exit(127);
+        }
     }
     (void)setsid(); /* fails only for a group leader, which a new child is not */
     sigset_t none;
@@ -76,7 +79,8 @@ noreturn_fn static void child_run(const struct process_spec *spec, const char *p
     }
     int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
     if (null_fd < 0 || dup2(null_fd, 0) < 0 ||
-        dup2(spec->stdout_fd >= 0 ? spec->stdout_fd : null_fd, 1) < 0) {
+        dup2(spec->stdout_fd >= 0 ? spec->stdout_fd : null_fd, 1) < 0 ||
+        (spec->stderr_fd > 0 && dup2(spec->stderr_fd, 2) < 0)) {
         _exit(127);
     }
     if (syscall(SYS_close_range, 3, ~0u, CLOSE_RANGE_CLOEXEC) < 0) {

@@ -19,6 +19,12 @@ extern const struct verb man_verb;
 
 /* The verbs that `hull ctl` knows of, separated by "|". */
 extern const char ctl_verb_words[];
+/* What they take, for completion: "disk=|wait=true". Ends with a row of NULL. */
+struct ctl_keys {
+    const char *verb;
+    const char *words;
+};
+extern const struct ctl_keys ctl_keys[];
 
 /* All verbs in the order of the help text, NULL at the end. */
 extern const struct verb *const verbs[];

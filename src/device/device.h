@@ -50,6 +50,9 @@ struct device_host {
     /* The guest broke the device's protocol beyond repair, or a backend is gone: stop the VM with status 4 and this one
      * line. Any thread; returns at once. */
     void (*stop_vm)(void *ctx, const char *device_name, const char *why);
+    /* A request to a disk failed with 'error', an errno. With 'stops' it is kept, the VM is to be paused, and a resume tries it
+     * again. On the loop's thread with the device's lock held: returns at once. NULL: nobody wants to know. */
+    void (*disk_failed)(void *ctx, const char *device_name, bool is_write, int error, bool stops);
 };
 
 #endif

@@ -57,6 +57,7 @@ struct machine {
     struct device *device[MACHINE_MAX_DEVICES];
     size_t device_count;
     struct device *serial, *power, *balloon, *console; /* of those, or NULL */
+    struct device *disk[MACHINE_MAX_DISKS];
 
     pthread_mutex_t lock;
     pthread_cond_t changed;

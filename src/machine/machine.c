@@ -12,6 +12,7 @@
 #include "device/acpi/power.h"
 #include "device/serial/serial.h"
 #include "device/virtio/balloon.h"
+#include "device/virtio/block.h"
 #include "device/virtio/console.h"
 #include "machine/internal.h"
 
@@ -366,6 +367,11 @@ int machine_set_balloon(struct machine *machine, uint64_t bytes, struct error *e
     }
     virtio_balloon_set_target(machine->balloon, bytes);
     return 0;
+}
+
+void machine_disk_resized(struct machine *machine, size_t index)
+{
+    virtio_blk_resized(machine->disk[index]);
 }
 
 struct guest_memory *machine_memory(struct machine *machine)

@@ -12,6 +12,7 @@
 #include "base/core/error.h"
 #include "base/host/event_loop.h"
 #include "block/block.h"
+#include "device/virtio/block.h"
 #include "engine/engine.h"
 #include "net/net.h"
 
@@ -43,6 +44,8 @@ struct console_backend {
 struct machine_disk {
     struct block *block; /* owned by the machine from then on */
     char serial[21];     /* virtio-blk's 20 bytes, may be empty */
+    enum virtio_blk_on_error on_read_error, on_write_error;
+    bool is_write_through;
 };
 
 struct machine_net {
@@ -79,6 +82,8 @@ struct machine_config {
     struct event_loop *loop;
     /* The VM ended, or asked for a reset that was carried out (was_reset). On the loop's thread. 'why' is one line. */
     void (*ended)(void *ctx, enum machine_end end, uint32_t code, const char *why);
+    /* See device_host.disk_failed; pausing the VM is the owner's business. NULL: nobody does. */
+    void (*disk_failed)(void *ctx, const char *device_name, bool is_write, int error, bool stops);
     void *ctx;
 };
 
@@ -104,6 +109,9 @@ size_t machine_virtio_console_input(struct machine *machine, const uint8_t *data
 void machine_virtio_console_resize(struct machine *machine, uint16_t columns, uint16_t rows);
 /* Balloon target: bytes that the guest should keep. -ENODEV without a balloon. */
 int must_check machine_set_balloon(struct machine *machine, uint64_t bytes, struct error *err);
+
+/* The size of disk 'index' has changed: the guest is told. */
+void machine_disk_resized(struct machine *machine, size_t index);
 
 /* Visits each part of the state in order: "vcpu.N", "ioapic", "clock", each device. Paused machines only. 'name' lasts only
  * for the call. Returns the first non-zero result of 'visit'. */

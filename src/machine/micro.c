@@ -286,6 +286,15 @@ static void stop_vm(void *ctx, const char *device_name, const char *why)
     machine_request_end(ctx, MACHINE_END_DEVICE, 0, text);
 }
 
+static void disk_failed(void *ctx, const char *device_name, bool is_write, int error, bool stops)
+{
+    const struct machine_config *config = &((struct machine *)ctx)->config;
+
+    if (config->disk_failed != NULL) {
+        config->disk_failed(config->ctx, device_name, is_write, error, stops);
+    }
+}
+
 static void power_off(void *ctx)
 {
     machine_request_end(ctx, MACHINE_END_POWEROFF, 0, "");
@@ -398,11 +407,14 @@ static int create_disks_and_nets(struct machine *machine, struct error *err)
             .common = virtio(machine, i),
             .block = config->disk[i].block,
             .serial = config->disk[i].serial,
+            .on_read_error = config->disk[i].on_read_error,
+            .on_write_error = config->disk[i].on_write_error,
+            .is_write_through = config->disk[i].is_write_through,
         };
         config->disk[i].block = NULL; /* the device's, also on failure */
         rc = virtio_blk_create(&options, &device, err);
         if (rc == 0) {
-            (void)add_device(machine, device);
+            machine->disk[i] = add_device(machine, device);
         }
     }
     for (uint32_t i = 0; rc == 0 && i < config->net_count; i++) {
@@ -516,6 +528,7 @@ int micro_create(struct machine *machine, struct error *err)
         .memory = machine->memory,
         .is_repeatable = machine->has_own_time,
         .stop_vm = stop_vm,
+        .disk_failed = disk_failed,
     };
     int rc = create_platform(machine, err);
     if (rc == 0) {

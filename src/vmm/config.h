@@ -4,6 +4,7 @@
 
 #include <jansson.h>
 
+#include "block/filter.h"
 #include "machine/machine.h"
 
 #define CONFIG_MAX_SIZE  (1u << 20)
@@ -30,18 +31,30 @@ enum config_console_kind {
 /* A file below a disk's image. */
 struct config_layer {
     int fd;
+    bool is_remote; /* the descriptor is a channel that brings connections to hull-storage */
     const char *name, *format;
 };
 
 struct config_disk {
     int fd;
+    bool is_remote;
     const char *name, *format, *serial;
     struct config_layer layer[CONFIG_MAX_LAYERS]; /* backing files, the upper ones first */
     size_t layer_count;
     struct config_layer data; /* fd -1: none */
     enum block_aio aio;
+    uint64_t reconnect_ns; /* how long requests wait for a remote part of it */
     bool is_readonly;
-    bool is_direct; /* past the host's page cache */
+    bool is_direct;                          /* past the host's page cache */
+    bool is_write_through, is_unsafe;        /* see docs/disks.md, "What survives what" */
+    int crypt_fd;                            /* holds a struct block_crypt, -1: none */
+    int overlay_fd;                          /* an empty file that takes all writes, -1: none */
+    enum virtio_blk_on_error on_read_error;  /* default: REPORT */
+    enum virtio_blk_on_error on_write_error; /* default: ENOSPC */
+    enum block_detect_zeroes detect_zeroes;
+    bool ignores_discard, has_copy_on_read;
+    struct block_throttle_limits throttle;
+    const char *throttle_group; /* NULL: its own */
 };
 
 struct config_net {

@@ -13,7 +13,7 @@ struct control_client {
     struct control *control;
     struct event_source *source;
     int fd;
-    int passed_fd; /* came with bytes that are not a whole request yet, or -1 */
+    int passed_fd[2]; /* came with bytes that are not a whole request yet, or -1 */
     bool wants_events;
     bool is_dead; /* to be freed when its callback is done */
     char *line;   /* grows up to CONTROL_MAX_LINE */
@@ -63,8 +63,10 @@ static void client_free(struct control_client *client)
 {
     event_source_remove(client->source);
     close(client->fd);
-    if (client->passed_fd >= 0) {
-        close(client->passed_fd);
+    for (size_t i = 0; i < ARRAY_COUNT(client->passed_fd); i++) {
+        if (client->passed_fd[i] >= 0) {
+            close(client->passed_fd[i]);
+        }
     }
     free(client->line);
     free(client->output);
@@ -176,13 +178,20 @@ static void serve_request(struct control_client *client, const json_t *request)
         return;
     }
     struct control *control = client->control;
-    struct control_request call = {.verb = verb, .arguments = request, .fd = client->passed_fd};
-    client->passed_fd = -1;
+    struct control_request call = {.verb = verb,
+                                   .arguments = request,
+                                   .fd = client->passed_fd[0],
+                                   .other_fd = client->passed_fd[1]};
+    client->passed_fd[0] = -1;
+    client->passed_fd[1] = -1;
     json_t *answer = NULL;
     struct error err = {0};
     int rc = control->handle(control->ctx, client, &call, &answer, &err);
     if (call.fd >= 0) {
         close(call.fd);
+    }
+    if (call.other_fd >= 0) {
+        close(call.other_fd);
     }
     if (rc < 0) {
         answer_error(client, id, control_code(-rc), err.text);
@@ -233,7 +242,7 @@ static void serve_lines(struct control_client *client)
     }
 }
 
-/* Keeps the first descriptor for the request at hand and closes what nobody asked for. */
+/* Keeps the first two descriptors for the request at hand and closes what nobody asked for. */
 static void take_passed_fds(struct control_client *client, struct msghdr *message)
 {
     for (struct cmsghdr *part = CMSG_FIRSTHDR(message); part != NULL;
@@ -245,8 +254,9 @@ static void take_passed_fds(struct control_client *client, struct msghdr *messag
         for (size_t i = 0; i < count; i++) {
             int fd;
             memcpy(&fd, CMSG_DATA(part) + i * sizeof(fd), sizeof(fd));
-            if (client->passed_fd < 0) {
-                client->passed_fd = fd;
+            int *place = &client->passed_fd[client->passed_fd[0] >= 0 ? 1 : 0];
+            if (*place < 0) {
+                *place = fd;
             } else {
                 close(fd);
             }
@@ -314,7 +324,7 @@ static int client_add(struct control *control, int fd, struct error *err)
         close(fd);
         return error_set_errno(err, ENOMEM, "adding a control client");
     }
-    *client = (struct control_client){.control = control, .fd = fd, .passed_fd = -1};
+    *client = (struct control_client){.control = control, .fd = fd, .passed_fd = {-1, -1}};
     int rc =
         event_loop_add_fd(control->loop, fd, EPOLLIN, client_ready, client, &client->source, err);
     if (rc < 0) {

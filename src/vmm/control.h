@@ -20,6 +20,7 @@ struct control_request {
     const char *verb;
     const json_t *arguments; /* the whole request object */
     int fd;                  /* a descriptor that came with it, or -1; the handler may take it */
+    int other_fd;            /* likewise a second one */
 };
 
 /* Carries out one request. 0: 'out_answer' is the "ok" object (owned by the caller; NULL: empty). -errno: 'err' is the

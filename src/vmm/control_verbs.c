@@ -5,13 +5,8 @@
 
 #include "base/host/log.h"
 #include "migrate/save.h"
+#include "vmm/disk_verbs.h"
 #include "vmm/vmm.h"
-
-struct control_verb {
-    const char *name;
-    int (*run)(struct vmm *vmm, struct control_client *client, struct control_request *request,
-               json_t **out_answer, struct error *err);
-};
 
 static const char *state_name(const struct vmm *vmm)
 {
@@ -37,12 +32,16 @@ static int run_status(struct vmm *vmm, struct control_client *client,
         "board", machine->board, "cpu_model",
         machine->cpu_model != NULL ? machine->cpu_model : "host", "vcpus", (int)machine->vcpu_count,
         "memory_bytes", (json_int_t)machine->memory_bytes, "pid", (int)getpid());
+    if (vmm->stop.reason[0] != '\0' && !machine_is_running(vmm->machine)) {
+        json_object_set_new(*out_answer, "why", json_string(vmm->stop.reason));
+    }
     return 0;
 }
 
 static int run_pause(struct vmm *vmm, struct control_client *client,
                      struct control_request *request, json_t **out_answer, struct error *err)
 {
+    vmm_disk_stop_ends(vmm);
     if (machine_is_running(vmm->machine)) {
         machine_pause(vmm->machine);
         send_event(vmm, "paused");
@@ -54,6 +53,8 @@ static int run_resume(struct vmm *vmm, struct control_client *client,
                       struct control_request *request, json_t **out_answer, struct error *err)
 {
     if (!machine_is_running(vmm->machine)) {
+        vmm_disk_stop_ends(vmm);
+        vmm->stop.reason[0] = '\0'; /* what failed is tried again */
         machine_resume(vmm->machine);
         send_event(vmm, "resumed");
     }
@@ -212,6 +213,11 @@ static int run_save(struct vmm *vmm, struct control_client *client, struct contr
         return error_set(err, EINVAL,
                          "save: an empty file is needed, as a descriptor sent with the request");
     }
+    if (block_jobs_running(vmm->jobs) > 0) {
+        return error_set(err, EBUSY,
+                         "save: a disk job is running, which a saved state does not hold: none may "
+                         "be (jobs, job-cancel)");
+    }
     bool was_running = machine_is_running(vmm->machine);
     if (was_running) {
         machine_pause(vmm->machine);
@@ -227,6 +233,7 @@ static int run_save(struct vmm *vmm, struct control_client *client, struct contr
     if (rc < 0) {
         return rc;
     }
+    vmm_disk_stop_ends(vmm); /* or it would go on by itself */
     if (strcmp(then, "quit") == 0) {
         vmm_end(vmm, 0);
     }
@@ -244,16 +251,37 @@ static const struct control_verb control_verbs[] = {
     {"events", run_events},     {"save", run_save},       {"console-size", run_console_size},
 };
 
+static const struct control_verb *find_verb(const struct control_verb *table, size_t count,
+                                            const char *name)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (strcmp(name, table[i].name) == 0) {
+            return &table[i];
+        }
+    }
+    return NULL;
+}
+
 int vmm_handle_request(void *ctx, struct control_client *client, struct control_request *request,
                        json_t **out_answer, struct error *err)
 {
-    for (size_t i = 0; i < ARRAY_COUNT(control_verbs); i++) {
-        if (strcmp(request->verb, control_verbs[i].name) == 0) {
-            return control_verbs[i].run(ctx, client, request, out_answer, err);
-        }
+    const struct control_verb *verb =
+        find_verb(control_verbs, ARRAY_COUNT(control_verbs), request->verb);
+    if (verb == NULL) {
+        verb = find_verb(vmm_disk_verbs, vmm_disk_verb_count, request->verb);
     }
-    return error_set(err, ENOSYS,
-                     "verb %.40s is unknown: status, pause, resume, poweroff, reset, quit, stats, "
-                     "devices, balloon, events, save, console-size",
-                     request->verb);
+    if (verb == NULL) {
+        verb = find_verb(vmm_job_verbs, vmm_job_verb_count, request->verb);
+    }
+    if (verb == NULL) {
+        verb = find_verb(vmm_bitmap_verbs, vmm_bitmap_verb_count, request->verb);
+    }
+    if (verb != NULL) {
+        return verb->run(ctx, client, request, out_answer, err);
+    }
+    return error_set(
+        err, ENOSYS,
+        "verb %.40s is unknown: status, pause, resume, poweroff, reset, quit, stats, "
+        "devices, balloon, events, save, console-size, disk-list, jobs and more for disks",
+        request->verb);
 }

@@ -10,10 +10,10 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
 
+#include "base/host/confine.h"
 #include "base/host/file.h"
 #include "base/host/log.h"
 
@@ -55,14 +55,9 @@ static bool enter_user_namespace(void)
 
 static void limit(int resource, const char *name, rlim_t most)
 {
-    struct rlimit now;
-    if (getrlimit((__rlimit_resource_t)resource, &now) < 0) {
-        return;
-    }
-    struct rlimit wanted = {.rlim_cur = MIN(most, now.rlim_max),
-                            .rlim_max = MIN(most, now.rlim_max)};
-    if (setrlimit((__rlimit_resource_t)resource, &wanted) < 0) {
-        log_debug("jail: limit %s: %s, ignoring", name, strerror(errno));
+    int rc = confine_limit(resource, most);
+    if (rc < 0) {
+        log_debug("jail: limit %s: %s, ignoring", name, strerror(-rc));
     }
 }
 

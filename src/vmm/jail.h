@@ -16,7 +16,6 @@ struct jail_needs {
     bool has_own_mounts;   /* what jail_enter_early returned */
     bool has_kvm;          /* ioctls of KVM */
     bool has_tap;          /* ioctls of tap interfaces */
-    bool has_block_device; /* discard on block devices */
     bool has_unix_sockets; /* vsock: makes and accepts unix sockets in its folder */
 };
 

@@ -79,6 +79,7 @@ static const int plain_calls[] = {
     SCMP_SYS(gettid),
     SCMP_SYS(getpid),
     SCMP_SYS(getcpu),
+    SCMP_SYS(sysinfo), /* qsort(3) of much asks how much memory there is */
     SCMP_SYS(exit),
     SCMP_SYS(exit_group),
     SCMP_SYS(getrandom),
@@ -108,11 +109,11 @@ static int allow_ioctls(scmp_filter_ctx filter, const struct jail_needs *needs)
             rc = allow_if(filter, SCMP_SYS(ioctl), SCMP_A1(SCMP_CMP_EQ, TUNSETVNETHDRSZ));
         }
     }
-    if (rc == 0 && needs->has_block_device) {
-        rc = allow_if(filter, SCMP_SYS(ioctl), SCMP_A1(SCMP_CMP_EQ, BLKDISCARD));
-        if (rc == 0) {
-            rc = allow_if(filter, SCMP_SYS(ioctl), SCMP_A1(SCMP_CMP_EQ, BLKZEROOUT));
-        }
+    /* Of block devices, those too that come later, for disk jobs. */
+    static const uint32_t of_devices[] = {BLKDISCARD, BLKZEROOUT, BLKGETSIZE64, BLKSSZGET,
+                                          BLKPBSZGET};
+    for (size_t i = 0; rc == 0 && i < sizeof(of_devices) / sizeof(of_devices[0]); i++) {
+        rc = allow_if(filter, SCMP_SYS(ioctl), SCMP_A1(SCMP_CMP_EQ, of_devices[i]));
     }
     return rc;
 }
@@ -148,7 +149,9 @@ static int allow_threads(scmp_filter_ctx filter)
 
 static int allow_descriptors(scmp_filter_ctx filter, const struct jail_needs *needs)
 {
-    static const int commands[] = {F_GETFL, F_SETFL, F_GETFD, F_SETFD, F_DUPFD_CLOEXEC};
+    /* The last two: images that come later, for disk jobs, are locked too. */
+    static const int commands[] = {F_GETFL,         F_SETFL,     F_GETFD,    F_SETFD,
+                                   F_DUPFD_CLOEXEC, F_OFD_SETLK, F_OFD_GETLK};
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < sizeof(commands) / sizeof(commands[0]); i++) {
         rc = allow_if(filter, SCMP_SYS(fcntl), SCMP_A1(SCMP_CMP_EQ, (scmp_datum_t)commands[i]));

@@ -11,6 +11,7 @@
 #include "base/host/file.h"
 #include "base/host/log.h"
 #include "migrate/save.h"
+#include "vmm/disk_verbs.h"
 #include "vmm/jail.h"
 
 /* Exit statuses of cli.md. */
@@ -19,6 +20,9 @@
 #define STATUS_RESET        2
 #define STATUS_TRIPLE_FAULT 3
 #define STATUS_DEVICE       4
+
+/* For images that disk jobs add later. */
+#define RINGS_PER_DISK 3
 
 void vmm_end(struct vmm *vmm, int exit_status)
 {
@@ -73,58 +77,6 @@ static void machine_ended(void *ctx, enum machine_end end, uint32_t code, const 
                                                    vmm->config.name, "status", status));
     }
     vmm_end(vmm, status);
-}
-
-/* What an image stands on, from the bottom up: nothing else than these descriptors is there to be opened. */
-static int open_layers(struct vmm *vmm, const struct config_disk *disk,
-                       struct block_options *options, struct error *err)
-{
-    for (size_t i = disk->layer_count; i > 0; i--) {
-        const struct config_layer *layer = &disk->layer[i - 1];
-        struct block_options below = {.format = layer->format,
-                                      .is_readonly = true,
-                                      .is_direct = disk->is_direct,
-                                      .aio = disk->aio,
-                                      .backing = options->backing};
-        options->backing = NULL; /* handed over, also on failure */
-        int rc = block_open(layer->fd, layer->name, &below, vmm->loop, &options->backing, err);
-        if (rc < 0) {
-            return rc;
-        }
-    }
-    if (disk->data.fd < 0) {
-        return 0;
-    }
-    struct block_file_options file = {.is_readonly = disk->is_readonly,
-                                      .is_growable = true,
-                                      .is_direct = disk->is_direct,
-                                      .aio = disk->aio};
-    return block_open_file(disk->data.fd, disk->data.name, &file, vmm->loop, &options->data_file,
-                           err);
-}
-
-static int open_disks(struct vmm *vmm, struct machine_config *machine, struct error *err)
-{
-    for (size_t i = 0; i < vmm->config.disk_count; i++) {
-        const struct config_disk *disk = &vmm->config.disk[i];
-        struct block_options options = {.format = disk->format,
-                                        .is_readonly = disk->is_readonly,
-                                        .is_direct = disk->is_direct,
-                                        .aio = disk->aio};
-        struct machine_disk *slot = &machine->disk[i];
-        int rc = open_layers(vmm, disk, &options, err);
-        if (rc < 0) {
-            block_close(options.backing);
-        } else {
-            rc = block_open(disk->fd, disk->name, &options, vmm->loop, &slot->block, err);
-        }
-        if (rc < 0) {
-            return rc;
-        }
-        memcpy(slot->serial, disk->serial, strlen(disk->serial) + 1);
-        machine->disk_count++;
-    }
-    return 0;
 }
 
 static int open_nets(struct vmm *vmm, struct machine_config *machine, struct error *err)
@@ -206,9 +158,10 @@ static int create_machine(struct vmm *vmm, struct error *err)
         .virtio_console = console_virtio_backend(vmm->console),
         .loop = vmm->loop,
         .ended = machine_ended,
+        .disk_failed = vmm_disk_failed,
         .ctx = vmm,
     };
-    rc = open_disks(vmm, &machine, err);
+    rc = vmm_open_disks(vmm, &machine, err);
     if (rc == 0) {
         rc = open_nets(vmm, &machine, err);
     }
@@ -237,26 +190,12 @@ static int restore(struct vmm *vmm, struct error *err)
     return 0;
 }
 
-static bool has_block_device(const struct config *config)
-{
-    for (size_t i = 0; i < config->disk_count; i++) {
-        const struct config_disk *disk = &config->disk[i];
-        struct stat status;
-        if ((fstat(disk->fd, &status) == 0 && S_ISBLK(status.st_mode)) ||
-            (disk->data.fd >= 0 && fstat(disk->data.fd, &status) == 0 && S_ISBLK(status.st_mode))) {
-            return true; /* those below are only read */
-        }
-    }
-    return false;
-}
-
 static void read_needs(const struct config *config, struct jail_needs *needs)
 {
     struct stat folder;
     *needs = (struct jail_needs){
         .uid = JAIL_NOBODY,
         .gid = JAIL_NOBODY,
-        .has_block_device = has_block_device(config),
         .has_unix_sockets = config->vsock_cid != 0,
     };
     if (config->vsock_cid != 0 && fstat(config->vsock_dir_fd, &folder) == 0) {
@@ -305,9 +244,16 @@ static int start(struct vmm *vmm, struct error *err)
                             vmm->loop, &vmm->console, err);
     }
     if (rc == 0) {
+        rc = block_jobs_create(vmm->loop, vmm_job_event, vmm, &vmm->jobs, err);
+    }
+    if (rc == 0) {
+        rc = vmm_watch_disks(vmm, err);
+    }
+    if (rc == 0) {
         rc = create_machine(vmm, err);
     }
     if (rc == 0) {
+        block_reserve_rings(vmm->loop, (unsigned)config->disk_count * RINGS_PER_DISK);
         rc = restore(vmm, err);
     }
     close_inputs(&vmm->config);
@@ -381,7 +327,7 @@ static void report(const struct vmm *vmm, const struct error *err)
 static int run_config(const struct input *input)
 {
     struct error err = {0};
-    struct vmm vmm = {.config = {.log_fd = -1}};
+    struct vmm vmm = {.config = {.log_fd = -1}, .stop.log_limit = LOG_LIMIT(10)};
     if (config_parse(input->text, input->size, &vmm.config, &err) < 0) {
         report(&vmm, &err);
         return STATUS_FAILURE;
@@ -393,12 +339,19 @@ static int run_config(const struct input *input)
         report(&vmm, &err);
         vmm.exit_status = STATUS_FAILURE;
     }
+    if (vmm.jobs != NULL) {
+        block_jobs_stop(vmm.jobs);
+    }
     machine_destroy(vmm.machine); /* stops the vCPUs, and finishes what is in flight to the disks */
     if (vmm.console != NULL) {
         console_finish(vmm.console);
     }
+    block_jobs_destroy(vmm.jobs);
+    vmm_close_disks(&vmm);
+    event_timer_destroy(vmm.stop.timer);
     control_destroy(vmm.control);
     console_destroy(vmm.console);
+    block_release_rings();
     event_loop_destroy(vmm.loop);
     config_fini(&vmm.config);
     return vmm.exit_status;

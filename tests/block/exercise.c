@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "block/bitmap.h"
 #include "tests/block/recorder.h"
 
 #define PART 65536u
@@ -31,6 +32,20 @@ static int resolve(void *ctx, const struct block_reference *reference, struct bl
     return rc;
 }
 
+int exercise_unlock(void *ctx, const struct block_crypt_header *header,
+                    struct block_crypt *out_crypt, struct error *err)
+{
+    *out_crypt = (struct block_crypt){.sector_size = 512, .key_size = 64};
+    return 0;
+}
+
+static int unlock_header(void *ctx, const struct block_crypt_header *header,
+                         struct block_crypt *out_crypt, struct error *err)
+{
+    return block_crypt_unlock(header, EXERCISE_PASSPHRASE, strlen(EXERCISE_PASSPHRASE), out_crypt,
+                              err);
+}
+
 static struct block *open_image(struct state *state, struct block_options *options)
 {
     struct block *file, *block;
@@ -46,6 +61,7 @@ static struct block *open_image(struct state *state, struct block_options *optio
     options->format = state->format;
     options->resolve = resolve;
     options->resolve_ctx = state;
+    options->unlock = strcmp(state->format, "luks") == 0 ? unlock_header : exercise_unlock;
     if (block_open_format(file, options, &block, &err) < 0) {
         return NULL;
     }
@@ -112,6 +128,15 @@ static void change(struct state *state)
     if (block == NULL) {
         return;
     }
+    if (recorder_random(&state->random, 2) == 0) {
+        struct block_front *front;
+        struct block_bitmap *bitmap;
+        if (block_front_create(block, &front, NULL) < 0) {
+            return;
+        }
+        (void)!block_bitmap_add(front, "new", 4096, true, true, &bitmap, NULL);
+        block = block_front_block(front);
+    }
     memset(state->buffer, 0x5a, PART);
     for (unsigned i = 0; i < 40 && block->info.size_bytes > 0; i++) {
         uint64_t size, offset = pick(state, block, &size);
@@ -134,6 +159,8 @@ static void change(struct state *state)
         (void)!block_snapshot_create(block, "new", NULL);
         (void)!block_snapshot_apply(block, "1", NULL);
         (void)!block_snapshot_delete(block, "1", NULL);
+    } else if (recorder_random(&state->random, 4) == 0) {
+        (void)!block_make_empty(block, NULL);
     }
     if (block->info.size_bytes < 1u << 30) {
         (void)!block_resize(block, block->info.size_bytes + (1 << 20));

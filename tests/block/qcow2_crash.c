@@ -9,11 +9,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "block/crypt.h"
 #include "tests/block/recorder.h"
 
 #define MAX_EVENTS 4096
 #define SECTOR     512u
 #define BACKING    (1ull << 43)
+#define LUKS_SIZE  8192u
 
 /* What the guest did to some sectors. */
 struct event {
@@ -24,6 +26,14 @@ struct event {
     uint64_t begun, ended;         /* in the order of all events */
     int status;
 };
+
+/* Another name of the backing file. */
+struct renaming {
+    char name[1000];
+    uint64_t submitted, completed; /* places in the log; completed UINT64_MAX: it failed */
+};
+
+#define MAX_RENAMINGS 64
 
 static uint64_t now;
 
@@ -39,12 +49,14 @@ struct run {
     uint64_t seed, random;
     struct block_create_options create;
     uint64_t sectors;
-    bool has_backing;
+    bool has_backing, is_encrypted;
     struct recorder *recorder;
     uint8_t *initial;
     uint64_t initial_size;
     struct event *event;
     unsigned event_count;
+    struct renaming *renaming; /* the first one is that of the creation */
+    unsigned renaming_count;
     uint64_t next_value;
     struct block *block;
     unsigned dirty_states, leak_states, qemu_states;
@@ -53,11 +65,11 @@ struct run {
 static void quit(const struct run *run, const char *what, uint64_t place, uint64_t state)
 {
     printf(
-        "seed %llu, place %llu of %llu, state %llu: %s (clusters %u, version %u, counts %u, extended %d, backing %d)\n",
+        "seed %llu, place %llu of %llu, state %llu: %s (clusters %u, version %u, counts %u, extended %d, backing %d, encrypted %d)\n",
         (unsigned long long)run->seed, (unsigned long long)place,
         (unsigned long long)run->recorder->log_count, (unsigned long long)state, what,
         run->create.cluster_size, run->create.version, run->create.refcount_bits,
-        run->create.has_extended_l2, run->has_backing);
+        run->create.has_extended_l2, run->has_backing, run->is_encrypted);
     exit(1);
 }
 
@@ -99,10 +111,19 @@ static struct block *make_backing(const struct run *run)
     return backing;
 }
 
+/* What is in the LUKS header does not matter here. */
+static int unlock(void *ctx, const struct block_crypt_header *header, struct block_crypt *out_crypt,
+                  struct error *err)
+{
+    *out_crypt = (struct block_crypt){.sector_size = SECTOR, .key_size = 32, .key = "any key"};
+    return 0;
+}
+
 static struct block *open_on(const struct run *run, struct block *file, bool is_for_repair,
                              struct error *err)
 {
-    struct block_options options = {.format = "qcow2", .is_for_repair = is_for_repair};
+    struct block_options options = {
+        .format = "qcow2", .is_for_repair = is_for_repair, .unlock = unlock};
     struct block *block;
     if (run->has_backing) {
         options.backing = make_backing(run);
@@ -182,6 +203,55 @@ static void do_batch(struct run *run)
             quit(run, strerror(-jobs[i].event->status), 0, 0);
         }
     }
+}
+
+/* Names that fit into the first sector beside all else, and such that do not. */
+static void rename_backing(struct run *run)
+{
+    struct renaming *renaming = &run->renaming[run->renaming_count];
+    if (!run->has_backing || run->renaming_count == MAX_RENAMINGS) {
+        return;
+    }
+    uint64_t limit = run->create.cluster_size >= 4096 ? sizeof(renaming->name) - 1 : 100;
+    uint64_t length = 1 + random_below(run, limit);
+    for (uint64_t i = 0; i < length; i++) {
+        renaming->name[i] = (char)('a' + random_below(run, 26));
+    }
+    *renaming->name = (char)('0' + run->renaming_count); /* no two are the same */
+    renaming->name[length] = '\0';
+    renaming->submitted = run->recorder->log_count;
+    run->renaming_count++;
+    int rc = block_set_backing_name(run->block, renaming->name, "raw", NULL);
+    if (rc < 0 && run->recorder->fail_one_in == 0) {
+        quit(run, "no other name of the backing file", 0, 0);
+    }
+    renaming->completed = rc == 0 ? run->recorder->log_count : UINT64_MAX;
+}
+
+static void note_name(void *ctx, const struct block_detail *detail)
+{
+    if (strcmp(detail->key, "backing-file") == 0) {
+        (void)snprintf(ctx, sizeof(((struct renaming *)NULL)->name), "%s", detail->text);
+    }
+}
+
+/* One name or the other, never a part of one. */
+static void check_name(const struct run *run, const struct block *block, uint64_t place,
+                       uint64_t state)
+{
+    char name[sizeof(run->renaming->name)] = "";
+    block_describe(block, note_name, name);
+    unsigned last = 0;
+    for (unsigned i = 0; i < run->renaming_count; i++) {
+        last = run->renaming[i].completed <= place ? i : last;
+    }
+    for (unsigned i = last; i < run->renaming_count && run->renaming[i].submitted <= place; i++) {
+        if (strcmp(name, run->renaming[i].name) == 0) {
+            return;
+        }
+    }
+    printf("\"%s\", the last sure one \"%s\"\n", name, run->renaming[last].name);
+    quit(run, "the name of the backing file is none that it was given", place, state);
 }
 
 /* May this be in the sector after a power cut at 'place'? */
@@ -317,6 +387,9 @@ static void try_state(struct run *run, uint64_t place, uint64_t state)
         printf("%s\n", err.text);
         quit(run, "the image does not open", place, state);
     }
+    if (run->has_backing) {
+        check_name(run, block, place, state);
+    }
     struct block_check_result result;
     if (block_check(block, 0, NULL, NULL, &result, &err) < 0) {
         quit(run, err.text, place, state);
@@ -328,7 +401,7 @@ static void try_state(struct run *run, uint64_t place, uint64_t state)
         quit(run, "the image has errors", place, state);
     }
     block_close(block);
-    if (!is_dirty && random_below(run, 400) == 0) {
+    if (!is_dirty && !run->is_encrypted && random_below(run, 400) == 0) {
         ask_qemu(run, after->bytes, *size, place, state);
     }
     after->is_closed = false;
@@ -384,6 +457,7 @@ static void pick_kind(struct run *run)
         .has_lazy_refcounts = random_below(run, 3) == 0,
     };
     run->has_backing = random_below(run, 2) == 0;
+    run->is_encrypted = random_below(run, 4) == 0;
     if (create->has_extended_l2) {
         create->cluster_size = 16384;
     }
@@ -397,12 +471,17 @@ static void pick_kind(struct run *run)
         create->backing_name = "base";
         create->backing_format = "raw";
     }
+    create->crypt_header_bytes = run->is_encrypted ? LUKS_SIZE : 0;
 }
 
 static void make_image(struct run *run)
 {
     struct block *file;
     struct error err = {0};
+    if (run->is_encrypted && block_open_memory(LUKS_SIZE, "LUKS header", run->loop,
+                                               &run->create.crypt_header, NULL) < 0) {
+        exit(1);
+    }
     if (block_open_memory(0, "new", run->loop, &file, NULL) < 0 ||
         block_create(file, &run->create, &err) < 0) {
         quit(run, err.text, 0, 0);
@@ -413,6 +492,7 @@ static void make_image(struct run *run)
         exit(1);
     }
     block_close(file);
+    block_close(run->create.crypt_header);
 }
 
 static void do_run(struct run *run, unsigned states)
@@ -421,6 +501,8 @@ static void do_run(struct run *run, unsigned states)
     bool has_snapshot = false;
     pick_kind(run);
     run->event = calloc(MAX_EVENTS, sizeof(struct event));
+    run->renaming = calloc(MAX_RENAMINGS, sizeof(struct renaming));
+    memcpy(run->renaming[run->renaming_count++].name, "base", sizeof("base"));
     run->recorder = recorder_create(NULL, 0, run->loop, run->seed);
     make_image(run);
     recorder_destroy(run->recorder);
@@ -434,6 +516,9 @@ static void do_run(struct run *run, unsigned states)
     unsigned batches = 10 + (unsigned)random_below(run, 60);
     for (unsigned i = 0; i < batches; i++) {
         do_batch(run);
+        if (random_below(run, 8) == 0) {
+            rename_backing(run);
+        }
         /* Version 2 has no dirty mark: a cut in the middle of a snapshot leaves what only a check puts right. */
         if (run->create.version == 3 && run->create.refcount_bits > 1 &&
             random_below(run, 25) == 0) {
@@ -454,6 +539,7 @@ static void do_run(struct run *run, unsigned states)
     recorder_destroy(run->recorder);
     free(run->initial);
     free(run->event);
+    free(run->renaming);
 }
 
 int main(int argc, char **argv)

@@ -6,15 +6,18 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "block/bitmap.h"
 #include "tests/block/exercise.h"
 #include "tests/block/recorder.h"
 
-#define KIND_COUNT 8
+#define KIND_COUNT 9
+#define ENCRYPTED  8
 
 struct image {
     uint8_t *bytes;
     size_t size;
     uint32_t cluster_size;
+    uint64_t bitmaps; /* where their directory is */
 };
 
 static uint64_t be64(const uint8_t *data)
@@ -34,9 +37,34 @@ static void put_be64(uint8_t *data, uint64_t value)
     }
 }
 
+/* Two bitmaps, with changes, which the image gets when it is closed. */
+static struct block *add_bitmaps(struct block *block, const uint8_t *data)
+{
+    struct block_front *front;
+    struct block_bitmap *bitmap;
+    if (block_front_create(block, &front, NULL) < 0 ||
+        block_bitmap_add(front, "one", 512, true, true, &bitmap, NULL) < 0 ||
+        block_bitmap_add(front, "two", 65536, true, true, &bitmap, NULL) < 0 ||
+        block_write(block_front_block(front), 65536, data, 4096) < 0) {
+        exit(1);
+    }
+    return block_front_block(front);
+}
+
+/* By the number of their header's extension. */
+static void find_bitmaps(struct image *image)
+{
+    for (size_t at = 104; at + 32 <= MIN(image->size, image->cluster_size); at += 8) {
+        if (be64(image->bytes + at) >> 32 == 0x23852875) {
+            image->bitmaps = be64(image->bytes + at + 24);
+        }
+    }
+}
+
 static void make_image(unsigned kind, struct event_loop *loop, struct image *image)
 {
-    static const uint32_t sizes[KIND_COUNT] = {512, 4096, 65536, 16384, 512, 1024, 32768, 4096};
+    static const uint32_t sizes[KIND_COUNT] = {512,  4096,  65536, 16384, 512,
+                                               1024, 32768, 4096,  4096};
     struct block_create_options create = {
         .format = "qcow2",
         .size_bytes = 1 << 20,
@@ -51,6 +79,14 @@ static void make_image(unsigned kind, struct event_loop *loop, struct image *ima
         .backing_format = kind % 2 == 1 ? "raw" : NULL,
     };
     struct block *file, *block, *backing = NULL;
+    if (kind == ENCRYPTED) {
+        /* What is in the header does not matter: exercise.c knows the key. */
+        create.crypt_header_bytes = 8192;
+        if (block_open_memory(create.crypt_header_bytes, "LUKS header", loop, &create.crypt_header,
+                              NULL) < 0) {
+            exit(1);
+        }
+    }
     if (block_open_memory(0, "new", loop, &file, NULL) < 0 ||
         block_create(file, &create, NULL) < 0) {
         exit(1);
@@ -67,7 +103,9 @@ static void make_image(unsigned kind, struct event_loop *loop, struct image *ima
     copy = recorder_create(bytes, file->info.size_bytes, loop, 1);
     free(bytes);
     block_close(file);
-    struct block_options options = {.format = "qcow2", .backing = backing};
+    block_close(create.crypt_header);
+    struct block_options options = {
+        .format = "qcow2", .backing = backing, .unlock = exercise_unlock};
     struct error err = {0};
     if (block_open_format(&copy->block, &options, &block, &err) < 0) {
         printf("%s\n", err.text);
@@ -78,7 +116,7 @@ static void make_image(unsigned kind, struct event_loop *loop, struct image *ima
         data[i] = (uint8_t)(i >> 7);
     }
     int rc = block_write(block, 0, data, 40960) | block_write(block, 300 << 10, data, 4096);
-    for (unsigned i = 0; i < 3; i++) {
+    for (unsigned i = 0; i < 3 && kind != ENCRYPTED; i++) {
         struct iovec iov = {data, sizes[kind]};
         struct block_request packed = {.op = BLOCK_WRITE,
                                        .compress = true,
@@ -90,6 +128,9 @@ static void make_image(unsigned kind, struct event_loop *loop, struct image *ima
     }
     rc |= block_snapshot_create(block, "one", NULL) == 0 || kind == 5 ? 0 : -1;
     rc |= block_write(block, 8192, data, 8192) | block_write_zeroes(block, 128 << 10, 65536, true);
+    if (kind != 4 && rc == 0) {
+        block = add_bitmaps(block, data);
+    }
     if (rc != 0 || block_finish(block, NULL) < 0) {
         printf("the image of kind %u cannot be made\n", kind);
         exit(1);
@@ -99,6 +140,7 @@ static void make_image(unsigned kind, struct event_loop *loop, struct image *ima
     image->bytes = malloc(image->size);
     memcpy(image->bytes, copy->bytes, image->size);
     image->cluster_size = sizes[kind];
+    find_bitmaps(image);
     recorder_destroy(copy);
 }
 
@@ -107,7 +149,7 @@ static size_t pick_place(const struct image *image, const uint8_t *bytes, uint64
 {
     uint64_t place;
     uint64_t l1 = be64(bytes + 40), counts = be64(bytes + 48), snapshots = be64(bytes + 64);
-    switch (recorder_random(random, 8)) {
+    switch (recorder_random(random, 10)) {
     case 0:
         place = recorder_random(random, 112);
         break;
@@ -129,6 +171,12 @@ static size_t pick_place(const struct image *image, const uint8_t *bytes, uint64
         break;
     case 6:
         place = (counts < image->size ? be64(bytes + counts) : 0) + recorder_random(random, 512);
+        break;
+    case 7:
+        place = image->bitmaps + recorder_random(random, 64);
+        break;
+    case 8:
+        place = be64(bytes + image->bitmaps) + recorder_random(random, 32);
         break;
     default:
         place = recorder_random(random, image->size);

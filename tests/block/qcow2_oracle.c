@@ -8,13 +8,21 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "block/crypt.h"
 #include "tests/block/model.h"
 
+#define PASSPHRASE  "horse"
+#define QEMU_SECRET "--object secret,id=k,data=" PASSPHRASE " "
+
 static char folder[64];
+/* A LUKS header that images made here have; NULL: there is no libcryptsetup. */
+static struct block *luks_header;
+static uint64_t luks_header_size;
 
 struct kind {
     uint32_t cluster_size, version, refcount_bits;
-    bool is_zstd, is_extended, is_lazy, has_backing, has_data, is_raw_data, by_qemu, has_bitmap;
+    bool is_zstd, is_extended, is_lazy, has_backing, has_data, is_raw_data, by_qemu, has_bitmap,
+        is_encrypted;
     enum block_preallocation preallocation;
 };
 
@@ -35,13 +43,14 @@ static void quit(const struct run *run, uint64_t seed, const char *what, const c
 {
     const struct kind *k = &run->kind;
     printf(
-        "seed %llu: %s %s (after %s): clusters %u, version %u, refcount bits %u%s%s%s%s%s%s%s%s, "
+        "seed %llu: %s %s (after %s): clusters %u, version %u, refcount bits %u%s%s%s%s%s%s%s%s%s, "
         "preallocation %d\n",
         (unsigned long long)seed, what, more, run->last, k->cluster_size, k->version,
         k->refcount_bits, k->is_zstd ? ", zstd" : "", k->is_extended ? ", extended" : "",
         k->is_lazy ? ", lazy" : "", k->has_backing ? ", backing" : "",
         k->has_data ? ", data file" : "", k->is_raw_data ? ", raw" : "",
-        k->by_qemu ? ", by qemu" : "", k->has_bitmap ? ", bitmaps" : "", (int)k->preallocation);
+        k->by_qemu ? ", by qemu" : "", k->has_bitmap ? ", bitmaps" : "",
+        k->is_encrypted ? ", encrypted" : "", (int)k->preallocation);
     printf("kept in %s\n", folder);
     exit(1);
 }
@@ -80,8 +89,14 @@ static void pick_kind(struct model *random, struct kind *kind)
         kind->is_zstd = kind->is_extended = kind->is_lazy = kind->has_data = false;
     }
     kind->is_raw_data = kind->is_raw_data && kind->has_data && !kind->has_backing;
-    kind->has_bitmap =
-        kind->by_qemu && kind->version == 3 && !kind->has_data && model_random(random, 3) == 0;
+    kind->is_encrypted = model_random(random, 5) == 0 && !kind->has_data && luks_header != NULL;
+    if (kind->is_encrypted && kind->by_qemu) {
+        kind->by_qemu = model_random(random, 3) == 0; /* it takes its time */
+        /* Its preallocated clusters hold anything. */
+        kind->preallocation = kind->by_qemu ? BLOCK_PREALLOCATION_OFF : kind->preallocation;
+    }
+    kind->has_bitmap = kind->by_qemu && !kind->is_encrypted && kind->version == 3 &&
+                       !kind->has_data && model_random(random, 3) == 0;
     if (kind->has_backing) {
         kind->preallocation = BLOCK_PREALLOCATION_OFF;
     }
@@ -90,6 +105,12 @@ static void pick_kind(struct model *random, struct kind *kind)
 static int open_fd(const char *path, int flags)
 {
     return open(path, flags | O_CLOEXEC, 0600);
+}
+
+static int unlock(void *ctx, const struct block_crypt_header *header, struct block_crypt *out_crypt,
+                  struct error *err)
+{
+    return block_crypt_unlock(header, PASSPHRASE, strlen(PASSPHRASE), out_crypt, err);
 }
 
 static struct block *open_block(struct run *run, const char *path, const char *format,
@@ -101,7 +122,8 @@ static struct block *open_block(struct run *run, const char *path, const char *f
         .is_direct = run->is_direct,
         .aio = run->is_direct && run->model.size % 1024 == 0 ? BLOCK_AIO_THREADS : BLOCK_AIO_AUTO,
         .backing = backing,
-        .data_file = data};
+        .data_file = data,
+        .unlock = unlock};
     struct block *block;
     struct error err = {0};
     int fd = open_fd(path, is_readonly ? O_RDONLY : O_RDWR);
@@ -158,6 +180,9 @@ static bool create_here(struct run *run)
         .data_name = kind->has_data ? run->data : NULL,
         .data_file = data,
         .preallocation = kind->preallocation,
+        .crypt_header = kind->is_encrypted ? luks_header : NULL,
+        .crypt_header_bytes = kind->is_encrypted ? luks_header_size : 0,
+        .unlock = unlock,
     };
     struct error err = {0};
     int rc = block_create(file, &options, &err);
@@ -176,15 +201,16 @@ static bool create_by_qemu(struct run *run)
     char text[2048], options[600];
     (void)snprintf(
         options, sizeof(options),
-        "cluster_size=%u,compat=%s,refcount_bits=%u,lazy_refcounts=%s,preallocation=%s%s%s%s%s%s",
+        "cluster_size=%u,compat=%s,refcount_bits=%u,lazy_refcounts=%s,preallocation=%s%s%s%s%s%s%s",
         kind->cluster_size, kind->version == 2 ? "0.10" : "1.1", kind->refcount_bits,
         kind->is_lazy ? "on" : "off", modes[kind->preallocation],
         kind->is_zstd ? ",compression_type=zstd" : "", kind->is_extended ? ",extended_l2=on" : "",
         kind->has_data ? ",data_file=" : "", kind->has_data ? run->data : "",
-        kind->is_raw_data ? ",data_file_raw=on" : "");
+        kind->is_raw_data ? ",data_file_raw=on" : "",
+        kind->is_encrypted ? ",encrypt.format=luks,encrypt.key-secret=k,encrypt.iter-time=10" : "");
     /* Or with data that qemu-img has written, compressed perhaps. */
     if (!kind->has_backing && kind->preallocation == BLOCK_PREALLOCATION_OFF && !kind->has_data &&
-        model_random(&run->model, 2) == 0) {
+        !kind->is_encrypted && model_random(&run->model, 2) == 0) {
         uint8_t *bytes = run->model.bytes;
         for (uint64_t i = 0; i < run->model.size; i++) {
             bytes[i] = i % 100000 < 30000 ? 0 : (uint8_t)(i / 7 + (i >> 11) * (i >> 15));
@@ -201,10 +227,15 @@ static bool create_by_qemu(struct run *run)
             kind->refcount_bits >= 16 ? run->image : "/dev/null 2>/dev/null || true");
         return command(text) == 0;
     }
-    (void)snprintf(text, sizeof(text), "qemu-img create -q -f qcow2 -o %s %s%s %s %llu", options,
+    (void)snprintf(text, sizeof(text), "qemu-img create %s-q -f qcow2 -o %s %s%s %s %llu",
+                   kind->is_encrypted ? QEMU_SECRET : "", options,
                    kind->has_backing ? "-F raw -b " : "", kind->has_backing ? run->base : "",
                    run->image, (unsigned long long)run->model.size);
     int rc = command(text);
+    /* On a busy machine it now and then cannot tell how fast the CPU is. */
+    for (unsigned i = 0; rc != 0 && kind->is_encrypted && i < 10; i++) {
+        rc = command(text);
+    }
     if (rc == 0 && kind->has_bitmap) {
         (void)snprintf(text, sizeof(text),
                        "qemu-img bitmap --add -f qcow2 %s one && "
@@ -290,9 +321,14 @@ static void try_resize(struct run *run, uint64_t seed)
 
 static void check_with_qemu(struct run *run, uint64_t seed)
 {
-    char text[512];
-    (void)snprintf(text, sizeof(text), "qemu-img check -q -f qcow2 %s >%s/check 2>&1", run->image,
-                   folder);
+    char text[1024], image[512];
+    bool is_encrypted = run->kind.is_encrypted;
+    (void)snprintf(image, sizeof(image), "%s%s%s",
+                   is_encrypted ? QEMU_SECRET "--image-opts driver=qcow2,encrypt.key-secret=k,"
+                                              "file.driver=file,file.filename="
+                                : "-f qcow2 ",
+                   run->image, is_encrypted ? " " : "");
+    (void)snprintf(text, sizeof(text), "qemu-img check -q %s >%s/check 2>&1", image, folder);
     int rc = command(text);
     if (rc != 0) {
         quit(run, seed, "qemu-img check is not content", "");
@@ -302,8 +338,9 @@ static void check_with_qemu(struct run *run, uint64_t seed)
         quit(run, seed, "cannot write the model", "");
     }
     close(fd);
-    (void)snprintf(text, sizeof(text), "qemu-img compare -q -f qcow2 -F raw %s %s >%s/compare 2>&1",
-                   run->image, run->flat, folder);
+    (void)snprintf(text, sizeof(text), "qemu-img compare -q %s %s%s >%s/compare 2>&1", image,
+                   is_encrypted ? "driver=raw,file.driver=file,file.filename=" : "-F raw ",
+                   run->flat, folder);
     if (command(text) != 0) {
         quit(run, seed, "qemu-img compare finds a difference", "");
     }
@@ -432,6 +469,25 @@ static void run_seed(struct event_loop *loop, uint64_t seed, unsigned steps)
     free(run.saved);
 }
 
+static void make_luks_header(struct event_loop *loop)
+{
+    struct block_crypt *crypt = block_crypt_new();
+    struct block_crypt_creation creation = {.version = 1, .iter_ms = 1};
+    struct error err = {0};
+    if (block_open_memory(0, "LUKS header", loop, &luks_header, NULL) < 0) {
+        exit(1);
+    }
+    if (block_crypt_format(luks_header, &creation, PASSPHRASE, strlen(PASSPHRASE), crypt, &err) <
+        0) {
+        printf("%s\n", err.text);
+        block_close(luks_header);
+        luks_header = NULL;
+    } else {
+        luks_header_size = crypt->payload_offset;
+    }
+    block_crypt_free(crypt);
+}
+
 int main(int argc, char **argv)
 {
     uint64_t first = argc > 1 ? strtoull(argv[1], NULL, 10) : 1;
@@ -450,6 +506,7 @@ int main(int argc, char **argv)
     if (event_loop_create(&loop, NULL) < 0) {
         return 1;
     }
+    make_luks_header(loop);
     for (uint64_t seed = first; seed < first + count; seed++) {
         if (getenv("VERBOSE") != NULL) {
             printf("seed %llu\n", (unsigned long long)seed);
@@ -457,6 +514,7 @@ int main(int argc, char **argv)
         }
         run_seed(loop, seed, steps);
     }
+    block_close(luks_header);
     event_loop_destroy(loop);
     char text[128];
     (void)snprintf(text, sizeof(text), "rm -r %s", folder);

@@ -152,10 +152,6 @@ static void recorder_submit(struct block *block, struct block_request *request)
     }
 }
 
-static void recorder_plug(struct block *block, bool is_plugged)
-{
-}
-
 static void recorder_close(struct block *block)
 {
     from_block(block)->is_closed = true;
@@ -164,7 +160,6 @@ static void recorder_close(struct block *block)
 static const struct block_ops recorder_ops = {
     .name = "recorder",
     .submit = recorder_submit,
-    .plug = recorder_plug,
     .wait = end_one,
     .close = recorder_close,
 };
@@ -172,7 +167,10 @@ static const struct block_ops recorder_ops = {
 struct recorder *recorder_create(const uint8_t *initial, uint64_t size, struct event_loop *loop,
                                  uint64_t seed)
 {
-    struct recorder *r = calloc(1, sizeof(*r));
+    struct recorder *r = block_new(sizeof(*r), &recorder_ops, "recorder", loop, NULL);
+    if (r == NULL) {
+        exit(1);
+    }
     r->capacity = 64u << 20;
     /* Not from malloc, which may fill what is freed: most of it is never touched. */
     r->bytes = mmap(NULL, r->capacity, PROT_READ | PROT_WRITE,
@@ -184,9 +182,6 @@ struct recorder *recorder_create(const uint8_t *initial, uint64_t size, struct e
         memcpy(r->bytes, initial, size);
     }
     r->random = seed * 2862933555777941757u + 3037000493u;
-    if (block_init(&r->block, &recorder_ops, "recorder", loop, NULL) < 0) {
-        exit(1);
-    }
     r->block.info = (struct block_info){
         .size_bytes = initial != NULL ? size : 0,
         .logical_block_size = 1,

@@ -62,7 +62,9 @@ class Console:
         try:
             self.child.expect(pattern, timeout=timeout)
         except (pexpect.EOF, pexpect.TIMEOUT) as error:
-            raise AssertionError(f"console never showed {pattern!r}; its end:\n{self.child.before[-3000:]}") from error
+            what = "at its end" if isinstance(error, pexpect.EOF) else f"within {self.child.timeout if timeout == -1 else timeout} s"
+            # Not "from error": pexpect's own frames would push the transcript out of what a log shows.
+            raise AssertionError(f"console never showed {pattern!r} {what}; its end:\n{self.child.before[-3000:]}") from None
         return self.child.match
 
     def send_line(self, text):

@@ -518,6 +518,9 @@ def test_completion_and_man_pages():
     result = subprocess.run(["bash", "-c", script + "\nCOMP_WORDS=(hull boot --mem); COMP_CWORD=2; _hull; echo ${COMPREPLY[*]}"],
                             capture_output=True, text=True, check=True)
     assert result.stdout == "--memory\n"
+    result = subprocess.run(["bash", "-c", script + "\ncompopt() { :; }; COMP_WORDS=(hull ctl sock disk-commit disk = disk0 f);"
+                             "COMP_CWORD=7; _hull; echo ${COMPREPLY[*]}"], capture_output=True, text=True, check=True)
+    assert result.stdout == "file= from=\n"
     assert "#compdef hull" in hull("completion", "zsh").stdout
     assert "complete -c hull" in hull("completion", "fish").stdout
     for verb in ([], ["boot"], ["ctl"], ["host"]):

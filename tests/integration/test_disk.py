@@ -195,7 +195,7 @@ def test_vmdk_is_a_stream(source, tmp_path):
 
 
 def test_names_inside_images(source, tmp_path):
-    """CVE-2022-47951 and its like: an image names a file of the host."""
+    """CVE-2022-47951, CVE-2024-32498 and their like: an image names a file of the host."""
     secret = tmp_path / "secret"
     secret.write_bytes(b"top secret" * 1000)
     image = tmp_path / "evil.vmdk"
@@ -212,6 +212,27 @@ def test_names_inside_images(source, tmp_path):
     assert "--allow" in refused("convert", image, tmp_path / "out", "--allow", "*")
     ok("convert", image, tmp_path / "out", "--allow", secret)
     assert (tmp_path / "out").read_bytes() == secret.read_bytes()[:8192]
+
+
+@pytest.mark.parametrize("option", ["backing", "data_file"])
+def test_names_inside_qcow2(option, source, tmp_path):
+    """CVE-2015-5163, CVE-2024-32498 and CVE-2024-4467: as a backing or a data file, plain or as QEMU's "json:"."""
+    secret, image = tmp_path / "secret", tmp_path / "evil.qcow2"
+    secret.write_bytes(b"top secret" * 1000)
+    for name in (secret, "json:{'driver':'file','filename':'%s'}" % secret, "nbd://localhost/x"):
+        if option == "backing":
+            ok("create", image, "1M")
+            ok("rebase", image, "--backing", name, "--backing-format", "raw", "--unsafe")
+        else:
+            data = tmp_path / ("x" * len(str(name)))
+            data.unlink(missing_ok=True)
+            ok("create", image, "1M", "--option", f"data_file={data.name}")
+            image.write_bytes(image.read_bytes().replace(data.name.encode(), str(name).encode()))
+        for words in (["map", image], ["convert", image, tmp_path / "out"], ["convert", image, tmp_path / "out", "--allow", "*"],
+                      ["compare", image, source]):
+            result = hull("disk", *words)
+            assert result.returncode in (1, 2) and "--allow" in result.stderr, (words, result.stderr)
+        assert "top secret" not in hull("disk", "info", image).stdout and not (tmp_path / "out").exists()
 
 
 def test_parent(source, tmp_path):
@@ -243,7 +264,7 @@ def test_images_that_stand_on_each_other(tmp_path):
 
 @pytest.mark.parametrize("name", ["qcow2", "vmdk", "vhdx", "vpc", "vdi"])
 def test_a_raw_disk_that_looks_like_an_image(name, source, tmp_path):
-    """A guest writes an image's first bytes into its raw disk: nothing that writes believes them."""
+    """CVE-2008-2004 and its like: a guest writes an image's first bytes into its raw disk; nothing that writes believes them."""
     disk = tmp_path / "disk.raw"
     run("qemu-img", "convert", "-O", name, source, disk)
     before = disk.read_bytes()
@@ -588,3 +609,59 @@ def test_progress(tmp_path):
         child.close()
         assert child.exitstatus == 0
     assert hull(*words, "--quiet").stderr == ""
+
+
+def test_preallocation_outgrows_the_refcount_table(tmp_path):
+    """The table moves while the image is made, and what it leaves is free again at the end."""
+    image = tmp_path / "disk.qcow2"
+    ok("create", image, "6504448", "--format", "qcow2", "--option", "cluster_size=512", "--option", "refcount_bits=32",
+       "--option", "preallocation=full")
+    assert "No errors were found" in run("qemu-img", "check", "-f", "qcow2", image)
+
+
+def test_long_names_of_backing_files(tmp_path):
+    """They do not fit into the header's first sector: each goes where the last one is not."""
+    image = tmp_path / "image.qcow2"
+    run("qemu-img", "create", "-q", "-f", "qcow2", image, "1M")
+    for word in ("one", "two", "three", "four"):
+        name = "/".join([word] + ["directory" * 20] * 4 + ["base.raw"])
+        ok("rebase", image, "--backing", name, "--backing-format", "raw", "--unsafe")
+        info = json.loads(run("qemu-img", "info", "--output=json", image))
+        assert info["backing-filename"] == name and info["backing-filename-format"] == "raw"
+        assert json.loads(ok("info", image, "--json"))["backing_file"] == name
+    ok("rebase", image, "--backing", "short.raw", "--backing-format", "raw", "--unsafe")
+    assert json.loads(run("qemu-img", "info", "--output=json", image))["backing-filename"] == "short.raw"
+
+
+@pytest.mark.parametrize("mode", ["writeback", "none", "writethrough", "directsync", "unsafe"])
+def test_cache_modes(mode, tmp_path):
+    source = make_raw(tmp_path / "source.raw", 3 * MIB + 512)
+    for image_format in ("raw", "qcow2", "vmdk", "vhdx"):
+        image = tmp_path / f"image.{image_format}"
+        ok("convert", source, image, "--cache", mode, "--to-cache", mode)
+        ok("compare", source, image, "--cache", mode)
+        assert "identical" in run("qemu-img", "compare", "-T", mode, "-f", "raw", "-F", image_format, source, image)
+    new = tmp_path / "new.qcow2"
+    ok("create", new, "4M", "--cache", mode, "--option", "preallocation=full")
+    assert "No errors" in run("qemu-img", "check", new)
+    ok("resize", new, "5M", "--cache", mode)
+    ok("bench", "-q", "-w", "-c", "20", "-f", "qcow2", new, "--cache", mode)
+    ok("check", new, "--cache", mode)
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+@pytest.mark.parametrize("mode, direct, sure, synced", [("writeback", 0, 0, 1), ("none", 1, 0, 1), ("writethrough", 0, 1, 1),
+                                                        ("directsync", 1, 1, 1), ("unsafe", 0, 0, 0)])
+def test_cache_modes_are_what_the_kernel_is_told(mode, direct, sure, synced, tmp_path):
+    source, log = make_raw(tmp_path / "source.raw", MIB), tmp_path / "log"
+    run("strace", "-f", "-o", log, "-e", "trace=openat,fcntl,fsync,fdatasync", HULL, "disk", "convert", source, tmp_path / "to.raw",
+        "--to-cache", mode)
+    text = log.read_text()
+    assert ("O_DIRECT|" in text, "O_DSYNC" in text, "fsync(" in text) == (bool(direct), bool(sure), bool(synced))
+
+
+def test_cache_modes_of_remote_disks_are_their_servers():
+    for words in (("info", "nbd://localhost/x"), ("compare", "nbd://localhost/x", "y")):
+        result = hull("disk", *words, "--cache", "none")
+        assert result.returncode != 0 and "server decides" in result.stderr
+    assert "unknown: writeback" in refused("info", "x", "--cache", "fast")

@@ -60,7 +60,7 @@ def test_windows(program, cpus):
     judge("soft", program, result.stdout + result.stderr, result.returncode)
 
 
-@pytest.mark.parametrize("program", ["litmus", "smc", "smp"])
+@pytest.mark.parametrize("program", ["atomics", "litmus", "smc", "smp"])
 def test_interpreter(program):
     result = hull("boot", "--engine", "soft,translate=off", "--cpus", 2, *ARGUMENTS, "--kernel", PROGRAM_DIR / program,
                   timeout=TIMEOUT, errors="replace")

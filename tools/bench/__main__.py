@@ -15,10 +15,16 @@ import tempfile
 import time
 
 from boots import Boots
+import disks
+import fio
 from monitors import Hull, Qemu
+import nbd
 from programs import PROGRAMS
 import report
 from suite import Suite, list_cases
+
+# Rows about disks, by the name of their group.
+DISKS = {"disks", "fio", "nbd"}
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
@@ -48,7 +54,7 @@ def log_line(text):
 def parse_arguments():
     parser = argparse.ArgumentParser(prog="bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", metavar="NAME,...", default="", help="only these: cases of hull-bench, programs "
-                        f"({', '.join(PROGRAMS)}), rows about guests ({', '.join(Boots.ROWS)}); default: all")
+                        f"({', '.join(PROGRAMS)}), rows about guests ({', '.join(Boots.ROWS)}), {', '.join(sorted(DISKS))}; default: all")
     parser.add_argument("--rounds", type=int, default=0, help="measurements of each, of which the median counts (3)")
     parser.add_argument("--vcpus", metavar="N,...", default="", help="1, 2 or 1,2 (default)")
     parser.add_argument("--quick", action="store_true", help="one short round, without the systemd guest")
@@ -68,11 +74,11 @@ def parse_arguments():
 def choose(arguments, cases):
     """(names of rows about guests, {vCPUs: names of cases and programs})"""
     if arguments.cases:
-        guests = set(arguments.cases) & set(Boots.ROWS)
+        guests = set(arguments.cases) & {*Boots.ROWS, *DISKS}
         names = [name for name in arguments.cases if name not in guests]
         return guests, {cpus: [n for n in names if cases.get(n, {"threads": 1})["threads"] <= cpus]
                         for cpus in arguments.vcpus if names}
-    guests = set(Boots.ROWS) - ({"login"} if arguments.quick else set())
+    guests = {*Boots.ROWS, *DISKS} - ({"login"} if arguments.quick else set())
     suites = {}
     for cpus in arguments.vcpus:
         names = [n for n, case in cases.items() if case["threads"] <= cpus and (cpus == 1 or case["smp"])]
@@ -87,6 +93,8 @@ def make_guests(guests, wanted, suites):
         parts += [["initrd", "generic"], ["disk"]]
     if any(name in PROGRAMS for names in suites.values() for name in names):
         parts.append(["bench"])
+    if "fio" in wanted:
+        parts.append(["storage"])
     for part in parts:
         subprocess.run([*maker, *part], check=True)
 
@@ -96,18 +104,23 @@ def main():
     build = arguments.build.resolve()
     hull_bench = build / "tests/bench/hull-bench"
     cases = list_cases(hull_bench)
-    known = set(cases) | set(PROGRAMS) | set(Boots.ROWS)
+    known = set(cases) | set(PROGRAMS) | {*Boots.ROWS, *DISKS}
     for name in arguments.cases:
         if name not in known:
-            parser.error(f"no case '{name}': {', '.join([*cases, *PROGRAMS, *Boots.ROWS])}")
+            every = ", ".join([*cases, *PROGRAMS, *Boots.ROWS, *sorted(DISKS)])
+            parser.error(f"no case '{name}': {every}")
     guest_rows, suites = choose(arguments, cases)
     guests = build / "guest"
-    make_guests(guests, guest_rows, suites)
+    if guest_rows - {"disks", "nbd"} or suites:
+        make_guests(guests, guest_rows, suites)
+    disk_groups, guest_rows = guest_rows & DISKS, guest_rows - DISKS
 
     show = log_line if arguments.verbose else progress
     monitors = [Hull(build), Qemu()]
     units = {name: case["unit"] for name, case in cases.items()}
     results, clocks, memory, boots = {}, [], {}, {}
+    disk_rows, disk_cache, nbd_rows = {}, None, {}
+    fio_rows, fio_place = {}, None
     with tempfile.TemporaryDirectory(dir=build) as scratch:
         for cpus, names in suites.items():
             suite = Suite(monitors, guests, scratch, hull_bench, cpus, names, show)
@@ -122,14 +135,23 @@ def main():
             show("")
             report.print_boots(boots)
             print_interpreter(build)
+    if "disks" in disk_groups:
+        disk_rows, disk_cache = disks.measure(build, arguments.rounds, 1024 if arguments.quick else 4096, "", show)
+        disks.print_rows(disk_rows, disk_cache)
+    if "nbd" in disk_groups:
+        nbd_rows = nbd.measure(build, arguments.rounds, show)
+        disks.print_rows(nbd_rows, None, "NBD")
+    if "fio" in disk_groups:
+        fio_rows, fio_place = fio.measure(*monitors, guests, build, arguments.rounds, arguments.vcpus, show)
+        fio.print_rows(fio_rows, fio_place)
     print("\nclocks")
     for right, text in clocks:
         print(f"  {'?     ' if right is None else 'right ' if right else 'LIES  '} {text}")
-    reached = report.aims(results, boots, memory)
+    reached = report.aims(results, boots, memory) + disks.aims(disk_rows, disk_cache) + nbd.aims(nbd_rows) + fio.aims(fio_rows)
     report.print_aims(reached)
     if arguments.json:
         arguments.json.write_text(json.dumps({
-            "suites": results, "guests": boots, "busy_memory_mib": memory,
+            "suites": results, "guests": boots, "disks": disk_rows, "disk_cache_mib": disk_cache, "nbd": nbd_rows, "fio": fio_rows, "busy_memory_mib": memory,
             "means": {cpus: report.means(rows) for cpus, rows in results.items()},
             "clocks": [{"right": right, "text": text} for right, text in clocks],
             "aims": [{"aim": text, "holds": holds, "detail": detail} for text, holds, detail in reached]},
@@ -137,6 +159,7 @@ def main():
     bad = [f"{name} ({cpus} vCPU)" for cpus, rows in results.items() for name, row in rows.items()
            if any("lacks" not in note for note in row["notes"])]
     bad += [name for name, row in boots.items() if row["notes"]]
+    bad += [f"fio: {name} ({cpus} vCPU)" for cpus, rows in fio_rows.items() for name, row in rows.items() if row["notes"]]
     bad += [text for right, text in clocks if right is False]
     if bad:
         print(f"\n{len(bad)} failed: {', '.join(bad)}")

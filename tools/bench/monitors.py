@@ -15,11 +15,14 @@ class Hull:
     def __init__(self, build):
         self.hull = build / "bin/hull"
 
-    def command(self, kernel, initrd=None, append="", disk=None, control=None, cpus=1, memory=512):
+    def command(self, kernel, initrd=None, append="", disk=None, disks=(), control=None, cpus=1, memory=512):
+        """disks: (image, format, cache mode, read-only or not) each."""
         words = [self.hull, "boot", "--engine", "soft", "--cpus", cpus, "--memory", f"{memory}M", "--kernel", kernel]
         words += ["--initrd", initrd] if initrd else []
         words += ["--append", append] if append else []
         words += ["--disk", disk] if disk else []
+        for image, kind, cache, is_readonly in disks:
+            words += ["--disk", f"{image},format={kind},cache={cache}{',readonly' if is_readonly else ''}"]
         words += ["--control", control] if control else []
         return [str(w) for w in words]
 
@@ -30,13 +33,17 @@ class Hull:
 class Qemu:
     name = "tcg"
 
-    def command(self, kernel, initrd=None, append="", disk=None, control=None, cpus=1, memory=512):
+    def command(self, kernel, initrd=None, append="", disk=None, disks=(), control=None, cpus=1, memory=512):
         words = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-machine", "q35", "-cpu", "max", "-smp", cpus,
                  "-m", memory, "-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio",
                  "-netdev", "user,id=n", "-device", "virtio-net-pci,netdev=n,romfile=", "-kernel", kernel]
         words += ["-initrd", initrd] if initrd else []
         words += ["-append", append] if append else []
         words += ["-drive", f"file={disk},format=raw,if=virtio"] if disk else []
+        for number, (image, kind, cache, is_readonly) in enumerate(disks):
+            words += ["-object", f"iothread,id=io{number}", "-drive",
+                      f"file={image},format={kind},if=none,id=d{number},aio=io_uring,cache={cache}{',readonly=on' if is_readonly else ''}",
+                      "-device", f"virtio-blk-pci,drive=d{number},iothread=io{number}"]
         return [str(w) for w in words]
 
     def exit_command(self, kernel):
@@ -102,7 +109,7 @@ class Guest:
                 if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
                     low, high = (int(x, 16) for x in line.split()[0].split("-"))
                     size = high - low
-                    is_guest = "memfd:guest" in line
+                    is_guest = "memfd:guest" in line or " /guest-" in line
                 elif line.startswith("Pss:"):
                     kib = int(line.split()[1])
                     # Guest memory is the only mapping of this size in either program; Hull's is seen in windows, too.

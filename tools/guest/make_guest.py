@@ -7,6 +7,7 @@
   make_guest.py OUT disk                   OUT/debian.raw        a Debian root file system with systemd
   make_guest.py OUT bench                  OUT/bench-root/       the programs that `make bench` measures, and their data
                                            OUT/bench.raw         the same as a disk
+  make_guest.py OUT storage                OUT/storage-root/, OUT/storage.raw: the same with fio
   make_guest.py OUT stress                 OUT/stress-root/, OUT/stress.raw: the same for tests/stress
 
 Nothing is installed on this machine: packages are downloaded and unpacked into OUT. What is there already is kept, and
@@ -51,6 +52,13 @@ PROGRAMS = {
                     "zstd", "bzip2", "sqlite3", "perl", "openssl", "stress-ng", "e2fsprogs", "procps"],
         "without": ["doc", "locale"],  # Java's packages want folders for manual pages
         "folders": ["stress", "scratch"],
+    },
+    "storage": {
+        "contents": "what tests disks",
+        "size_mib": 1024,
+        "include": ["fio", "e2fsprogs", "procps"],
+        "without": ["doc", "man", "locale"],
+        "folders": ["disks"],
     },
 }
 

@@ -289,13 +289,11 @@ void event_timer_destroy(struct event_timer *timer)
     free(timer);
 }
 
+/* Each signal is an edge, so the counter need not be read, which would be one more system call for each wake-up. */
 static void notifier_woken(void *ctx, int fd, uint32_t events)
 {
     struct event_notifier *notifier = ctx;
-    uint64_t count;
-    if (read(fd, &count, sizeof(count)) == (ssize_t)sizeof(count)) {
-        notifier->fn(notifier->ctx);
-    }
+    notifier->fn(notifier->ctx);
 }
 
 int event_notifier_create(struct event_loop *loop, event_fn fn, void *ctx,
@@ -313,7 +311,7 @@ int event_notifier_create(struct event_loop *loop, event_fn fn, void *ctx,
         free(notifier);
         return error_set_errno(err, code, "creating a notifier");
     }
-    int rc = event_loop_add_fd(loop, notifier->fd, EPOLLIN, notifier_woken, notifier,
+    int rc = event_loop_add_fd(loop, notifier->fd, EPOLLIN | EPOLLET, notifier_woken, notifier,
                                &notifier->source, err);
     if (rc < 0) {
         event_notifier_destroy(notifier);
@@ -326,7 +324,7 @@ int event_notifier_create(struct event_loop *loop, event_fn fn, void *ctx,
 void event_notifier_signal(struct event_notifier *notifier)
 {
     uint64_t one = 1;
-    (void)!write(notifier->fd, &one, sizeof(one)); /* a full counter is a pending wake-up already */
+    (void)!write(notifier->fd, &one, sizeof(one)); /* 2^64 signals make the counter full */
 }
 
 int event_notifier_fd(const struct event_notifier *notifier)

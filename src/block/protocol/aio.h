@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 
 #include "base/host/coroutine.h"
+#include "base/host/image_lock.h"
 #include "block/provider.h"
 
 struct aio;
@@ -35,11 +36,13 @@ int must_check aio_threads_create(struct file_block *file, struct event_loop *lo
  * nothing in it is out of reach, the padding reads as zeros, and a write into the padding makes the file grow to the full
  * sector. A growable one reads as zeros behind its end.
  *
- * While it is open the file is locked against other processes (open file description locks): many readers, or one writer. */
+ * While it is open the file is locked against other processes: many readers, or one writer (base/host/image_lock.h). */
 struct file_block {
     struct block block;
     int fd;
+    enum image_lock lock;
     bool is_device;
+    bool is_unsafe; /* nobody waits for the host to make anything durable */
     /* The host's file system refused that kind of fallocate(2) once: zeros are written instead. Any thread. */
     atomic_bool no_punch;
     atomic_bool no_zero_range;
@@ -48,8 +51,11 @@ struct file_block {
     struct aio *aio;
     /* Without the host's page cache (O_DIRECT): what offsets, sizes and memory are multiples of. 0: with it. */
     uint32_t align;
-    struct file_range *ranges; /* direct.c: blocks that are being changed in part */
+    /* What changes are multiples of: a block of the file system, at least 'align'. See direct.c. */
+    uint32_t change_align;
+    struct file_range *ranges; /* direct.c: what is being changed */
     struct coroutine_queue ranges_waiting;
+    struct direct_change *free_changes;
 };
 
 #define AIO_ZEROES_SIZE 65536u
@@ -66,10 +72,9 @@ bool file_block_fallocate_refused(struct file_block *file, const struct block_re
  * growable file; -EIO: somebody has cut the file. */
 int file_block_read_end(const struct file_block *file, const struct block_request *request,
                         uint64_t done_bytes);
-/* May it go to O_DIRECT as it is? */
-bool file_block_is_aligned(const struct file_block *file, const struct block_request *request);
-/* A read or write that may not. */
-void file_block_submit_unaligned(struct file_block *file, struct block_request *request);
+/* A read, write, discard or write zeroes without the page cache: direct.c. */
+void file_block_submit_direct(struct file_block *file, struct block_request *request);
+void file_block_end_direct(struct file_block *file);
 /* Ends a request that was given to aio->ops->submit. On the loop's thread. */
 void file_block_complete(struct file_block *file, struct block_request *request, int status);
 

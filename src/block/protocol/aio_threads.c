@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #define THREAD_COUNT      4
-#define THREAD_STACK_SIZE (128u * 1024)
+#define THREAD_STACK_SIZE (128u << 10)
 
 struct threads {
     struct aio aio;

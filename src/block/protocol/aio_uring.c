@@ -1,14 +1,19 @@
-/* A file's requests through io_uring: many in flight, sent in batches, completions announced on an eventfd. */
+/* A file's requests through io_uring: many in flight, sent in batches. What the kernel carries out at once, as reads from the page
+ * cache, ends before the request has been submitted; the loop watches the ring for all else. */
 #include "block/protocol/aio.h"
 
 #include <liburing.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <unistd.h>
 
 #include "base/core/invariant.h"
 
 #define RING_ENTRIES   128
+#define REAPED_AT_ONCE 64 /* then others have their turn */
+/* So much does not wait for more: whose requests they are goes on with the first while the kernel copies the next. */
+#define BATCH_BYTES    (256u * 1024)
 #define ZERO_IOV_COUNT 16 /* one write of zeros carries 16 * AIO_ZEROES_SIZE */
 
 /* A request in the ring. */
@@ -22,11 +27,15 @@ struct operation {
 
 struct uring {
     struct aio aio;
+    struct event_loop *loop;
+    struct uring *next; /* of those in reserve */
     struct io_uring ring;
     bool has_ring;
-    unsigned plug_depth; /* while it is not 0 nothing is sent */
-    struct event_notifier *notifier;
+    unsigned plug_depth; /* while it is not 0 little is sent */
+    bool is_running;
+    struct event_source *source;
     unsigned unsent; /* prepared, not yet given to the kernel */
+    uint64_t unsent_bytes;
     struct operation operation[RING_ENTRIES];
     struct operation *free;
     /* Requests that wait for a free operation. */
@@ -34,6 +43,10 @@ struct uring {
     struct block_request **waiting_tail;
     struct iovec zero_iov[ZERO_IOV_COUNT];
 };
+
+/* Rings of this thread for files that come when none can be made any more; and whether that is so. */
+static __thread struct uring *reserve;
+static __thread bool has_reserve_only;
 
 /* Gives what is prepared to the kernel. What it does not take now goes along with the next batch. */
 static void send_prepared(struct uring *uring)
@@ -48,6 +61,7 @@ static void send_prepared(struct uring *uring)
         }
         uring->unsent -= MIN(uring->unsent, (unsigned)n);
     }
+    uring->unsent_bytes = 0;
 }
 
 /* The part of the vector after 'done_bytes'; false: no memory. */
@@ -117,6 +131,7 @@ static void prepare(struct uring *uring, struct operation *op)
     }
     io_uring_sqe_set_data(sqe, op);
     uring->unsent++;
+    uring->unsent_bytes += request->size_bytes;
 }
 
 /* Decides what to do with a step's result: true when the operation is over, with *out_status. */
@@ -190,16 +205,17 @@ static void start_waiting(struct uring *uring)
     }
 }
 
-static void reap(void *ctx)
+/* Ends what is over, at most 'limit' operations. Returns how many those were. */
+static unsigned reap(struct uring *uring, unsigned limit)
 {
-    struct uring *uring = ctx;
     struct file_block *file = uring->aio.file;
     struct io_uring_cqe *cqe;
-    uring->plug_depth++; /* what the completions lead to goes along in one batch */
-    while (io_uring_peek_cqe(&uring->ring, &cqe) == 0) {
+    unsigned count = 0;
+    while (count < limit && io_uring_peek_cqe(&uring->ring, &cqe) == 0) {
         struct operation *op = io_uring_cqe_get_data(cqe);
         int result = cqe->res;
         io_uring_cqe_seen(&uring->ring, cqe);
+        count++;
         int status;
         if (!step_done(uring, op, result, &status)) {
             prepare(uring, op);
@@ -212,10 +228,38 @@ static void reap(void *ctx)
         uring->free = op;
         file_block_complete(file, request, status);
     }
-    start_waiting(uring);
-    if (--uring->plug_depth == 0) {
-        send_prepared(uring);
+    return count;
+}
+
+/* Sends what is prepared and ends what is over. What completions submit goes along in the next batch, and ends here too, so that
+ * the stack does not grow. */
+static void run(struct uring *uring)
+{
+    if (uring->is_running || (uring->plug_depth > 0 && uring->unsent_bytes < BATCH_BYTES)) {
+        return; /* somebody does it later */
     }
+    uring->is_running = true;
+    unsigned left = REAPED_AT_ONCE, count;
+    do {
+        send_prepared(uring);
+        count = reap(uring, left);
+        left -= count;
+        start_waiting(uring);
+    } while (count > 0 && left > 0 && uring->unsent > 0);
+    send_prepared(uring);
+    uring->is_running = false;
+}
+
+/* The ring has completions; it stays ready as long as it has. */
+static void ring_ready(void *ctx, int fd, uint32_t events)
+{
+    struct uring *uring = ctx;
+    bool is_nested = uring->is_running; /* a completion waits for another request */
+    uring->is_running = true;
+    (void)reap(uring, REAPED_AT_ONCE);
+    start_waiting(uring);
+    uring->is_running = is_nested;
+    run(uring);
 }
 
 static void uring_submit(struct aio *aio, struct block_request *request)
@@ -228,9 +272,7 @@ static void uring_submit(struct aio *aio, struct block_request *request)
     } else {
         start(uring, request);
     }
-    if (uring->plug_depth == 0) {
-        send_prepared(uring);
-    }
+    run(uring);
 }
 
 static void uring_plug(struct aio *aio, bool is_plugged)
@@ -238,8 +280,9 @@ static void uring_plug(struct aio *aio, bool is_plugged)
     struct uring *uring = container_of(aio, struct uring, aio);
     if (is_plugged) {
         uring->plug_depth++;
-    } else if (--uring->plug_depth == 0) {
-        send_prepared(uring);
+    } else {
+        uring->plug_depth--;
+        run(uring);
     }
 }
 
@@ -249,17 +292,27 @@ static void uring_wait(struct aio *aio)
     struct io_uring_cqe *cqe;
     send_prepared(uring);
     (void)io_uring_wait_cqe(&uring->ring, &cqe); /* on EINTR the caller asks again */
-    reap(uring);
+    ring_ready(uring, uring->ring.ring_fd, EPOLLIN);
+}
+
+static void free_uring(struct uring *uring)
+{
+    event_source_remove(uring->source);
+    if (uring->has_ring) {
+        io_uring_queue_exit(&uring->ring);
+    }
+    free(uring);
 }
 
 static void uring_destroy(struct aio *aio)
 {
     struct uring *uring = container_of(aio, struct uring, aio);
-    event_notifier_destroy(uring->notifier);
-    if (uring->has_ring) {
-        io_uring_queue_exit(&uring->ring);
+    if (has_reserve_only && uring->has_ring) {
+        uring->next = reserve;
+        reserve = uring;
+    } else {
+        free_uring(uring);
     }
-    free(uring);
 }
 
 static const struct aio_ops uring_ops = {
@@ -297,26 +350,19 @@ static int start_ring(struct uring *uring, struct event_loop *loop, struct error
     if (rc < 0) {
         return error_set_errno(err, -rc, "making an io_uring with the operations for disks");
     }
-    rc = event_notifier_create(loop, reap, uring, &uring->notifier, err);
-    if (rc < 0) {
-        return rc;
-    }
-    rc = io_uring_register_eventfd(&uring->ring, event_notifier_fd(uring->notifier));
-    if (rc < 0) {
-        return error_set_errno(err, -rc, "making an io_uring");
-    }
     /* No io_uring_register_ring_fd: taking the ring down again would need io_uring_register(2), which a jail forbids. */
-    return 0;
+    return event_loop_add_fd(loop, uring->ring.ring_fd, EPOLLIN, ring_ready, uring, &uring->source,
+                             err);
 }
 
-int aio_uring_create(struct file_block *file, struct event_loop *loop, struct aio **out_aio,
-                     struct error *err)
+static int make_uring(struct event_loop *loop, struct uring **out_uring, struct error *err)
 {
     struct uring *uring = calloc(1, sizeof(*uring));
     if (uring == NULL) {
         return error_set_errno(err, ENOMEM, "making an io_uring");
     }
-    uring->aio = (struct aio){.ops = &uring_ops, .file = file};
+    uring->aio.ops = &uring_ops;
+    uring->loop = loop;
     uring->waiting_tail = &uring->waiting;
     for (size_t i = 0; i < RING_ENTRIES; i++) {
         uring->operation[i].next = uring->free;
@@ -327,9 +373,51 @@ int aio_uring_create(struct file_block *file, struct event_loop *loop, struct ai
     }
     int rc = start_ring(uring, loop, err);
     if (rc < 0) {
-        uring_destroy(&uring->aio);
+        free_uring(uring);
         return rc;
     }
+    *out_uring = uring;
+    return 0;
+}
+
+int aio_uring_create(struct file_block *file, struct event_loop *loop, struct aio **out_aio,
+                     struct error *err)
+{
+    struct uring *uring = reserve;
+    if (uring != NULL && uring->loop == loop) {
+        reserve = uring->next;
+    } else if (has_reserve_only) {
+        return error_set(err, ENOSYS, "making an io_uring: there are no more in reserve");
+    } else {
+        int rc = make_uring(loop, &uring, err);
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    uring->aio.file = file;
     *out_aio = &uring->aio;
     return 0;
+}
+
+void block_reserve_rings(struct event_loop *loop, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++) {
+        struct uring *uring = NULL;
+        if (make_uring(loop, &uring, NULL) < 0 || uring == NULL) {
+            break; /* threads will do */
+        }
+        uring->next = reserve;
+        reserve = uring;
+    }
+    has_reserve_only = true;
+}
+
+void block_release_rings(void)
+{
+    while (reserve != NULL) {
+        struct uring *uring = reserve;
+        reserve = uring->next;
+        free_uring(uring);
+    }
+    has_reserve_only = false;
 }

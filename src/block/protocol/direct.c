@@ -1,5 +1,11 @@
-/* Requests to a file without the host's page cache (O_DIRECT) whose offsets or memory are not aligned as that needs: they go
- * through a buffer that is, and blocks that a write changes in part are read before. */
+/* Requests to a file without the host's page cache (O_DIRECT).
+ *
+ * Reads whose offsets or memory are not aligned as that needs go through a buffer that is. Changes are made by whole blocks of
+ * the file system: where a part of a block is to change, the block is read, changed and written. O_DIRECT itself would take
+ * smaller pieces, but file systems do not bear them well: to clear a part of a block they use the page cache, two writes to one
+ * block that has no space yet disturb each other, and a page that is still to be written when a direct write of its neighbour ends
+ * makes the next fsync(2) fail. Ranges that are being changed are kept in a list: a change in part waits for all others
+ * that overlap it, and they for it. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,13 +16,17 @@
 
 struct file_range {
     uint64_t start, end;
-    struct file_range *next;
+    bool is_partial; /* blocks are read and written again */
+    struct file_range *next, **link;
 };
 
-struct task {
+/* A change of whole blocks, in flight. */
+struct direct_change {
+    struct block_request request;
+    struct block_request *parent;
     struct file_block *file;
-    struct block_request *request;
-    int status;
+    struct file_range range;
+    struct direct_change *next; /* of those that are free */
 };
 
 struct step {
@@ -25,6 +35,44 @@ struct step {
     int status;
     bool is_done;
 };
+
+static bool is_free(const struct file_block *file, const struct file_range *range)
+{
+    for (const struct file_range *at = file->ranges; at != NULL; at = at->next) {
+        if (range->start < at->end && at->start < range->end &&
+            (range->is_partial || at->is_partial)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void add_range(struct file_block *file, struct file_range *range)
+{
+    range->next = file->ranges;
+    range->link = &file->ranges;
+    if (range->next != NULL) {
+        range->next->link = &range->next;
+    }
+    file->ranges = range;
+}
+
+static void remove_range(struct file_block *file, struct file_range *range)
+{
+    *range->link = range->next;
+    if (range->next != NULL) {
+        range->next->link = range->link;
+    }
+    coroutine_queue_wake_all(&file->ranges_waiting);
+}
+
+static void lock_range(struct file_block *file, struct file_range *range)
+{
+    while (!is_free(file, range)) {
+        coroutine_queue_wait(&file->ranges_waiting);
+    }
+    add_range(file, range);
+}
 
 static void step_done(struct block_request *request, int status)
 {
@@ -36,17 +84,11 @@ static void step_done(struct block_request *request, int status)
     }
 }
 
-/* One aligned transfer, past the checks that the whole request has been through. */
-static int transfer(struct file_block *file, enum block_op op, uint64_t offset, void *data,
-                    uint64_t size)
+/* One aligned request, past the checks that the whole one has been through. */
+static int perform(struct file_block *file, const struct block_request *request)
 {
-    struct iovec iov = {data, (size_t)size};
-    struct step step = {.request = {.op = op,
-                                    .offset_bytes = offset,
-                                    .size_bytes = size,
-                                    .iov = &iov,
-                                    .iov_count = 1,
-                                    .done = step_done}};
+    struct step step = {.request = *request};
+    step.request.done = step_done;
     file->block.in_flight++; /* as block_submit does */
     file->aio->ops->submit(file->aio, &step.request);
     if (!step.is_done) {
@@ -56,116 +98,208 @@ static int transfer(struct file_block *file, enum block_op op, uint64_t offset, 
     return step.status;
 }
 
-static bool is_free(const struct file_block *file, const struct file_range *range)
+static int transfer(struct file_block *file, enum block_op op, uint64_t offset, void *data,
+                    uint64_t size)
 {
-    for (const struct file_range *at = file->ranges; at != NULL; at = at->next) {
-        if (range->start < at->end && at->start < range->end) {
-            return false;
-        }
-    }
-    return true;
+    struct iovec iov = {data, (size_t)size};
+    return perform(
+        file,
+        &(struct block_request){
+            .op = op, .offset_bytes = offset, .size_bytes = size, .iov = &iov, .iov_count = 1});
 }
 
-/* Two writes that change different parts of a block must not both have read the old one. */
-static void lock_range(struct file_block *file, struct file_range *range)
+/* The bytes that must be written for a change of [from, to). A file that does not grow may end within a block. */
+static struct file_range blocks_around(const struct file_block *file, uint64_t from, uint64_t to)
 {
-    while (!is_free(file, range)) {
-        coroutine_queue_wait(&file->ranges_waiting);
+    uint64_t end = align_up(to, file->change_align);
+    if (!file->block.info.is_growable) {
+        end = MIN(end, align_up(file->block.info.size_bytes, file->align));
     }
-    range->next = file->ranges;
-    file->ranges = range;
+    return (struct file_range){.start = align_down(from, file->change_align), .end = MAX(end, to)};
 }
 
-static void unlock_range(struct file_block *file, struct file_range *range)
+/* Reads the blocks of 'range' that [from, to) does not cover as a whole into 'data', the range's buffer. */
+static int read_edges(struct file_block *file, const struct file_range *range, uint64_t from,
+                      uint64_t to, uint8_t *data)
 {
-    struct file_range **at = &file->ranges;
-    while (*at != range) {
-        at = &(*at)->next;
-    }
-    *at = range->next;
-    coroutine_queue_wake_all(&file->ranges_waiting);
-}
-
-static int write_through(struct file_block *file, const struct block_request *request,
-                         const struct file_range *range, uint8_t *data)
-{
-    uint64_t align = file->align;
-    uint64_t from = request->offset_bytes, to = from + request->size_bytes;
+    uint64_t block = file->change_align;
+    uint64_t last = align_down(range->end - 1, block);
     int rc = 0;
     if (from != range->start) {
-        rc = transfer(file, BLOCK_READ, range->start, data, align);
+        rc = transfer(file, BLOCK_READ, range->start, data, MIN(block, range->end - range->start));
     }
-    if (rc == 0 && to != range->end &&
-        (range->end - range->start > align || from == range->start)) {
-        rc = transfer(file, BLOCK_READ, range->end - align,
-                      data + (range->end - align - range->start), align);
+    if (rc == 0 && to != range->end && (last != range->start || from == range->start)) {
+        rc = transfer(file, BLOCK_READ, last, data + (last - range->start), range->end - last);
     }
+    return rc;
+}
+
+/* Makes [from, to) what the vector says (NULL: zeros); 'data' has room for the blocks around it, which are locked. */
+static int change(struct file_block *file, uint64_t from, uint64_t to,
+                  const struct block_request *request, uint8_t *data)
+{
+    struct file_range range = blocks_around(file, from, to);
+    int rc = read_edges(file, &range, from, to, data);
     if (rc < 0) {
         return rc;
     }
-    iov_get(request->iov, request->iov_count, 0, data + (from - range->start),
-            (size_t)request->size_bytes);
-    return transfer(file, BLOCK_WRITE, range->start, data, range->end - range->start);
+    if (request != NULL) {
+        iov_get(request->iov, request->iov_count, 0, data + (from - range.start),
+                (size_t)(to - from));
+    } else {
+        memset(data + (from - range.start), 0, (size_t)(to - from));
+    }
+    return transfer(file, BLOCK_WRITE, range.start, data, range.end - range.start);
 }
 
-static void run(void *ctx)
+/* Blocks in the middle by fallocate(2), which must not make the file longer, the rest by writing. */
+static int write_zeroes(struct file_block *file, const struct block_request *request, uint8_t *data)
 {
-    struct task *task = ctx;
-    struct file_block *file = task->file;
-    const struct block_request *request = task->request;
-    struct file_range range = {
-        .start = align_down(request->offset_bytes, file->align),
-        .end = align_up(request->offset_bytes + request->size_bytes, file->align)};
-    void *data;
-    if (posix_memalign(&data, MAX(file->align, 4096u), (size_t)(range.end - range.start)) != 0) {
-        task->status = -ENOMEM;
-        return;
+    uint64_t block = file->change_align;
+    uint64_t from = request->offset_bytes, to = from + request->size_bytes;
+    uint64_t first = align_up(from, block), last = align_down(to, block);
+    if (last > first && last == to && to > atomic_load(&file->backed_bytes)) {
+        last -= block; /* the block at the new end of the file is written */
     }
-    if (request->op == BLOCK_WRITE) {
-        lock_range(file, &range);
-        task->status = write_through(file, request, &range, data);
-        unlock_range(file, &range);
+    if (first >= last) {
+        return change(file, from, to, NULL, data);
+    }
+    int rc = from < first ? change(file, from, first, NULL, data) : 0;
+    if (rc == 0) {
+        struct block_request middle = {.op = BLOCK_WRITE_ZEROES,
+                                       .may_unmap = request->may_unmap,
+                                       .offset_bytes = first,
+                                       .size_bytes = last - first};
+        rc = perform(file, &middle);
+    }
+    return rc == 0 && last < to ? change(file, last, to, NULL, data) : rc;
+}
+
+static int discard(struct file_block *file, const struct block_request *request)
+{
+    uint64_t first = align_up(request->offset_bytes, file->change_align);
+    uint64_t last = align_down(request->offset_bytes + request->size_bytes, file->change_align);
+    struct block_request whole = {
+        .op = BLOCK_DISCARD, .offset_bytes = first, .size_bytes = last - first};
+    return first < last ? perform(file, &whole) : 0; /* parts of blocks give nothing back */
+}
+
+static int read_through(struct file_block *file, const struct block_request *request, uint8_t *data,
+                        uint64_t start, uint64_t end)
+{
+    int rc = transfer(file, BLOCK_READ, start, data, end - start);
+    if (rc == 0) {
+        iov_put(request->iov, request->iov_count, 0, data + (request->offset_bytes - start),
+                (size_t)request->size_bytes);
+    }
+    return rc;
+}
+
+static int carry_out(struct block *block, struct block_request *request)
+{
+    struct file_block *file = container_of(block, struct file_block, block);
+    uint64_t from = request->offset_bytes, to = from + request->size_bytes;
+    struct file_range range = blocks_around(file, from, to);
+    if (request->op == BLOCK_READ) {
+        range.start = align_down(from, file->align);
+        range.end = align_up(to, file->align);
+    }
+    /* Zeros need no more than one or two blocks. */
+    uint64_t size = request->op == BLOCK_DISCARD ? 0
+                    : request->op == BLOCK_WRITE_ZEROES
+                        ? MIN(2ull * file->change_align, range.end - range.start)
+                        : range.end - range.start;
+    void *data = NULL;
+    int rc;
+    if (size > 0 && posix_memalign(&data, MAX(file->align, 4096u), (size_t)size) != 0) {
+        return -ENOMEM;
+    }
+    if (request->op == BLOCK_READ) {
+        rc = read_through(file, request, data, range.start, range.end);
     } else {
-        task->status = transfer(file, BLOCK_READ, range.start, data, range.end - range.start);
-        if (task->status == 0) {
-            iov_put(request->iov, request->iov_count, 0,
-                    (uint8_t *)data + (request->offset_bytes - range.start),
-                    (size_t)request->size_bytes);
-        }
+        range.is_partial = range.start != from || range.end != to || request->op != BLOCK_WRITE;
+        lock_range(file, &range);
+        rc = request->op == BLOCK_WRITE          ? change(file, from, to, request, data)
+             : request->op == BLOCK_WRITE_ZEROES ? write_zeroes(file, request, data)
+                                                 : discard(file, request);
+        remove_range(file, &range);
     }
     free(data);
+    bool has_grown = rc == 0 && request->op == BLOCK_WRITE_ZEROES && block->info.is_growable;
+    if (has_grown && to > atomic_load(&file->backed_bytes)) {
+        atomic_store(&file->backed_bytes, to);
+    }
+    return rc;
 }
 
-static void ended(void *ctx)
+static bool is_aligned(const struct file_block *file, const struct block_request *request)
 {
-    struct task *task = ctx;
-    struct file_block *file = task->file;
-    struct block_request *request = task->request;
-    int status = task->status;
-    free(task);
-    block_complete(&file->block, request, status);
-}
-
-bool file_block_is_aligned(const struct file_block *file, const struct block_request *request)
-{
-    uint64_t mask = (uint64_t)file->align - 1;
-    uint64_t all = request->offset_bytes | request->size_bytes;
+    uint64_t all = 0;
     for (int i = 0; i < request->iov_count; i++) {
         all |= (uintptr_t)request->iov[i].iov_base | request->iov[i].iov_len;
     }
-    return (all & mask) == 0;
+    return (all & (file->align - 1)) == 0;
 }
 
-void file_block_submit_unaligned(struct file_block *file, struct block_request *request)
+static void change_done(struct block_request *done, int status)
 {
-    struct task *task = malloc(sizeof(*task));
-    if (task == NULL) {
-        block_complete(&file->block, request, -ENOMEM);
+    struct direct_change *change = container_of(done, struct direct_change, request);
+    struct file_block *file = change->file;
+    struct block_request *parent = change->parent;
+    remove_range(file, &change->range);
+    change->next = file->free_changes;
+    file->free_changes = change;
+    block_complete(&file->block, parent, status);
+}
+
+/* Whole blocks that nobody else changes in part: needs no coroutine. False: no memory. */
+static bool submit_change(struct file_block *file, struct block_request *request,
+                          const struct file_range *range)
+{
+    struct direct_change *change = file->free_changes;
+    if (change != NULL) {
+        file->free_changes = change->next;
+    } else {
+        change = malloc(sizeof(*change));
+        if (change == NULL) {
+            return false;
+        }
+    }
+    *change = (struct direct_change){
+        .request = *request, .parent = request, .file = file, .range = *range};
+    change->request.done = change_done;
+    add_range(file, &change->range);
+    file->block.in_flight++; /* as block_submit does */
+    file->aio->ops->submit(file->aio, &change->request);
+    return true;
+}
+
+void file_block_submit_direct(struct file_block *file, struct block_request *request)
+{
+    uint64_t from = request->offset_bytes, to = from + request->size_bytes;
+    uint64_t edges = from | to;
+    if (request->op == BLOCK_READ) {
+        if ((edges & (file->align - 1)) == 0 && is_aligned(file, request)) {
+            file->aio->ops->submit(file->aio, request);
+        } else {
+            block_serve(&file->block, request, carry_out);
+        }
         return;
     }
-    *task = (struct task){.file = file, .request = request};
-    if (coroutine_start(run, ended, task) < 0) {
-        task->status = -ENOMEM;
-        ended(task);
+    struct file_range range = {.start = from, .end = to};
+    bool is_whole = (edges & (file->change_align - 1)) == 0 && is_aligned(file, request) &&
+                    (request->op != BLOCK_WRITE_ZEROES || !file->block.info.is_growable ||
+                     to <= atomic_load(&file->backed_bytes));
+    if (!is_whole || !is_free(file, &range) || !submit_change(file, request, &range)) {
+        block_serve(&file->block, request, carry_out);
+    }
+}
+
+void file_block_end_direct(struct file_block *file)
+{
+    while (file->free_changes != NULL) {
+        struct direct_change *change = file->free_changes;
+        file->free_changes = change->next;
+        free(change);
     }
 }

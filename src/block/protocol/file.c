@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/core/bits.h"
@@ -16,17 +17,37 @@
 
 __attribute__((aligned(4096))) const uint8_t aio_zeroes[AIO_ZEROES_SIZE];
 
-/* Readers share, a writer is alone. A file system that has no locks (some network ones) is used without. */
-static int lock(int fd, const char *name, bool is_readonly, struct error *err)
+#define LOCK_TRIES       10
+#define LOCK_PAUSE_NS    20000000
+#define DIRECT_MAX_BLOCK 65536 /* what is read and written for one byte, at most */
+
+static int set_lock(struct file_block *file, enum block_lock kind, struct error *err)
 {
-    struct flock range = {.l_type = is_readonly ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET};
-    if (fcntl(fd, F_OFD_SETLK, &range) == 0 || errno == ENOLCK || errno == EOPNOTSUPP) {
-        return 0;
+    static const enum image_lock kinds[] = {[BLOCK_LOCK_NONE] = IMAGE_LOCK_NONE,
+                                            [BLOCK_LOCK_SHARED] = IMAGE_LOCK_SHARED,
+                                            [BLOCK_LOCK_ALONE] = IMAGE_LOCK_ALONE};
+    int rc = image_lock_set(file->fd, file->lock, kinds[kind]);
+    if (rc == -EBUSY) {
+        return error_set(err, EBUSY, "disk %s: in use by another process", file->block.name);
     }
-    if (errno == EAGAIN || errno == EACCES) {
-        return error_set(err, EBUSY, "disk %s: in use by another process", name);
+    if (rc < 0) {
+        return error_set_errno(err, -rc, "disk %s: locking", file->block.name);
     }
-    return error_set_errno(err, errno, "disk %s: locking", name);
+    file->lock = kinds[kind];
+    return 0;
+}
+
+/* A process that was killed has its files open for some moments more: the kernel takes down its io_uring by and by. Who starts anew at
+ * once shall not fail for that. */
+static int first_lock(struct file_block *file, enum block_lock kind, struct error *err)
+{
+    static const struct timespec pause = {.tv_nsec = LOCK_PAUSE_NS};
+    int rc = set_lock(file, kind, err);
+    for (unsigned tries = 0; rc == -EBUSY && tries < LOCK_TRIES; tries++) {
+        (void)nanosleep(&pause, NULL); /* a signal makes it shorter: fine */
+        rc = set_lock(file, kind, err);
+    }
+    return rc;
 }
 
 static int get_size(struct file_block *file, const char *name, struct error *err)
@@ -123,6 +144,12 @@ static int start_direct(struct file_block *file, const char *name, struct error 
         file->align *= 2;
     }
     free(data);
+    struct stat st;
+    file->change_align = file->align;
+    if (!file->is_device && fstat(file->fd, &st) == 0 && st.st_blksize <= DIRECT_MAX_BLOCK &&
+        is_power_of_two((uint64_t)st.st_blksize)) {
+        file->change_align = MAX(file->align, (uint32_t)st.st_blksize);
+    }
     if (!file->block.info.is_growable && file->block.info.size_bytes % file->align != 0) {
         return error_set(
             err, EINVAL,
@@ -213,7 +240,7 @@ static void file_submit(struct block *block, struct block_request *request)
     case BLOCK_WRITE_ZEROES:
         /* fallocate(2) that may punch holes never makes a file longer. Nothing that is in flight reaches further than
          * info.size_bytes, so this cuts nothing. */
-        if (block->info.is_growable && end > block->info.size_bytes) {
+        if (file->align == 0 && block->info.is_growable && end > block->info.size_bytes) {
             if (ftruncate(file->fd, (off_t)end) < 0) {
                 block_complete(block, request, -errno);
                 return;
@@ -221,9 +248,14 @@ static void file_submit(struct block *block, struct block_request *request)
             atomic_store(&file->backed_bytes, end);
         }
         break;
+    case BLOCK_FLUSH:
+        if (file->is_unsafe) {
+            block_complete(block, request, 0);
+            return;
+        }
+        break;
     case BLOCK_READ:
     case BLOCK_WRITE:
-    case BLOCK_FLUSH:
     case BLOCK_DISCARD:
         break;
     }
@@ -231,9 +263,8 @@ static void file_submit(struct block *block, struct block_request *request)
         (request->op == BLOCK_WRITE || request->op == BLOCK_WRITE_ZEROES)) {
         block->info.size_bytes = end;
     }
-    if (file->align != 0 && (request->op == BLOCK_READ || request->op == BLOCK_WRITE) &&
-        !file_block_is_aligned(file, request)) {
-        file_block_submit_unaligned(file, request);
+    if (file->align != 0 && request->op != BLOCK_FLUSH) {
+        file_block_submit_direct(file, request);
         return;
     }
     file->aio->ops->submit(file->aio, request);
@@ -256,9 +287,35 @@ static const char *file_aio_name(const struct block *block)
     return file_from_block(block)->aio->ops->name;
 }
 
+static int file_descriptor(const struct block *block)
+{
+    return file_from_block(block)->fd;
+}
+
+static int file_lock(struct block *block, enum block_lock kind, struct error *err)
+{
+    return set_lock(file_from_block(block), kind, err);
+}
+
+/* Writes past the page cache are of whole blocks, the last one too: a file that ends within one is cut to its size. */
+static int file_finish(struct block *block, struct error *err)
+{
+    struct file_block *file = file_from_block(block);
+    struct stat st;
+    if (file->align == 0 || !block->info.is_growable || block->info.is_readonly) {
+        return 0;
+    }
+    if (fstat(file->fd, &st) < 0 || ((uint64_t)st.st_size > block->info.size_bytes &&
+                                     ftruncate(file->fd, (off_t)block->info.size_bytes) < 0)) {
+        return error_set_errno(err, errno, "disk %s: cutting it to its size", block->name);
+    }
+    return 0;
+}
+
 static void file_close(struct block *block)
 {
     struct file_block *file = file_from_block(block);
+    file_block_end_direct(file);
     if (file->aio != NULL) {
         file->aio->ops->destroy(file->aio);
     }
@@ -272,21 +329,24 @@ static const struct block_ops file_ops = {
     .submit = file_submit,
     .plug = file_plug,
     .wait = file_wait,
+    .descriptor = file_descriptor,
+    .lock = file_lock,
     .aio_name = file_aio_name,
+    .finish = file_finish,
     .close = file_close,
 };
 
 int block_open_file(int fd, const char *name, const struct block_file_options *options,
                     struct event_loop *loop, struct block **out_block, struct error *err)
 {
-    struct file_block *file = calloc(1, sizeof(*file));
-    if (file == NULL || block_init(&file->block, &file_ops, name, loop, err) < 0) {
-        free(file);
+    struct file_block *file = block_new(sizeof(*file), &file_ops, name, loop, err);
+    if (file == NULL) {
         close(fd);
-        return error_set_errno(err, ENOMEM, "disk %s", name);
+        return -ENOMEM;
     }
     bool is_readonly = options->is_readonly;
     file->fd = fd;
+    file->is_unsafe = options->is_unsafe;
     file->block.info.is_readonly = is_readonly;
     file->block.info.is_growable = options->is_growable;
     int rc = check_flags(fd, name, is_readonly, err);
@@ -294,7 +354,7 @@ int block_open_file(int fd, const char *name, const struct block_file_options *o
         rc = get_size(file, name, err);
     }
     if (rc == 0) {
-        rc = lock(fd, name, is_readonly, err);
+        rc = first_lock(file, is_readonly ? BLOCK_LOCK_SHARED : BLOCK_LOCK_ALONE, err);
     }
     if (rc == 0) {
         probe_fallocate(file);

@@ -169,10 +169,6 @@ static void memory_submit(struct block *block, struct block_request *request)
     block_complete(block, request, status);
 }
 
-static void memory_plug(struct block *block, bool is_plugged)
-{
-}
-
 static const char *memory_aio_name(const struct block *block)
 {
     return "none";
@@ -193,7 +189,6 @@ static void memory_close(struct block *block)
 static const struct block_ops memory_ops = {
     .name = "memory",
     .submit = memory_submit,
-    .plug = memory_plug,
     .aio_name = memory_aio_name,
     .close = memory_close,
 };
@@ -201,10 +196,9 @@ static const struct block_ops memory_ops = {
 int block_open_memory(uint64_t size_bytes, const char *name, struct event_loop *loop,
                       struct block **out_block, struct error *err)
 {
-    struct memory *memory = calloc(1, sizeof(*memory));
-    if (memory == NULL || block_init(&memory->block, &memory_ops, name, loop, err) < 0) {
-        free(memory);
-        return error_set_errno(err, ENOMEM, "disk %s", name);
+    struct memory *memory = block_new(sizeof(*memory), &memory_ops, name, loop, err);
+    if (memory == NULL) {
+        return -ENOMEM;
     }
     memory->block.info = (struct block_info){
         .size_bytes = size_bytes,

@@ -88,11 +88,8 @@ static const struct option_spec bench_table[] = {
     {"write", 'w', NULL, "write: what FILE holds is lost", NULL, parse_write},
     {"pattern", 0, "BYTE", "what is written: 0 to 255 (default: 0)", NULL, parse_pattern},
     {"flush-interval", 0, "N", "a flush after each N writes (default: none)", NULL, parse_flush},
-    DISK_OPTION_ALLOW,
-    DISK_OPTION_BACKING,
-    DISK_OPTION_BACKING_FORMAT,
-    OUTPUT_OPTION_JSON(disk_parse_json),
-    OUTPUT_OPTION_FORMAT(disk_parse_output),
+    DISK_OPTIONS_BACKING,
+    DISK_OPTIONS_OUTPUT,
     DISK_OPTION_QUIET,
     {0},
 };
@@ -248,10 +245,9 @@ static int bench_run(int argc, char **argv)
 {
     struct bench_options options = {
         .count = DEFAULT_COUNT, .depth = DEFAULT_DEPTH, .size_bytes = 4096};
-    int count = 0;
-    int status = cli_options(&disk_bench_verb, false, argc, argv, &options, &count);
-    if (status >= 0 || !disk_check_count(&disk_bench_verb, count, 1, 1)) {
-        return status >= 0 ? status : CLI_FAILURE;
+    int status = disk_words(&disk_bench_verb, 1, argc, argv, &options);
+    if (status >= 0) {
+        return status;
     }
     options.step_bytes = options.step_bytes != 0 ? options.step_bytes : options.size_bytes;
     struct error err = {0};

@@ -3,6 +3,7 @@
 
 #include "block/image.h"
 #include "cli/disk/disk.h"
+#include "cli/progress.h"
 
 #define STATUS_CORRUPT     2
 #define STATUS_LEAKS       3
@@ -31,13 +32,15 @@ static const struct option_spec check_table[] = {
      "give back space that nothing uses, and repair nothing else; also: --repair leaks", NULL,
      parse_repair_leaks},
     DISK_OPTION_IMAGE_FORMAT("format of FILE"),
-    DISK_OPTION_ALLOW,
-    DISK_OPTION_BACKING,
-    DISK_OPTION_BACKING_FORMAT,
-    OUTPUT_OPTION_JSON(disk_parse_json),
-    OUTPUT_OPTION_FORMAT(disk_parse_output),
+    DISK_OPTIONS_BACKING,
+    DISK_OPTIONS_OUTPUT,
     DISK_OPTION_QUIET,
     {0},
+};
+
+struct check_progress {
+    struct progress progress;
+    uint64_t next_ns;
 };
 
 /* Findings go to stderr as they come. */
@@ -46,6 +49,17 @@ static void print_finding(void *ctx, const char *text)
     const struct check_options *options = ctx;
     if (!options->disk.is_quiet) {
         (void)fprintf(stderr, "%s\n", text);
+    }
+}
+
+/* The check has the loop to itself: nothing but it can say how far it is. */
+static void show_progress(void *ctx, uint64_t done, uint64_t total)
+{
+    struct check_progress *shown = ctx;
+    uint64_t now_ns = clock_monotonic_ns();
+    if (now_ns >= shown->next_ns) {
+        shown->next_ns = now_ns + PROGRESS_INTERVAL_NS;
+        progress_update(&shown->progress, done, total);
     }
 }
 
@@ -80,14 +94,18 @@ static int check(const char *path, struct check_options *options, struct error *
     struct event_loop *loop = NULL;
     struct block *block = NULL;
     struct block_check_result result = {0};
-    int rc = event_loop_create(&loop, err);
-    if (rc == 0) {
-        rc = disk_open(loop, path, &options->disk.image,
-                       options->repair != 0 ? DISK_WRITE : DISK_READ, &block, err);
-    }
+    int rc = disk_begin(path, &options->disk.image, options->repair != 0 ? DISK_WRITE : DISK_READ,
+                        &loop, &block, err);
     bool is_supported = true;
     if (rc == 0) {
-        rc = block_check(block, options->repair, print_finding, options, &result, err);
+        struct check_progress shown = {0};
+        char label[128];
+        const char *slash = strrchr(path, '/');
+        (void)snprintf(label, sizeof(label), "checking %.100s", slash != NULL ? slash + 1 : path);
+        progress_begin(&shown.progress, label, options->disk.is_quiet);
+        rc = block_check_with_progress(block, options->repair, print_finding, options,
+                                       show_progress, &shown, &result, err);
+        progress_end(&shown.progress);
         is_supported = rc != -EOPNOTSUPP;
     }
     if (rc == 0 && !options->disk.is_quiet) {
@@ -132,11 +150,9 @@ static int join_repair(int argc, char **argv)
 static int check_run(int argc, char **argv)
 {
     struct check_options options = {.disk.image.is_alone = true, .disk.image.is_for_repair = true};
-    int count = 0;
-    int status =
-        cli_options(&disk_check_verb, false, join_repair(argc, argv), argv, &options, &count);
-    if (status >= 0 || !disk_check_count(&disk_check_verb, count, 1, 1)) {
-        return status >= 0 ? status : CLI_FAILURE;
+    int status = disk_words(&disk_check_verb, 1, join_repair(argc, argv), argv, &options);
+    if (status >= 0) {
+        return status;
     }
     options.disk.image.is_alone = options.disk.image.backing == NULL;
     struct error err = {0};

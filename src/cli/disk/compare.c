@@ -38,6 +38,10 @@ static const struct option_spec compare_table[] = {
     {"strict", 's', NULL, "images of different sizes differ, even if the rest is zeros", NULL,
      parse_strict},
     DISK_OPTION_ALLOW,
+    DISK_OPTION_CACHE_AS('T', "use of the host's page cache for both images: writeback, none, "
+                              "writethrough, directsync or unsafe"),
+    DISK_OPTIONS_KEY,
+    DISK_OPTION_RECONNECT,
     DISK_OPTION_QUIET,
     {0},
 };
@@ -88,8 +92,8 @@ static int compare(struct side *a, struct side *b, struct progress *progress, ui
     uint64_t total = MAX(a->size_bytes, b->size_bytes);
     for (uint64_t at = 0; at < total;) {
         uint64_t size = total - at;
-        bool a_has;
-        bool b_has;
+        bool a_has = false;
+        bool b_has = false;
         int rc = look(a, at, &size, &a_has, err);
         if (rc < 0 || (rc = look(b, at, &size, &b_has, err)) < 0) {
             return rc;
@@ -138,9 +142,8 @@ static int report(const struct compare_options *options, const struct side *side
 static int compare_run(int argc, char **argv)
 {
     struct compare_options options = {0};
-    int count = 0;
-    int status = cli_options(&disk_compare_verb, false, argc, argv, &options, &count);
-    if (status >= 0 || !disk_check_count(&disk_compare_verb, count, 2, 2)) {
+    int status = disk_words(&disk_compare_verb, 2, argc, argv, &options);
+    if (status >= 0) {
         return status == CLI_OK ? CLI_OK : STATUS_FAILURE;
     }
     struct error err;

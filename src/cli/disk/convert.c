@@ -16,6 +16,7 @@
 struct convert_options {
     struct disk_options disk;
     struct disk_creation creation;
+    struct cli_key to_key;
     unsigned parallel;
     uint32_t zero_size;
 };
@@ -61,6 +62,39 @@ static int parse_sparse(void *into, const char *value, struct error *err)
     return rc;
 }
 
+static int parse_encrypt(void *into, const char *value, struct error *err)
+{
+    return disk_creation_encrypt(&((struct convert_options *)into)->creation, value, err);
+}
+
+static int parse_to_cache(void *into, const char *value, struct error *err)
+{
+    return disk_cache_parse(value, &((struct convert_options *)into)->creation.cache, err);
+}
+
+static int parse_iter_time(void *into, const char *value, struct error *err)
+{
+    return disk_creation_iter_time(&((struct convert_options *)into)->creation, value, err);
+}
+
+static int parse_to_key_file(void *into, const char *value, struct error *err)
+{
+    ((struct convert_options *)into)->to_key = (struct cli_key){CLI_KEY_FILE, value};
+    return 0;
+}
+
+static int parse_to_key_env(void *into, const char *value, struct error *err)
+{
+    ((struct convert_options *)into)->to_key = (struct cli_key){CLI_KEY_ENV, value};
+    return 0;
+}
+
+static int parse_to_key_ring(void *into, const char *value, struct error *err)
+{
+    ((struct convert_options *)into)->to_key = (struct cli_key){CLI_KEY_RING, value};
+    return 0;
+}
+
 static const struct option_spec convert_table[] = {
     {"format", 'O', "FORMAT", "format of DST (default: what its name ends in, else raw)",
      disk_creatable_formats, parse_format},
@@ -71,9 +105,17 @@ static const struct option_spec convert_table[] = {
     {"parallel", 'm', "N", "requests at a time: 1 to 64 (default: 16)", NULL, parse_parallel},
     {"sparse", 'S', "SIZE", "leave out runs of zeros of that size; 0: none (default: 4K)", NULL,
      parse_sparse},
-    DISK_OPTION_ALLOW,
-    DISK_OPTION_BACKING,
-    DISK_OPTION_BACKING_FORMAT,
+    DISK_OPTIONS_BACKING_BUT_CACHE,
+    DISK_OPTION_CACHE_AS('T',
+                         "use of the host's page cache for SRC: writeback, none, writethrough, "
+                         "directsync or unsafe"),
+    {"to-cache", 't', "MODE", "the same for DST; unsafe: it gets its name before it is durable",
+     DISK_CACHE_MODES, parse_to_cache},
+    DISK_OPTION_ENCRYPT(parse_encrypt),
+    DISK_OPTION_ITER_TIME(parse_iter_time),
+    {"to-key-file", 0, "FILE", "the key of DST (default: that of SRC)", "FILE", parse_to_key_file},
+    {"to-key-env", 0, "NAME", "the same in a variable", NULL, parse_to_key_env},
+    {"to-key-ring", 0, "NAME", "the same in the key ring", NULL, parse_to_key_ring},
     DISK_OPTION_QUIET,
     {0},
 };
@@ -113,6 +155,8 @@ static void signal_came(void *ctx, int fd, uint32_t events)
     struct signalfd_siginfo info;
     if (read(fd, &info, sizeof(info)) == sizeof(info)) {
         block_copy_cancel(c->copy);
+        block_remote_give_up(c->from);
+        block_remote_give_up(c->to);
     }
 }
 
@@ -182,7 +226,8 @@ static int convert(const char *source, const char *path, struct convert_options 
         struct block_info info;
         block_get_info(c.from, &info);
         options->creation.size_bytes = info.size_bytes;
-        rc = disk_target_open(path, source, &target, err);
+        options->creation.image = &options->disk.image;
+        rc = disk_target_open(path, source, &options->creation.cache, &target, err);
     }
     if (rc == 0) {
         rc = disk_target_create(&target, &options->creation, c.loop, &c.to, err);
@@ -197,7 +242,8 @@ static int convert(const char *source, const char *path, struct convert_options 
                                           .zero_size = options->zero_size,
                                           .compress = options->creation.compress,
                                           .in_order = strcmp(options->creation.format, "vmdk") == 0,
-                                          .is_zero = !target.is_device};
+                                          .is_zero = !target.is_device &&
+                                                     strcmp(options->creation.format, "luks") != 0};
         disk_target_flush_early(&target);
         rc = run_copy(&c, &copy, err);
         progress_end(&c.progress);
@@ -220,13 +266,14 @@ static int convert(const char *source, const char *path, struct convert_options 
 static int convert_run(int argc, char **argv)
 {
     struct convert_options options = {.zero_size = DEFAULT_ZERO_SIZE};
-    int count = 0;
-    int status = cli_options(&disk_convert_verb, false, argc, argv, &options, &count);
-    if (status >= 0 || !disk_check_count(&disk_convert_verb, count, 2, 2)) {
-        return status >= 0 ? status : CLI_FAILURE;
+    int status = disk_words(&disk_convert_verb, 2, argc, argv, &options);
+    if (status >= 0) {
+        return status;
     }
     struct error err = {0};
     disk_creation_default_format(&options.creation, argv[1]);
+    options.creation.key =
+        options.to_key.kind != CLI_KEY_NONE ? &options.to_key : &options.disk.image.key;
     return convert(argv[0], argv[1], &options, &err) < 0 ? cli_fail(&err) : CLI_OK;
 }
 
@@ -236,12 +283,13 @@ const struct verb disk_convert_verb = {
     .summary = "Copy what an image holds into a new image",
     .description =
         "DST gets its name when it is whole and durable; what had the name before is replaced. Until\n"
-        "then, and when the command fails or is interrupted, nothing has changed. A block device is\n"
-        "written to in place. The options of each format are those of `hull disk create`.\n",
+        "then, and when the command fails or is interrupted, nothing has changed. A block device or\n"
+        "a remote disk is written to in place. The options of each format are those of `hull disk create`.\n",
     .examples = "  hull disk convert vm.vmdk vm.raw\n"
                 "  hull disk convert split.vmdk vm.raw --allow 'split-s*.vmdk'\n"
                 "  hull disk convert vm.raw vm.qcow2 --compress --option compression_type=zstd\n"
-                "  hull disk convert vm.qcow2 vm.vmdk --format vmdk\n",
+                "  hull disk convert vm.qcow2 vm.vmdk --format vmdk\n"
+                "  hull disk convert nbd://server/export vm.qcow2 --image-format raw\n",
     .options = convert_table,
     .complete = "FILE",
     .run = convert_run,

@@ -22,14 +22,37 @@ static int parse_option(void *into, const char *value, struct error *err)
     return disk_creation_add(&((struct create_options *)into)->creation, value, err);
 }
 
+static int parse_encrypt(void *into, const char *value, struct error *err)
+{
+    return disk_creation_encrypt(&((struct create_options *)into)->creation, value, err);
+}
+
+static int parse_cache(void *into, const char *value, struct error *err)
+{
+    return disk_cache_parse(value, &((struct create_options *)into)->creation.cache, err);
+}
+
+static int parse_iter_time(void *into, const char *value, struct error *err)
+{
+    return disk_creation_iter_time(&((struct create_options *)into)->creation, value, err);
+}
+
 static const struct option_spec create_table[] = {
     {"format", 'f', "FORMAT", "format of the new image (default: what its name ends in, else raw)",
      disk_creatable_formats, parse_format},
     {"option", 'o', "KEY=VALUE", "an option of the format, see above", NULL, parse_option},
+    DISK_OPTION_ENCRYPT(parse_encrypt),
+    DISK_OPTION_ITER_TIME(parse_iter_time),
+    DISK_OPTIONS_KEY,
     {"backing", 'b', "FILE", "what the new image shall stand on, seen from its folder", "FILE",
      disk_parse_backing},
     DISK_OPTION_BACKING_FORMAT,
     DISK_OPTION_ALLOW,
+    DISK_OPTION_RECONNECT,
+    {"cache", 't', "MODE",
+     "use of the host's page cache for the new image: writeback, none, writethrough, directsync or "
+     "unsafe",
+     DISK_CACHE_MODES, parse_cache},
     DISK_OPTION_QUIET,
     {0},
 };
@@ -74,7 +97,7 @@ static int create(const char *path, const struct disk_image *image, struct disk_
         rc = look_at_backing(path, image, creation, loop, err);
     }
     if (rc == 0) {
-        rc = disk_target_open(path, NULL, &target, err);
+        rc = disk_target_open(path, NULL, &creation->cache, &target, err);
     }
     if (rc == 0 && target.is_device && strcmp(creation->format, "raw") == 0) {
         rc = error_set(err, EINVAL, "creating %s: a block device is a raw disk already", path);
@@ -104,6 +127,7 @@ static int create_run(int argc, char **argv)
     }
     struct error err = {0};
     disk_creation_default_format(&options.creation, argv[0]);
+    options.creation.key = &options.disk.image.key;
     int rc = count == 2 ? size_parse(argv[1], 1, &options.creation.size_bytes, &err) : 0;
     if (rc < 0) {
         rc = error_prefix(&err, rc, "creating %s", argv[0]);
@@ -152,9 +176,7 @@ static int parse_shrink(void *into, const char *value, struct error *err)
 static const struct option_spec resize_table[] = {
     DISK_OPTION_IMAGE_FORMAT("format of FILE (default: its name's ending)"),
     {"shrink", 0, NULL, "SIZE may be smaller: what lies behind it is lost", NULL, parse_shrink},
-    DISK_OPTION_ALLOW,
-    DISK_OPTION_BACKING,
-    DISK_OPTION_BACKING_FORMAT,
+    DISK_OPTIONS_BACKING,
     DISK_OPTION_QUIET,
     {0},
 };
@@ -181,10 +203,7 @@ static int resize(const char *path, const char *text, const struct resize_option
 {
     struct event_loop *loop = NULL;
     struct block *block = NULL;
-    int rc = event_loop_create(&loop, err);
-    if (rc == 0) {
-        rc = disk_open(loop, path, &options->disk.image, DISK_WRITE, &block, err);
-    }
+    int rc = disk_begin(path, &options->disk.image, DISK_WRITE, &loop, &block, err);
     if (rc == 0) {
         struct block_info info;
         block_get_info(block, &info);

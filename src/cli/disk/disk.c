@@ -7,24 +7,17 @@
 #include "cli/size.h"
 
 static const struct verb *const disk_verbs[] = {
-    &disk_create_verb,
-    &disk_info_verb,
-    &disk_map_verb,
-    &disk_check_verb,
-    &disk_convert_verb,
-    &disk_resize_verb,
-    &disk_compare_verb,
-    &disk_snapshot_verb,
-    &disk_rebase_verb,
-    &disk_commit_verb,
-    &disk_measure_verb,
-    &disk_bench_verb,
-    NULL,
+    &disk_create_verb,  &disk_info_verb,     &disk_map_verb,
+    &disk_check_verb,   &disk_convert_verb,  &disk_resize_verb,
+    &disk_compare_verb, &disk_snapshot_verb, &disk_bitmap_verb,
+    &disk_rebase_verb,  &disk_commit_verb,   &disk_measure_verb,
+    &disk_serve_verb,   &disk_bench_verb,    NULL,
 };
 
 static bool is_image_format(const char *word)
 {
-    static const char *const words[] = {"raw", "qcow2", "vmdk", "vhdx", "vhd", "vpc", "vdi"};
+    static const char *const words[] = {"raw",  "qcow2", "luks", "vmdk",
+                                        "vhdx", "vhd",   "vpc",  "vdi"};
     for (size_t i = 0; i < ARRAY_COUNT(words); i++) {
         if (strcmp(word, words[i]) == 0) {
             return true;
@@ -36,7 +29,8 @@ static bool is_image_format(const char *word)
 static int parse_format_word(const char *value, const char **out_format, struct error *err)
 {
     if (!is_image_format(value)) {
-        return error_set(err, EINVAL, "'%s' is no image format: raw, qcow2, vmdk, vhdx, vhd or vdi",
+        return error_set(err, EINVAL,
+                         "'%s' is no image format: raw, qcow2, luks, vmdk, vhdx, vhd or vdi",
                          value);
     }
     *out_format = value;
@@ -67,6 +61,44 @@ int disk_parse_allow(void *into, const char *value, struct error *err)
     }
     image->allowed[image->allowed_count++] = value;
     return 0;
+}
+
+static int parse_key(void *into, enum cli_key_kind kind, const char *value)
+{
+    ((struct disk_options *)into)->image.key = (struct cli_key){kind, value};
+    return 0;
+}
+
+int disk_parse_cache(void *into, const char *value, struct error *err)
+{
+    return disk_cache_parse(value, &((struct disk_options *)into)->image.cache, err);
+}
+
+int disk_parse_key_file(void *into, const char *value, struct error *err)
+{
+    return parse_key(into, CLI_KEY_FILE, value);
+}
+
+int disk_parse_key_env(void *into, const char *value, struct error *err)
+{
+    return parse_key(into, CLI_KEY_ENV, value);
+}
+
+int disk_parse_key_ring(void *into, const char *value, struct error *err)
+{
+    return parse_key(into, CLI_KEY_RING, value);
+}
+
+int disk_parse_reconnect(void *into, const char *value, struct error *err)
+{
+    struct disk_image *image = &((struct disk_options *)into)->image;
+    uint64_t seconds;
+    int rc = number_parse(value, 0, 86400, &seconds, err);
+    if (rc == 0) {
+        image->has_reconnect = true;
+        image->reconnect_ns = seconds * 1000000000;
+    }
+    return rc;
 }
 
 int disk_parse_json(void *into, const char *value, struct error *err)
@@ -104,6 +136,13 @@ bool disk_check_count(const struct verb *verb, int count, int min, int max)
                     verb->arguments);
     (void)cli_fail(&err);
     return false;
+}
+
+int disk_words(const struct verb *verb, int count, int argc, char **argv, void *into)
+{
+    int words = 0;
+    int status = cli_options(verb, false, argc, argv, into, &words);
+    return status < 0 && !disk_check_count(verb, words, count, count) ? CLI_FAILURE : status;
 }
 
 uint64_t disk_allocated_bytes(const char *path)
@@ -145,7 +184,7 @@ const struct verb disk_verb = {
         "Images are raw, qcow2, VMDK, VHDX, VHD or VDI files. A format that is not given is found out\n"
         "from the content for reading; for writing it comes from the name's ending (.raw, .qcow2) or\n"
         "from --image-format. A file that an image names (a backing file, an extent) is only opened if\n"
-        "--allow permits the name.\n",
+        "--allow permits the name. FILE may be a URI, as in nbd://server/export: see docs/disks.md.\n",
     .examples = "  hull disk create vm.qcow2 20G\n"
                 "  hull disk info vm.vmdk\n"
                 "  hull disk convert vm.vmdk vm.qcow2\n",

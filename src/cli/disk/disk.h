@@ -3,6 +3,9 @@
 #define CLI_DISK_DISK_H
 
 #include "block/block.h"
+#include "block/remote.h"
+#include "cli/disk/cache.h"
+#include "cli/key.h"
 #include "cli/options.h"
 #include "cli/output.h"
 #include "cli/verbs.h"
@@ -16,8 +19,13 @@ struct disk_image {
     const char *backing_format; /* NULL: found out */
     const char *allowed[DISK_MAX_ALLOWED]; /* patterns of names inside images that may be opened */
     unsigned allowed_count;
-    bool is_alone;      /* without its backing file */
-    bool is_for_repair; /* see block_options */
+    const char *snapshot;    /* what that snapshot of the image holds; NULL: what it holds now */
+    struct disk_cache cache; /* --cache, for the image and what it stands on */
+    bool is_alone;           /* without its backing file */
+    bool is_for_repair;      /* see block_options */
+    struct cli_key key;      /* of what is encrypted */
+    bool has_reconnect;
+    uint64_t reconnect_ns; /* of remote disks, if has_reconnect */
 };
 
 /* The options that all verbs begin their own struct with. */
@@ -32,11 +40,16 @@ int disk_parse_image_format(void *into, const char *value, struct error *err);
 int disk_parse_backing(void *into, const char *value, struct error *err);
 int disk_parse_backing_format(void *into, const char *value, struct error *err);
 int disk_parse_allow(void *into, const char *value, struct error *err);
+int disk_parse_cache(void *into, const char *value, struct error *err);
+int disk_parse_key_file(void *into, const char *value, struct error *err);
+int disk_parse_key_env(void *into, const char *value, struct error *err);
+int disk_parse_key_ring(void *into, const char *value, struct error *err);
+int disk_parse_reconnect(void *into, const char *value, struct error *err);
 int disk_parse_json(void *into, const char *value, struct error *err);
 int disk_parse_output(void *into, const char *value, struct error *err);
 int disk_parse_quiet(void *into, const char *value, struct error *err);
 
-#define DISK_FORMATS "raw|qcow2|vmdk|vhdx|vhd|vdi"
+#define DISK_FORMATS "raw|qcow2|luks|vmdk|vhdx|vhd|vdi"
 #define DISK_OPTION_IMAGE_FORMAT(help)                                                             \
     {                                                                                              \
         "image-format", 'f', "FORMAT", help, DISK_FORMATS, disk_parse_image_format                 \
@@ -57,6 +70,36 @@ int disk_parse_quiet(void *into, const char *value, struct error *err);
         "backing-format", 'F', "FORMAT", "format of the backing file", DISK_FORMATS,               \
             disk_parse_backing_format                                                              \
     }
+#define DISK_OPTION_RECONNECT                                                                      \
+    {                                                                                              \
+        "reconnect", 0, "SECONDS",                                                                 \
+            "how long requests wait for a remote disk's server to come back (default: 60)", NULL,  \
+            disk_parse_reconnect                                                                   \
+    }
+#define DISK_OPTION_CACHE_AS(letter, help)                                                         \
+    {                                                                                              \
+        "cache", letter, "MODE", help, DISK_CACHE_MODES, disk_parse_cache                          \
+    }
+#define DISK_OPTION_CACHE                                                                          \
+    DISK_OPTION_CACHE_AS(0, "use of the host's page cache for FILE and what it stands on: "        \
+                            "writeback, none, writethrough, directsync or unsafe")
+/* Keys of encrypted images. */
+#define DISK_OPTIONS_KEY                                                                           \
+    {"key-file",         0, "FILE", "the key of an encrypted image, as a file's bytes", "FILE",    \
+     disk_parse_key_file},                                                                         \
+        {"key-env",         0, "NAME", "the same in a variable of the environment", NULL,          \
+         disk_parse_key_env},                                                                      \
+    {                                                                                              \
+        "key-ring", 0, "NAME", "the same in a key of the kernel's key ring", NULL,                 \
+            disk_parse_key_ring                                                                    \
+    }
+/* What an image stands on. */
+#define DISK_OPTIONS_BACKING DISK_OPTIONS_BACKING_BUT_CACHE, DISK_OPTION_CACHE
+#define DISK_OPTIONS_BACKING_BUT_CACHE                                                             \
+    DISK_OPTION_ALLOW, DISK_OPTION_BACKING, DISK_OPTION_BACKING_FORMAT, DISK_OPTION_RECONNECT,     \
+        DISK_OPTIONS_KEY
+#define DISK_OPTIONS_OUTPUT                                                                        \
+    OUTPUT_OPTION_JSON(disk_parse_json), OUTPUT_OPTION_FORMAT(disk_parse_output)
 #define DISK_OPTION_QUIET                                                                          \
     {                                                                                              \
         "quiet", 'q', NULL, "print neither progress nor what was done", NULL, disk_parse_quiet     \
@@ -64,6 +107,9 @@ int disk_parse_quiet(void *into, const char *value, struct error *err);
 
 /* The words of the command line: 'count' of them must lie between the limits; 'usage' names what is missing. True: fine. */
 bool disk_check_count(const struct verb *verb, int count, int min, int max);
+
+/* The options of a verb and its words, exactly 'count' of them. As cli_options returns: the exit status, or negative to go on. */
+int disk_words(const struct verb *verb, int count, int argc, char **argv, void *into);
 
 enum disk_access {
     DISK_READ,
@@ -74,6 +120,11 @@ enum disk_access {
  * from the ending of the name, which must not contradict the content, so that a raw disk's content never says what it is. */
 int must_check disk_open(struct event_loop *loop, const char *path, const struct disk_image *image,
                          enum disk_access access, struct block **out_block, struct error *err);
+
+/* The same with a loop of its own. The caller closes the image and destroys the loop, also on failure (NULL is fine). */
+int must_check disk_begin(const char *path, const struct disk_image *image, enum disk_access access,
+                          struct event_loop **out_loop, struct block **out_block,
+                          struct error *err);
 
 /* May the name, which stands in an image, be opened? */
 bool disk_is_allowed(const struct disk_image *image, const char *name);
@@ -87,8 +138,9 @@ int must_check disk_backing_format(const char *path, const char *given, const ch
 /* The format that the ending of a name says; NULL: it says none. */
 const char *disk_format_of_name(const char *path);
 
-/* The format that the content of a file looks like; "raw" if like none. */
-int must_check disk_detect(int fd, const char *path, const char **out_format, struct error *err);
+/* How a remote disk is opened. */
+void disk_remote_options(const struct disk_image *image, bool is_readonly,
+                         struct block_remote_options *out_options);
 
 /* Bytes that a file takes of its file system. */
 uint64_t disk_allocated_bytes(const char *path);
@@ -114,7 +166,9 @@ extern const struct verb disk_check_verb;
 extern const struct verb disk_measure_verb;
 extern const struct verb disk_bench_verb;
 extern const struct verb disk_snapshot_verb;
+extern const struct verb disk_bitmap_verb;
 extern const struct verb disk_rebase_verb;
 extern const struct verb disk_commit_verb;
+extern const struct verb disk_serve_verb;
 
 #endif

@@ -6,6 +6,8 @@
 #include <unistd.h>
 
 #include "base/host/file.h"
+#include "base/host/secret.h"
+#include "block/crypt.h"
 #include "block/image.h"
 #include "cli/disk/disk.h"
 #include "cli/disk/target.h"
@@ -97,15 +99,49 @@ static int parse_settings(struct disk_creation *creation, struct block_create_op
 }
 
 /* The file beside the image that shall hold its data; there must be none of that name. */
-static int make_data_file(const char *path, struct event_loop *loop, struct block **out_block,
-                          struct error *err)
+static int make_data_file(const char *path, const struct disk_cache *cache, struct event_loop *loop,
+                          struct block **out_block, struct error *err)
 {
-    int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | disk_cache_flags(cache), 0666);
     if (fd < 0) {
         return error_set_errno(err, errno, "creating the data file %s", path);
     }
-    struct block_file_options options = {.is_growable = true};
+    struct block_file_options options = {
+        .is_growable = true, .is_direct = cache->is_direct, .is_unsafe = cache->is_unsafe};
     return block_open_file(fd, path, &options, loop, out_block, err);
+}
+
+static int give_key(void *ctx, const struct block_crypt_header *header,
+                    struct block_crypt *out_crypt, struct error *err)
+{
+    *out_crypt = *(const struct block_crypt *)ctx;
+    return 0;
+}
+
+/* A LUKS header in memory, and what unlocks it. */
+static int make_crypt_header(const struct disk_creation *creation, struct event_loop *loop,
+                             struct block_create_options *options, struct block_crypt **out_crypt,
+                             struct error *err)
+{
+    static const struct cli_key none;
+    char *bytes = NULL;
+    size_t size = 0;
+    int rc = cli_key_read(creation->key != NULL ? creation->key : &none, &bytes, &size, err);
+    if (rc == 0) {
+        *out_crypt = block_crypt_new();
+        rc = *out_crypt != NULL ? 0 : error_set_errno(err, ENOMEM, "making a key");
+    }
+    if (rc == 0) {
+        rc = block_open_memory(0, "LUKS header", loop, &options->crypt_header, err);
+    }
+    if (rc == 0) {
+        const struct block_crypt_creation header = {.version = creation->luks_version,
+                                                    .iter_ms = creation->iter_ms};
+        rc = block_crypt_format(options->crypt_header, &header, bytes, size, *out_crypt, err);
+        options->crypt_header_bytes = (*out_crypt)->payload_offset;
+    }
+    secret_free(bytes, BLOCK_CRYPT_MAX_PASSPHRASE);
+    return rc;
 }
 
 int disk_create_qcow2(struct block *file, struct disk_target *target,
@@ -118,30 +154,42 @@ int disk_create_qcow2(struct block *file, struct disk_target *target,
                                            .backing_format = creation->backing_format};
     AUTO_FREE char *data_path = NULL;
     struct block *data = NULL;
+    struct block_crypt *crypt = NULL;
     int rc = parse_settings(creation, &options, err);
     if (rc == 0 && options.data_name != NULL &&
         (rc = disk_name_to_path(target->path, options.data_name, &data_path, err)) == 0) {
-        rc = make_data_file(data_path, loop, &data, err);
+        rc = make_data_file(data_path, &creation->cache, loop, &data, err);
         if (rc < 0) {
             free(TAKE_PTR(data_path)); /* it is not ours */
         }
     }
     options.data_file = data;
+    if (rc == 0 && creation->luks_version != 0) {
+        rc = make_crypt_header(creation, loop, &options, &crypt, err);
+        options.unlock = give_key;
+        options.unlock_ctx = crypt;
+    }
     if (rc == 0) {
         rc = block_create(file, &options, err);
     }
+    block_close(options.crypt_header);
     if (rc == 0 && creation->is_only_made) {
         *out_block = file;
         block_close(data);
+        block_crypt_free(crypt);
         return 0;
     }
     if (rc == 0) {
-        struct block_options open_options = {.format = "qcow2", .data_file = data};
+        struct block_options open_options = {.format = "qcow2",
+                                             .data_file = data,
+                                             .unlock = crypt != NULL ? give_key : NULL,
+                                             .unlock_ctx = crypt};
         rc = block_open_format(file, &open_options, out_block, err);
     } else {
         block_close(file);
         block_close(data);
     }
+    block_crypt_free(crypt);
     if (rc < 0 && data_path != NULL) {
         (void)unlink(data_path);
     }

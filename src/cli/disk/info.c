@@ -6,11 +6,8 @@
 
 static const struct option_spec info_table[] = {
     DISK_OPTION_IMAGE_FORMAT("format of FILE (default: found out)"),
-    DISK_OPTION_ALLOW,
-    DISK_OPTION_BACKING,
-    DISK_OPTION_BACKING_FORMAT,
-    OUTPUT_OPTION_JSON(disk_parse_json),
-    OUTPUT_OPTION_FORMAT(disk_parse_output),
+    DISK_OPTIONS_BACKING,
+    DISK_OPTIONS_OUTPUT,
     {0},
 };
 
@@ -64,7 +61,10 @@ static json_t *describe(struct block *block, const char *path, enum output_forma
     bool is_raw = block_file(block) == NULL;
     put_text(object, "format", is_raw ? "raw" : block_format_name(block));
     put_size(object, is_table ? "size" : "size_bytes", info.size_bytes, output);
-    put_size(object, is_table ? "on_disk" : "allocated_bytes", disk_allocated_bytes(path), output);
+    if (!block_is_uri(path)) {
+        put_size(object, is_table ? "on_disk" : "allocated_bytes", disk_allocated_bytes(path),
+                 output);
+    }
     if (info.cluster_size != 0) {
         put_size(object, is_table ? "cluster" : "cluster_size_bytes", info.cluster_size, output);
     }
@@ -82,18 +82,16 @@ static int info_run(int argc, char **argv)
 {
     /* A backing file that is not allowed is left out: its name is shown. */
     struct disk_options options = {.image.is_alone = true};
-    int count = 0;
-    int status = cli_options(&disk_info_verb, false, argc, argv, &options, &count);
-    if (status >= 0 || !disk_check_count(&disk_info_verb, count, 1, 1)) {
-        return status >= 0 ? status : CLI_FAILURE;
+    int status = disk_words(&disk_info_verb, 1, argc, argv, &options);
+    if (status >= 0) {
+        return status;
     }
     options.image.is_alone = options.image.backing == NULL && options.image.allowed_count == 0;
     struct error err;
     struct event_loop *loop = NULL;
     struct block *block = NULL;
     status = CLI_FAILURE;
-    if (event_loop_create(&loop, &err) < 0 ||
-        disk_open(loop, argv[0], &options.image, DISK_READ, &block, &err) < 0) {
+    if (disk_begin(argv[0], &options.image, DISK_READ, &loop, &block, &err) < 0) {
         (void)cli_fail(&err);
     } else {
         json_t *object = describe(block, argv[0], options.output);

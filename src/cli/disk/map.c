@@ -5,11 +5,8 @@
 
 static const struct option_spec map_table[] = {
     DISK_OPTION_IMAGE_FORMAT("format of FILE (default: found out)"),
-    DISK_OPTION_ALLOW,
-    DISK_OPTION_BACKING,
-    DISK_OPTION_BACKING_FORMAT,
-    OUTPUT_OPTION_JSON(disk_parse_json),
-    OUTPUT_OPTION_FORMAT(disk_parse_output),
+    DISK_OPTIONS_BACKING,
+    DISK_OPTIONS_OUTPUT,
     {0},
 };
 
@@ -85,18 +82,16 @@ static int map_run(int argc, char **argv)
                                                    {"kind", "KIND"},     {"depth", "DEPTH"},
                                                    {"offset", "OFFSET"}, {0}};
     struct disk_options options = {0};
-    int count = 0;
-    int status = cli_options(&disk_map_verb, false, argc, argv, &options, &count);
-    if (status >= 0 || !disk_check_count(&disk_map_verb, count, 1, 1)) {
-        return status >= 0 ? status : CLI_FAILURE;
+    int status = disk_words(&disk_map_verb, 1, argc, argv, &options);
+    if (status >= 0) {
+        return status;
     }
     struct error err;
     struct event_loop *loop = NULL;
     struct block *block = NULL;
     json_t *rows = json_array();
     status = CLI_FAILURE;
-    if (event_loop_create(&loop, &err) < 0 ||
-        disk_open(loop, argv[0], &options.image, DISK_READ, &block, &err) < 0 ||
+    if (disk_begin(argv[0], &options.image, DISK_READ, &loop, &block, &err) < 0 ||
         make_rows(block, rows, &err) < 0) {
         (void)cli_fail(&err);
     } else {

@@ -30,11 +30,8 @@ static const struct option_spec measure_table[] = {
      disk_creatable_formats, parse_target},
     {"size", 0, "SIZE", "of a new, empty disk, in place of FILE", NULL, parse_size},
     DISK_OPTION_IMAGE_FORMAT("format of FILE (default: found out)"),
-    DISK_OPTION_ALLOW,
-    DISK_OPTION_BACKING,
-    DISK_OPTION_BACKING_FORMAT,
-    OUTPUT_OPTION_JSON(disk_parse_json),
-    OUTPUT_OPTION_FORMAT(disk_parse_output),
+    DISK_OPTIONS_BACKING,
+    DISK_OPTIONS_OUTPUT,
     {0},
 };
 

@@ -173,6 +173,7 @@ static const struct option_spec rebase_table[] = {
      parse_unsafe},
     DISK_OPTION_IMAGE_FORMAT("format of FILE"),
     DISK_OPTION_ALLOW,
+    DISK_OPTION_RECONNECT,
     DISK_OPTION_QUIET,
     {0},
 };
@@ -219,10 +220,9 @@ static int rebase(const char *path, const struct rebase_options *options, struct
 static int rebase_run(int argc, char **argv)
 {
     struct rebase_options options = {0};
-    int count = 0;
-    int status = cli_options(&disk_rebase_verb, false, argc, argv, &options, &count);
-    if (status >= 0 || !disk_check_count(&disk_rebase_verb, count, 1, 1)) {
-        return status >= 0 ? status : CLI_FAILURE;
+    int status = disk_words(&disk_rebase_verb, 1, argc, argv, &options);
+    if (status >= 0) {
+        return status;
     }
     struct error err = {0};
     if (options.disk.image.backing == NULL) {
@@ -253,9 +253,7 @@ const struct verb disk_rebase_verb = {
 
 static const struct option_spec commit_table[] = {
     DISK_OPTION_IMAGE_FORMAT("format of FILE"),
-    DISK_OPTION_ALLOW,
-    DISK_OPTION_BACKING,
-    DISK_OPTION_BACKING_FORMAT,
+    DISK_OPTIONS_BACKING,
     DISK_OPTION_QUIET,
     {0},
 };
@@ -294,10 +292,7 @@ static int commit(const char *path, const struct disk_options *options, struct e
     struct disk_image image = {.format = options->image.format, .is_alone = true};
     struct event_loop *loop = NULL;
     struct pair pair = {0};
-    int rc = event_loop_create(&loop, err);
-    if (rc == 0) {
-        rc = disk_open(loop, path, &image, DISK_READ, &pair.image, err);
-    }
+    int rc = disk_begin(path, &image, DISK_READ, &loop, &pair.image, err);
     if (rc == 0 && (rc = open_base(loop, path, options, pair.image, &pair.base, err)) == 0) {
         uint64_t size = size_of(pair.image);
         if (size_of(pair.base) < size && (rc = block_resize(pair.base, size)) < 0) {
@@ -319,10 +314,9 @@ static int commit(const char *path, const struct disk_options *options, struct e
 static int commit_run(int argc, char **argv)
 {
     struct disk_options options = {0};
-    int count = 0;
-    int status = cli_options(&disk_commit_verb, false, argc, argv, &options, &count);
-    if (status >= 0 || !disk_check_count(&disk_commit_verb, count, 1, 1)) {
-        return status >= 0 ? status : CLI_FAILURE;
+    int status = disk_words(&disk_commit_verb, 1, argc, argv, &options);
+    if (status >= 0) {
+        return status;
     }
     struct error err = {0};
     return commit(argv[0], &options, &err) < 0 ? cli_fail(&err) : CLI_OK;

@@ -58,11 +58,8 @@ static const struct option_spec snapshot_table[] = {
     {"apply", 'a', "NAME", "let the disk hold what the snapshot does", NULL, parse_apply},
     {"delete", 'd', "NAME", "forget a snapshot", NULL, parse_delete},
     DISK_OPTION_IMAGE_FORMAT("format of FILE"),
-    DISK_OPTION_ALLOW,
-    DISK_OPTION_BACKING,
-    DISK_OPTION_BACKING_FORMAT,
-    OUTPUT_OPTION_JSON(disk_parse_json),
-    OUTPUT_OPTION_FORMAT(disk_parse_output),
+    DISK_OPTIONS_BACKING,
+    DISK_OPTIONS_OUTPUT,
     DISK_OPTION_QUIET,
     {0},
 };
@@ -115,10 +112,9 @@ static int act(struct block *block, const struct snapshot_options *options, stru
 static int snapshot_run(int argc, char **argv)
 {
     struct snapshot_options options = {0};
-    int count = 0;
-    int status = cli_options(&disk_snapshot_verb, false, argc, argv, &options, &count);
-    if (status >= 0 || !disk_check_count(&disk_snapshot_verb, count, 1, 1)) {
-        return status >= 0 ? status : CLI_FAILURE;
+    int status = disk_words(&disk_snapshot_verb, 1, argc, argv, &options);
+    if (status >= 0) {
+        return status;
     }
     struct error err = {0};
     struct event_loop *loop = NULL;
@@ -126,11 +122,8 @@ static int snapshot_run(int argc, char **argv)
     bool is_list = options.action == SNAPSHOT_LIST;
     /* What the image stands on is not needed: snapshots are about its own tables. */
     options.disk.image.is_alone = options.disk.image.backing == NULL && is_list;
-    int rc = event_loop_create(&loop, &err);
-    if (rc == 0) {
-        rc = disk_open(loop, argv[0], &options.disk.image, is_list ? DISK_READ : DISK_WRITE, &block,
-                       &err);
-    }
+    int rc = disk_begin(argv[0], &options.disk.image, is_list ? DISK_READ : DISK_WRITE, &loop,
+                        &block, &err);
     if (rc == 0) {
         rc = act(block, &options, &err);
     }

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/host/file.h"
+#include "block/remote.h"
 
 static void folder_of(const char *path, char *out_folder, size_t size)
 {
@@ -32,18 +33,19 @@ static void temp_name(struct disk_target *target, unsigned attempt)
                    (int)sizeof(target->temp) - 40, target->path, (int)getpid(), attempt);
 }
 
-static int open_unnamed(struct disk_target *target, mode_t mode, struct error *err)
+static int open_unnamed(struct disk_target *target, mode_t mode, int cache_flags, struct error *err)
 {
+    const int flags = O_RDWR | O_CLOEXEC | cache_flags;
     char folder[sizeof(target->path)];
     folder_of(target->path, folder, sizeof(folder));
-    target->fd = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, mode);
+    target->fd = open(folder, O_TMPFILE | flags, mode);
     for (unsigned i = 0; target->fd < 0 && i < 100; i++) {
         if (i == 0 && errno != EOPNOTSUPP && errno != EISDIR && errno != EINVAL &&
             errno != ENOSYS) {
             break;
         }
         temp_name(target, i); /* a file system without nameless files */
-        target->fd = open(target->temp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, mode);
+        target->fd = open(target->temp, O_CREAT | O_EXCL | flags, mode);
         if (target->fd < 0 && errno != EEXIST) {
             break;
         }
@@ -67,7 +69,7 @@ static int check_unused(const char *path, struct error *err)
 }
 
 static int open_existing(struct disk_target *target, const struct stat *st, const char *source,
-                         struct error *err)
+                         int cache_flags, struct error *err)
 {
     struct stat other;
     if (source != NULL && stat(source, &other) == 0 && other.st_dev == st->st_dev &&
@@ -82,7 +84,7 @@ static int open_existing(struct disk_target *target, const struct stat *st, cons
     free(real);
     if (S_ISBLK(st->st_mode)) {
         target->is_device = true;
-        target->fd = open(target->path, O_RDWR | O_EXCL | O_CLOEXEC);
+        target->fd = open(target->path, O_RDWR | O_EXCL | O_CLOEXEC | cache_flags);
         return target->fd >= 0 ? 0 : error_set_errno(err, errno, "opening %s", target->path);
     }
     if (!S_ISREG(st->st_mode)) {
@@ -92,7 +94,7 @@ static int open_existing(struct disk_target *target, const struct stat *st, cons
     }
     int rc = check_unused(target->path, err);
     if (rc == 0) {
-        rc = open_unnamed(target, st->st_mode & 07777, err);
+        rc = open_unnamed(target, st->st_mode & 07777, cache_flags, err);
     }
     if (rc == 0) {
         (void)fchmod(target->fd, st->st_mode & 07777); /* as it was, as far as one may */
@@ -100,17 +102,29 @@ static int open_existing(struct disk_target *target, const struct stat *st, cons
     return rc;
 }
 
-int disk_target_open(const char *path, const char *source, struct disk_target *out_target,
-                     struct error *err)
+int disk_target_open(const char *path, const char *source, const struct disk_cache *cache,
+                     struct disk_target *out_target, struct error *err)
 {
-    *out_target = (struct disk_target){.fd = -1};
+    int flags = disk_cache_flags(cache);
+    *out_target = (struct disk_target){.fd = -1, .is_unsafe = cache->is_unsafe};
+    int rc = disk_cache_check(cache, path, err);
+    if (rc < 0) {
+        return rc;
+    }
     struct stat st;
     if (strlen(path) >= sizeof(out_target->path) - 40 || path[0] == '\0') {
         return error_set(err, EINVAL, "creating an image: its name is empty or too long");
     }
     memcpy(out_target->path, path, strlen(path) + 1);
-    return stat(path, &st) == 0 ? open_existing(out_target, &st, source, err)
-                                : open_unnamed(out_target, 0666, err);
+    if (block_is_uri(path)) {
+        out_target->is_device = true;
+        return source == NULL || strcmp(source, path) != 0
+                   ? 0
+                   : error_set(err, EINVAL, "creating %s: it is the source: another disk is needed",
+                               path);
+    }
+    return stat(path, &st) == 0 ? open_existing(out_target, &st, source, flags, err)
+                                : open_unnamed(out_target, 0666, flags, err);
 }
 
 #define FLUSH_INTERVAL_NS 20000000
@@ -145,7 +159,8 @@ static void *flush_thread(void *ctx)
 
 void disk_target_flush_early(struct disk_target *target)
 {
-    struct disk_flusher *flusher = calloc(1, sizeof(*flusher));
+    struct disk_flusher *flusher =
+        target->fd >= 0 && !target->is_unsafe ? calloc(1, sizeof(*flusher)) : NULL;
     if (flusher == NULL) {
         return; /* it is only about speed */
     }
@@ -179,7 +194,10 @@ static void stop_flusher(struct disk_target *target)
 int disk_target_commit(struct disk_target *target, struct error *err)
 {
     stop_flusher(target);
-    if (fsync(target->fd) < 0) {
+    if (target->fd < 0) {
+        return 0; /* block_finish has flushed it */
+    }
+    if (!target->is_unsafe && fsync(target->fd) < 0) {
         return error_set_errno(err, errno, "making %s durable", target->path);
     }
     if (target->is_device) {
@@ -203,7 +221,7 @@ int disk_target_commit(struct disk_target *target, struct error *err)
     char folder[sizeof(target->path)];
     folder_of(target->path, folder, sizeof(folder));
     AUTO_CLOSE int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd >= 0) {
+    if (fd >= 0 && !target->is_unsafe) {
         (void)fsync(fd); /* some file systems cannot; the image itself is safe */
     }
     return 0;

@@ -1,6 +1,5 @@
 #include "device/virtio/block.h"
 
-#include <limits.h>
 #include <linux/virtio_blk.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +15,8 @@
 #define MAX_RANGES        16u
 #define MAX_RANGE_SECTORS (1u << 22) /* 2 GiB in one discard */
 #define CHAINS_PER_TURN   256u
+/* More than that takes longer than an interrupt: the driver works on it meanwhile. */
+#define UNTOLD_BYTES (128u * 1024)
 
 /* One range of a discard or write zeroes request. */
 struct range {
@@ -31,7 +32,7 @@ struct blk_request {
     uint32_t type;
     uint32_t range_count, range_index;
     struct range range[MAX_RANGES];
-    struct blk_request *next_free;
+    struct blk_request *next;                  /* of those that are free, or held */
     struct iovec data[VIRTQUEUE_MAX_SEGMENTS]; /* of the chain, without header and status */
 };
 
@@ -40,10 +41,20 @@ struct virtio_blk {
     struct block *block;
     struct block_info info;
     char serial[VIRTIO_BLK_ID_BYTES];
-    bool is_writeback; /* as the driver set it */
+    enum virtio_blk_on_error on_read_error, on_write_error;
+    bool is_write_through; /* unless the driver wants it otherwise */
+    bool is_writeback;     /* as the driver set it */
     /* The loop's thread holds the lock already when a completion comes from within its own call of the disk. */
     bool is_calling_block;
+    /* While a batch of requests is started, those that end at once are told of together. */
+    bool is_processing;
+    uint64_t untold_bytes;
     struct blk_request *free;
+    /* Requests that failed and wait for the VM to go on. */
+    struct blk_request *held, **held_tail;
+    /* The same after a restore, until the driver's queue can be looked at: where their chains begin. */
+    uint16_t restored[QUEUE_SIZE];
+    unsigned restored_count;
 
     uint64_t reads, writes, flushes, discards, errors;
     uint64_t read_bytes, written_bytes;
@@ -58,7 +69,7 @@ static struct blk_request *take_request(struct virtio_blk *blk)
 {
     struct blk_request *request = blk->free;
     if (request != NULL) {
-        blk->free = request->next_free;
+        blk->free = request->next;
     } else {
         request = malloc(sizeof(*request));
     }
@@ -67,8 +78,14 @@ static struct blk_request *take_request(struct virtio_blk *blk)
 
 static void give_request(struct virtio_blk *blk, struct blk_request *request)
 {
-    request->next_free = blk->free;
+    request->next = blk->free;
     blk->free = request;
+}
+
+static void tell_driver(struct virtio_blk *blk)
+{
+    blk->untold_bytes = 0;
+    virtio_interrupt(&blk->virtio, 0);
 }
 
 /* Writes the status byte, the last one that the device may write, and gives the chain back. */
@@ -81,7 +98,10 @@ static void finish(struct blk_request *request, uint8_t status)
     if (queue->broken == NULL) {
         (void)virtqueue_write(chain, chain->writable_bytes - 1, &status, 1); /* there is one */
         virtqueue_push(queue, chain, (uint32_t)MIN(chain->writable_bytes, UINT32_MAX));
-        virtio_interrupt(&blk->virtio, 0);
+        blk->untold_bytes += chain->writable_bytes + chain->readable_bytes;
+        if (!blk->is_processing || blk->untold_bytes >= UNTOLD_BYTES) {
+            tell_driver(blk);
+        }
     }
     give_request(blk, request);
 }
@@ -117,6 +137,43 @@ static bool continue_request(struct blk_request *request)
     return false;
 }
 
+static bool is_write(const struct blk_request *request)
+{
+    return request->type != VIRTIO_BLK_T_IN;
+}
+
+/* A request failed: true if that is for the guest to know. */
+static bool must_report(struct blk_request *request, int status)
+{
+    struct virtio_blk *blk = request->blk;
+    const struct device_host *host = blk->virtio.host;
+    enum virtio_blk_on_error on_error =
+        is_write(request) ? blk->on_write_error : blk->on_read_error;
+    bool stops =
+        on_error == VIRTIO_BLK_STOP || (on_error == VIRTIO_BLK_ENOSPC && status == -ENOSPC);
+    if (host->disk_failed != NULL) {
+        host->disk_failed(host->ctx, blk->virtio.device.name, is_write(request), -status, stops);
+    }
+    if (stops) {
+        blk->errors++;
+        request->next = NULL;
+        *blk->held_tail = request;
+        blk->held_tail = &request->next;
+        return false;
+    }
+    if (on_error == VIRTIO_BLK_IGNORE) {
+        finish(request, VIRTIO_BLK_S_OK);
+        return false;
+    }
+    return true;
+}
+
+/* What the guest itself is to blame for, the disk did not fail at. */
+static bool is_disk_failure(int status)
+{
+    return status < 0 && status != -EOPNOTSUPP && status != -EINVAL && status != -EROFS;
+}
+
 static void request_done(struct block_request *done, int status)
 {
     struct blk_request *request = container_of(done, struct blk_request, request);
@@ -126,7 +183,8 @@ static void request_done(struct block_request *done, int status)
         virtio_lock(&blk->virtio);
         blk->is_calling_block = true;
     }
-    if (status < 0 || !continue_request(request)) {
+    bool is_over = status < 0 || !continue_request(request);
+    if (is_over && (!is_disk_failure(status) || must_report(request, status))) {
         finish(request, status == 0             ? VIRTIO_BLK_S_OK
                         : status == -EOPNOTSUPP ? VIRTIO_BLK_S_UNSUPP
                                                 : VIRTIO_BLK_S_IOERR);
@@ -256,6 +314,11 @@ static void start_request(struct blk_request *request)
     }
 }
 
+static bool has_header_and_status(const struct blk_request *request)
+{
+    return request->chain.readable_bytes >= HEADER_SIZE && request->chain.writable_bytes >= 1;
+}
+
 /* Takes and starts requests; false: the queue is empty or broken, or there is no memory for more. */
 static bool start_next(struct virtio_blk *blk)
 {
@@ -268,7 +331,7 @@ static bool start_next(struct virtio_blk *blk)
         give_request(blk, request);
         return false;
     }
-    if (request->chain.readable_bytes < HEADER_SIZE || request->chain.writable_bytes < 1) {
+    if (!has_header_and_status(request)) {
         give_request(blk, request);
         virtio_queue(&blk->virtio, 0)->broken = "disk request without header or status";
         return false;
@@ -277,35 +340,50 @@ static bool start_next(struct virtio_blk *blk)
     return true;
 }
 
+/* Takes and starts what is in the queue, at most 'limit' requests. Returns how many. */
+static unsigned start_batch(struct virtio_blk *blk, unsigned limit)
+{
+    unsigned count = 0;
+    block_plug(blk->block);
+    blk->is_processing = true;
+    while (count < limit && start_next(blk)) {
+        count++;
+    }
+    block_unplug(blk->block);
+    blk->is_processing = false;
+    if (blk->untold_bytes > 0) {
+        tell_driver(blk);
+    }
+    return count;
+}
+
+/* A repeatable machine has one request after the other, as several end in any order; and all, as the guest waits. */
+static unsigned start_one_by_one(struct virtio_blk *blk)
+{
+    unsigned count = 0;
+    while (start_next(blk)) {
+        count++;
+        block_drain(blk->block);
+    }
+    return count;
+}
+
 static void blk_process(struct virtio_device *virtio, unsigned index)
 {
     struct virtio_blk *blk = blk_from_virtio(virtio);
     struct virtqueue *queue = virtio_queue(virtio, index);
-    unsigned count = 0, limit = CHAINS_PER_TURN;
+    bool is_repeatable = virtio->host->is_repeatable;
+    unsigned count = 0;
     blk->is_calling_block = true;
-    /* A repeatable machine has one request after the other, as several end in any order; and all, as the guest waits. */
-    bool is_one_by_one = virtio->host->is_repeatable;
-    if (is_one_by_one) {
-        limit = UINT_MAX;
-    } else {
-        block_plug(blk->block);
-    }
     do {
         virtqueue_set_notify(queue, false);
-        while (count < limit && start_next(blk)) {
-            count++;
-            if (is_one_by_one) {
-                block_drain(blk->block);
-            }
-        }
+        count += is_repeatable ? start_one_by_one(blk) : start_batch(blk, CHAINS_PER_TURN - count);
+        /* What came while requests were carried out needed no notification. */
         virtqueue_set_notify(queue, true);
-    } while (count < limit && virtio_is_running(virtio) && virtqueue_has_chain(queue) &&
-             queue->in_flight < queue->size);
-    if (!is_one_by_one) {
-        block_unplug(blk->block);
-    }
+    } while ((is_repeatable || count < CHAINS_PER_TURN) && virtio_is_running(virtio) &&
+             virtqueue_has_chain(queue) && queue->in_flight < queue->size);
     blk->is_calling_block = false;
-    if (count >= limit) {
+    if (!is_repeatable && count >= CHAINS_PER_TURN) {
         virtio_notify(virtio, index); /* others' turn first */
     }
 }
@@ -318,10 +396,61 @@ static void blk_drain(struct virtio_device *virtio)
     blk->is_calling_block = false;
 }
 
+static struct blk_request *take_held(struct virtio_blk *blk)
+{
+    struct blk_request *list = blk->held;
+    blk->held = NULL;
+    blk->held_tail = &blk->held;
+    return list;
+}
+
 static void blk_reset(struct virtio_device *virtio)
 {
+    struct virtio_blk *blk = blk_from_virtio(virtio);
     blk_drain(virtio);
-    blk_from_virtio(virtio)->is_writeback = true;
+    for (struct blk_request *list = take_held(blk), *next; list != NULL; list = next) {
+        next = list->next;
+        give_request(blk, list);
+    }
+    blk->restored_count = 0;
+    blk->is_writeback = !blk->is_write_through;
+}
+
+/* Those that failed: each once more. */
+static void blk_resume(struct virtio_device *virtio)
+{
+    struct virtio_blk *blk = blk_from_virtio(virtio);
+    blk->is_calling_block = true;
+    for (struct blk_request *list = take_held(blk), *next; list != NULL; list = next) {
+        next = list->next;
+        block_submit(blk->block, &list->request);
+    }
+    blk->is_calling_block = false;
+}
+
+/* Of a state that was saved with requests held: they begin anew. */
+static void blk_start(struct virtio_device *virtio)
+{
+    struct virtio_blk *blk = blk_from_virtio(virtio);
+    blk->is_calling_block = true;
+    for (unsigned i = 0; i < blk->restored_count; i++) {
+        struct blk_request *request = take_request(blk);
+        if (request == NULL) {
+            virtio_break(virtio, "no memory for a request that was saved");
+            break;
+        }
+        request->blk = blk;
+        if (virtqueue_take(virtio_queue(virtio, 0), blk->restored[i], &request->chain) !=
+                VIRTQUEUE_CHAIN ||
+            !has_header_and_status(request)) {
+            give_request(blk, request);
+            virtio_break(virtio, "a disk request that was saved cannot be");
+            break;
+        }
+        start_request(request);
+    }
+    blk->restored_count = 0;
+    blk->is_calling_block = false;
 }
 
 static void blk_read_config(struct virtio_device *virtio, uint32_t offset, void *out_data,
@@ -364,6 +493,17 @@ static void blk_save(struct virtio_device *virtio, struct archive_writer *writer
     const struct virtio_blk *blk = blk_from_virtio(virtio);
     archive_put_u64(writer, blk->info.size_bytes);
     archive_put_bool(writer, blk->is_writeback);
+    uint16_t count = (uint16_t)blk->restored_count;
+    for (const struct blk_request *held = blk->held; held != NULL; held = held->next) {
+        count++;
+    }
+    archive_put_u16(writer, count);
+    for (unsigned i = 0; i < blk->restored_count; i++) {
+        archive_put_u16(writer, blk->restored[i]);
+    }
+    for (const struct blk_request *held = blk->held; held != NULL; held = held->next) {
+        archive_put_u16(writer, held->chain.head);
+    }
 }
 
 static int blk_restore(struct virtio_device *virtio, struct archive_reader *reader,
@@ -372,6 +512,15 @@ static int blk_restore(struct virtio_device *virtio, struct archive_reader *read
     struct virtio_blk *blk = blk_from_virtio(virtio);
     uint64_t size_bytes = archive_get_u64(reader);
     blk->is_writeback = archive_get_bool(reader);
+    uint16_t count = version >= 2 ? archive_get_u16(reader) : 0;
+    if (count > QUEUE_SIZE) {
+        return error_set(err, EBADMSG, "%s: saved with more requests than it can have",
+                         virtio->device.name);
+    }
+    for (unsigned i = 0; i < count; i++) {
+        blk->restored[i] = archive_get_u16(reader);
+    }
+    blk->restored_count = reader->status == 0 ? count : 0;
     if (reader->status == 0 && size_bytes != blk->info.size_bytes) {
         return error_set(err, EINVAL, "%s: saved with a disk of %llu bytes, this one has %llu",
                          virtio->device.name, (unsigned long long)size_bytes,
@@ -400,7 +549,7 @@ static void blk_destroy(struct virtio_device *virtio)
     virtio_fini(virtio);
     while (blk->free != NULL) {
         struct blk_request *request = blk->free;
-        blk->free = request->next_free;
+        blk->free = request->next;
         free(request);
     }
     free(blk);
@@ -408,13 +557,15 @@ static void blk_destroy(struct virtio_device *virtio)
 
 static const struct virtio_ops blk_ops = {
     .type = "virtio-blk",
-    .version = 1,
+    .version = 2,
     .device_id = VIRTIO_ID_BLOCK,
     .pci_class = 0x018000,
     .queue_count = 1,
     .queue_size = {QUEUE_SIZE},
     .config_size = offsetof(struct virtio_blk_config, max_secure_erase_sectors),
     .process = blk_process,
+    .start = blk_start,
+    .resume = blk_resume,
     .reset = blk_reset,
     .drain = blk_drain,
     .read_config = blk_read_config,
@@ -434,7 +585,11 @@ int virtio_blk_create(const struct virtio_blk_options *options, struct device **
         return error_set_errno(err, ENOMEM, "creating a virtio disk");
     }
     blk->block = options->block;
-    blk->is_writeback = true;
+    blk->held_tail = &blk->held;
+    blk->on_read_error = options->on_read_error;
+    blk->on_write_error = options->on_write_error;
+    blk->is_write_through = options->is_write_through;
+    blk->is_writeback = !blk->is_write_through;
     block_get_info(blk->block, &blk->info);
     if (options->serial != NULL) {
         memcpy(blk->serial, options->serial, strnlen(options->serial, sizeof(blk->serial)));
@@ -453,4 +608,15 @@ int virtio_blk_create(const struct virtio_blk_options *options, struct device **
     }
     *out_device = &blk->virtio.device;
     return 0;
+}
+
+void virtio_blk_resized(struct device *device)
+{
+    struct virtio_blk *blk = blk_from_virtio(virtio_from_device(device));
+    struct block_info info;
+    virtio_lock(&blk->virtio);
+    block_get_info(blk->block, &info);
+    blk->info.size_bytes = info.size_bytes; /* all else stays as the driver was told */
+    virtio_config_changed(&blk->virtio);
+    virtio_unlock(&blk->virtio);
 }

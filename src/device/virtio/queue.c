@@ -218,6 +218,28 @@ bool virtqueue_has_more_than(struct virtqueue *queue, unsigned count)
     return queue->is_enabled && queue->broken == NULL && count_available(queue) > (int)count;
 }
 
+enum virtqueue_result virtqueue_take(struct virtqueue *queue, uint16_t head,
+                                     struct virtqueue_chain *out_chain)
+{
+    if (queue->broken != NULL || !queue->is_enabled) {
+        return VIRTQUEUE_BROKEN;
+    }
+    if (queue->in_flight >= queue->size) {
+        return break_queue(queue, "more requests than the queue has descriptors");
+    }
+    out_chain->head = head;
+    out_chain->readable_count = 0;
+    out_chain->writable_count = 0;
+    out_chain->readable_bytes = 0;
+    out_chain->writable_bytes = 0;
+    const char *why = walk(queue, out_chain);
+    if (why != NULL) {
+        return break_queue(queue, why);
+    }
+    queue->in_flight++;
+    return VIRTQUEUE_CHAIN;
+}
+
 enum virtqueue_result virtqueue_pop(struct virtqueue *queue, struct virtqueue_chain *out_chain)
 {
     if (queue->broken != NULL) {
@@ -230,23 +252,14 @@ enum virtqueue_result virtqueue_pop(struct virtqueue *queue, struct virtqueue_ch
     if (count <= 0) {
         return count == 0 ? VIRTQUEUE_EMPTY : VIRTQUEUE_BROKEN;
     }
-    if (queue->in_flight >= queue->size) {
-        return break_queue(queue, "more requests than the queue has descriptors");
-    }
     size_t slot = queue->next_avail & (queue->size - 1u);
-    out_chain->head = load_acquire(queue->avail + AVAIL_RING + slot * 2);
-    out_chain->readable_count = 0;
-    out_chain->writable_count = 0;
-    out_chain->readable_bytes = 0;
-    out_chain->writable_bytes = 0;
-    const char *why = walk(queue, out_chain);
-    if (why != NULL) {
-        return break_queue(queue, why);
+    enum virtqueue_result result =
+        virtqueue_take(queue, load_acquire(queue->avail + AVAIL_RING + slot * 2), out_chain);
+    if (result == VIRTQUEUE_CHAIN) {
+        queue->next_avail++;
+        queue->chains++;
     }
-    queue->next_avail++;
-    queue->in_flight++;
-    queue->chains++;
-    return VIRTQUEUE_CHAIN;
+    return result;
 }
 
 void virtqueue_unpop(struct virtqueue *queue)
@@ -256,7 +269,6 @@ void virtqueue_unpop(struct virtqueue *queue)
     queue->in_flight--;
     queue->chains--;
 }
-
 static void mark_written(struct virtqueue *queue, const struct virtqueue_chain *chain,
                          uint64_t written_bytes)
 {

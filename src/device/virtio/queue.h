@@ -69,6 +69,9 @@ enum virtqueue_result {
 /* Takes the next chain. It is the device's until virtqueue_push. */
 enum virtqueue_result must_check virtqueue_pop(struct virtqueue *queue,
                                                struct virtqueue_chain *out_chain);
+/* The chain that begins at 'head' once more: one that was taken before the state was saved. Like a pop, never empty. */
+enum virtqueue_result must_check virtqueue_take(struct virtqueue *queue, uint16_t head,
+                                                struct virtqueue_chain *out_chain);
 /* Undoes the last pop: the chain will be the next one again. */
 void virtqueue_unpop(struct virtqueue *queue);
 /* Is there a chain to take? (False too if the queue is broken or disabled.) */

@@ -334,6 +334,9 @@ static void device_pause(struct device *base, bool is_paused)
         device->is_paused = true;
     } else if (!is_paused && device->is_paused) {
         device->is_paused = false;
+        if (device->ops->resume != NULL && virtio_is_running(device)) {
+            device->ops->resume(device);
+        }
         if (device->is_start_wanted && virtio_is_running(device)) {
             start_now(device);
         } else {

@@ -48,6 +48,8 @@ struct virtio_ops {
     void (*process)(struct virtio_device *device, unsigned index);
     /* The driver is ready (DRIVER_OK): device->features is final. Also after a restore in that state. */
     void (*start)(struct virtio_device *device);
+    /* The machine goes on after a pause. */
+    void (*resume)(struct virtio_device *device);
     /* Finishes or drops what is in flight, without touching the guest afterwards, and forgets the driver. */
     void (*reset)(struct virtio_device *device);
     /* Finishes what is in flight: chains are pushed or unpopped. */

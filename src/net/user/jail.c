@@ -12,12 +12,12 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/host/confine.h"
 #include "base/host/file.h"
 #include "base/host/log.h"
 
@@ -25,18 +25,6 @@
 #define MAX_DESCRIPTORS 4096 /* guest connections; each is one */
 #define RESOLV_CONF     "/etc/resolv.conf"
 #define RESOLV_CONF_MAX (64 * 1024)
-
-int jail_close_descriptors(int fd, int other_fd, struct error *err)
-{
-    unsigned low = (unsigned)(other_fd < 0 ? fd : MIN(fd, other_fd));
-    unsigned high = (unsigned)(other_fd < 0 ? fd : MAX(fd, other_fd));
-    if ((low > 3 && close_range(3, low - 1, 0) < 0) ||
-        (high > low + 1 && close_range(low + 1, high - 1, 0) < 0) ||
-        close_range(high + 1, ~0u, 0) < 0) {
-        return error_set_errno(err, errno, "closing descriptors");
-    }
-    return 0;
-}
 
 static int write_file(const char *path, const char *text, size_t size, struct error *err)
 {
@@ -146,16 +134,6 @@ static int drop_privileges(bool is_root, bool has_own_root, struct error *err)
         return error_set_errno(err, errno, "giving up new privileges");
     }
     return 0;
-}
-
-static void limit(int resource, rlim_t value)
-{
-    struct rlimit now;
-    if (getrlimit(resource, &now) == 0) {
-        now.rlim_max = MIN(now.rlim_max, value);
-        now.rlim_cur = now.rlim_max;
-        (void)setrlimit(resource, &now); /* lowering is always allowed */
-    }
 }
 
 /* Calls without a condition. No call here names another process or makes one, so a process namespace would add nothing. */
@@ -280,8 +258,8 @@ int jail_enter(const char *dns, struct error *err)
     if (rc < 0) {
         return rc;
     }
-    limit(RLIMIT_CORE, 0);
-    limit(RLIMIT_NOFILE, MAX_DESCRIPTORS);
+    (void)confine_limit(RLIMIT_CORE, 0);
+    (void)confine_limit(RLIMIT_NOFILE, MAX_DESCRIPTORS);
     /* After the change of user, which clears it: prctl(2). */
     if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0) {
         return error_set_errno(err, errno, "asking to end with the parent");

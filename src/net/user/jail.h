@@ -5,9 +5,6 @@
 
 #include "base/core/error.h"
 
-/* Closes every descriptor but 0, 1, 2 and the two; 'other_fd' may be -1. */
-int must_check jail_close_descriptors(int fd, int other_fd, struct error *err);
-
 /* Own namespaces (all but network), an empty root that holds only etc/resolv.conf (that of 'dns' if not NULL), no privileges, a
  * filter of system calls. What the kernel does not allow an ordinary user is left out with a line in the log, except with 'dns',
  * which needs the root. Failure leaves the process half locked: end it. */

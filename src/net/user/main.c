@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/host/confine.h"
 #include "base/host/log.h"
 #include "net/user/jail.h"
 #include "net/user/user.h"
@@ -56,7 +57,7 @@ static int start(const struct net_user_options *options, struct net_user **out_u
 {
     int rc = check_frame_socket(options->fd, err);
     if (rc == 0) {
-        rc = jail_close_descriptors(options->fd, options->ready_fd, err);
+        rc = confine_close_others(options->fd, options->ready_fd, err);
     }
     if (rc == 0) {
         rc = net_user_create(options, out_user, err);

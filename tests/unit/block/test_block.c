@@ -332,6 +332,31 @@ static void one_writer_or_many_readers(void **state)
     close_disk(&disk);
 }
 
+/* What somebody gives free within a moment is waited for: the kernel may need one for a process that was killed. */
+static void a_lock_that_goes_is_waited_for(void **state)
+{
+    struct disk disk;
+    int ready[2];
+    make_file(&disk, mode_of(state), 8192);
+    assert_int_equal(pipe(ready), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+        int fd = open(disk.path, O_RDWR | O_CLOEXEC);
+        (void)!fcntl(fd, F_OFD_SETLK, &lock);
+        (void)!write(ready[1], "", 1);
+        usleep(60000);
+        _exit(0);
+    }
+    char byte;
+    assert_int_equal(read(ready[0], &byte, 1), 1);
+    assert_int_equal(reopen(&disk, false, NULL), 0);
+    assert_int_equal(waitpid(child, NULL, 0), child);
+    close(ready[0]);
+    close(ready[1]);
+    close_disk(&disk);
+}
+
 static void opening_names_the_fault(void **state)
 {
     struct disk disk;
@@ -418,6 +443,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_prestate(refuses_what_cannot_be, &mode),
         cmocka_unit_test_prestate(odd_size_is_padded_with_zeroes, &mode),
         cmocka_unit_test_prestate(one_writer_or_many_readers, &mode),
+        cmocka_unit_test_prestate(a_lock_that_goes_is_waited_for, &mode),
         cmocka_unit_test_prestate(works_under_a_later_filter, &mode),
         cmocka_unit_test_prestate(opening_names_the_fault, &mode),
     };

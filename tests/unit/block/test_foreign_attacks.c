@@ -96,6 +96,7 @@ static void describe(struct memory *memory, const char *create_type, const char 
                    create_type, lines);
 }
 
+/* CVE-2022-47951, and its incomplete repair, CVE-2024-40767: a descriptor alone names a file of the host as an extent. */
 static void test_vmdk_names(void **state)
 {
     struct memory memory = {0};
@@ -133,6 +134,7 @@ static void test_vmdk_names(void **state)
     free(memory.data);
 }
 
+/* CVE-2015-5162: how much is read and kept for an image is not the image's choice. */
 static void test_vmdk_numbers(void **state)
 {
     struct memory memory = {0};
@@ -194,6 +196,7 @@ static void make_sparse(struct memory *memory)
     memset(h + 256 * 512, 0x5a, 64 * KIB);
 }
 
+/* The same, of grain tables and their directory. */
 static void test_vmdk_sparse(void **state)
 {
     static const struct {
@@ -421,8 +424,8 @@ static void test_vhd(void **state)
         {60, 4, 2, true, "fixed disk"},
         {512 + 16, 8, UINT64_MAX - 8, true, "block table"},
         {512 + 28, 4, 3, true, "too few"},
-        {512 + 28, 4, 0xffffffff, true, "block table"},
-        {512 + 32, 4, 0, true, "block size"},
+        {512 + 28, 4, 0xffffffff, true, "block table"}, /* CVE-2014-0144 */
+        {512 + 32, 4, 0, true, "block size"},           /* CVE-2014-0142 */
         {512 + 32, 4, 3 * MIB, true, "block size"},
         {512 + 32, 4, 0x80000000, true, "block size"},
     };
@@ -461,7 +464,7 @@ static void test_vdi(void **state)
         {376, 0x80000000, "block size"},
         {380, 1, "extra"},
         {384, 1, "too few"},
-        {384, 0xffffffff, "block map"},
+        {384, 0xffffffff, "block map"}, /* CVE-2014-0144, as the sizes above */
         {76, 4, NULL},
     };
     for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
@@ -636,7 +639,7 @@ static void test_vhdx_fields(void **state)
         {METADATA_AT + 32 + 20, 4, 4, "file parameters"},
         {METADATA_AT + 32 + 20, 4, 0xffffffff, "file parameters"},
         {METADATA_AT + 32, 1, 0, "not known"},
-        {METADATA_AT + 64 * KIB, 4, 0, "block size"},
+        {METADATA_AT + 64 * KIB, 4, 0, "block size"}, /* CVE-2014-0148, here and below */
         {METADATA_AT + 64 * KIB, 4, 512 * MIB, "block size"},
         {METADATA_AT + 64 * KIB, 4, 3 * MIB, "block size"},
         {METADATA_AT + 64 * KIB + 8, 8, UINT64_MAX, "size"},

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -214,6 +215,7 @@ static void mutate_all(const struct image_recipe *recipe)
             files.file[0].size = cut;
             repair(recipe, files.file[0].data, cut);
         }
+        (void)alarm(20); /* a hang is a failure */
         opened += explore(&files, recipe, &random);
         if (is_copy) {
             free(files.file[0].data);

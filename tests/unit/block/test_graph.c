@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "base/host/coroutine.h"
+#include "block/front.h"
 #include "block/provider.h"
 
 struct fixture {
@@ -281,6 +282,34 @@ static void raw_takes_what_it_is_given(void **state)
     event_loop_destroy(f.loop);
 }
 
+/* A front has what its root has, and where that stands on something, too. */
+static void maps_through_a_front(void **state)
+{
+    struct fixture f;
+    struct block *base, *top;
+    struct block_front *front;
+    struct block_extent extent;
+    unsigned depth;
+    uint8_t data[65536];
+    open_memory(&f);
+    assert_int_equal(block_open_memory(1 << 20, "base", f.loop, &base, NULL), 0);
+    memset(data, 7, sizeof(data));
+    assert_int_equal(block_write(base, 65536, data, sizeof(data)), 0);
+    struct block_create_options create = {
+        .format = "qcow2", .size_bytes = 1 << 20, .backing_name = "base", .backing_format = "raw"};
+    assert_int_equal(block_create(f.block, &create, NULL), 0);
+    struct block_options options = {.format = "qcow2", .backing = base};
+    assert_int_equal(block_open_format(f.block, &options, &top, NULL), 0);
+    assert_int_equal(block_front_create(top, &front, NULL), 0);
+    f.block = block_front_block(front);
+    assert_int_equal(block_map_chain(f.block, 65536, 65536, &extent, &depth), 0);
+    assert_int_equal(extent.kind, BLOCK_EXTENT_DATA);
+    assert_int_equal(depth, 1);
+    assert_int_equal(block_map_chain(f.block, 0, 65536, &extent, &depth), 0);
+    assert_int_equal(extent.kind, BLOCK_EXTENT_HOLE);
+    close_all(&f);
+}
+
 int main(int argc, char **argv)
 {
     static enum block_aio mode;
@@ -292,6 +321,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_prestate(coroutines_share_a_block, &mode),
         cmocka_unit_test_prestate(without_the_cache_any_alignment_does, &mode),
         cmocka_unit_test_prestate(raw_takes_what_it_is_given, &mode),
+        cmocka_unit_test(maps_through_a_front),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,15 +1,19 @@
 /* Covers block/format/qcow2: the header's rules, entries, counts of every width, and what opening refuses. */
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
 #include "base/core/endian.h"
-#include "block/format/qcow2/qcow2.h"
+#include "block/bitmap.h"
+#include "block/format/qcow2/bitmap.h"
 
 #define SIZE (8u << 20)
 
@@ -84,7 +88,9 @@ static void bad_headers_are_named(void **state)
         {20, 4, 0x80000000, "clusters of 2^2147483648 bytes: 2^9 to 2^21 are accepted"},
         {24, 8, UINT64_MAX, "a disk of 18446744073709551615 bytes is too large"},
         {24, 8, 1ull << 40, "an L1 table of 1 entries: the disk's size needs 2048"},
-        {32, 4, 1, "encrypted images are not supported"},
+        {32, 4, 1, "encryption method 1: 2 (LUKS) is accepted"},
+        {32, 4, 2, "encryption method 2 and the rest of the header disagree"},
+        {32, 4, 7, "encryption method 7: 2 (LUKS) is accepted"},
         {36, 4, 0xffffffff, "L1 table of 34359738360 bytes: up to 33554432 are accepted"},
         {40, 8, 0x30001, "L1 table at offset 196609: not where one can be"},
         {48, 8, 512, "refcount table at offset 512: not where one can be"},
@@ -410,6 +416,82 @@ static void a_terabyte_takes_little_memory(void **state)
     block_close(block);
 }
 
+static struct block *open_again(int fd)
+{
+    struct block *file;
+    struct block_file_options options = {.is_growable = true};
+    assert_int_equal(
+        block_open_file(fcntl(fd, F_DUPFD_CLOEXEC, 3), "img", &options, loop, &file, NULL), 0);
+    return open_with(file, false, 0);
+}
+
+/* Bitmaps of a kind, or with flags, that a later version may have: they stay, with all that they have, and what is known as well. Those
+ * that say they follow every write are marked as lacking some. */
+static void unknown_bitmaps_stay(void **state)
+{
+    static const struct {
+        size_t at;
+        uint8_t value;
+    } patches[] = {{16, 2}, {15, 0x82}, {12, 1}, {17, 40}};
+    static uint8_t data[65536], before[65536], after[65536];
+    for (size_t i = 0; i < ARRAY_COUNT(patches); i++) {
+        int fd = memfd_create("img", MFD_CLOEXEC);
+        struct block *file;
+        struct block_file_options options = {.is_growable = true};
+        assert_int_equal(
+            block_open_file(fcntl(fd, F_DUPFD_CLOEXEC, 3), "img", &options, loop, &file, NULL), 0);
+        assert_int_equal(block_create(file, &plain, NULL), 0);
+        struct block_front *front;
+        struct block_bitmap *bitmap;
+        assert_int_equal(block_front_create(open_with(file, false, 0), &front, NULL), 0);
+        assert_int_equal(block_bitmap_add(front, "one", 512, true, true, &bitmap, NULL), 0);
+        assert_int_equal(block_bitmap_add(front, "two", 65536, true, false, &bitmap, NULL), 0);
+        assert_int_equal(block_write(block_front_block(front), 0, data, 512), 0);
+        assert_int_equal(block_finish(block_front_block(front), NULL), 0);
+        struct qcow2_header header;
+        assert_int_equal(pread(fd, data, sizeof(data), 0), sizeof(data));
+        assert_int_equal(qcow2_header_parse(data, sizeof(data), &header, NULL), 0);
+        assert_int_equal(header.bitmap_count, 2);
+        off_t place = (off_t)header.bitmap_directory_offset;
+        size_t size = (size_t)header.bitmap_directory_size;
+        assert_int_equal(pwrite(fd, &patches[i].value, 1, place + (off_t)patches[i].at), 1);
+        assert_int_equal(pread(fd, before, size, place), size);
+        /* Used as a VM does. */
+        struct error err;
+        assert_int_equal(block_front_create(open_again(fd), &front, NULL), 0);
+        assert_int_equal(block_bitmaps_load(front, NULL), 0);
+        assert_null(block_bitmap_first(front));
+        assert_int_equal(block_write(block_front_block(front), 1 << 20, data, 4096), 0);
+        assert_int_equal(block_bitmap_add(front, "new", 512, true, true, &bitmap, &err), 0);
+        (void)block_finish(block_front_block(front), &err); /* "new" has no place there */
+        struct block *block = open_again(fd);
+        assert_int_equal(block_set_backing_name(block, "base", "raw", NULL), 0);
+        assert_int_equal(block_finish(block, NULL), 0);
+        assert_int_equal(pread(fd, data, sizeof(data), 0), sizeof(data));
+        assert_int_equal(qcow2_header_parse(data, sizeof(data), &header, NULL), 0);
+        assert_int_equal(header.bitmap_count, 2);
+        assert_int_equal(header.bitmap_directory_offset, place);
+        assert_true((header.autoclear_features & QCOW2_AUTOCLEAR_BITMAPS) != 0);
+        assert_int_equal(pread(fd, after, size, place), size);
+        assert_int_equal(after[15] & QCOW2_BITMAP_IN_USE, QCOW2_BITMAP_IN_USE);
+        after[15] = before[15];
+        assert_memory_equal(before, after, size);
+        /* A repair frees nothing of them. */
+        struct block_check_result result;
+        struct block_options repair = {.format = "qcow2", .is_for_repair = true, .is_alone = true};
+        assert_int_equal(
+            block_open_file(fcntl(fd, F_DUPFD_CLOEXEC, 3), "img", &options, loop, &file, NULL), 0);
+        assert_int_equal(block_open_format(file, &repair, &block, NULL), 0);
+        assert_int_equal(
+            block_check(block, BLOCK_REPAIR_LEAKS | BLOCK_REPAIR_ERRORS, NULL, NULL, &result, NULL),
+            0);
+        assert_int_equal(result.errors + result.errors_fixed + result.leaks + result.leaks_fixed,
+                         0);
+        block_close(block);
+        close(fd);
+    }
+}
+
 static int setup(void **state)
 {
     return event_loop_create(&loop, NULL);
@@ -432,6 +514,7 @@ int main(void)
         cmocka_unit_test(names_inside_are_not_opened),
         cmocka_unit_test(a_new_header_keeps_what_is_unknown),
         cmocka_unit_test(marks_are_honoured),
+        cmocka_unit_test(unknown_bitmaps_stay),
         cmocka_unit_test(metadata_is_never_guest_data),
         cmocka_unit_test(trim_gives_space_back),
         cmocka_unit_test(a_terabyte_takes_little_memory),

@@ -163,6 +163,28 @@ static void many_in_flight(void **state)
     teardown(&f);
 }
 
+/* Without event indices each interrupt is one that the driver gets. */
+static void one_interrupt_for_what_ends_at_once(void **state)
+{
+    struct fixture f;
+    setup(&f, false);
+    struct driver *d = &f.driver;
+    driver_start(d, FEATURE_VERSION_1, 1, 64);
+    uint64_t id = driver_alloc(d, 20);
+    for (unsigned i = 0; i < 8; i++) {
+        (void)add_request(&f, T_GET_ID, 0, id, 20, false);
+    }
+    driver_kick(d, 0);
+    driver_wait_used(d, 0, 8);
+    driver_run(d);
+    assert_int_equal(d->msi[1], 1);
+    f.done = 8;
+    assert_int_equal(request(&f, T_GET_ID, 0, id, 20), 0);
+    driver_run(d);
+    assert_int_equal(d->msi[1], 2);
+    teardown(&f);
+}
+
 static void discards_and_zeroes(void **state)
 {
     struct fixture f;
@@ -517,6 +539,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(negotiates_by_the_rules),
         cmocka_unit_test(reads_and_writes),
         cmocka_unit_test(many_in_flight),
+        cmocka_unit_test(one_interrupt_for_what_ends_at_once),
         cmocka_unit_test(discards_and_zeroes),
         cmocka_unit_test(readonly_disk_refuses_writes),
         cmocka_unit_test(write_through),

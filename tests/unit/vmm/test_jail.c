@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include <cmocka.h>
 #include <fcntl.h>
@@ -121,6 +122,21 @@ static void work(void)
     }
 }
 
+static int compare_numbers(const void *a, const void *b)
+{
+    return *(const int *)a - *(const int *)b;
+}
+
+/* Large enough that the C library asks how much memory there is. */
+static void sort_much(void)
+{
+    static int numbers[100000];
+    for (int i = 0; i < 100000; i++) {
+        numbers[i] = i ^ 0x5555;
+    }
+    qsort(numbers, 100000, sizeof(int), compare_numbers);
+}
+
 static void forbidden_calls_end_the_process(void **state)
 {
     check_killed(open_file);
@@ -138,6 +154,7 @@ static void forbidden_calls_end_the_process(void **state)
 static void the_work_of_a_vm_goes_on(void **state)
 {
     check_alive(work, (struct jail_needs){0});
+    check_alive(sort_much, (struct jail_needs){0});
     check_alive(use_kvm, (struct jail_needs){.has_kvm = true});
     check_alive(make_socket, (struct jail_needs){.has_unix_sockets = true});
 }

@@ -31,13 +31,6 @@ static struct foreign *foreign_from_block(const struct block *block)
     return container_of(block, struct foreign, block);
 }
 
-/* One request as a coroutine. */
-struct foreign_job {
-    struct foreign *foreign;
-    struct block_request *request;
-    int status;
-};
-
 static struct block *file_at(const struct foreign *foreign, uint32_t index)
 {
     return index == 0 ? foreign->block.file : foreign->block.extent[index - 1];
@@ -156,19 +149,10 @@ static int do_map(struct foreign *foreign, const struct block_request *request)
     return rc;
 }
 
-static void job_run(void *ctx)
+static int perform(struct block *block, struct block_request *request)
 {
-    struct foreign_job *job = ctx;
-    job->status = job->request->op == BLOCK_MAP ? do_map(job->foreign, job->request)
-                                                : do_read(job->foreign, job->request);
-}
-
-static void job_end(void *ctx)
-{
-    struct foreign_job *job = ctx;
-    struct foreign_job copy = *job;
-    free(job);
-    block_complete(&copy.foreign->block, copy.request, copy.status);
+    struct foreign *foreign = foreign_from_block(block);
+    return request->op == BLOCK_MAP ? do_map(foreign, request) : do_read(foreign, request);
 }
 
 static void foreign_submit(struct block *block, struct block_request *request)
@@ -177,15 +161,7 @@ static void foreign_submit(struct block *block, struct block_request *request)
         block_complete(block, request, 0);
         return;
     }
-    struct foreign_job *job = malloc(sizeof(*job));
-    if (job != NULL) {
-        *job = (struct foreign_job){.foreign = foreign_from_block(block), .request = request};
-        if (coroutine_start(job_run, job_end, job) == 0) {
-            return;
-        }
-        free(job);
-    }
-    block_complete(block, request, -ENOMEM);
+    block_serve(block, request, perform);
 }
 
 static void foreign_wait(struct block *block)
@@ -475,10 +451,9 @@ static int open_format(size_t index, struct block *file, struct block_options *o
         return error_set(err, EROFS, "disk %s: %s images are read-only: convert it to qcow2 or raw",
                          file->name, foreign_ops[index].name);
     }
-    struct foreign *foreign = calloc(1, sizeof(*foreign));
-    if (foreign == NULL ||
-        block_init(&foreign->block, &foreign_ops[index], file->name, file->loop, err) < 0) {
-        free(foreign);
+    struct foreign *foreign =
+        block_new(sizeof(*foreign), &foreign_ops[index], file->name, file->loop, err);
+    if (foreign == NULL) {
         return -ENOMEM;
     }
     struct opening opening = {foreign, file, options};

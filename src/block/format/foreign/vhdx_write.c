@@ -7,7 +7,6 @@
 #include "base/core/bits.h"
 #include "base/core/crc32c.h"
 #include "base/core/endian.h"
-#include "base/host/coroutine.h"
 #include "base/host/iov.h"
 #include "block/format/foreign/vhdx.h"
 #include "block/format/foreign/write.h"
@@ -32,12 +31,6 @@ struct vhdx_writer {
     uint64_t *place; /* of each block in the file; 0: it has none */
     uint64_t block_count;
     uint64_t end; /* of the file */
-    int status;
-};
-
-struct vhdx_job {
-    struct vhdx_writer *writer;
-    struct block_request *request;
     int status;
 };
 
@@ -78,25 +71,19 @@ static int write_part(struct vhdx_writer *writer, const struct block_request *re
     return rc;
 }
 
-static void job_run(void *ctx)
+static int perform(struct block *block, struct block_request *request)
 {
-    struct vhdx_job *job = ctx;
-    for (uint64_t skip = 0; skip < job->request->size_bytes && job->status == 0;) {
+    struct vhdx_writer *writer = writer_from_block(block);
+    int rc = 0;
+    for (uint64_t skip = 0; skip < request->size_bytes && rc == 0;) {
         uint64_t size;
-        job->status = write_part(job->writer, job->request, skip, &size);
+        rc = write_part(writer, request, skip, &size);
         skip += size;
     }
-}
-
-static void job_end(void *ctx)
-{
-    struct vhdx_job *job = ctx;
-    struct vhdx_job copy = *job;
-    free(job);
-    if (copy.writer->status == 0) {
-        copy.writer->status = copy.status;
+    if (writer->status == 0) {
+        writer->status = rc;
     }
-    block_complete(&copy.writer->block, copy.request, copy.status);
+    return rc;
 }
 
 static void writer_submit(struct block *block, struct block_request *request)
@@ -110,15 +97,7 @@ static void writer_submit(struct block *block, struct block_request *request)
         block_complete(block, request, -EOPNOTSUPP);
         return;
     }
-    struct vhdx_job *job = malloc(sizeof(*job));
-    if (job != NULL) {
-        *job = (struct vhdx_job){.writer = writer, .request = request};
-        if (coroutine_start(job_run, job_end, job) == 0) {
-            return;
-        }
-        free(job);
-    }
-    block_complete(block, request, -ENOMEM);
+    block_serve(block, request, perform);
 }
 
 static void put_sum(uint8_t *bytes, size_t size)
@@ -352,18 +331,13 @@ static int writer_init(struct vhdx_writer *writer, const struct vhdx_write_optio
 int vhdx_write_create(struct block *file, const struct vhdx_write_options *options,
                       struct block **out_block, struct error *err)
 {
-    struct vhdx_writer *writer = calloc(1, sizeof(*writer));
-    int rc = writer == NULL
-                 ? error_set_errno(err, ENOMEM, "making a VHDX")
-                 : block_init(&writer->block, &vhdx_writer_ops, file->name, file->loop, err);
+    struct vhdx_writer *writer =
+        block_new(sizeof(*writer), &vhdx_writer_ops, file->name, file->loop, err);
+    int rc = writer == NULL ? -ENOMEM : writer_init(writer, options, err);
     if (rc < 0) {
-        free(writer);
-        block_close(file);
-        return rc;
-    }
-    rc = writer_init(writer, options, err);
-    if (rc < 0) {
-        writer_close(&writer->block);
+        if (writer != NULL) {
+            writer_close(&writer->block);
+        }
         block_close(file);
         return rc;
     }

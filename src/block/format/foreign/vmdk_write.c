@@ -468,18 +468,13 @@ uint64_t vmdk_write_overhead(uint64_t size_bytes, uint64_t used_bytes)
 int vmdk_write_create(struct block *file, const struct vmdk_write_options *options,
                       struct block **out_block, struct error *err)
 {
-    struct vmdk_writer *writer = calloc(1, sizeof(*writer));
-    int rc = writer == NULL
-                 ? error_set_errno(err, ENOMEM, "making a VMDK")
-                 : block_init(&writer->block, &vmdk_writer_ops, file->name, file->loop, err);
+    struct vmdk_writer *writer =
+        block_new(sizeof(*writer), &vmdk_writer_ops, file->name, file->loop, err);
+    int rc = writer == NULL ? -ENOMEM : writer_init(writer, file, options, err);
     if (rc < 0) {
-        free(writer);
-        block_close(file);
-        return rc;
-    }
-    rc = writer_init(writer, file, options, err);
-    if (rc < 0) {
-        writer_close(&writer->block);
+        if (writer != NULL) {
+            writer_close(&writer->block);
+        }
         block_close(file);
         return rc;
     }

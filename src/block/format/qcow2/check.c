@@ -211,6 +211,9 @@ static int check_l1(struct qcow2_checker *c, struct qcow2_table *l1, bool is_act
     for (uint64_t i = 0; rc == 0 && i < l1->entry_count; i++) {
         bool is_bad;
         rc = check_l1_entry(c, l1->entry[i], i, is_active, data, &is_bad);
+        if (is_active && c->result->progress != NULL) {
+            c->result->progress(c->result->progress_ctx, i + 1, l1->entry_count);
+        }
         if (rc == 0 && is_bad && is_active && c->fixes_entries) {
             qcow2_table_set(l1, i, 0);
             c->result->errors_fixed++;
@@ -304,6 +307,9 @@ static int check_bitmaps(struct qcow2_checker *c)
 static void check_blocks(struct qcow2_checker *c)
 {
     struct qcow2 *q = c->q;
+    if (q->header.is_encrypted) {
+        (void)use(c, q->header.crypt_offset, q->header.crypt_size, "the LUKS header");
+    }
     c->has_bad_blocks =
         !use(c, q->reftable.offset, q->reftable.entry_count * 8, "the refcount table");
     memset(c->visited, 0, (size_t)(c->cluster_count / 8 + 1));

@@ -431,7 +431,7 @@ int qcow2_prepare_write(struct qcow2 *q)
             known &= ~QCOW2_AUTOCLEAR_BITMAPS;
         }
         if ((known & QCOW2_AUTOCLEAR_BITMAPS) != 0) {
-            rc = qcow2_bitmaps_in_use(q);
+            rc = qcow2_bitmaps_in_use(q, false);
         }
         if (rc == 0 && known != q->header.autoclear_features) {
             q->header.autoclear_features = known;

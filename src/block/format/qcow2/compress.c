@@ -107,11 +107,43 @@ static size_t pack(const struct qcow2 *q, const uint8_t *in, uint8_t *out, size_
     return ZSTD_isError(size) ? 0 : size;
 }
 
+struct packing {
+    const struct qcow2 *q;
+    const uint8_t *in;
+    uint8_t *out;
+    size_t out_size, packed_size;
+};
+
+static void pack_in_thread(void *ctx)
+{
+    struct packing *packing = ctx;
+    packing->packed_size = pack(packing->q, packing->in, packing->out, packing->out_size);
+}
+
+/* The same beside what other requests do, where there may be threads. May yield. */
+static size_t pack_in_pool(struct qcow2 *q, const uint8_t *in, uint8_t *out, size_t out_size)
+{
+    if (!q->has_pool) {
+        q->has_pool = true;
+        (void)!work_pool_create(0, q->block.loop, &q->pool, NULL); /* then without */
+    }
+    struct packing packing = {.q = q, .in = in, .out = out, .out_size = out_size};
+    block_begin_own(&q->block);
+    work_pool_run(q->pool, pack_in_thread, &packing);
+    block_end_own(&q->block);
+    return packing.packed_size;
+}
+
+void qcow2_wait_own(struct block *block)
+{
+    work_pool_wait(qcow2_from_block(block)->pool);
+}
+
 /* The range lock of the cluster is held. */
 static int store_packed(struct qcow2 *q, uint64_t cluster, const uint8_t *packed, uint32_t size)
 {
     uint64_t offset;
-    struct qcow2_entry old;
+    struct qcow2_entry old = {0};
     int rc = qcow2_alloc_compressed(q, size, &offset);
     if (rc < 0) {
         return rc;
@@ -139,7 +171,7 @@ static int write_cluster(struct qcow2 *q, uint64_t offset, uint64_t size, const 
     uint8_t *packed = buffer + cluster_size;
     qcow2_iov_gather(iov, iov_count, skip, buffer, size);
     memset(buffer + size, 0, cluster_size - (size_t)size);
-    size_t packed_size = pack(q, buffer, packed, cluster_size - QCOW2_SECTOR);
+    size_t packed_size = pack_in_pool(q, buffer, packed, cluster_size - QCOW2_SECTOR);
     if (packed_size == 0) {
         struct iovec plain = {buffer, (size_t)size};
         return qcow2_write(q, offset, size, &plain, 1);

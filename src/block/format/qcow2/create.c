@@ -10,7 +10,7 @@
 struct plan {
     struct qcow2_header header;
     struct qcow2_layout layout;
-    uint64_t block_count, l1_clusters, cluster_count;
+    uint64_t block_count, l1_clusters, crypt_clusters, cluster_count;
 };
 
 static int copy_name(char *out_name, size_t size, const char *name, bool *out_has, const char *what,
@@ -94,6 +94,21 @@ static int plan_header(struct plan *plan, const struct block_create_options *opt
     if (header->version != 2 && header->version != 3) {
         return error_set(err, EINVAL, "version %u: 2 and 3 are accepted", header->version);
     }
+    if (options->crypt_header != NULL) {
+        if (options->data_name != NULL) {
+            return error_set(err, EOPNOTSUPP, "encryption: not with a data file");
+        }
+        if (options->preallocation != BLOCK_PREALLOCATION_OFF && options->unlock == NULL) {
+            return error_set(err, ENOKEY, "preallocation of an encrypted image needs its key");
+        }
+        if (options->crypt_header_bytes == 0 ||
+            options->crypt_header_bytes > QCOW2_MAX_CRYPT_BYTES) {
+            return error_set(err, EINVAL, "a LUKS header of %llu bytes",
+                             (unsigned long long)options->crypt_header_bytes);
+        }
+        header->is_encrypted = true;
+        header->crypt_size = options->crypt_header_bytes;
+    }
     header->header_length = header->version == 2 ? QCOW2_V2_LENGTH : QCOW2_FULL_LENGTH;
     int rc = plan_features(header, options, err);
     if (rc == 0) {
@@ -124,9 +139,10 @@ static int plan_places(struct plan *plan, struct error *err)
     }
     header->l1_size = (uint32_t)entries;
     plan->l1_clusters = MAX((entries * 8 + layout->cluster_size - 1) >> bits, 1u);
+    plan->crypt_clusters = (header->crypt_size + layout->cluster_size - 1) >> bits;
     uint64_t table_clusters = 1, blocks = 1, total;
     for (;;) {
-        total = 1 + table_clusters + blocks + plan->l1_clusters;
+        total = 1 + table_clusters + blocks + plan->l1_clusters + plan->crypt_clusters;
         uint64_t need_blocks = ((total - 1) >> layout->refblock_bits) + 1;
         uint64_t need_table = (need_blocks * 8 + layout->cluster_size - 1) >> bits;
         if (need_blocks <= blocks && need_table <= table_clusters) {
@@ -140,6 +156,7 @@ static int plan_places(struct plan *plan, struct error *err)
     header->refcount_table_offset = BIT(bits);
     header->refcount_table_clusters = (uint32_t)table_clusters;
     header->l1_table_offset = (1 + table_clusters + blocks) << bits;
+    header->crypt_offset = header->l1_table_offset + (plan->l1_clusters << bits);
     return 0;
 }
 
@@ -174,6 +191,20 @@ static int write_tables(struct block *file, const struct plan *plan)
     return rc == 0 ? block_flush(file) : rc;
 }
 
+static int copy_crypt_header(struct block *file, const struct plan *plan, struct block *from)
+{
+    void *data = malloc((size_t)plan->header.crypt_size);
+    int rc = data != NULL ? 0 : -ENOMEM;
+    if (rc == 0) {
+        rc = block_read(from, 0, data, (size_t)plan->header.crypt_size);
+    }
+    if (rc == 0) {
+        rc = block_write(file, plan->header.crypt_offset, data, (size_t)plan->header.crypt_size);
+    }
+    free(data);
+    return rc;
+}
+
 static int write_header(struct block *file, const struct plan *plan, struct error *err)
 {
     uint8_t *data = malloc(plan->layout.cluster_size);
@@ -194,19 +225,41 @@ static int write_header(struct block *file, const struct plan *plan, struct erro
     return rc;
 }
 
-static int fill(struct block *to, uint64_t offset, uint64_t size, enum block_preallocation mode)
+/* How clusters get their place. */
+struct filling {
+    enum block_preallocation mode;
+    struct block *to;  /* where they are */
+    bool reads_zeroes; /* what is there reads as zeros without further ado */
+};
+
+/* What nobody has written is zeros to the host, and anything once it is decrypted: there the tables say that it is zeros, or, where
+ * they cannot, and when all is to be written anyway, zeros are encrypted. QEMU leaves the anything. */
+static void plan_filling(const struct qcow2 *q, enum block_preallocation mode,
+                         struct filling *out_filling)
 {
-    if (mode == BLOCK_PREALLOCATION_FALLOC) {
-        return block_write_zeroes(to, offset, size, false);
+    bool is_written = mode == BLOCK_PREALLOCATION_FULL || q->layout.version < 3;
+    if (!q->header.is_encrypted) {
+        *out_filling = (struct filling){mode, q->data, q->data->info.is_growable};
+    } else if (is_written) {
+        *out_filling = (struct filling){BLOCK_PREALLOCATION_FULL, q->data, true};
+    } else {
+        *out_filling = (struct filling){mode, q->file, false};
     }
-    if (mode != BLOCK_PREALLOCATION_FULL) {
+}
+
+static int fill(const struct filling *filling, uint64_t offset, uint64_t size)
+{
+    if (filling->mode == BLOCK_PREALLOCATION_FALLOC) {
+        return block_write_zeroes(filling->to, offset, size, false);
+    }
+    if (filling->mode != BLOCK_PREALLOCATION_FULL) {
         return 0;
     }
     void *zeroes = calloc(1, FULL_BUFFER);
     int rc = zeroes != NULL ? 0 : -ENOMEM;
     for (uint64_t done = 0; rc == 0 && done < size; done += FULL_BUFFER) {
-        rc =
-            block_write(to, offset + done, zeroes, (size_t)MIN(size - done, (uint64_t)FULL_BUFFER));
+        rc = block_write(filling->to, offset + done, zeroes,
+                         (size_t)MIN(size - done, (uint64_t)FULL_BUFFER));
     }
     free(zeroes);
     return rc;
@@ -218,6 +271,8 @@ static int preallocate(struct qcow2 *q, enum block_preallocation mode)
     uint32_t bits = q->layout.cluster_bits;
     uint64_t count = (q->header.size + q->layout.cluster_size - 1) >> bits;
     uint64_t cluster = 0, end = 0;
+    struct filling filling;
+    plan_filling(q, mode, &filling);
     int rc = qcow2_prepare_write(q);
     while (rc == 0 && cluster < count) {
         uint64_t offset = cluster << bits, got = MIN(count - cluster, BIT(30 - bits));
@@ -229,14 +284,13 @@ static int preallocate(struct qcow2 *q, enum block_preallocation mode)
             size = MIN(size, q->block.info.size_bytes - offset); /* no longer than the disk */
         }
         if (rc == 0) {
-            rc = fill(q->data, offset, size, mode);
+            rc = fill(&filling, offset, size);
         }
         for (uint64_t i = 0; rc == 0 && i < got; i++) {
             struct qcow2_entry entry = {.descriptor = QCOW2_COPIED | (offset + (i << bits))};
             if (q->layout.is_extended) {
-                /* What a device has there is not known: zeros all the same. */
-                entry.bitmap = q->data->info.is_growable ? BITS(31, 0) : BITS(63, 32);
-            } else if (!q->data->info.is_growable && q->layout.version >= 3) {
+                entry.bitmap = filling.reads_zeroes ? BITS(31, 0) : BITS(63, 32);
+            } else if (!filling.reads_zeroes && q->layout.version >= 3) {
                 entry.descriptor |= QCOW2_ZERO;
             }
             rc = qcow2_entry_set(q, cluster + i, entry);
@@ -244,30 +298,41 @@ static int preallocate(struct qcow2 *q, enum block_preallocation mode)
         cluster += got;
         end = MAX(end, offset + size);
     }
-    if (rc == 0 && q->data->info.is_growable && q->data->info.size_bytes < end) {
-        rc = block_resize(q->data, end);
+    struct block *file = q->layout.has_data_file ? q->data : q->file;
+    if (rc == 0 && file->info.is_growable && file->info.size_bytes < end) {
+        rc = block_resize(file, end);
     }
-    return rc == 0 ? qcow2_commit(q) : rc;
+    return rc;
 }
 
 static int preallocate_image(struct block *file, const struct block_create_options *create,
                              struct error *err)
 {
     struct block *block;
-    struct block_options options = {.format = "qcow2", .data_file = create->data_file};
+    struct block_options options = {.format = "qcow2",
+                                    .data_file = create->data_file,
+                                    .unlock = create->unlock,
+                                    .unlock_ctx = create->unlock_ctx};
     int rc = block_format_qcow2.open(file, &options, &block, err);
     if (rc < 0) {
         return rc;
     }
     struct qcow2 *q = qcow2_from_block(block);
+    struct block *crypt = q->header.is_encrypted ? q->data : NULL;
+    q->is_exclusive =
+        true; /* nothing in the background, which would have to end before it is closed */
     rc = preallocate(q, create->preallocation);
-    if (rc == 0 && q->data != file) {
+    if (rc == 0) {
+        rc = qcow2_settle(q);
+    }
+    if (rc == 0 && q->data != file && crypt == NULL) {
         rc = block_flush(q->data);
     }
     if (rc < 0) {
         (void)error_set_errno(err, -rc, "preallocating"); /* rc says it already */
     }
     block->ops->close(block); /* not the files below: they are the caller's */
+    block_close(crypt);
     return rc;
 }
 
@@ -284,6 +349,9 @@ int qcow2_create(struct block *file, const struct block_create_options *options,
     }
     if (rc == 0) {
         rc = file->info.can_resize ? block_resize(file, 0) : 0;
+        if (rc == 0 && options->crypt_header != NULL) {
+            rc = copy_crypt_header(file, plan, options->crypt_header);
+        }
         if (rc == 0) {
             rc = write_tables(file, plan);
         }

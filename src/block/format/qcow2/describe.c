@@ -26,6 +26,9 @@ void qcow2_describe(const struct block *block, block_detail_fn fn, void *ctx)
     number(fn, ctx, "version", header->version);
     number(fn, ctx, "cluster-size", q->layout.cluster_size);
     number(fn, ctx, "refcount-bits", q->layout.refcount_bits);
+    if (header->is_encrypted) {
+        text(fn, ctx, "encryption", "luks");
+    }
     text(fn, ctx, "compression", header->compression_type == QCOW2_ZSTD ? "zstd" : "zlib");
     flag(fn, ctx, "extended-l2", q->layout.is_extended);
     flag(fn, ctx, "lazy-refcounts", (header->compatible_features & QCOW2_COMPATIBLE_LAZY) != 0);
@@ -62,25 +65,67 @@ static int set_name(char *out_text, size_t size, const char *name, bool *out_has
     return 0;
 }
 
-static int write_new_header(struct qcow2 *q, const struct qcow2_header *header, struct error *err)
+/* With a long name: that goes first, to where the header that the file has names nothing; then the sector. */
+static int make_apart(struct qcow2 *q, uint8_t *data, const struct qcow2_header *header,
+                      bool *out_fits)
 {
-    uint8_t *data = malloc(q->layout.cluster_size);
-    if (data == NULL) {
-        return error_set_errno(err, ENOMEM, "writing the header");
+    uint32_t size = q->layout.cluster_size;
+    size_t length = strlen(header->backing_name);
+    int rc = block_read(q->file, 0, data, size);
+    if (rc < 0) {
+        return rc;
     }
-    int rc = qcow2_header_make(data, q->layout.cluster_size, header, err);
-    if (rc == 0) {
-        rc = block_write(q->file, 0, data, q->layout.cluster_size);
+    size_t place = qcow2_header_find_room(data, size, length);
+    *out_fits = place != 0 && qcow2_header_make_apart(data, size, header, place) == 0;
+    if (*out_fits) {
+        rc = block_write(q->file, place, data + place, length);
+    }
+    return rc == 0 && *out_fits ? block_flush(q->file) : rc;
+}
+
+/* The header has either names that fit into one sector, which cannot tear, without the names of features (what stands behind it in
+ * the file does not matter any more once the sector is there), or a long one apart. So the file has one header or the other at any
+ * moment. Clusters of 2 KiB and less may have no room for that. */
+static int write_in_order(struct qcow2 *q, uint8_t *data, const struct qcow2_header *header,
+                          struct error *err)
+{
+    bool is_safe = qcow2_header_make(data, QCOW2_SECTOR, header, NULL) == 0;
+    int rc = is_safe ? 0 : make_apart(q, data, header, &is_safe);
+    if (rc == 0 && !is_safe) {
+        rc = qcow2_header_make(data, q->layout.cluster_size, header, err);
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    if (rc == 0 && is_safe) {
+        rc = block_write(q->file, 0, data, QCOW2_SECTOR);
         if (rc == 0) {
             rc = block_flush(q->file);
         }
-        if (rc < 0) {
-            q->broken = rc; /* it is not known which header the file has */
-            (void)error_set_errno(err, -rc, "writing the header"); /* rc says it already */
-        } else {
-            memcpy(q->header_bytes, data, q->header_size);
-            q->header = *header;
-        }
+    }
+    if (rc == 0) {
+        rc = block_write(q->file, 0, data, q->layout.cluster_size);
+    }
+    if (rc == 0) {
+        rc = block_flush(q->file);
+    }
+    if (rc < 0) {
+        q->broken = rc; /* it is not known which header the file has */
+        (void)error_set_errno(err, -rc, "writing the header"); /* rc says it already */
+    }
+    return rc;
+}
+
+int qcow2_write_new_header(struct qcow2 *q, const struct qcow2_header *header, struct error *err)
+{
+    uint8_t *data = calloc(1, q->layout.cluster_size);
+    if (data == NULL) {
+        return error_set_errno(err, ENOMEM, "writing the header");
+    }
+    int rc = write_in_order(q, data, header, err);
+    if (rc == 0) {
+        memcpy(q->header_bytes, data, q->header_size);
+        q->header = *header;
     }
     free(data);
     return rc;
@@ -120,7 +165,7 @@ int qcow2_set_backing_name(struct block *block, const char *name, const char *fo
     if (rc < 0) {
         rc = error_set_errno(err, -rc, "changing the name of the backing file");
     } else {
-        rc = write_new_header(q, header, err);
+        rc = qcow2_write_new_header(q, header, err);
     }
     qcow2_exclusive_end(q);
     free(header);

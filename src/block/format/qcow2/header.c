@@ -5,11 +5,13 @@
 
 #include "base/core/checked.h"
 #include "base/core/endian.h"
+#include "block/format/qcow2/entry.h"
 
 #define EXTENSION_END            0x00000000u
 #define EXTENSION_BACKING_FORMAT 0xe2792acau
 #define EXTENSION_FEATURE_NAMES  0x6803f857u
 #define EXTENSION_BITMAPS        0x23852875u
+#define CRYPT_SIZE               16u
 #define EXTENSION_ENCRYPTION     0x0537be77u
 #define EXTENSION_DATA_NAME      0x44415441u
 #define FEATURE_SIZE             48u
@@ -116,6 +118,39 @@ static int parse_bitmaps(struct qcow2_header *header, const uint8_t *data, size_
     return 0;
 }
 
+/* Where the LUKS header is. */
+static int parse_crypt(struct qcow2_header *header, const uint8_t *data, size_t size,
+                       struct error *err)
+{
+    if (size != CRYPT_SIZE) {
+        return error_set(err, EINVAL, "encryption extension is not as specified");
+    }
+    header->crypt_offset = be64_get(data);
+    header->crypt_size = be64_get(data + 8);
+    if (header->crypt_offset == 0 || header->crypt_size == 0 ||
+        header->crypt_size > QCOW2_MAX_CRYPT_BYTES ||
+        (header->crypt_offset & (BIT(header->cluster_bits) - 1)) != 0 ||
+        !range_fits(header->crypt_offset, header->crypt_size, QCOW2_MAX_OFFSET)) {
+        return error_set(
+            err, EINVAL, "LUKS header of %llu bytes at offset %llu: not where one can be",
+            (unsigned long long)header->crypt_size, (unsigned long long)header->crypt_offset);
+    }
+    return 0;
+}
+
+static int check_crypt(const struct qcow2_header *header, uint32_t method, struct error *err)
+{
+    bool has_data_file = (header->incompatible_features & QCOW2_INCOMPATIBLE_DATA_FILE) != 0;
+    if (method > 2 || method == 1) {
+        return error_set(err, EOPNOTSUPP, "encryption method %u: 2 (LUKS) is accepted", method);
+    }
+    if ((method == 2) != (header->crypt_size != 0) || (method == 2 && has_data_file)) {
+        return error_set(err, EINVAL, "encryption method %u and the rest of the header disagree",
+                         method);
+    }
+    return 0;
+}
+
 static void keep_unknown(struct qcow2_header *header, uint32_t type, const uint8_t *data,
                          size_t size)
 {
@@ -154,7 +189,8 @@ static int parse_extension(struct qcow2_header *header, uint32_t type, const uin
         rc = parse_bitmaps(header, data, size, err);
         break;
     case EXTENSION_ENCRYPTION:
-        rc = error_set(err, EOPNOTSUPP, "encrypted images are not supported");
+        is_twice = header->crypt_size != 0;
+        rc = parse_crypt(header, data, size, err);
         break;
     default:
         keep_unknown(header, type, data, size);
@@ -351,8 +387,9 @@ int qcow2_header_parse(const uint8_t *data, size_t size, struct qcow2_header *ou
         rc = parse_extensions(&header, data,
                               header.has_backing ? (size_t)MIN(backing_offset, size) : size, err);
     }
-    if (rc == 0 && crypt_method != 0) {
-        rc = error_set(err, EOPNOTSUPP, "encrypted images are not supported");
+    if (rc == 0) {
+        rc = check_crypt(&header, crypt_method, err);
+        header.is_encrypted = crypt_method == 2;
     }
     if (rc == 0) {
         rc = check_features(&header, err);
@@ -415,10 +452,10 @@ static void put_feature_names(struct maker *maker)
     } /* else: clusters so small that names of files need the room */
 }
 
-int qcow2_header_make(uint8_t *out_data, size_t size, const struct qcow2_header *header,
-                      struct error *err)
+/* The name of the backing file comes at 'name_offset', or behind the extensions if that is 0; these take 'size' bytes at most. */
+static bool make(uint8_t *out_data, size_t size, const struct qcow2_header *header,
+                 size_t name_offset, size_t name_end)
 {
-    memset(out_data, 0, size);
     be32_put(out_data, QCOW2_MAGIC);
     be32_put(out_data + 4, header->version);
     be32_put(out_data + 20, header->cluster_bits);
@@ -444,6 +481,13 @@ int qcow2_header_make(uint8_t *out_data, size_t size, const struct qcow2_header 
         be64_put(bitmaps + 16, header->bitmap_directory_offset);
         put_extension(&maker, EXTENSION_BITMAPS, bitmaps, sizeof(bitmaps));
     }
+    if (header->is_encrypted) {
+        uint8_t crypt[CRYPT_SIZE];
+        be64_put(crypt, header->crypt_offset);
+        be64_put(crypt + 8, header->crypt_size);
+        put_extension(&maker, EXTENSION_ENCRYPTION, crypt, sizeof(crypt));
+        be32_put(out_data + 32, 2);
+    }
     if (header->version == 3) {
         put_feature_names(&maker);
     }
@@ -458,15 +502,51 @@ int qcow2_header_make(uint8_t *out_data, size_t size, const struct qcow2_header 
     put_extension(&maker, EXTENSION_END, "", 0);
     if (header->has_backing) {
         size_t length = strlen(header->backing_name);
-        if (maker.is_full || size - maker.at < length) {
+        size_t at = name_offset != 0 ? name_offset : maker.at;
+        if (maker.is_full || !range_fits(at, length, name_end)) {
             maker.is_full = true;
         } else {
-            be64_put(out_data + 8, maker.at);
+            be64_put(out_data + 8, at);
             be32_put(out_data + 16, (uint32_t)length);
-            memcpy(out_data + maker.at, header->backing_name, length);
+            memcpy(out_data + at, header->backing_name, length);
         }
     }
-    return maker.is_full ? error_set(err, ENOSPC,
-                                     "the names do not fit into a first cluster of %zu bytes", size)
-                         : 0;
+    return !maker.is_full;
+}
+
+int qcow2_header_make(uint8_t *out_data, size_t size, const struct qcow2_header *header,
+                      struct error *err)
+{
+    memset(out_data, 0, size);
+    return make(out_data, size, header, 0, size)
+               ? 0
+               : error_set(err, ENOSPC, "the names do not fit into a first cluster of %zu bytes",
+                           size);
+}
+
+int qcow2_header_make_apart(uint8_t *out_data, size_t size, const struct qcow2_header *header,
+                            size_t name_offset)
+{
+    memset(out_data, 0, size);
+    return make(out_data, MIN(size, QCOW2_SECTOR), header, name_offset, size) ? 0 : -ENOSPC;
+}
+
+size_t qcow2_header_find_room(const uint8_t *data, size_t size, size_t length)
+{
+    size_t name = (size_t)MIN(be64_get(data + 8), size), name_size = be32_get(data + 16);
+    size_t end = be32_get(data + 4) == 3 ? be32_get(data + 100) : QCOW2_V2_LENGTH;
+    while (range_fits(end, 8, size)) {
+        size_t part = be32_get(data + end + 4);
+        bool is_last = be32_get(data + end) == EXTENSION_END || part > size;
+        end += 8 + (is_last ? 0 : (size_t)align_up(part, 8));
+        if (is_last) {
+            break;
+        }
+    }
+    size_t before = (size_t)align_up(MAX(end, QCOW2_SECTOR), 8);
+    size_t behind = MAX(before, (size_t)align_up(name + name_size, 8));
+    if (name == 0 || range_fits(before, length, name)) {
+        return range_fits(before, length, size) ? before : 0;
+    }
+    return range_fits(behind, length, size) ? behind : 0;
 }

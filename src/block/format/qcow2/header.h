@@ -29,6 +29,7 @@
 #define QCOW2_MAX_SNAPSHOT_BYTES (64u << 20)
 #define QCOW2_MAX_BITMAPS        65535u
 #define QCOW2_MAX_BITMAP_BYTES   (64u << 20)
+#define QCOW2_MAX_CRYPT_BYTES    (64u << 20)
 #define QCOW2_MAX_OFFSET         BIT(56) /* L1 and L2 entries have no more bits */
 
 #define QCOW2_INCOMPATIBLE_DIRTY       BIT(0)
@@ -63,6 +64,8 @@ struct qcow2_header {
     enum qcow2_compression compression_type;
 
     bool has_backing, has_backing_format, has_data_name, has_bitmaps;
+    bool is_encrypted;                 /* by LUKS: method 2 */
+    uint64_t crypt_offset, crypt_size; /* of the LUKS header */
     char backing_name[QCOW2_MAX_NAME + 1];
     char backing_format[QCOW2_MAX_FORMAT];
     char data_name[QCOW2_MAX_NAME + 1];
@@ -87,5 +90,11 @@ void qcow2_header_update(uint8_t *data, const struct qcow2_header *header);
 /* A whole new header of at most 'size' bytes, with extensions; zeros behind them. -ENOSPC: the names do not fit. */
 int must_check qcow2_header_make(uint8_t *out_data, size_t size, const struct qcow2_header *header,
                                  struct error *err);
+/* The same with all but the name of the backing file in the first sector, and that at 'name_offset' behind it. -ENOSPC as well. */
+int must_check qcow2_header_make_apart(uint8_t *out_data, size_t size,
+                                       const struct qcow2_header *header, size_t name_offset);
+/* A place of 'length' bytes behind the first sector that the header in 'data', the whole first cluster, has nothing in. 0: there is
+ * none. */
+size_t qcow2_header_find_room(const uint8_t *data, size_t size, size_t length);
 
 #endif

@@ -341,7 +341,7 @@ static bool try_direct(struct qcow2 *q, struct block_request *request)
     if (mapping.kind == QCOW2_KIND_DATA) {
         if (is_write &&
             (!mapping.is_copied ||
-             (q->data == q->file && qcow2_hits_metadata(q, mapping.host_offset, size)))) {
+             (!q->layout.has_data_file && qcow2_hits_metadata(q, mapping.host_offset, size)))) {
             return false;
         }
         return go_direct(q, request, q->data, mapping.host_offset);
@@ -374,6 +374,10 @@ void qcow2_io_fini(struct qcow2 *q)
 void qcow2_submit(struct block *block, struct block_request *request)
 {
     struct qcow2 *q = qcow2_from_block(block);
+    if (q->is_locked && request->op != BLOCK_FLUSH && request->op != BLOCK_MAP) {
+        block_complete(block, request, -ENOKEY);
+        return;
+    }
     if (q->is_exclusive && is_counted(request)) {
         request->next = NULL;
         *q->held_tail = request;
@@ -384,7 +388,7 @@ void qcow2_submit(struct block *block, struct block_request *request)
     if (request->op == BLOCK_READ || request->op == BLOCK_WRITE) {
         is_done = try_direct(q, request);
     } else if (request->op == BLOCK_FLUSH && q->is_writable && q->broken == 0 &&
-               q->data == q->file && qcow2_is_clean(q)) {
+               !q->layout.has_data_file && qcow2_is_clean(q)) {
         is_done = go_direct(q, request, q->file, 0);
     }
     if (!is_done) {

@@ -44,6 +44,7 @@ static int table_of(struct qcow2 *q, uint64_t l1_index, uint64_t *out_offset)
 {
     uint64_t entry = l1_index < q->l1.entry_count ? q->l1.entry[l1_index] : 0;
     uint64_t offset = entry & QCOW2_OFFSET_MASK;
+    *out_offset = 0;
     if ((entry & (BITS(62, 56) | BITS(8, 0))) != 0 ||
         (offset & (q->layout.cluster_size - 1)) != 0) {
         return qcow2_corrupt(q, "L1 entry that is not as specified", l1_index);
@@ -246,7 +247,7 @@ static int make_table(struct qcow2 *q, uint64_t l1_index)
 int qcow2_entry_set(struct qcow2 *q, uint64_t cluster, struct qcow2_entry entry)
 {
     uint64_t l1_index = cluster >> q->layout.l2_bits;
-    uint64_t table;
+    uint64_t table = 0;
     coroutine_mutex_lock(&q->l2_mutex);
     int rc = make_table(q, l1_index);
     coroutine_mutex_unlock(&q->l2_mutex);

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/core/checked.h"
+#include "block/crypt.h"
 
 static void destroy(struct qcow2 *q)
 {
@@ -17,14 +18,14 @@ static void destroy(struct qcow2 *q)
     free(q->metadata.slot);
     free(q->frees.item);
     free(q->ready.item);
+    work_pool_destroy(q->pool);
     free(q->unpacked);
     qcow2_io_fini(q);
     free(q);
 }
 
-static int finish_in_coroutine(void *ctx)
+int qcow2_settle(struct qcow2 *q)
 {
-    struct qcow2 *q = ctx;
     int rc = q->broken;
     /* What is freed changes counts, which takes another commit; it frees nothing more. */
     while (rc == 0 && (!qcow2_is_clean(q) || q->ready.count > 0)) {
@@ -37,6 +38,11 @@ static int finish_in_coroutine(void *ctx)
         rc = block_flush(q->file);
     }
     return rc;
+}
+
+static int finish_in_coroutine(void *ctx)
+{
+    return qcow2_settle(ctx);
 }
 
 static int qcow2_finish(struct block *block, struct error *err)
@@ -69,11 +75,15 @@ static const struct block_image_ops image_ops = {
     .snapshot_apply = qcow2_snapshot_apply,
     .snapshot_delete = qcow2_snapshot_delete,
     .set_backing_name = qcow2_set_backing_name,
+    .make_empty = qcow2_make_empty,
+    .bitmaps_load = qcow2_bitmaps_load,
+    .bitmaps_store = qcow2_bitmaps_store,
 };
 
 static const struct block_ops qcow2_ops = {
     .name = "qcow2",
     .submit = qcow2_submit,
+    .wait_own = qcow2_wait_own,
     .finish = qcow2_finish,
     .close = qcow2_close,
     .image = &image_ops,
@@ -170,6 +180,9 @@ static int note_metadata(struct qcow2 *q, struct error *err)
         rc = qcow2_metadata_add(q, q->snapshot[i].l1_table_offset,
                                 (uint64_t)q->snapshot[i].l1_size * 8);
     }
+    if (rc == 0 && q->header.is_encrypted) {
+        rc = qcow2_metadata_add(q, q->header.crypt_offset, q->header.crypt_size);
+    }
     if (rc == 0 && q->header.has_bitmaps) {
         rc = qcow2_metadata_add(q, q->header.bitmap_directory_offset,
                                 q->header.bitmap_directory_size);
@@ -195,10 +208,35 @@ static int note_metadata(struct qcow2 *q, struct error *err)
     return rc < 0 ? error_set_errno(err, -rc, "reading its tables") : 0;
 }
 
+/* Encrypted data goes through a block of its own, by its place in the file. */
+static int open_data(struct qcow2 *q, const struct block_options *options, struct error *err)
+{
+    const struct block_crypt_header header = {q->file, q->header.crypt_offset,
+                                              q->header.crypt_size};
+    if (options->unlock == NULL) {
+        return error_set(err, ENOKEY, "disk %s: is encrypted: a key is needed", q->file->name);
+    }
+    struct block_crypt *crypt = block_crypt_new();
+    if (crypt == NULL) {
+        return error_set_errno(err, ENOMEM, "disk %s: its key", q->file->name);
+    }
+    int rc = options->unlock(options->unlock_ctx, &header, crypt, err);
+    if (rc == 0) {
+        rc = block_crypt_open_inner(q->file, crypt, &q->block.data_file, err);
+    }
+    block_crypt_free(crypt);
+    q->data = rc == 0 ? q->block.data_file : q->file;
+    return rc;
+}
+
 static int open_references(struct qcow2 *q, struct block_options *options, struct error *err)
 {
     int rc = 0;
-    if (q->layout.has_data_file) {
+    q->is_locked = q->header.is_encrypted && (options->is_alone || options->is_for_repair);
+    if (q->header.is_encrypted && !q->is_locked) {
+        rc = open_data(q, options, err);
+    }
+    if (rc == 0 && q->layout.has_data_file) {
         struct block_reference reference = {
             .kind = BLOCK_REFERENCE_DATA,
             .name = q->header.has_data_name ? q->header.data_name : "",
@@ -248,12 +286,12 @@ static int fill_info(struct qcow2 *q, struct error *err)
         .can_discard = q->is_writable,
         .can_write_zeroes = q->is_writable,
         .can_resize = q->is_writable,
-        .can_compress = q->is_writable && !q->layout.has_data_file,
+        .can_compress = q->is_writable && !q->layout.has_data_file && !q->header.is_encrypted,
     };
     return 0;
 }
 
-static int open_tables(struct qcow2 *q, struct error *err)
+static int open_tables(struct qcow2 *q, struct block_options *options, struct error *err)
 {
     int rc = read_header(q, err);
     if (rc < 0) {
@@ -261,7 +299,7 @@ static int open_tables(struct qcow2 *q, struct error *err)
     }
     qcow2_layout_init(&q->layout, &q->header);
     q->is_raw_external = (q->header.autoclear_features & QCOW2_AUTOCLEAR_RAW_EXTERNAL) != 0;
-    q->fresh_from = q->file->info.is_growable
+    q->fresh_from = q->file->info.is_growable && !q->header.is_encrypted
                         ? align_up(q->file->info.size_bytes, q->layout.cluster_size)
                         : UINT64_MAX;
     rc = check_state(q, err);
@@ -276,6 +314,10 @@ static int open_tables(struct qcow2 *q, struct error *err)
     }
     if (rc == 0) {
         rc = note_metadata(q, err);
+    }
+    if (rc == 0 && options->snapshot != NULL) {
+        rc = qcow2_snapshot_show(q, options->snapshot, err);
+        options->snapshot = NULL;
     }
     return rc;
 }
@@ -294,10 +336,9 @@ static int make_ready(struct qcow2 *q, struct error *err)
 static int qcow2_open(struct block *file, struct block_options *options, struct block **out_block,
                       struct error *err)
 {
-    struct qcow2 *q = calloc(1, sizeof(*q));
-    if (q == NULL || block_init(&q->block, &qcow2_ops, file->name, file->loop, err) < 0) {
-        free(q);
-        return error_set_errno(err, ENOMEM, "disk %s", file->name);
+    struct qcow2 *q = block_new(sizeof(*q), &qcow2_ops, file->name, file->loop, err);
+    if (q == NULL) {
+        return -ENOMEM;
     }
     q->file = file;
     q->data = file;
@@ -310,7 +351,7 @@ static int qcow2_open(struct block *file, struct block_options *options, struct 
         rc = error_set(err, EROFS, "its file is read-only");
     }
     if (rc == 0) {
-        rc = open_tables(q, err);
+        rc = open_tables(q, options, err);
     }
     bool has_context = rc == 0;
     if (rc == 0) {

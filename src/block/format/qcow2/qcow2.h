@@ -13,6 +13,7 @@
 
 #include "base/core/endian.h"
 #include "base/host/coroutine.h"
+#include "base/host/work_pool.h"
 #include "block/format/qcow2/entry.h"
 #include "block/format/qcow2/header.h"
 #include "block/provider.h"
@@ -102,7 +103,8 @@ struct qcow2 {
     bool is_writable;
     bool is_prepared; /* for writing: see qcow2_prepare_write */
     bool is_raw_external;
-    bool is_alone; /* without the backing block that it has */
+    bool is_locked; /* encrypted, and opened without a key: nothing of the disk can be read */
+    bool is_alone;  /* without the backing block that it has */
     bool is_for_repair;
     int broken;      /* -errno: nothing is written any more */
     char fault[160]; /* why, in words */
@@ -142,7 +144,9 @@ struct qcow2 {
     struct block_request **held_tail;
 
     struct qcow2_direct *free_directs;
-    uint8_t *unpacked; /* the last compressed cluster that was read */
+    struct work_pool *pool; /* packs; NULL: none */
+    bool has_pool;          /* as good as it gets */
+    uint8_t *unpacked;      /* the last compressed cluster that was read */
     uint64_t unpacked_entry;
 
     struct qcow2_snapshot *snapshot;
@@ -151,6 +155,8 @@ struct qcow2 {
 };
 
 struct qcow2 *qcow2_from_block(const struct block *block);
+/* Writes what is to be written, frees what is to be freed, and makes all of it durable. No requests are in progress. May yield. */
+int must_check qcow2_settle(struct qcow2 *q);
 
 /* --- cache.c --- */
 int must_check qcow2_cache_init(struct qcow2 *q);
@@ -265,6 +271,8 @@ int must_check qcow2_write_zeroes(struct qcow2 *q, uint64_t offset, uint64_t siz
 int must_check qcow2_discard(struct qcow2 *q, uint64_t offset, uint64_t size);
 int must_check qcow2_write_compressed(struct qcow2 *q, uint64_t offset, uint64_t size,
                                       const struct iovec *iov, int iov_count);
+/* block_ops.wait_own. */
+void qcow2_wait_own(struct block *block);
 /* The whole cluster of a compressed entry, in q->unpacked (good until the next yield). May yield. */
 int must_check qcow2_unpack(struct qcow2 *q, struct qcow2_entry entry, const uint8_t **out_data);
 /* Bytes [skip, skip + size) of a vector from or to plain memory; data NULL: zeros. */
@@ -291,17 +299,28 @@ int must_check qcow2_write_new_table(struct qcow2 *q, const uint64_t *entry, uin
 /* --- snapshot.c, resize.c, bitmap.c, create.c, describe.c --- */
 int must_check qcow2_snapshots_load(struct qcow2 *q, struct error *err);
 void qcow2_snapshots_fini(struct qcow2 *q);
+/* Makes a read-only disk that is being opened hold what the snapshot does. */
+int must_check qcow2_snapshot_show(struct qcow2 *q, const char *name, struct error *err);
 int must_check qcow2_snapshot_list(struct block *block, block_snapshot_fn fn, void *ctx,
                                    struct error *err);
 int must_check qcow2_snapshot_create(struct block *block, const char *name, struct error *err);
 int must_check qcow2_snapshot_apply(struct block *block, const char *name, struct error *err);
 int must_check qcow2_snapshot_delete(struct block *block, const char *name, struct error *err);
+int must_check qcow2_make_empty(struct block *block, struct error *err);
 int must_check qcow2_resize(struct qcow2 *q, uint64_t size);
 /* L1 of at least that many entries; the image is one's own. */
 int must_check qcow2_grow_l1(struct qcow2 *q, uint64_t entry_count);
 uint64_t qcow2_l1_entries_for(const struct qcow2_layout *layout, uint64_t size);
-/* Sets 'in_use' of the bitmaps that should follow every write. May yield. */
-int must_check qcow2_bitmaps_in_use(struct qcow2 *q);
+/* Sets 'in_use' of the bitmaps that should follow every write, or of all. May yield. */
+int must_check qcow2_bitmaps_in_use(struct qcow2 *q, bool are_all);
+int must_check qcow2_bitmaps_load(struct block *block,
+                                  int (*fn)(void *ctx, const struct block_stored_bitmap *bitmap),
+                                  void *ctx, struct error *err);
+int must_check qcow2_bitmaps_store(struct block *block, const struct block_stored_bitmap *bitmap,
+                                   unsigned count, struct error *err);
+/* A header with other extensions. Nobody else is at the image. */
+int must_check qcow2_write_new_header(struct qcow2 *q, const struct qcow2_header *header,
+                                      struct error *err);
 int must_check qcow2_create(struct block *file, const struct block_create_options *options,
                             struct error *err);
 void qcow2_describe(const struct block *block, block_detail_fn fn, void *ctx);

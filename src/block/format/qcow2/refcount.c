@@ -426,7 +426,7 @@ static int alloc_compressed(struct qcow2 *q, uint32_t size, uint64_t *out_offset
 {
     size = (uint32_t)align_up(size, QCOW2_SECTOR);
     uint64_t left = q->compressed_end - q->compressed_at;
-    uint64_t done, offset, count;
+    uint64_t done, offset = 0, count;
     if (left >= size) {
         uint64_t at = q->compressed_at;
         q->compressed_at += size;
@@ -443,7 +443,6 @@ static int alloc_compressed(struct qcow2 *q, uint32_t size, uint64_t *out_offset
     }
     uint64_t at = offset;
     if (left > 0 && offset == q->compressed_end && q->compressed_at < offset) {
-        left = q->compressed_end - q->compressed_at;
         if (qcow2_refcount_add(q, q->compressed_at, 1, 1, &done) == 0) {
             at = q->compressed_at; /* begins in the last cluster, ends in the new one */
         }

@@ -1,7 +1,7 @@
 /* Resizing the disk. What a disk gains reads as zeros, whatever stood there before. */
 #include <stdlib.h>
 
-#include "block/format/qcow2/qcow2.h"
+#include "block/format/qcow2/bitmap.h"
 
 uint64_t qcow2_l1_entries_for(const struct qcow2_layout *layout, uint64_t size)
 {
@@ -112,17 +112,51 @@ static int resize(struct qcow2 *q, uint64_t size)
     return 0;
 }
 
+/* Bitmaps have the disk's size. While they have not, nobody believes them. */
+static int resize_with_bitmaps(struct qcow2 *q, uint64_t size)
+{
+    struct qcow2_loaded_bitmaps loaded;
+    struct block_stored_bitmap *stored = NULL;
+    int rc = qcow2_bitmaps_get(q, &loaded);
+    if (rc < 0) {
+        return rc;
+    }
+    stored = calloc(loaded.count, sizeof(*stored));
+    rc = stored != NULL ? qcow2_prepare_write(q) : -ENOMEM;
+    if (rc == 0) {
+        rc = qcow2_bitmaps_in_use(q, true);
+    }
+    if (rc == 0) {
+        rc = resize(q, size);
+    }
+    for (uint32_t i = 0; i < loaded.count && rc == 0; i++) {
+        if (loaded.map[i].word != NULL) {
+            rc = dirty_map_resize(&loaded.map[i], q->block.info.size_bytes);
+        }
+        stored[i] = qcow2_bitmap_stored(&loaded, i);
+    }
+    if (rc == 0) {
+        rc = qcow2_bitmaps_put(q, stored, loaded.count);
+    }
+    free(stored);
+    qcow2_bitmaps_free(&loaded);
+    return rc;
+}
+
 int qcow2_resize(struct qcow2 *q, uint64_t size)
 {
-    if (q->header.has_bitmaps || (q->layout.version < 3 && q->snapshot_count > 0) || q->is_alone) {
-        return -EOPNOTSUPP; /* bitmaps have the disk's size; version 2 does not know that of snapshots */
+    if ((q->layout.version < 3 && q->snapshot_count > 0) || q->is_alone) {
+        return -EOPNOTSUPP; /* version 2 does not know the size of snapshots */
     }
     uint64_t limit = QCOW2_MAX_L1_BYTES / 8 * BIT(q->layout.cluster_bits + q->layout.l2_bits);
     if (size > MIN(limit, BLOCK_MAX_SIZE)) {
         return -EFBIG;
     }
     qcow2_exclusive_begin(q);
-    int rc = q->broken < 0 ? q->broken : size == q->header.size ? 0 : resize(q, size);
+    int rc = q->broken < 0            ? q->broken
+             : size == q->header.size ? 0
+             : q->header.has_bitmaps  ? resize_with_bitmaps(q, size)
+                                      : resize(q, size);
     qcow2_exclusive_end(q);
     return rc;
 }

@@ -235,6 +235,32 @@ static int load_l1(struct qcow2 *q, const struct qcow2_snapshot *snapshot,
     return rc;
 }
 
+int qcow2_snapshot_show(struct qcow2 *q, const char *name, struct error *err)
+{
+    const struct qcow2_snapshot *snapshot = find(q, name);
+    if (q->is_writable) {
+        return error_set(err, EROFS, "a snapshot opens for reading only");
+    }
+    if (snapshot == NULL) {
+        return error_set(err, ENOENT, "has no snapshot of that name");
+    }
+    uint64_t end = align_up(q->file->info.size_bytes, q->layout.cluster_size);
+    if (snapshot->disk_size > BLOCK_MAX_SIZE ||
+        snapshot->l1_size < qcow2_l1_entries_for(&q->layout, snapshot->disk_size) ||
+        !range_fits(snapshot->l1_table_offset, (uint64_t)snapshot->l1_size * 8, end)) {
+        return error_set(err, EINVAL, "the snapshot's size does not fit its table");
+    }
+    struct qcow2_table l1;
+    int rc = load_l1(q, snapshot, &l1);
+    if (rc < 0) {
+        return error_set_errno(err, -rc, "reading the snapshot's table");
+    }
+    qcow2_table_fini(&q->l1);
+    q->l1 = l1;
+    q->header.size = snapshot->disk_size;
+    return 0;
+}
+
 /* The copies of an L1 table have no "copied" flags: what they name has a count of two at least. */
 static uint64_t *copy_entries(const struct qcow2_table *table, uint64_t count)
 {
@@ -481,6 +507,33 @@ static int switch_l1(struct qcow2 *q, struct qcow2_table *new, uint64_t disk_siz
     return 0;
 }
 
+/* The new L1 table, which is in the file, in place of the one in use, whose tree is given back. Takes over 'new'. */
+static int replace_l1(struct qcow2 *q, struct qcow2_table *new, uint64_t disk_size)
+{
+    int rc = switch_l1(q, new, disk_size);
+    if (rc < 0) {
+        if (q->broken == 0) {
+            (void)!qcow2_tree_add(q, new->entry, new->entry_count, -1); /* at worst it leaks */
+        }
+        qcow2_table_fini(new);
+        return rc;
+    }
+    /* 'new' is the old one now. */
+    uint64_t old_bytes = new->entry_count * 8;
+    note_tables(q, new, false);
+    note_tables(q, &q->l1, true);
+    rc = qcow2_metadata_add(q, q->l1.offset, q->l1.entry_count * 8);
+    if (rc == 0) {
+        rc = qcow2_tree_add(q, new->entry, new->entry_count, -1);
+    }
+    if (rc == 0 && old_bytes > 0) {
+        qcow2_metadata_remove(q, new->offset, old_bytes);
+        rc = qcow2_free_later(q, new->offset, old_bytes);
+    }
+    qcow2_table_fini(new);
+    return rc;
+}
+
 static int apply(struct qcow2 *q, struct qcow2_snapshot *snapshot)
 {
     struct qcow2_table from, new = {0};
@@ -515,30 +568,12 @@ static int apply(struct qcow2 *q, struct qcow2_snapshot *snapshot)
     if (rc == 0) {
         rc = qcow2_commit(q);
     }
-    if (rc == 0) {
-        rc = switch_l1(q, &new, snapshot->disk_size);
-    }
     if (rc < 0) {
-        if (q->broken == 0) {
-            (void)!qcow2_tree_add(q, new.entry, new.entry_count, -1); /* at worst it leaks */
-        }
+        (void)!qcow2_tree_add(q, new.entry, new.entry_count, -1); /* at worst it leaks */
         qcow2_table_fini(&new);
         return rc;
     }
-    /* 'new' is the old one now. */
-    uint64_t old_bytes = new.entry_count * 8;
-    note_tables(q, &new, false);
-    note_tables(q, &q->l1, true);
-    rc = qcow2_metadata_add(q, q->l1.offset, q->l1.entry_count * 8);
-    if (rc == 0) {
-        rc = qcow2_tree_add(q, new.entry, new.entry_count, -1);
-    }
-    if (rc == 0 && old_bytes > 0) {
-        qcow2_metadata_remove(q, new.offset, old_bytes);
-        rc = qcow2_free_later(q, new.offset, old_bytes);
-    }
-    qcow2_table_fini(&new);
-    return rc;
+    return replace_l1(q, &new, snapshot->disk_size);
 }
 
 int qcow2_snapshot_apply(struct block *block, const char *name, struct error *err)
@@ -560,4 +595,43 @@ int qcow2_snapshot_list(struct block *block, block_snapshot_fn fn, void *ctx, st
                                          .date_ns = one->date_nsec});
     }
     return 0;
+}
+
+/* The tables of a disk without anything: only the header's sector says which ones hold, so it is all or nothing. */
+static int make_empty(struct qcow2 *q)
+{
+    struct qcow2_table new = {0};
+    int rc = qcow2_table_init(&new, 0, q->l1.entry_count);
+    if (rc == 0) {
+        rc = qcow2_set_dirty(q, true);
+    }
+    if (rc == 0) {
+        rc = qcow2_write_new_table(q, new.entry, new.entry_count, &new.offset);
+    }
+    if (rc == 0) {
+        rc = qcow2_commit(q);
+    }
+    if (rc < 0) {
+        qcow2_table_fini(&new);
+        return rc;
+    }
+    return replace_l1(q, &new, q->header.size);
+}
+
+int qcow2_make_empty(struct block *block, struct error *err)
+{
+    struct qcow2 *q = qcow2_from_block(block);
+    if (q->layout.has_data_file) {
+        return error_set(err, EOPNOTSUPP, "an image with a data file cannot be made empty");
+    }
+    int rc = begin_change(q);
+    if (rc == 0) {
+        rc = make_empty(q);
+    }
+    if (q->broken == 0) {
+        int settle_rc = settle(q);
+        rc = rc < 0 ? rc : settle_rc;
+    }
+    qcow2_exclusive_end(q);
+    return say(q, rc, err);
 }

@@ -349,7 +349,8 @@ static int write_locked(struct qcow2 *q, uint64_t offset, uint64_t size, const s
             break;
         }
         if (mapping.kind == QCOW2_KIND_DATA && mapping.is_copied) {
-            if (q->data == q->file && qcow2_hits_metadata(q, mapping.host_offset, mapping.size)) {
+            if (!q->layout.has_data_file &&
+                qcow2_hits_metadata(q, mapping.host_offset, mapping.size)) {
                 rc = qcow2_corrupt(q, "guest cluster where metadata is", mapping.host_offset);
                 break;
             }

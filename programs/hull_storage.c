@@ -1,0 +1,7 @@
+/* hull-storage: a remote disk of a VM. */
+#include "storage/storage.h"
+
+int main(int argc, char **argv)
+{
+    return storage_main(argc, argv);
+}
