@@ -60,6 +60,7 @@ static const struct {
     {7, 0, ECX, ~0u},
     {7, 0, EDX, ~0u},
     {7, 1, EAX, ~0u},
+    {7, 2, EDX, ~0u},
     {0xd, 0, EAX, ~0u},
     {0xd, 0, EDX, ~0u},
     {0xd, 1, EAX, ~0u},

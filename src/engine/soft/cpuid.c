@@ -27,6 +27,10 @@
 /* VAES VPCLMULQDQ */
 #define LEAF_7_ECX_FROM_HOST (BIT(9) | BIT(10))
 #define LEAF_7_EDX_FSRM      BIT(4)
+#define LEAF_7_EDX_SPEC_CTRL BIT(26)
+#define LEAF_7_EDX_ARCH_CAP  BIT(29)
+/* Linux takes this bit of SPEC_CTRL, else it clears a history of branches in each system call. */
+#define LEAF_7_2_EDX_BHI_CTRL BIT(4)
 /* LAHF LZCNT SSE4A PREFETCHW; SYSCALL NX 1-GiB pages RDTSCP LM */
 #define LEAF_81_ECX (BIT(0) | BIT(5) | BIT(6) | BIT(8))
 #define LEAF_81_EDX (BIT(11) | BIT(20) | BIT(26) | BIT(27) | BIT(29))
@@ -69,6 +73,23 @@ bool soft_host_is_intel(void)
     return host_cpuid(0, 0).ebx == 0x756e6547; /* "Genu" */
 }
 
+/* Signatures (SDM 2A CPUID, leaf 1: stepping 3:0, model 7:4 and 19:16, family 11:8). */
+#define BROADWELL_X 0x000406f1u
+#define HASWELL_X   0x000306f2u
+
+/* Programs built with GCC's target_clones take what a model has from its number alone, and so would run AVX-512 on a Cascade
+ * Lake that shows none. An Intel guest gets the number of a server that has what it sees and no more; later ones would also be
+ * suspected by kernels of predicting the targets of returns (Retbleed), which nothing here does. */
+static uint32_t signature(void)
+{
+    uint32_t sets = host_cpuid(7, 0).ebx;
+    uint32_t broadwell = (uint32_t)(BIT(5) | BIT(18) | BIT(19)); /* AVX2 RDSEED ADX */
+    if (!soft_host_is_intel() || !(sets & BIT(5))) {
+        return host_cpuid(1, 0).eax;
+    }
+    return (sets & broadwell) == broadwell ? BROADWELL_X : HASWELL_X;
+}
+
 static void add(struct x86_cpuid *cpuid, uint32_t leaf, uint32_t subleaf, bool has_subleaf,
                 struct registers r)
 {
@@ -91,6 +112,7 @@ static void add_basic(struct x86_cpuid *cpuid)
     r.eax = 0x16;
     add(cpuid, 0, 0, false, r);
     r = host_cpuid(1, 0);
+    r.eax = signature();
     uint32_t own = (uint32_t)(BIT(17) | BIT(21) | BIT(24)); /* PCID, x2APIC, TSC deadline */
     r.ecx = (r.ecx & (uint32_t)LEAF_1_ECX) | own;
     /* XSAVE comes from us, AVX from the host. */
@@ -106,8 +128,13 @@ static void add_basic(struct x86_cpuid *cpuid)
     r = (struct registers){
         .ebx = wanted & (host.ebx | ~from_host),
         .ecx = (uint32_t)(LEAF_7_ECX_UMIP | LEAF_7_ECX_RDPID | (host.ecx & LEAF_7_ECX_FROM_HOST)),
-        .edx = (uint32_t)LEAF_7_EDX_FSRM | (soft_host_is_intel() ? (uint32_t)BIT(29) : 0),
+        .edx = (uint32_t)LEAF_7_EDX_FSRM,
     };
+    if (soft_host_is_intel()) {
+        r.eax = 2;
+        r.edx |= (uint32_t)(LEAF_7_EDX_SPEC_CTRL | LEAF_7_EDX_ARCH_CAP);
+        add(cpuid, 7, 2, true, (struct registers){.edx = (uint32_t)LEAF_7_2_EDX_BHI_CTRL});
+    }
     add(cpuid, 7, 0, true, r);
 }
 
@@ -328,8 +355,9 @@ void soft_features_set(struct soft_vcpu *v)
         .smap = leaf7.ebx & BIT(20),
         .umip = leaf7.ecx & BIT(2),
         .rdpid = leaf7.ecx & BIT(22),
-        .arch_capabilities = leaf7.edx & BIT(29),
-        .spec_ctrl = leaf7.edx & BIT(26),
+        .arch_capabilities = leaf7.edx & LEAF_7_EDX_ARCH_CAP,
+        .spec_ctrl = leaf7.edx & LEAF_7_EDX_SPEC_CTRL,
+        .bhi_ctrl = find(v, 7, 2).edx & LEAF_7_2_EDX_BHI_CTRL,
         .automatic_ibrs = leaf8_21.eax & AUTOMATIC_IBRS,
         .nx = leaf81.edx & BIT(20),
         .ffxsr = leaf81.edx & BIT(25),

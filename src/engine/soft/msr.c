@@ -5,11 +5,13 @@
 
 #define MTRR_COUNT 8u
 #define MTRR_CAP   (MTRR_COUNT | 0x500u) /* fixed ranges, write combining */
-/* RDCL_NO RSBA-free IBRS-free: no speculation of the guest's reaches other memory of the guest in an interpreter. SKIP_L1DFL,
- * SSB_NO, MDS_NO, TAA_NO, SBDR_SSDP_NO, FBSDP_NO, PSDP_NO, BHI_NO, PBRSB_NO, GDS_NO, RFDS_NO */
+/* What a guest need not protect itself from here, as the bits of AMD's CPUs in cpuid.c: RDCL_NO, IBRS_ALL, SKIP_L1DFL, SSB_NO,
+ * MDS_NO, PSCHANGE_MC_NO, TAA_NO, SBDR_SSDP_NO, FBSDP_NO, PSDP_NO, BHI_NO, PBRSB_NO, GDS_NO, RFDS_NO, ITS_NO */
 #define ARCH_CAPABILITIES                                                                          \
-    (BIT(0) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(8) | BIT(13) | BIT(14) | BIT(15) | BIT(20) | \
-     BIT(24) | BIT(26) | BIT(27))
+    (BIT(0) | BIT(1) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(8) | BIT(13) | BIT(14) | BIT(15) |  \
+     BIT(20) | BIT(24) | BIT(26) | BIT(27) | BIT(62))
+
+#define SPEC_CTRL_BHI_DIS_S BIT(10)
 
 #define MSR_PLATFORM_ID    0x17u
 #define MSR_SMI_COUNT      0x34u
@@ -93,7 +95,7 @@ static uint64_t *plain_msr(struct soft_vcpu *v, uint32_t msr, uint64_t *out_mask
     case X86_MSR_MISC_ENABLE:
         return &v->misc_enable;
     case X86_MSR_SPEC_CTRL:
-        *out_mask = 7;
+        *out_mask = 7 | (v->features.bhi_ctrl ? SPEC_CTRL_BHI_DIS_S : 0);
         return v->features.spec_ctrl ? &v->spec_ctrl : NULL;
     case X86_MSR_MCG_STATUS:
         return &v->mcg_status;

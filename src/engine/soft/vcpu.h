@@ -326,7 +326,8 @@ struct soft_vcpu {
     uint8_t physical_bits;
     struct soft_features {
         bool pcid, smep, smap, umip, fsgsbase, nx, gbpages, rdtscp, rdpid, invpcid, xsave, x2apic,
-            tsc_deadline, vme, automatic_ibrs, pge, avx, arch_capabilities, spec_ctrl, ffxsr;
+            tsc_deadline, vme, automatic_ibrs, pge, avx, arch_capabilities, spec_ctrl, bhi_ctrl,
+            ffxsr;
     } features;
     struct error error;
 
