@@ -309,7 +309,8 @@ def test_back_into_a_remote_image(boot, busybox, tmp_path):
         assert vm.digest() == told
         assert "does not stand on" in vm.refused("disk-commit", "disk=disk0", "file=nbd://127.0.0.1:1/other")
         vm.ctl("disk-commit", "disk=disk0", f"file={server.uri()}", "wait=true")
-        assert vm.chain() == ["disk"] and len(helpers(server.uri())) == 1
+        assert vm.chain() == ["disk"]
+        until(lambda: len(helpers(server.uri())) == 1, "the job's hull-storage is left")
         server.kill()
         server.start()
         vm.fill(2, 8)
