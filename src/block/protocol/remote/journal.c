@@ -8,20 +8,47 @@
 #define LONG_JOURNAL (32u << 20)
 #define ENTRY_COST   (uint64_t)(sizeof(struct remote_write) + 64)
 
+/* Data from this size on comes from pages that the allocator would give back and ask for anew, a fault each, as a stream of
+ * writes goes on. */
+#define LARGE_WRITE (64u << 10)
+
 static uint64_t cost_of(const struct remote_write *write)
 {
     return ENTRY_COST + (write->is_zeroes ? 0 : write->size_bytes);
 }
 
-struct remote_write *remote_write_new(const struct block_request *request, uint64_t vector_offset,
-                                      uint64_t offset, uint64_t size)
+static struct remote_write *take_spare(struct remote *remote, size_t size)
+{
+    struct remote_write **at = &remote->journal.spare;
+    while (*at != NULL && ((*at)->capacity < size || (*at)->capacity / 2 > size)) {
+        at = &(*at)->next;
+    }
+    struct remote_write *found = *at;
+    if (found != NULL) {
+        *at = found->next;
+    }
+    return found;
+}
+
+struct remote_write *remote_write_new(struct remote *remote, const struct block_request *request,
+                                      uint64_t vector_offset, uint64_t offset, uint64_t size)
 {
     bool has_data = request->op == BLOCK_WRITE;
-    struct remote_write *write = malloc(sizeof(*write) + (has_data ? (size_t)size : 0));
+    size_t capacity = has_data ? (size_t)size : 0;
+    struct remote_write *write = NULL;
+    if (capacity >= LARGE_WRITE) {
+        write = take_spare(remote, capacity);
+    }
+    if (write != NULL) {
+        capacity = write->capacity;
+    } else {
+        write = malloc(sizeof(*write) + capacity);
+    }
     if (write == NULL) {
         return NULL;
     }
     *write = (struct remote_write){
+        .capacity = capacity,
         .offset_bytes = offset,
         .size_bytes = size,
         .is_zeroes = !has_data,
@@ -50,12 +77,22 @@ void remote_journal_add(struct remote *remote, struct remote_write *write)
     remote->journal.size_bytes += cost_of(write);
 }
 
-void remote_journal_drop(struct remote *remote, uint64_t number)
+void remote_journal_drop(struct remote *remote, uint64_t number, bool is_stream)
 {
     while (remote->journal.first != NULL && remote->journal.first->number <= number) {
         struct remote_write *write = remote->journal.first;
         remote->journal.first = write->next;
         remote->journal.size_bytes -= cost_of(write);
+        if (is_stream && write->capacity >= LARGE_WRITE) {
+            write->next = remote->journal.spare;
+            remote->journal.spare = write;
+        } else {
+            free(write);
+        }
+    }
+    while (!is_stream && remote->journal.spare != NULL) {
+        struct remote_write *write = remote->journal.spare;
+        remote->journal.spare = write->next;
         free(write);
     }
 }

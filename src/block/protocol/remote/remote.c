@@ -152,8 +152,8 @@ static int prepare(struct remote *remote, struct remote_command *command)
     const struct block_request *users = command->request->request;
     bool is_write = command->op == BLOCK_WRITE || command->op == BLOCK_WRITE_ZEROES;
     if (is_write && remote_journal_is_needed(remote)) {
-        command->write = remote_write_new(users, command->vector_offset, command->offset_bytes,
-                                          command->size_bytes);
+        command->write = remote_write_new(remote, users, command->vector_offset,
+                                          command->offset_bytes, command->size_bytes);
         if (command->write == NULL) {
             return -ENOMEM;
         }
@@ -315,7 +315,7 @@ void remote_done(struct remote *remote, struct remote_command *command, int stat
     }
     if (command->op == BLOCK_FLUSH) {
         if (status == 0 || is_own_flush) {
-            remote_journal_drop(remote, command->covers);
+            remote_journal_drop(remote, command->covers, is_own_flush);
         }
         if (is_own_flush) {
             remote->journal.is_flushing = false;
@@ -341,7 +341,7 @@ static void die(struct remote *remote)
 {
     remote->state = REMOTE_DEAD;
     remote->is_given_up = true;
-    remote_journal_drop(remote, UINT64_MAX);
+    remote_journal_drop(remote, UINT64_MAX, false);
     fail_queued(remote);
 }
 
@@ -647,7 +647,7 @@ void remote_close(struct block *block)
     remote->ops->disconnect(remote);
     remote->ops->close(remote);
     event_timer_destroy(remote->timer);
-    remote_journal_drop(remote, UINT64_MAX);
+    remote_journal_drop(remote, UINT64_MAX, false);
     block_fini(block);
     free(remote);
 }

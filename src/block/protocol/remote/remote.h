@@ -40,6 +40,7 @@ struct remote_write {
     struct remote_write *next;
     uint64_t number; /* as they were confirmed */
     uint64_t offset_bytes, size_bytes;
+    size_t capacity; /* of data; 0 without any */
     bool is_zeroes, may_unmap;
     uint8_t data[];
 };
@@ -114,6 +115,7 @@ struct remote {
     uint64_t last_answer_ns;
     struct {
         struct remote_write *first, **tail;
+        struct remote_write *spare;  /* memory of dropped ones */
         struct remote_write *replay; /* next one to be written again; NULL: all were */
         uint64_t last_number, size_bytes;
         bool is_flushing; /* a flush of our own is on its way */
@@ -153,13 +155,13 @@ void remote_done(struct remote *remote, struct remote_command *command, int stat
 int must_check remote_align(struct block *below, struct block **out_block, struct error *err);
 
 /* journal.c */
-struct remote_write *remote_write_new(const struct block_request *request, uint64_t vector_offset,
-                                      uint64_t offset, uint64_t size);
+struct remote_write *remote_write_new(struct remote *remote, const struct block_request *request,
+                                      uint64_t vector_offset, uint64_t offset, uint64_t size);
 bool remote_journal_is_needed(const struct remote *remote);
 /* A confirmed write: the journal's from now on. */
 void remote_journal_add(struct remote *remote, struct remote_write *write);
-/* Writes up to that number are durable. */
-void remote_journal_drop(struct remote *remote, uint64_t number);
+/* Writes up to that number are durable. 'is_stream': more of their kind are on their way, their memory is kept for these. */
+void remote_journal_drop(struct remote *remote, uint64_t number, bool is_stream);
 /* Should it be made smaller by a flush? */
 bool remote_journal_is_long(const struct remote *remote);
 /* Must new writes wait for that? */
