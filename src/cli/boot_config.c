@@ -7,6 +7,7 @@
 #include "base/host/file.h"
 #include "block/remote.h"
 #include "cli/boot_files.h"
+#include "cli/cache_mode.h"
 
 /* A path as text for messages: JSON is UTF-8, paths are what they like. */
 static json_t *path_text(const char *path)
@@ -57,7 +58,7 @@ static json_t *disks_entry(const struct boot_options *options, const struct boot
     json_t *disks = json_array();
     for (unsigned i = 0; i < options->disk_count; i++) {
         const struct boot_disk *disk = &options->disk[i];
-        const struct boot_cache_mode *cache = boot_find_cache_mode(disk->cache);
+        const struct cache_mode *cache = cache_mode_find(disk->cache);
         json_t *entry =
             json_pack("{s:i, s:b, s:o, s:s, s:b, s:b, s:b, s:b, s:s, s:s, s:s, s:s, s:s, s:s, s:b}",
                       "fd", files->disk[i], "remote", (int)block_is_uri(disk->path), "name",

@@ -5,6 +5,7 @@
 #include "base/host/file.h"
 #include "block/remote.h"
 #include "cli/boot_options.h"
+#include "cli/cache_mode.h"
 #include "cli/size.h"
 
 static int take_format(const char *text, const char **out_format, struct error *err)
@@ -34,7 +35,7 @@ static int check_place(const struct boot_disk *disk, const char *path, struct er
     if (!disk->has_format) {
         return error_set(err, EINVAL, "a remote disk needs format=raw or format=qcow2");
     }
-    const struct boot_cache_mode *cache = boot_find_cache_mode(disk->cache);
+    const struct cache_mode *cache = cache_mode_find(disk->cache);
     if (cache->is_direct || cache->is_unsafe || strcmp(disk->aio, "auto") != 0) {
         return error_set(err, EINVAL,
                          "aio=%s, cache=%s: a remote disk's server decides: cache=writeback or "
@@ -74,24 +75,6 @@ static int check_layers(const struct boot_disk *disk, struct error *err)
         }
     }
     return 0;
-}
-
-const struct boot_cache_mode boot_cache_modes[] = {
-    {.name = "writeback"},
-    {.name = "none", .is_direct = true},
-    {.name = "writethrough", .is_write_through = true},
-    {.name = "directsync", .is_direct = true, .is_write_through = true},
-    {.name = "unsafe", .is_unsafe = true},
-    {0},
-};
-
-const struct boot_cache_mode *boot_find_cache_mode(const char *name)
-{
-    const struct boot_cache_mode *mode = boot_cache_modes;
-    while (mode->name != NULL && strcmp(mode->name, name) != 0) {
-        mode++;
-    }
-    return mode->name != NULL ? mode : NULL;
 }
 
 /* One of the words in 'words', which are divided by '|'. */
@@ -141,8 +124,7 @@ static int policy_key(struct boot_disk *disk, const char *key, const char *value
     static const char on_error[] = "report|stop|ignore|enospc";
     const char *text = value != NULL ? value : "";
     if (strcmp(key, "cache") == 0) {
-        return take_word(key, text, "writeback|none|writethrough|directsync|unsafe", &disk->cache,
-                         err);
+        return take_word(key, text, CACHE_MODES, &disk->cache, err);
     }
     if (strcmp(key, "werror") == 0) {
         return take_word(key, text, on_error, &disk->on_write_error, err);

@@ -1,11 +1,13 @@
 /* The option table of `hull boot`. --disk, --net and --vsock have their own file, boot_drives.c. */
 #include "cli/boot_options.h"
+#include "cli/cache_mode.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/host/event_loop.h"
+#include "cli/cache_mode.h"
 #include "cli/size.h"
 
 #define MAX_MEMORY_BYTES (1ull << 40)
@@ -259,7 +261,7 @@ const struct option_spec boot_option_table[] = {
     {"firmware", 0, "KIND", "not in this version: bios or uefi", "bios|uefi", parse_firmware},
     {"disk", 'd', "FILE|URI[,KEY=VALUE]...",
      "a disk; keys: format=raw|qcow2, readonly, bus=virtio, serial=TEXT, aio=auto|io_uring|threads, "
-     "cache=writeback|none|writethrough|directsync|unsafe, snapshot (writes are lost at the end), "
+     "cache=" CACHE_MODES ", snapshot (writes are lost at the end), "
      "werror=, rerror=report|stop|ignore|enospc, discard=unmap|ignore, detect-zeroes=off|on|unmap, "
      "copy-on-read, limits: bps, bps-rd, bps-wr, iops, iops-rd, iops-wr=N, each with -max and -max-length, "
      "iops-size=SIZE, group=NAME; of a URI, as nbd://server/export: reconnect=SECONDS; "

@@ -24,7 +24,7 @@ struct boot_disk {
     const char *format;
     const char *aio;
     bool is_readonly;
-    const char *cache; /* "writeback" ...: see boot_cache_modes */
+    const char *cache; /* "writeback" ...: see cli/cache_mode.h */
     const char *on_read_error, *on_write_error;
     const char *detect_zeroes, *discard;
     struct cli_key key; /* of an encrypted image */
@@ -41,15 +41,6 @@ struct boot_disk {
     bool has_reconnect;
     unsigned reconnect_s; /* of remote disks, if has_reconnect */
 };
-
-struct boot_cache_mode {
-    const char *name;
-    bool is_direct, is_write_through, is_unsafe;
-};
-
-extern const struct boot_cache_mode boot_cache_modes[];
-/* NULL: there is none of that name. */
-const struct boot_cache_mode *boot_find_cache_mode(const char *name);
 
 enum boot_net_kind {
     BOOT_NET_USER,

@@ -2,42 +2,27 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <string.h>
 
-#include "base/core/bits.h"
 #include "block/remote.h"
 
-static const struct {
-    const char *name;
-    struct disk_cache cache;
-} modes[] = {
-    {"writeback", {0}},
-    {"none", {.is_direct = true}},
-    {"writethrough", {.is_each_sure = true}},
-    {"directsync", {.is_direct = true, .is_each_sure = true}},
-    {"unsafe", {.is_unsafe = true}},
-};
-
-int disk_cache_parse(const char *value, struct disk_cache *out_cache, struct error *err)
+int disk_cache_parse(const char *value, struct cache_mode *out_cache, struct error *err)
 {
-    for (size_t i = 0; i < ARRAY_COUNT(modes); i++) {
-        if (strcmp(value, modes[i].name) == 0) {
-            *out_cache = modes[i].cache;
-            return 0;
-        }
+    const struct cache_mode *mode = cache_mode_find(value);
+    if (mode == NULL) {
+        return error_set(err, EINVAL, "'%s' is unknown: " CACHE_MODES, value);
     }
-    return error_set(err, EINVAL,
-                     "'%s' is unknown: writeback, none, writethrough, directsync or unsafe", value);
+    *out_cache = *mode;
+    return 0;
 }
 
-int disk_cache_flags(const struct disk_cache *cache)
+int disk_cache_flags(const struct cache_mode *cache)
 {
-    return cache->is_each_sure ? O_DSYNC : 0; /* O_DIRECT is set where it is known to work */
+    return cache->is_write_through ? O_DSYNC : 0; /* O_DIRECT is set where it is known to work */
 }
 
-int disk_cache_check(const struct disk_cache *cache, const char *path, struct error *err)
+int disk_cache_check(const struct cache_mode *cache, const char *path, struct error *err)
 {
-    bool is_default = !cache->is_direct && !cache->is_each_sure && !cache->is_unsafe;
+    bool is_default = !cache->is_direct && !cache->is_write_through && !cache->is_unsafe;
     return is_default || !block_is_uri(path)
                ? 0
                : error_set(err, EINVAL,

@@ -110,7 +110,7 @@ static const struct option_spec convert_table[] = {
                          "use of the host's page cache for SRC: writeback, none, writethrough, "
                          "directsync or unsafe"),
     {"to-cache", 't', "MODE", "the same for DST; unsafe: it gets its name before it is durable",
-     DISK_CACHE_MODES, parse_to_cache},
+     CACHE_MODES, parse_to_cache},
     DISK_OPTION_ENCRYPT(parse_encrypt),
     DISK_OPTION_ITER_TIME(parse_iter_time),
     {"to-key-file", 0, "FILE", "the key of DST (default: that of SRC)", "FILE", parse_to_key_file},

@@ -52,7 +52,7 @@ static const struct option_spec create_table[] = {
     {"cache", 't', "MODE",
      "use of the host's page cache for the new image: writeback, none, writethrough, directsync or "
      "unsafe",
-     DISK_CACHE_MODES, parse_cache},
+     CACHE_MODES, parse_cache},
     DISK_OPTION_QUIET,
     {0},
 };

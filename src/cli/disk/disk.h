@@ -20,7 +20,7 @@ struct disk_image {
     const char *allowed[DISK_MAX_ALLOWED]; /* patterns of names inside images that may be opened */
     unsigned allowed_count;
     const char *snapshot;    /* what that snapshot of the image holds; NULL: what it holds now */
-    struct disk_cache cache; /* --cache, for the image and what it stands on */
+    struct cache_mode cache; /* --cache, for the image and what it stands on */
     bool is_alone;           /* without its backing file */
     bool is_for_repair;      /* see block_options */
     struct cli_key key;      /* of what is encrypted */
@@ -78,7 +78,7 @@ int disk_parse_quiet(void *into, const char *value, struct error *err);
     }
 #define DISK_OPTION_CACHE_AS(letter, help)                                                         \
     {                                                                                              \
-        "cache", letter, "MODE", help, DISK_CACHE_MODES, disk_parse_cache                          \
+        "cache", letter, "MODE", help, CACHE_MODES, disk_parse_cache                               \
     }
 #define DISK_OPTION_CACHE                                                                          \
     DISK_OPTION_CACHE_AS(0, "use of the host's page cache for FILE and what it stands on: "        \

@@ -99,7 +99,7 @@ static int parse_settings(struct disk_creation *creation, struct block_create_op
 }
 
 /* The file beside the image that shall hold its data; there must be none of that name. */
-static int make_data_file(const char *path, const struct disk_cache *cache, struct event_loop *loop,
+static int make_data_file(const char *path, const struct cache_mode *cache, struct event_loop *loop,
                           struct block **out_block, struct error *err)
 {
     int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | disk_cache_flags(cache), 0666);

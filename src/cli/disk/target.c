@@ -102,7 +102,7 @@ static int open_existing(struct disk_target *target, const struct stat *st, cons
     return rc;
 }
 
-int disk_target_open(const char *path, const char *source, const struct disk_cache *cache,
+int disk_target_open(const char *path, const char *source, const struct cache_mode *cache,
                      struct disk_target *out_target, struct error *err)
 {
     int flags = disk_cache_flags(cache);

@@ -16,7 +16,7 @@ struct disk_setting {
 struct disk_creation {
     const char *format;
     uint64_t size_bytes;
-    struct disk_cache cache;
+    struct cache_mode cache;
     bool is_only_made; /* it is not written to: need not be opened in its format */
     bool compress;
     const struct cli_key *key; /* of formats that encrypt; NULL: none */
@@ -45,7 +45,7 @@ struct disk_target {
 
 /* 'source' is a file that must not be the target; NULL: none. */
 int must_check disk_target_open(const char *path, const char *source,
-                                const struct disk_cache *cache, struct disk_target *out_target,
+                                const struct cache_mode *cache, struct disk_target *out_target,
                                 struct error *err);
 /* From now on what was written goes to the disk while more is being written, so that there is little to wait for in the end. */
 void disk_target_flush_early(struct disk_target *target);
