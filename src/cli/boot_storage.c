@@ -10,6 +10,7 @@
 
 #include "base/host/event_loop.h"
 #include "base/host/file.h"
+#include "base/host/pass_fd.h"
 #include "block/remote.h"
 #include "cli/boot_files.h"
 
@@ -38,21 +39,8 @@ static void close_fd(int *fd)
 /* The VM gets the connection as a message. */
 static int hand_over(const struct boot_storage *storage, int connection)
 {
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int))];
-    } ancillary = {0};
-    struct iovec iov = {(void *)"", 1};
-    struct msghdr message = {.msg_iov = &iov,
-                             .msg_iovlen = 1,
-                             .msg_control = &ancillary,
-                             .msg_controllen = sizeof(ancillary)};
-    struct cmsghdr *part = CMSG_FIRSTHDR(&message);
-    part->cmsg_level = SOL_SOCKET;
-    part->cmsg_type = SCM_RIGHTS;
-    part->cmsg_len = CMSG_LEN(sizeof(int));
-    memcpy(CMSG_DATA(part), &connection, sizeof(connection));
-    return sendmsg(storage->channel, &message, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 ? -errno : 0;
+    ssize_t sent = pass_fd_send(storage->channel, "", 1, &connection, 1, MSG_DONTWAIT);
+    return sent < 0 ? -errno : 0;
 }
 
 int boot_open_remote(const struct boot_disk *disk, struct boot_files *files, int *out_fd,

@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 
 #include "base/host/file.h"
+#include "base/host/pass_fd.h"
 #include "cli/unix_socket.h"
 
 #define READ_SIZE 4096u
@@ -40,24 +41,10 @@ int control_client_send_files(struct control_client *client, const json_t *reque
     }
     size_t size = strlen(text);
     text[size++] = '\n'; /* in the place of the end mark */
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_SPACE(2 * sizeof(int))];
-    } ancillary = {0};
+    size_t fd_count = fd[0] < 0 ? 0 : fd[1] < 0 ? 1 : 2;
     for (size_t sent = 0; sent < size;) {
-        struct iovec vector = {.iov_base = text + sent, .iov_len = size - sent};
-        struct msghdr message = {.msg_iov = &vector, .msg_iovlen = 1};
-        if (fd[0] >= 0 && sent == 0) {
-            size_t fds_size = fd[1] >= 0 ? 2 * sizeof(fd[0]) : sizeof(fd[0]);
-            message.msg_control = &ancillary;
-            message.msg_controllen = CMSG_SPACE(fds_size);
-            struct cmsghdr *part = CMSG_FIRSTHDR(&message);
-            part->cmsg_level = SOL_SOCKET;
-            part->cmsg_type = SCM_RIGHTS;
-            part->cmsg_len = CMSG_LEN(fds_size);
-            memcpy(CMSG_DATA(part), fd, fds_size);
-        }
-        ssize_t count = sendmsg(client->fd, &message, MSG_NOSIGNAL);
+        ssize_t count =
+            pass_fd_send(client->fd, text + sent, size - sent, fd, sent == 0 ? fd_count : 0, 0);
         if (count < 0 && errno != EINTR) {
             return error_set_errno(err, errno, "control request");
         }

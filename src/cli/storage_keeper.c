@@ -14,6 +14,7 @@
 
 #include "base/host/event_loop.h"
 #include "base/host/file.h"
+#include "base/host/pass_fd.h"
 #include "cli/boot_files.h"
 
 #define REPORT_FD 3 /* the keeper's way to who has started it */
@@ -32,22 +33,11 @@ union passed_fd {
 static void send_report(int rc, int channel, const struct error *err)
 {
     struct report report = {.code = rc < 0 ? -rc : 0};
-    union passed_fd ancillary = {0};
-    struct iovec iov = {&report, sizeof(report)};
-    struct msghdr message = {.msg_iov = &iov, .msg_iovlen = 1};
     if (rc < 0) {
         memcpy(report.text, err->text, sizeof(report.text));
-    } else {
-        message.msg_control = &ancillary;
-        message.msg_controllen = sizeof(ancillary);
-        struct cmsghdr *part = CMSG_FIRSTHDR(&message);
-        part->cmsg_level = SOL_SOCKET;
-        part->cmsg_type = SCM_RIGHTS;
-        part->cmsg_len = CMSG_LEN(sizeof(int));
-        memcpy(CMSG_DATA(part), &channel, sizeof(channel));
     }
-    (void)sendmsg(REPORT_FD, &message,
-                  MSG_NOSIGNAL); /* without a listener the VM does not come either */
+    /* Without a listener the VM does not come either. */
+    (void)pass_fd_send(REPORT_FD, &report, sizeof(report), &channel, rc < 0 ? 0 : 1, 0);
 }
 
 /* Of the process that goes on: nothing of the terminal, nor of the VM's control connection. -1: it cannot be. */
