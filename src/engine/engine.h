@@ -128,6 +128,8 @@ struct vcpu {
 /* All mandatory unless it says NULL is fine. */
 struct engine_ops {
     const char *name; /* as written after --engine */
+    /* Guests that have seen a CPU of another vendor go on here if they saw no feature that is missing. */
+    bool stands_for_any_vendor;
 
     void (*probe)(struct engine_probe *out_probe);
     /* The CPUID that this engine can run, leaf by leaf, for x86_cpuid_build. */

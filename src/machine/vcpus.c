@@ -272,7 +272,7 @@ int vcpus_adopt(struct machine *machine, uint32_t index, const struct x86_cpuid 
 {
     struct machine_vcpu *vcpu = &machine->vcpu[index];
 
-    int rc = x86_cpuid_check(cpuid, &vcpu->cpuid, err);
+    int rc = x86_cpuid_check(cpuid, &vcpu->cpuid, ops_of(machine)->stands_for_any_vendor, err);
     if (rc == 0) {
         rc = ops_of(machine)->vcpu_set_cpuid(vcpu->vcpu, cpuid, err);
     }

@@ -1,6 +1,7 @@
 """The engine kvm on a genuine KVM, in the bed of tests/nested; and VMs that move between the engines."""
 import hashlib
 import os
+import pathlib
 import re
 import shutil
 import subprocess
@@ -126,13 +127,18 @@ def test_save_between_engines(boot, bed, cpus):
     host_vm = ["--cpu", "host", "--memory", "128M", "--paused", "--kernel", share / "vmlinuz-cloud"]
     vm = boot("--engine", "soft", *host_vm, "--control", share / "control")
     save_and_quit(vm, share / "control", share / "host-soft")
+    # The bed's CPUs are of AMD: what began on another here cannot go on there, what comes from there can here.
+    is_amd = "AuthenticAMD" in pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    move = f"""
+start moved --engine kvm {MODEL_WORDS} --cpus {cpus} --restore /share/from-soft
+wait_for '^count=.*=' 3
+save /share/from-kvm
+"""
     output = bed.run(f"""
 "$HULL" boot --engine kvm --cpu host --memory 128M --restore /share/host-soft </dev/null && fail "features were missing"
 start host --engine kvm --cpu host --memory 128M --paused --kernel /share/vmlinuz-cloud
 save /share/host-kvm
-start moved --engine kvm {MODEL_WORDS} --cpus {cpus} --restore /share/from-soft
-wait_for '^count=.*=' 3
-save /share/from-kvm
+{move if is_amd else ""}
 start born --engine kvm {MODEL_WORDS} --cpus {cpus} {BUSYBOX} --append "console=ttyS0 quiet"
 wait_for '/ #'
 cat /share/counter >&3
@@ -144,10 +150,14 @@ save /share/born-on-kvm
     refused = hull("boot", "--engine", "soft", "--cpu", "host", "--memory", "128M", "--restore", "host-kvm",
                    cwd=share)
     assert refused.returncode == 1
-    assert re.search("CPU features that are not here: .*kvm async page faults", refused.stderr)
-    moved, born = ((share / f"{name}.log").read_text(errors="replace") for name in ("moved", "born"))
-    check_reports([before, moved], at_least=5)
-    for saved, consoles in (("from-kvm", [before, moved]), ("born-on-kvm", [born])):
+    assert re.search("CPU features that are not here: .*kvm async page faults|, [0-9]+ more", refused.stderr)
+    born = (share / "born.log").read_text(errors="replace")
+    ways = [("born-on-kvm", [born])]
+    if is_amd:
+        moved = (share / "moved.log").read_text(errors="replace")
+        check_reports([before, moved], at_least=5)
+        ways.append(("from-kvm", [before, moved]))
+    for saved, consoles in ways:
         back = boot(*soft, "--restore", share / saved)
         for _ in range(2):
             back.expect(REPORT)

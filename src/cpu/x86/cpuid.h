@@ -40,10 +40,11 @@ int must_check x86_cpuid_build(const char *name, const struct x86_cpuid *support
                                const struct x86_cpuid_topology *topology,
                                struct x86_cpuid *out_cpuid, struct error *err);
 
-/* Can a guest that saw the table 'seen' go on with what 'offered' stands for, which was built for it here?
+/* Can a guest that saw the table 'seen' go on with what 'offered' stands for, which was built for it here? 'any_vendor': this
+ * engine does what CPUs of Intel and those of AMD do, whichever the guest saw.
  * Errors: -EINVAL, naming the features that it would miss. */
 int must_check x86_cpuid_check(const struct x86_cpuid *seen, const struct x86_cpuid *offered,
-                               struct error *err);
+                               bool any_vendor, struct error *err);
 
 /* The names that x86_cpuid_build takes, NULL at the end. */
 extern const char *const x86_cpuid_models[];

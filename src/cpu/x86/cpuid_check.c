@@ -140,7 +140,18 @@ static bool same_xsave_layout(const struct x86_cpuid *seen, const struct x86_cpu
     return true;
 }
 
-int x86_cpuid_check(const struct x86_cpuid *seen, const struct x86_cpuid *offered,
+static bool is_known_vendor(uint32_t ebx)
+{
+    static const uint32_t known[] = {0x756e6547, 0x68747541, 0x6f677948}; /* Genu Auth Hygo */
+    for (size_t i = 0; i < ARRAY_COUNT(known); i++) {
+        if (known[i] == ebx) {
+            return true;
+        }
+    }
+    return false;
+}
+
+int x86_cpuid_check(const struct x86_cpuid *seen, const struct x86_cpuid *offered, bool any_vendor,
                     struct error *err)
 {
     struct list missing = {.used = 0};
@@ -163,7 +174,8 @@ int x86_cpuid_check(const struct x86_cpuid *seen, const struct x86_cpuid *offere
         return error_set(err, EINVAL, "its guest uses CPU features that are not here: %s",
                          missing.text);
     }
-    if (table_get(seen, 0, 0, EBX) != table_get(offered, 0, 0, EBX)) {
+    uint32_t vendor = table_get(seen, 0, 0, EBX);
+    if (vendor != table_get(offered, 0, 0, EBX) && !(any_vendor && is_known_vendor(vendor))) {
         return error_set(err, EINVAL, "its guest runs on a CPU of another vendor");
     }
     uint32_t seen_bits = table_get(seen, 0x80000008, 0, EAX) & 0xff;

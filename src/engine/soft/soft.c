@@ -256,6 +256,12 @@ static int soft_vcpu_create(struct vm *base, uint32_t index, const struct x86_cp
 static int soft_vcpu_set_cpuid(struct vcpu *vcpu, const struct x86_cpuid *cpuid, struct error *err)
 {
     struct soft_vcpu *v = soft_from_vcpu(vcpu);
+    bool is_intel = soft_cpuid_is_intel(cpuid);
+    if (vcpu->index == 0) {
+        v->vm->is_intel = is_intel;
+    } else if (v->vm->is_intel != is_intel) {
+        return error_set(err, EINVAL, "its CPU is of another vendor than vCPU 0");
+    }
     v->cpuid = *cpuid;
     soft_features_set(v);
     return 0;
@@ -356,6 +362,7 @@ static void soft_vcpu_stats(struct vcpu *vcpu,
 const struct engine_ops soft_engine_ops = {
     .name = "soft",
     .probe = soft_probe,
+    .stands_for_any_vendor = true,
     .supported_cpuid = soft_supported_cpuid,
     .hypervisor_cpuid = soft_hypervisor_cpuid,
     .has_hyperv = soft_has_hyperv,

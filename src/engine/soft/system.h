@@ -194,6 +194,7 @@ void soft_features_set(struct soft_vcpu *v);
 /* After a change of what CPUID tells of: CR4, XCR0, the APIC base. */
 void soft_cpuid_forget(struct soft_vcpu *v);
 bool soft_host_is_intel(void);
+bool soft_cpuid_is_intel(const struct x86_cpuid *cpuid);
 
 /* state.c */
 void soft_state_get(struct soft_vcpu *v, struct x86_state *out);

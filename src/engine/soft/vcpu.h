@@ -389,10 +389,10 @@ struct soft_vm {
     } icount;                    /* option: see icount.h */
     bool is_lockstep;            /* option: the interpreter checks the translator */
     uint64_t initial_tsc_offset; /* so that the guest's counter starts near 0 */
-    bool is_intel;             /* the host's vendor, thus the guest's: a few instructions differ */
-    uint64_t tsc_hz;           /* the guest's */
-    uint64_t tsc_ratio;        /* guest ticks in a host tick, times 2^32; 0: they are the same */
-    _Atomic uint64_t tsc_base; /* of vCPU 0 as restored: its offset without TSC_ADJUST */
+    bool is_intel;      /* the guest's CPU: the host's vendor, or what a saved guest has seen */
+    uint64_t tsc_hz;    /* the guest's */
+    uint64_t tsc_ratio; /* guest ticks in a host tick, times 2^32; 0: they are the same */
+    _Atomic uint64_t tsc_base;       /* of vCPU 0 as restored: its offset without TSC_ADJUST */
     _Atomic int64_t clock_offset_ns; /* kvmclock minus the host's TSC in ns */
 };
 

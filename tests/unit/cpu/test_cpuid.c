@@ -156,7 +156,7 @@ static void check_refuses(const struct x86_cpuid *seen, const struct x86_cpuid *
                           const char *words)
 {
     struct error err = {0};
-    assert_int_equal(x86_cpuid_check(seen, offered, &err), -EINVAL);
+    assert_int_equal(x86_cpuid_check(seen, offered, false, &err), -EINVAL);
     if (strstr(err.text, words) == NULL) {
         fail_msg("'%s' is not in: %s", words, err.text);
     }
@@ -167,13 +167,18 @@ static void guest_keeps_its_features(void **state)
     struct x86_cpuid supported = generous(AMD);
     const struct x86_cpuid rich = must_build("host", &supported, 2, 0);
     struct x86_cpuid poor = rich;
-    assert_int_equal(x86_cpuid_check(&rich, &rich, NULL), 0);
+    assert_int_equal(x86_cpuid_check(&rich, &rich, false, NULL), 0);
     entry_of(&poor, 7, 0)->ebx &= ~(1u << 5 | 1u << 8 | 1u << 16);
-    assert_int_equal(x86_cpuid_check(&poor, &rich, NULL), 0);
+    assert_int_equal(x86_cpuid_check(&poor, &rich, false, NULL), 0);
     check_refuses(&rich, &poor, "not here: avx2, bmi2, CPUID 0x7.0 ebx bit 16");
     poor = rich;
     entry_of(&poor, 0, 0)->ebx = 0x756e6547;
     check_refuses(&rich, &poor, "vendor");
+    assert_int_equal(x86_cpuid_check(&rich, &poor, true, NULL), 0);
+    struct x86_cpuid strange = rich;
+    entry_of(&strange, 0, 0)->ebx = 1;
+    struct error err = {0};
+    assert_int_equal(x86_cpuid_check(&strange, &rich, true, &err), -EINVAL);
     poor = rich;
     entry_of(&poor, 0x80000008, 0)->eax -= 1;
     check_refuses(&rich, &poor, "physical addresses of 57 bits, here are 56");

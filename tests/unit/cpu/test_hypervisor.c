@@ -95,13 +95,13 @@ static void test_guest_keeps_them(void **state)
     poor.entry[1].eax &= ~(1u << 5);
     x86_hypervisor_build(&choice, 2, &kvm, &seen);
     x86_hypervisor_build(&choice, 2, &kvm, &offered);
-    assert_int_equal(x86_cpuid_check(&seen, &offered, &err), 0);
+    assert_int_equal(x86_cpuid_check(&seen, &offered, false, &err), 0);
     x86_hypervisor_build(&choice, 2, &poor, &offered);
-    assert_int_equal(x86_cpuid_check(&seen, &offered, &err), -EINVAL);
+    assert_int_equal(x86_cpuid_check(&seen, &offered, false, &err), -EINVAL);
     assert_non_null(strstr(err.text, "kvm steal time"));
     choice.has_hyperv = false;
     x86_hypervisor_build(&choice, 2, &kvm, &offered);
-    assert_int_equal(x86_cpuid_check(&seen, &offered, &err), -EINVAL);
+    assert_int_equal(x86_cpuid_check(&seen, &offered, false, &err), -EINVAL);
     assert_non_null(strstr(err.text, "hyper-v hypercalls"));
 }
 
