@@ -22,6 +22,9 @@
 /* What the host must have, as its own units execute it. */
 #define LEAF_7_EBX_FROM_HOST                                                                       \
     (BIT(3) | BIT(5) | BIT(8) | BIT(9) | BIT(18) | BIT(19) | BIT(23) | BIT(24) | BIT(29))
+/* FDP is noted at unmasked exceptions only; FCS and FDS are 0. Only CPUs of Intel announce them. */
+#define LEAF_7_EBX_FDP_EXCPTN_ONLY BIT(6)
+#define LEAF_7_EBX_NO_FCS_FDS      BIT(13)
 #define LEAF_7_ECX_UMIP  BIT(2)
 #define LEAF_7_ECX_RDPID BIT(22)
 /* VAES VPCLMULQDQ */
@@ -98,6 +101,18 @@ static uint32_t signature(void)
     return (sets & broadwell) == broadwell ? BROADWELL_X : HASWELL_X;
 }
 
+struct soft_x87_model soft_host_x87(void)
+{
+    uint32_t leaf_7 = host_cpuid(7, 0).ebx;
+    bool is_intel = soft_host_is_intel();
+    return (struct soft_x87_model){
+        .has_fop = !is_intel,
+        .has_fdp = !is_intel || !(leaf_7 & LEAF_7_EBX_FDP_EXCPTN_ONLY),
+        .has_selectors = !is_intel || !(leaf_7 & LEAF_7_EBX_NO_FCS_FDS),
+        .hides_pointers = !is_intel,
+    };
+}
+
 static void add(struct x86_cpuid *cpuid, uint32_t leaf, uint32_t subleaf, bool has_subleaf,
                 struct registers r)
 {
@@ -133,6 +148,10 @@ static void add_basic(struct x86_cpuid *cpuid)
     struct registers host = host_cpuid(7, 0);
     uint32_t wanted = (uint32_t)LEAF_7_EBX;
     uint32_t from_host = (uint32_t)LEAF_7_EBX_FROM_HOST;
+    if (soft_host_is_intel()) {
+        wanted |= (uint32_t)(LEAF_7_EBX_FDP_EXCPTN_ONLY | LEAF_7_EBX_NO_FCS_FDS);
+        from_host |= (uint32_t)(LEAF_7_EBX_FDP_EXCPTN_ONLY | LEAF_7_EBX_NO_FCS_FDS);
+    }
     r = (struct registers){
         .ebx = wanted & (host.ebx | ~from_host),
         .ecx = (uint32_t)(LEAF_7_ECX_UMIP | LEAF_7_ECX_RDPID | (host.ecx & LEAF_7_ECX_FROM_HOST)),

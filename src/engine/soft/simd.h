@@ -18,8 +18,8 @@ struct soft_simd {
     struct soft_stub_env env;
     struct soft_stubs *stubs;
     uint32_t mxcsr_mask; /* bits that the guest's MXCSR has */
-    /* The last x87 instruction and its operand. FNSTENV shows them always; FXSAVE and XSAVE, on CPUs of AMD, only while
-     * an exception is pending. */
+    /* The last x87 instruction and its operand, as far as the CPU notes them (struct soft_x87_model). FNSTENV shows them
+     * always; FXSAVE and XSAVE, on CPUs of AMD, only while an exception is pending. */
     struct simd_pointers {
         uint64_t fip, fdp;
         uint16_t fop, fcs, fds;

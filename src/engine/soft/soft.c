@@ -66,6 +66,7 @@ static int soft_vm_create(const struct vm_config *config, struct vm **out_vm, st
     pthread_mutex_init(&vm->code_lock, NULL);
     pthread_mutex_init(&vm->stop_lock, NULL);
     vm->is_intel = soft_host_is_intel();
+    vm->x87 = soft_host_x87();
     soft_clock_init(vm);
     guest_memory_on_code_written(config->memory, on_code_written, vm);
     *out_vm = &vm->vm;

@@ -195,6 +195,7 @@ void soft_features_set(struct soft_vcpu *v);
 void soft_cpuid_forget(struct soft_vcpu *v);
 bool soft_host_is_intel(void);
 bool soft_cpuid_is_intel(const struct x86_cpuid *cpuid);
+struct soft_x87_model soft_host_x87(void);
 
 /* state.c */
 void soft_state_get(struct soft_vcpu *v, struct x86_state *out);

@@ -145,6 +145,16 @@ struct soft_jump_entry {
     struct soft_block *block;
 };
 
+/* What x87 instructions note of themselves (SDM 1 8.1.8 and 8.1.9), as the host's do: its own units keep these fields. */
+struct soft_x87_model {
+    bool
+        has_fop; /* FOP by each instruction, not by those alone that raise an unmasked exception: AMD */
+    bool has_fdp;       /* same, of FDP: AMD, and older CPUs of Intel */
+    bool has_selectors; /* FCS and FDS; they are 0 on newer CPUs of Intel */
+    bool
+        hides_pointers; /* FXSAVE and XSAVE show pointers only while an exception is pending: AMD */
+};
+
 #define NATIVE_X87_NOTED 0x10000u
 
 /* An entry of translated code's jump cache; see translate/block_table.h. */
@@ -389,10 +399,11 @@ struct soft_vm {
     } icount;                    /* option: see icount.h */
     bool is_lockstep;            /* option: the interpreter checks the translator */
     uint64_t initial_tsc_offset; /* so that the guest's counter starts near 0 */
-    bool is_intel;      /* the guest's CPU: the host's vendor, or what a saved guest has seen */
-    uint64_t tsc_hz;    /* the guest's */
-    uint64_t tsc_ratio; /* guest ticks in a host tick, times 2^32; 0: they are the same */
-    _Atomic uint64_t tsc_base;       /* of vCPU 0 as restored: its offset without TSC_ADJUST */
+    bool is_intel; /* the guest's CPU: the host's vendor, or what a saved guest has seen */
+    struct soft_x87_model x87;
+    uint64_t tsc_hz;           /* the guest's */
+    uint64_t tsc_ratio;        /* guest ticks in a host tick, times 2^32; 0: they are the same */
+    _Atomic uint64_t tsc_base; /* of vCPU 0 as restored: its offset without TSC_ADJUST */
     _Atomic int64_t clock_offset_ns; /* kvmclock minus the host's TSC in ns */
 };
 

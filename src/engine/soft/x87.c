@@ -28,19 +28,23 @@ static void set_pointers(struct soft_vcpu *v, const struct soft_op *op, const st
                          uint64_t offset)
 {
     struct simd_pointers *last = &v->simd->last;
+    const struct soft_x87_model *model = &v->vm->x87;
+    bool is_pending = (le16_get(v->fx + FX_FSW) & X87_STATUS_ES) != 0;
     if (s->x87_kind == X87_RESET) {
         *last = (struct simd_pointers){0};
     } else if (s->x87_kind == X87_ORDINARY) {
+        /* An exception that is pending here is its own: it has waited for earlier ones. */
         last->fip = soft_op_rip(v, op);
-        last->fcs = v->segment[X86_CS].selector;
-        last->fop = s->fop & 0x7ff;
-        if (s->memory_size != 0) {
+        last->fcs = model->has_selectors ? v->segment[X86_CS].selector : 0;
+        if (model->has_fop || is_pending) {
+            last->fop = s->fop & 0x7ff;
+        }
+        if (s->memory_size != 0 && (model->has_fdp || is_pending)) {
             last->fdp = offset;
-            last->fds = v->segment[op->segment].selector;
+            last->fds = model->has_selectors ? v->segment[op->segment].selector : 0;
         }
     }
     uint64_t fip = le64_get(v->fx + FX_FIP);
-    bool is_pending = (le16_get(v->fx + FX_FSW) & X87_STATUS_ES) != 0;
     /* With FLDCW an exception of an earlier instruction can become a pending one. */
     if (fip == s->op_address || (is_pending && fip == 0)) {
         le64_put(v->fx + FX_FIP, last->fip);
@@ -146,6 +150,9 @@ static void run_x87(struct soft_vcpu *v, const struct soft_op *op)
         put_pointers(simd->buffer, op->size != 2, &simd->last);
     } else if (has_environment) {
         get_pointers(simd->buffer, op->size != 2, &simd->last);
+        if (!v->vm->x87.has_selectors) {
+            simd->last.fcs = simd->last.fds = 0;
+        }
     }
     set_pointers(v, op, s, offset);
     if (s->is_store) {

@@ -544,6 +544,7 @@ struct native_block *native_translate(struct soft_vcpu *v, uint64_t rip, uint64_
     t.e.at = native_code(native, block);
     t.tlb = mode & NATIVE_MODE_TLB;
     t.is_intel = v->vm->is_intel;
+    t.x87 = v->vm->x87;
     t.is_shared = is_shared;
     t.needs_poll = needs_poll(source);
     bool is_test = v->vm->windows == SOFT_WINDOWS_ALWAYS;

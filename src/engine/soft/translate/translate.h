@@ -70,6 +70,7 @@ struct translation {
     struct native_block *block;
     uint32_t tlb;  /* enum soft_tlb_mode, here */
     bool is_intel; /* the guest's CPU */
+    struct soft_x87_model x87;
     uint32_t index;
     uint32_t flags;            /* FLAGS_* */
     bool has_vectors, has_x87; /* are in the host's registers */

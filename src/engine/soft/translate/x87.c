@@ -78,9 +78,9 @@ static void emit_pointers(struct translation *t, const struct native_insn *n)
     }
     native_emit_rip(t, SCRATCH, native_rip(t->source, t->index));
     emit_op_base(e, HOST_OP_MOV_RM_REG, SCRATCH, HOST_RSP, VCPU_FIELD(native_x87.fip));
-    emit_store_dword(e, VCPU_FIELD(native_x87.fop),
-                     NATIVE_X87_NOTED | (uint32_t)(insn->opcode & 7) << 8 | insn->modrm);
-    if (insn->has_memory) {
+    uint32_t fop = t->x87.has_fop ? (uint32_t)(insn->opcode & 7) << 8 | insn->modrm : 0;
+    emit_store_dword(e, VCPU_FIELD(native_x87.fop), NATIVE_X87_NOTED | fop);
+    if (insn->has_memory && t->x87.has_fdp) {
         emit_op_base(e, HOST_OP_MOV_REG_RM, SCRATCH, HOST_RSP, VCPU_FIELD(native_target));
         emit_op_base(e, HOST_OP_MOV_RM_REG, SCRATCH, HOST_RSP, VCPU_FIELD(native_x87.fdp));
         emit_store_dword(e, VCPU_FIELD(native_x87.segment), NATIVE_X87_NOTED | insn->segment);
@@ -118,16 +118,20 @@ void native_x87_saved(struct soft_vcpu *v)
 {
     struct simd_pointers *last = &v->simd->last;
     const struct soft_native *n = v->native;
+    const struct soft_x87_model *model = &v->vm->x87;
     v->native_x87_is_saved = 0;
     if (v->native_x87.fop & NATIVE_X87_NOTED) {
         last->fip = v->native_x87.fip;
-        last->fcs = v->segment[X86_CS].selector;
-        last->fop = v->native_x87.fop & 0x7ff;
+        last->fcs = model->has_selectors ? v->segment[X86_CS].selector : 0;
+        if (model->has_fop) {
+            last->fop = v->native_x87.fop & 0x7ff;
+        }
         v->native_x87.fop = 0;
     }
     if (v->native_x87.segment & NATIVE_X87_NOTED) {
         last->fdp = v->native_x87.fdp;
-        last->fds = v->segment[v->native_x87.segment & 7].selector;
+        last->fds =
+            model->has_selectors ? v->segment[v->native_x87.segment & 7].selector : 0;
         v->native_x87.segment = 0;
     }
     if (le64_get(v->fx + FX_FIP) - (uint64_t)(uintptr_t)n->executable < n->size) {
