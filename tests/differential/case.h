@@ -6,6 +6,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "cpu/x86/decode.h"
+
 /* The address space of a case, native and in the guest. Everything else is unmapped. */
 #define CASE_CODE_BASE  0x20000000u /* two pages, read and execute */
 #define CASE_CODE_SIZE  8192u
@@ -71,6 +73,13 @@ struct case_input {
     uint16_t code_bytes;                     /* with the end marker; cut off at the page's end */
     uint8_t code[CASE_MAX_CODE];
 };
+
+/* Who made the host's CPU: Intel, or else AMD. The engine is to do as it does. */
+bool case_host_is_intel(void);
+
+/* As the host's CPU decodes. */
+enum x86_decode_status case_decode(const uint8_t *bytes, size_t available,
+                                   enum x86_code_size code_size, struct x86_insn *out_insn);
 
 /* The base that the hardware adds outside of 64-bit code: 0 for Linux's own selectors. */
 static inline uint32_t case_segment_base(uint16_t selector)

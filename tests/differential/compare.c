@@ -88,7 +88,7 @@ static uint32_t undefined_flags(const struct case_input *in, uint64_t rip)
             break;
         }
         struct x86_insn insn;
-        if (x86_decode(in->code + in->insn_offset[i], X86_INSN_MAX_LENGTH, code_size, &insn) !=
+        if (case_decode(in->code + in->insn_offset[i], X86_INSN_MAX_LENGTH, code_size, &insn) !=
             X86_DECODE_OK) {
             break;
         }
@@ -107,8 +107,8 @@ static bool decode_last(const struct case_input *in, const struct case_output *n
                         struct x86_insn *out_insn)
 {
     uint64_t offset = native->state.rip - in->state.rip;
-    return offset < in->code_bytes && x86_decode(in->code + offset, X86_INSN_MAX_LENGTH,
-                                                 in->code_size, out_insn) == X86_DECODE_OK;
+    return offset < in->code_bytes && case_decode(in->code + offset, X86_INSN_MAX_LENGTH,
+                                                  in->code_size, out_insn) == X86_DECODE_OK;
 }
 
 /* With TF a gather that comes to a faulting element may first report the elements before it. */
@@ -287,7 +287,7 @@ static bool is_use_open(const struct case_input *in, const struct case_output *n
         return false;
     }
     for (unsigned i = 0; i < in->insn_count; i++) {
-        if (x86_decode(in->code + in->insn_offset[i], X86_INSN_MAX_LENGTH, in->code_size, &insn) ==
+        if (case_decode(in->code + in->insn_offset[i], X86_INSN_MAX_LENGTH, in->code_size, &insn) ==
                 X86_DECODE_OK &&
             aim_is_xsave(&insn)) {
             return true;
@@ -421,7 +421,7 @@ void compare_print_case(const struct case_input *in, FILE *file)
         uint64_t rip = in->state.rip + in->insn_offset[i];
         char text[128] = "(none)";
         struct x86_insn insn;
-        if (x86_decode(bytes, X86_INSN_MAX_LENGTH, code_size, &insn) == X86_DECODE_OK) {
+        if (case_decode(bytes, X86_INSN_MAX_LENGTH, code_size, &insn) == X86_DECODE_OK) {
             (void)x86_disassemble(&insn, rip, text, sizeof(text));
             uses_vectors |= (x86_rows[insn.row].attributes &
                              (X86_ROW_X87 | X86_ROW_MMX | X86_ROW_SSE | X86_ROW_VEX)) != 0;

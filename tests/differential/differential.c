@@ -121,7 +121,7 @@ static void mark_rows(struct run *run, const struct case_input *in)
 {
     struct x86_insn insn;
     if (in->insn_count != 0 &&
-        x86_decode(in->code, X86_INSN_MAX_LENGTH, in->code_size, &insn) == X86_DECODE_OK) {
+        case_decode(in->code, X86_INSN_MAX_LENGTH, in->code_size, &insn) == X86_DECODE_OK) {
         run->row_seen[insn.row] = 1;
     }
 }

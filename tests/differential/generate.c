@@ -175,7 +175,7 @@ static bool add_insn(const struct generator *generator, struct builder *b, bool 
         template_bytes(b->random, t, out->code_size, bytes);
     }
     struct x86_insn insn;
-    enum x86_decode_status status = x86_decode(bytes, sizeof(bytes), out->code_size, &insn);
+    enum x86_decode_status status = case_decode(bytes, sizeof(bytes), out->code_size, &insn);
     if (status != X86_DECODE_OK) {
         return is_spoiled && add_undefined(b, bytes, status);
     }

@@ -56,7 +56,7 @@ static bool template_decode(enum x86_code_size code_size, struct template *t,
     uint8_t bytes[40] = {0};
     size_t n = encode_opcode(t, 0, 0, is_64bit, bytes);
     bytes[n] = t->modrm;
-    if (x86_decode(bytes, X86_INSN_MAX_LENGTH, code_size, out_insn) == X86_DECODE_OK) {
+    if (case_decode(bytes, X86_INSN_MAX_LENGTH, code_size, out_insn) == X86_DECODE_OK) {
         return true;
     }
     if (!t->is_vex || t->modrm >= 0xc0) {
@@ -68,7 +68,7 @@ static bool template_decode(enum x86_code_size code_size, struct template *t,
     t->modrm |= 4;
     bytes[n++] = t->modrm;
     bytes[n] = (uint8_t)((5 ^ ((t->modrm >> 3) & 7)) << 3); /* index */
-    return x86_decode(bytes, X86_INSN_MAX_LENGTH, code_size, out_insn) == X86_DECODE_OK &&
+    return case_decode(bytes, X86_INSN_MAX_LENGTH, code_size, out_insn) == X86_DECODE_OK &&
            out_insn->is_vsib;
 }
 

@@ -1,8 +1,7 @@
 /* The decoder: prefixes, then opcode and ModRM pick a row of the table, then the row's form says which operands there are
  * and where their bytes stand. See tables.h for the lookup.
  *
- * Where makers differ this is AMD's behaviour: 66 on a near branch in 64-bit mode makes its operand size 16 (AMD APM 3,
- * 1.2.2 and table 1-2), direct or indirect; Intel ignores it there. Sources: Intel SDM 2 chapter 2, AMD APM 3 chapter 1. */
+ * Sources: Intel SDM 2 chapter 2, AMD APM 3 chapter 1. */
 #include "cpu/x86/decode.h"
 
 #include <string.h>
@@ -16,6 +15,7 @@ struct decoder {
     uint32_t at;
     bool is_cut;       /* the limit is what was available, not 15 */
     uint8_t mandatory; /* index: none, 66, F3, F2; before a row says whether it is one */
+    bool is_intel;     /* enum x86_code_size */
     bool has_66, has_67;
     uint8_t repeat;   /* last of F2, F3 */
     uint8_t override; /* enum x86_segment_id or X86_SEGMENT_COUNT */
@@ -605,9 +605,9 @@ static void apply_row(struct decoder *d)
     if (insn->rex && !(insn->prefixes & X86_PREFIX_VEX)) {
         insn->prefixes |= X86_PREFIX_REX;
     }
-    if ((flags & X86_FORM_DEFAULT_64) && insn->code_size == X86_CODE_64 &&
-        insn->operand_bytes == 4) {
-        insn->operand_bytes = 8;
+    if ((flags & X86_FORM_DEFAULT_64) && insn->code_size == X86_CODE_64) {
+        bool ignores_66 = d->is_intel && (x86_rows[insn->row].attributes & X86_ROW_BRANCH);
+        insn->operand_bytes = insn->operand_bytes == 2 && !ignores_66 ? 2 : 8;
     }
 }
 
@@ -629,6 +629,9 @@ static enum x86_decode_status decode(struct decoder *d)
         }
         insn->has_modrm = true;
         insn->modrm = d->bytes[d->at++];
+    }
+    if (unlikely(insn->opcode == 0x90) && d->is_intel && d->table_map == 0 && d->repeat == 0xf3) {
+        insn->rex &= 0xfe;
     }
     int row = find_row(d, entry);
     if (row < 0) {
@@ -653,7 +656,8 @@ enum x86_decode_status x86_decode(const uint8_t *bytes, size_t available,
                                   enum x86_code_size code_size, struct x86_insn *out_insn)
 {
     memset(out_insn, 0, sizeof(*out_insn));
-    out_insn->code_size = (uint8_t)code_size;
+    bool is_intel = code_size == X86_CODE_64_INTEL;
+    out_insn->code_size = is_intel ? X86_CODE_64 : (uint8_t)code_size;
     out_insn->base = X86_BASE_NONE;
     out_insn->index = X86_BASE_NONE;
     out_insn->scale = 1;
@@ -662,6 +666,7 @@ enum x86_decode_status x86_decode(const uint8_t *bytes, size_t available,
         .bytes = bytes,
         .limit = (uint32_t)MIN(available, X86_INSN_MAX_LENGTH),
         .is_cut = available < X86_INSN_MAX_LENGTH,
+        .is_intel = is_intel,
         .override = X86_SEGMENT_COUNT,
         .insn = out_insn,
     };

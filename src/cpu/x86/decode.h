@@ -15,11 +15,13 @@
 #define X86_INSN_MAX_LENGTH   15
 #define X86_INSN_MAX_OPERANDS 6
 
-/* What the code segment says: CS.L, else CS.D. */
+/* What the code segment says: CS.L, else CS.D. 64-bit code is read as CPUs of AMD do, or as those of Intel: to these 66 on a near
+ * branch means nothing (SDM 2 appendix A, f64; AMD APM 3, 1.2.2), and F3 REX.B 90 is PAUSE. */
 enum x86_code_size {
     X86_CODE_16,
     X86_CODE_32,
     X86_CODE_64,
+    X86_CODE_64_INTEL, /* for the decoder; in what it gives X86_CODE_64 */
 };
 
 enum x86_operand_kind {

@@ -26,7 +26,7 @@ static bool is_other_prefix(uint8_t byte)
 static uint32_t key_length(const uint8_t *bytes, enum x86_code_size code_size)
 {
     uint32_t at = 0, map = 0;
-    bool is_64 = code_size == X86_CODE_64, has_prefix = false;
+    bool is_64 = code_size >= X86_CODE_64, has_prefix = false;
     if (bytes[0] == 0x66 || bytes[0] == 0xf2 || bytes[0] == 0xf3) {
         has_prefix = true;
         at++;

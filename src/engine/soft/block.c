@@ -321,7 +321,7 @@ static void decode_crossing(struct soft_vcpu *v, struct soft_block *block,
     mark_bytes(&second, X86_INSN_MAX_LENGTH);
     memcpy(bytes, first->slot ? first->hva : unbacked_bytes, here);
     memcpy(bytes + here, second.slot ? second.hva : unbacked_bytes, sizeof(bytes) - here);
-    *out_status = x86_decode(bytes, sizeof(bytes), v->code_size, out_insn);
+    *out_status = x86_decode(bytes, sizeof(bytes), soft_decode_as(v->vm, v->code_size), out_insn);
 }
 
 static struct soft_block *decode_block(struct soft_vcpu *v, uint64_t gpa, uint64_t linear,
@@ -336,6 +336,7 @@ static struct soft_block *decode_block(struct soft_vcpu *v, uint64_t gpa, uint64
     *block = (struct soft_block){0};
     struct soft_page page = soft_page_find(v->vm, gpa);
     uint32_t left = GUEST_PAGE_SIZE - (uint32_t)(gpa & (GUEST_PAGE_SIZE - 1));
+    enum x86_code_size code_size = soft_decode_as(v->vm, v->code_size);
     uint32_t max_ops = key & SOFT_KEY_SINGLE ? 1 : SOFT_BLOCK_MAX_OPS;
     block->gpa = gpa;
     block->key = key;
@@ -347,7 +348,7 @@ static struct soft_block *decode_block(struct soft_vcpu *v, uint64_t gpa, uint64
         const uint8_t *bytes = page.slot ? page.hva + offset : unbacked_bytes;
         uint32_t available = page.slot ? left - offset : MIN(left - offset, X86_INSN_MAX_LENGTH);
         enum x86_decode_status status =
-            x86_decode_cached(&v->decode_cache, bytes, available, v->code_size, &insn);
+            x86_decode_cached(&v->decode_cache, bytes, available, code_size, &insn);
         if (status == X86_DECODE_MORE) {
             if (block->count) {
                 break;

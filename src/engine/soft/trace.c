@@ -288,7 +288,7 @@ bool soft_read_instruction(struct soft_vcpu *v, uint8_t out_bytes[X86_INSN_MAX_L
         uint32_t part = MIN(X86_INSN_MAX_LENGTH - size, GUEST_PAGE_SIZE - offset);
         memcpy(out_bytes + size, page.hva + offset, part);
         size += part;
-        status = x86_decode(out_bytes, size, v->code_size, out_insn);
+        status = x86_decode(out_bytes, size, soft_decode_as(v->vm, v->code_size), out_insn);
     }
     return status == X86_DECODE_OK;
 }

@@ -461,6 +461,12 @@ static inline bool soft_is_v86(const struct soft_vcpu *v)
     return v->flags & X86_FLAG_VM;
 }
 
+/* How the decoder is to read code: as the guest's CPU does. */
+static inline enum x86_code_size soft_decode_as(const struct soft_vm *vm, enum x86_code_size size)
+{
+    return size == X86_CODE_64 && vm->is_intel ? X86_CODE_64_INTEL : size;
+}
+
 /* RIP of 'op' and of the instruction behind it. */
 static inline uint64_t soft_mask_ip(const struct soft_vcpu *v, uint64_t ip)
 {

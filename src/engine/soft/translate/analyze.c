@@ -538,13 +538,12 @@ static bool decode_ahead(struct native_source *source, int page, uint32_t offset
 {
     uint8_t bytes[2 * SOFT_GRANULE_SIZE];
     uint32_t size = read_granule(source, page, offset, bytes);
-    enum x86_code_size code_size = source->is_32 ? X86_CODE_32 : X86_CODE_64;
     enum x86_decode_status status = x86_decode_cached(
-        source->decode_cache, bytes, MIN(size, X86_INSN_MAX_LENGTH), code_size, out);
+        source->decode_cache, bytes, MIN(size, X86_INSN_MAX_LENGTH), source->code_size, out);
     if (status == X86_DECODE_MORE && offset + size < GUEST_PAGE_SIZE) {
         size += read_granule(source, page, offset + size, bytes + size);
         status = x86_decode_cached(source->decode_cache, bytes, MIN(size, X86_INSN_MAX_LENGTH),
-                                   code_size, out);
+                                   source->code_size, out);
     }
     return status == X86_DECODE_OK;
 }
@@ -658,7 +657,7 @@ void native_analyze(struct soft_vcpu *v, const struct native_block *block, uint6
     out->rip = rip;
     out->page = page;
     out->is_32 = mode & NATIVE_MODE_32;
-    enum x86_code_size code_size = out->is_32 ? X86_CODE_32 : X86_CODE_64;
+    out->code_size = soft_decode_as(v->vm, out->is_32 ? X86_CODE_32 : X86_CODE_64);
     uint32_t start = (uint32_t)(rip & (GUEST_PAGE_SIZE - 1));
     uint32_t left = MIN(GUEST_PAGE_SIZE - start, NATIVE_MAX_BYTES);
     out->granules = out->second_granules = 0;
@@ -675,7 +674,7 @@ void native_analyze(struct soft_vcpu *v, const struct native_block *block, uint6
         n->group = NATIVE_NO_GROUP;
         enum x86_decode_status status =
             read > offset ? x86_decode_cached(out->decode_cache, out->copy + offset,
-                                              MIN(read, left) - offset, code_size, &n->insn)
+                                              MIN(read, left) - offset, out->code_size, &n->insn)
                           : X86_DECODE_MORE;
         if (status == X86_DECODE_MORE && read < left) {
             read += read_granule(out, 0, start + read, out->copy + read);

@@ -92,7 +92,8 @@ struct native_group {
 struct native_source {
     struct x86_decode_cache *decode_cache;
     uint64_t rip;
-    bool is_32; /* 32-bit code, else 64-bit code */
+    bool is_32;                   /* 32-bit code, else 64-bit code */
+    enum x86_code_size code_size; /* for the decoder */
     uint32_t count;
     uint32_t size_bytes;
     _Atomic uint64_t *marks; /* the page's granules with code, or NULL; set by the caller */

@@ -312,7 +312,7 @@ static struct native_block *find_or_translate(struct soft_vcpu *v, uint32_t mode
         return NULL;
     }
     uint64_t second_gpa;
-    if (native_seems_cut(rip, mode, guest.hva) && !v->lockstep &&
+    if (native_seems_cut(v->vm, rip, mode, guest.hva) && !v->lockstep &&
         native_find_second(v, rip, mode, &second_gpa)) {
         second = soft_page_find(v->vm, second_gpa);
     }

@@ -421,7 +421,7 @@ void native_page_add_second(struct soft_native *n, struct native_page *page,
  * faults of the fetch. */
 bool native_find_second(struct soft_vcpu *v, uint64_t rip, uint32_t mode, uint64_t *out_gpa);
 /* Seems the instruction at the end of 'page' not to be all there? */
-bool native_seems_cut(uint64_t rip, uint32_t mode, const uint8_t *page);
+bool native_seems_cut(const struct soft_vm *vm, uint64_t rip, uint32_t mode, const uint8_t *page);
 
 /* block_table.c */
 static inline size_t native_linear_page_bit(uint64_t rip)

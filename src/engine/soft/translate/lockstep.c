@@ -222,7 +222,8 @@ static const struct x86_row *find_row(struct soft_vcpu *v, const uint8_t *page, 
         *out_length = decoded->length;
         return &x86_rows[decoded->row];
     }
-    if (x86_decode(page + offset, left, (enum x86_code_size)v->code_size, &insn) != X86_DECODE_OK) {
+    if (x86_decode(page + offset, left, soft_decode_as(v->vm, v->code_size), &insn) !=
+        X86_DECODE_OK) {
         return NULL;
     }
     if (has_all) {

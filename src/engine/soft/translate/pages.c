@@ -224,7 +224,7 @@ bool native_find_second(struct soft_vcpu *v, uint64_t rip, uint32_t mode, uint64
     return true;
 }
 
-bool native_seems_cut(uint64_t rip, uint32_t mode, const uint8_t *page)
+bool native_seems_cut(const struct soft_vm *vm, uint64_t rip, uint32_t mode, const uint8_t *page)
 {
     uint32_t offset = (uint32_t)(rip & (GUEST_PAGE_SIZE - 1));
     uint32_t left = GUEST_PAGE_SIZE - offset;
@@ -234,6 +234,6 @@ bool native_seems_cut(uint64_t rip, uint32_t mode, const uint8_t *page)
         return false;
     }
     memcpy(bytes, page + offset, left); /* others may write there: it is decoded again */
-    return x86_decode(bytes, left, mode & NATIVE_MODE_32 ? X86_CODE_32 : X86_CODE_64, &insn) ==
-           X86_DECODE_MORE;
+    enum x86_code_size size = mode & NATIVE_MODE_32 ? X86_CODE_32 : X86_CODE_64;
+    return x86_decode(bytes, left, soft_decode_as(vm, size), &insn) == X86_DECODE_MORE;
 }

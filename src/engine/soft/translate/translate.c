@@ -466,8 +466,8 @@ static bool is_in_loop(const struct native_source *source, const uint8_t *page)
     memcpy(bytes, page + start, size);
     while (offset < size) {
         struct x86_insn insn;
-        if (x86_decode_cached(source->decode_cache, bytes + offset, size - offset, X86_CODE_64,
-                              &insn) != X86_DECODE_OK) {
+        if (x86_decode_cached(source->decode_cache, bytes + offset, size - offset,
+                              source->code_size, &insn) != X86_DECODE_OK) {
             return false;
         }
         offset += insn.length;
