@@ -142,6 +142,7 @@ static const struct {
     {1, 0x01, 0x01, false, "VMX with prefixes", 0xc0, 0xc4},
     {1, 0x01, 0x01, false, "SVM with prefixes", 0xd8, 0xdf},
     {1, 0x01, 0x01, false, "RDPKRU, WRPKRU, SERIALIZE with prefixes", 0xe8, 0xef},
+    {1, 0xae, 0xae, true, "some CPUs take CLWB with VEX", 0x30, 0xb7},
     {1, 0x20, 0x23, false, "AMD's LOCK MOV for CR8"},
     {2, 0xf8, 0xf9, false, "MOVDIRI, MOVDIR64B"},
 };

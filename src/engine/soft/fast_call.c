@@ -42,7 +42,7 @@ static void syscall(struct soft_vcpu *v, const struct soft_op *op)
 
 static void sysret(struct soft_vcpu *v, const struct soft_op *op)
 {
-    if (!(v->efer & X86_EFER_SCE) || !soft_is_protected(v)) {
+    if (!(v->efer & X86_EFER_SCE) || !soft_is_protected(v) || (!soft_is_64(v) && v->vm->is_intel)) {
         soft_raise(v, op, X86_UD);
     }
     bool to_long = op->size == 8;

@@ -500,11 +500,18 @@ void soft_store_unchecked(struct soft_vcpu *v, const struct soft_op *op, uint64_
 void soft_check_alignment(struct soft_vcpu *v, const struct soft_op *op, uint64_t gva,
                           uint32_t size)
 {
-    /* What is wrong with the address itself comes first. */
-    if (unlikely(v->align_check && (gva & (size - 1)) && x86_is_canonical(gva))) {
-        check_second_page(v, op, linear_add(v, gva, size - 1));
-        soft_raise_error(v, op, X86_AC, 0);
+    if (likely(!v->align_check || !(gva & (size - 1)) || !x86_is_canonical(gva))) {
+        return;
     }
+    if (v->vm->is_intel) {
+        if (size > 8) {
+            return;
+        }
+    } else {
+        /* What is wrong with the address of the last byte comes first. */
+        check_second_page(v, op, linear_add(v, gva, size - 1));
+    }
+    soft_raise_error(v, op, X86_AC, 0);
 }
 
 void soft_load_slow(struct soft_vcpu *v, const struct soft_op *op, uint64_t gva, void *out_data,

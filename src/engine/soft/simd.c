@@ -104,16 +104,20 @@ static void run_general(struct soft_vcpu *v, const struct soft_op *op)
     struct soft_simd *simd = v->simd;
     simd_check(v, op, s->check);
     le32_put(v->fx + 24, SIMD_HOST_MXCSR);
+    bool is_intel = v->vm->is_intel;
     if (s->is_waiting) {
         simd_check_pending(v, op);
+        if (s->is_store && is_intel) {
+            simd_clear_top(v); /* even if memory faults */
+        }
     }
     uint64_t gva = 0;
     void *rm = simd_at(v, s->rm);
     if (s->memory_size != 0 && s->is_store) {
         gva = simd_linear(v, op, s->memory_size, s->is_aligned, true);
         rm = simd->buffer;
-        if (s->is_waiting || s->uses_mxcsr) {
-            /* What the stub changes beside memory must not change if memory faults. */
+        if (s->is_waiting || (s->uses_mxcsr && !is_intel)) {
+            /* What the stub changes beside memory must not change if memory faults; but on CPUs of Intel MXCSR does. */
             simd_check_ac(v, op, gva, s->memory_size);
             soft_check_write(v, op, gva, s->memory_size);
         }
@@ -138,6 +142,9 @@ static void run_general(struct soft_vcpu *v, const struct soft_op *op)
         simd_raise_result(v, op, result);
     }
     if (s->memory_size != 0 && s->is_store) {
+        if (is_intel) {
+            v->mxcsr = simd->env.mxcsr;
+        }
         soft_store_bytes(v, op, gva, simd->buffer, s->memory_size);
     }
     v->mxcsr = simd->env.mxcsr;

@@ -115,17 +115,20 @@ static always_inline uint64_t simd_linear(struct soft_vcpu *v, const struct soft
 }
 
 /* #AC, where the accessors do not check by themselves. It comes before page faults, but after what is wrong with the
- * address itself, which the accessors find. */
+ * address itself, which the accessors find. CPUs of Intel check no access of 16 bytes or more. */
 static always_inline void simd_check_ac(struct soft_vcpu *v, const struct soft_op *op, uint64_t gva,
                                         uint32_t alignment)
 {
-    if (unlikely(v->align_check && (gva & (alignment - 1)) != 0 && x86_is_canonical(gva))) {
+    if (unlikely(v->align_check && (gva & (alignment - 1)) != 0 && x86_is_canonical(gva)) &&
+        !(alignment >= 16 && v->vm->is_intel)) {
         soft_raise_error(v, op, X86_AC, 0);
     }
 }
 
 /* The registers as MMX instructions leave them: TOP 0, all tags valid. */
 void simd_enter_mmx(struct soft_vcpu *v);
+/* TOP 0, each register where it physically is. */
+void simd_clear_top(struct soft_vcpu *v);
 
 static always_inline uint8_t *simd_at(struct soft_vcpu *v, uint16_t offset)
 {

@@ -72,24 +72,29 @@ static void op_masked_store(struct soft_vcpu *v, const struct soft_op *op)
 /* Whether the 8 bytes from 'part' on of a byte-wise masked store can be written, selected or not, as the manuals allow. */
 static void check_masked_bytes(struct soft_vcpu *v, const struct soft_op *op, unsigned part)
 {
-    uint64_t gva = soft_linear_at(v, op, op->segment, soft_offset(v, op) + part, 8, true);
+    uint64_t offset = soft_offset(v, op) + part;
+    if (v->vm->is_intel) {
+        offset = soft_mask_offset(op, offset);
+    }
+    uint64_t gva = soft_linear_at(v, op, op->segment, offset, 8, true);
     simd_check_ac(v, op, gva, 8);
     soft_check_write(v, op, gva, 8);
 }
 
-/* MASKMOVDQU and VMASKMOVDQU: two halves, each with its own limit. */
+/* MASKMOVDQU and VMASKMOVDQU: two halves, each with its own limit. CPUs of Intel begin with the upper one. */
 static void op_masked_bytes(struct soft_vcpu *v, const struct soft_op *op)
 {
     const struct masked_op *m = op->data;
     simd_check(v, op, m->check);
-    check_masked_bytes(v, op, 0);
-    check_masked_bytes(v, op, 8);
+    unsigned part = v->vm->is_intel ? 8 : 0;
+    check_masked_bytes(v, op, part);
+    check_masked_bytes(v, op, 8 - part);
     store_selected(v, op, m, v->vector[m->data], v->vector[m->mask]);
     SOFT_NEXT(v, op);
 }
 
-/* SDM 1 9.5.1. The image has the registers by their distance from TOP. */
-void simd_enter_mmx(struct soft_vcpu *v)
+/* The image has the registers by their distance from TOP. */
+void simd_clear_top(struct soft_vcpu *v)
 {
     uint8_t rotated[128];
     uint16_t status = le16_get(v->fx + 2);
@@ -99,6 +104,12 @@ void simd_enter_mmx(struct soft_vcpu *v)
     }
     memcpy(v->fx + 32, rotated, sizeof(rotated));
     le16_put(v->fx + 2, (uint16_t)(status & ~0x3800));
+}
+
+/* SDM 1 9.5.1 */
+void simd_enter_mmx(struct soft_vcpu *v)
+{
+    simd_clear_top(v);
     v->fx[4] = 0xff;
 }
 
@@ -113,6 +124,14 @@ static void op_maskmovq(struct soft_vcpu *v, const struct soft_op *op)
     SOFT_NEXT(v, op);
 }
 
+/* CPUs of Intel begin a gather so (SDM 2, VPGATHERDD): elements of the mask become all ones or zero. */
+static void extend_mask(uint8_t *mask, unsigned vector_size, unsigned size)
+{
+    for (unsigned i = 0; i < vector_size / size; i++) {
+        memset(mask + i * size, is_selected(mask, i, size) ? 0xff : 0, size);
+    }
+}
+
 /* Gathers show their progress when an element faults: what was loaded is in the destination, and the mask is clear up to
  * the element. */
 static void op_gather(struct soft_vcpu *v, const struct soft_op *op)
@@ -124,6 +143,9 @@ static void op_gather(struct soft_vcpu *v, const struct soft_op *op)
     const uint8_t *index = v->vector[m->index];
     uint64_t base = soft_offset(v, op);
     unsigned size = m->element_size;
+    if (v->vm->is_intel) {
+        extend_mask(mask, m->vector_size, size);
+    }
     for (unsigned i = 0; i < m->count; i++) {
         if (!is_selected(mask, i, size)) {
             memset(mask + i * size, 0, size);

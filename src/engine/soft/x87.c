@@ -15,6 +15,9 @@
 #define FX_FDP 16
 #define FX_ST0 32
 
+/* Exceptions that, unmasked, leave the destination alone: all but that of precision. */
+#define X87_STORES_NOTHING 0x1fu
+
 enum x87_kind {
     X87_ORDINARY,
     X87_CONTROL, /* leaves the pointers alone */
@@ -115,6 +118,22 @@ static void check_first_part(struct soft_vcpu *v, const struct soft_op *op, cons
     }
 }
 
+/* Stores into the buffer, to see whether an unmasked exception lets nothing be stored; if not so, all is as before. */
+static bool try_store(struct soft_vcpu *v, const struct soft_op *op)
+{
+    const struct simd_op *s = op->data;
+    struct soft_simd *simd = v->simd;
+    uint8_t before[FX_ST0 + 128];
+    memcpy(before, v->fx, sizeof(before));
+    le32_put(v->fx + 24, SIMD_HOST_MXCSR);
+    if (s->run(v, simd->buffer, v, v, &simd->env) == SOFT_STUB_OK &&
+        (le16_get(v->fx + FX_FSW) & ~le16_get(v->fx + FX_FCW) & X87_STORES_NOTHING) != 0) {
+        return true;
+    }
+    memcpy(v->fx, before, sizeof(before));
+    return false;
+}
+
 static void run_x87(struct soft_vcpu *v, const struct soft_op *op)
 {
     const struct simd_op *s = op->data;
@@ -124,6 +143,12 @@ static void run_x87(struct soft_vcpu *v, const struct soft_op *op)
         simd_check_pending(v, op);
     }
     uint64_t gva = 0, offset = 0;
+    /* CPUs of Intel do not look at memory then. */
+    if (v->vm->is_intel && s->is_store && s->x87_kind == X87_ORDINARY &&
+        (~v->fx[FX_FCW] & X87_STORES_NOTHING) != 0 && try_store(v, op)) {
+        set_pointers(v, op, s, soft_offset(v, op));
+        SOFT_NEXT(v, op);
+    }
     if (s->memory_size != 0) {
         offset = soft_offset(v, op);
         if (s->memory_size >= 10) {

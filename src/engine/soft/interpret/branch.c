@@ -116,6 +116,10 @@ static void call_indirect(struct soft_vcpu *v, const struct soft_op *op)
     uint64_t gva = soft_stack_linear(v, op, sp, op->size, true);
     soft_check_alignment(v, op, gva, op->size);
     soft_check_write(v, op, gva, op->size);
+    if (v->vm->is_intel) {
+        /* The return address is there even so. */
+        soft_store_sized(v, op, gva, op->size, soft_op_next_rip(v, op));
+    }
     check_target(v, op, target);
     soft_push(v, op, op->size, soft_op_next_rip(v, op));
     v->rip = target;

@@ -220,6 +220,7 @@ static always_inline void repeat(struct soft_vcpu *v, const struct soft_op *op, 
         SOFT_NEXT(v, op);
     }
     uint64_t count = v->gpr[X86_RCX] & soft_address_mask(op);
+    uint16_t status = v->status;
     bool is_over = count == 0;
     if (is_over && is_port) {
         /* The right to the port is asked for even so. */
@@ -229,6 +230,9 @@ static always_inline void repeat(struct soft_vcpu *v, const struct soft_op *op, 
         /* Somebody who looks at each step sees each element. */
         uint64_t done = run && !v->is_stepping ? run(v, op, count) : 0;
         if (!done) {
+            if (has_condition && v->vm->is_intel) {
+                v->status = status; /* of before, if this element faults (SDM 2, REP) */
+            }
             step(v, op);
             done = 1;
         } else {
@@ -242,6 +246,10 @@ static always_inline void repeat(struct soft_vcpu *v, const struct soft_op *op, 
             (i >= ELEMENTS_AT_ONCE || atomic_load_explicit(&v->requests, memory_order_relaxed))) {
             v->rip = soft_op_rip(v, op);
             v->stats.instructions--;
+            if (v->is_stepping && v->vm->is_intel) {
+                v->flags |=
+                    X86_FLAG_RF; /* a trap between elements pushes it set (SDM 3 17.3.1.1) */
+            }
             return;
         }
     }
