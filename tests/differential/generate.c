@@ -82,6 +82,10 @@ static bool differs_by_vendor(const struct x86_insn *insn, enum x86_code_size co
     if (insn->id == X86_ID_ENTER && has_alignment_check) {
         return true;
     }
+    /* SSE4A, which CPUs of Intel do not have: whether its immediates are fetched before #UD */
+    if (x86_rows[insn->row].feature == X86_FEATURE_SSE4A && case_host_is_intel()) {
+        return true;
+    }
     /* SHA with unaligned memory: #GP or not */
     if (x86_rows[insn->row].feature == X86_FEATURE_SHA && insn->has_memory) {
         return true;
@@ -112,6 +116,11 @@ static bool add_undefined(struct builder *b, const uint8_t *bytes, enum x86_deco
     struct case_input *out = b->out;
     if (status == X86_DECODE_UNDEFINED &&
         (prefix_count(bytes) > MAX_PREFIXES || exclude_undefined(bytes, out->code_size) != NULL)) {
+        return false;
+    }
+    /* To CPUs of Intel what is too long may be undefined before that, as they do not have it. */
+    if (status == X86_DECODE_TOO_LONG && case_host_is_intel() &&
+        prefix_count(bytes) > MAX_PREFIXES) {
         return false;
     }
     out->insn_offset[out->insn_count++] = (uint8_t)out->code_bytes;

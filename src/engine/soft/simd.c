@@ -111,13 +111,18 @@ static void run_general(struct soft_vcpu *v, const struct soft_op *op)
             simd_clear_top(v); /* even if memory faults */
         }
     }
+    /* CPUs of Intel look at memory when the result and MXCSR are there. */
+    bool is_late =
+        is_intel && s->memory_size != 0 && s->is_store && s->uses_mxcsr && !s->is_waiting;
     uint64_t gva = 0;
     void *rm = simd_at(v, s->rm);
-    if (s->memory_size != 0 && s->is_store) {
+    if (is_late) {
+        rm = simd->buffer;
+    } else if (s->memory_size != 0 && s->is_store) {
         gva = simd_linear(v, op, s->memory_size, s->is_aligned, true);
         rm = simd->buffer;
-        if (s->is_waiting || (s->uses_mxcsr && !is_intel)) {
-            /* What the stub changes beside memory must not change if memory faults; but on CPUs of Intel MXCSR does. */
+        if (s->is_waiting || s->uses_mxcsr) {
+            /* What the stub changes beside memory must not change if memory faults. */
             simd_check_ac(v, op, gva, s->memory_size);
             soft_check_write(v, op, gva, s->memory_size);
         }
@@ -142,8 +147,9 @@ static void run_general(struct soft_vcpu *v, const struct soft_op *op)
         simd_raise_result(v, op, result);
     }
     if (s->memory_size != 0 && s->is_store) {
-        if (is_intel) {
+        if (is_late) {
             v->mxcsr = simd->env.mxcsr;
+            gva = simd_linear(v, op, s->memory_size, s->is_aligned, true);
         }
         soft_store_bytes(v, op, gva, simd->buffer, s->memory_size);
     }

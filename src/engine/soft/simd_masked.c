@@ -124,12 +124,16 @@ static void op_maskmovq(struct soft_vcpu *v, const struct soft_op *op)
     SOFT_NEXT(v, op);
 }
 
-/* CPUs of Intel begin a gather so (SDM 2, VPGATHERDD): elements of the mask become all ones or zero. */
-static void extend_mask(uint8_t *mask, unsigned vector_size, unsigned size)
+/* CPUs of Intel begin a gather so (SDM 2, VPGATHERDD): elements of the mask become all ones or zero, what is beyond the vectors
+ * zero. */
+static void begin_gather(const struct masked_op *m, uint8_t *data, uint8_t *mask)
 {
-    for (unsigned i = 0; i < vector_size / size; i++) {
+    unsigned size = m->element_size;
+    for (unsigned i = 0; i < m->vector_size / size; i++) {
         memset(mask + i * size, is_selected(mask, i, size) ? 0xff : 0, size);
     }
+    memset(mask + m->vector_size, 0, 32 - m->vector_size);
+    memset(data + m->vector_size, 0, 32 - m->vector_size);
 }
 
 /* Gathers show their progress when an element faults: what was loaded is in the destination, and the mask is clear up to
@@ -144,7 +148,7 @@ static void op_gather(struct soft_vcpu *v, const struct soft_op *op)
     uint64_t base = soft_offset(v, op);
     unsigned size = m->element_size;
     if (v->vm->is_intel) {
-        extend_mask(mask, m->vector_size, size);
+        begin_gather(m, data, mask);
     }
     for (unsigned i = 0; i < m->count; i++) {
         if (!is_selected(mask, i, size)) {

@@ -165,6 +165,8 @@ const uint8_t *native_on_string(struct soft_vcpu *v, const struct native_site *s
     uint64_t base = v->segment_base[description >> NATIVE_STRING_SEGMENT_SHIFT];
     uint64_t mask = description & NATIVE_STRING_32 ? UINT32_MAX : UINT64_MAX;
     uint64_t count = is_repeated ? v->gpr[X86_RCX] & mask : 1;
+    bool shows_old_flags = s.kind >= SOFT_STRING_CMPS && v->vm->is_intel;
+    uint16_t status = v->status;
     while (count) {
         uint64_t from = (v->gpr[X86_RSI] & mask) + base, to = v->gpr[X86_RDI] & mask;
         uint64_t done = soft_string_run(v, &s, from, to, count);
@@ -172,6 +174,7 @@ const uint8_t *native_on_string(struct soft_vcpu *v, const struct native_site *s
             done = soft_string_run(v, &s, from, to, count);
         }
         if (unlikely(!done)) {
+            v->status = shows_old_flags ? status : v->status;
             return NULL;
         }
         uint64_t bytes = s.is_down ? -(done * s.size_bytes) : done * s.size_bytes;
@@ -189,6 +192,7 @@ const uint8_t *native_on_string(struct soft_vcpu *v, const struct native_site *s
             break;
         }
         if (count && unlikely(atomic_load_explicit(&v->requests, memory_order_relaxed))) {
+            v->status = shows_old_flags ? status : v->status;
             return NULL;
         }
     }

@@ -88,8 +88,14 @@ static void compare(struct soft_vcpu *v, uint32_t size, uint64_t a, uint64_t b)
 static void step_cmps(struct soft_vcpu *v, const struct soft_op *op)
 {
     uint32_t size = element_size(op);
-    uint64_t a = soft_load_sized(v, op, source(v, op), size);
-    uint64_t b = soft_load_sized(v, op, destination(v, op, false), size);
+    uint64_t a, b;
+    if (v->vm->is_intel) {
+        b = soft_load_sized(v, op, destination(v, op, false), size);
+        a = soft_load_sized(v, op, source(v, op), size);
+    } else {
+        a = soft_load_sized(v, op, source(v, op), size);
+        b = soft_load_sized(v, op, destination(v, op, false), size);
+    }
     compare(v, size, a, b);
     advance(v, op, X86_RSI, stride(v, op));
     advance(v, op, X86_RDI, stride(v, op));
@@ -220,6 +226,8 @@ static always_inline void repeat(struct soft_vcpu *v, const struct soft_op *op, 
         SOFT_NEXT(v, op);
     }
     uint64_t count = v->gpr[X86_RCX] & soft_address_mask(op);
+    /* CPUs of Intel change the flags at the end alone (SDM 2, REP). */
+    bool shows_old_flags = has_condition && v->vm->is_intel;
     uint16_t status = v->status;
     bool is_over = count == 0;
     if (is_over && is_port) {
@@ -230,8 +238,8 @@ static always_inline void repeat(struct soft_vcpu *v, const struct soft_op *op, 
         /* Somebody who looks at each step sees each element. */
         uint64_t done = run && !v->is_stepping ? run(v, op, count) : 0;
         if (!done) {
-            if (has_condition && v->vm->is_intel) {
-                v->status = status; /* of before, if this element faults (SDM 2, REP) */
+            if (shows_old_flags) {
+                v->status = status; /* this element may fault */
             }
             step(v, op);
             done = 1;
@@ -246,6 +254,9 @@ static always_inline void repeat(struct soft_vcpu *v, const struct soft_op *op, 
             (i >= ELEMENTS_AT_ONCE || atomic_load_explicit(&v->requests, memory_order_relaxed))) {
             v->rip = soft_op_rip(v, op);
             v->stats.instructions--;
+            if (shows_old_flags) {
+                v->status = status;
+            }
             if (v->is_stepping && v->vm->is_intel) {
                 v->flags |=
                     X86_FLAG_RF; /* a trap between elements pushes it set (SDM 3 17.3.1.1) */
