@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/core/compiler.h"
+#include "case.h"
 #include "cpu/x86/decode.h"
 
 static const struct {
@@ -123,6 +124,7 @@ static const struct {
     bool is_vex;
     const char *reason;
     uint8_t modrm_first, modrm_last; /* both 0: any */
+    bool is_of_intel;                /* only on its CPUs */
 } host_instructions[] = {
     {0, 0x8f, 0x8f, false, "XOP"},
     {0, 0x62, 0x62, false, "AVX-512"},
@@ -142,7 +144,8 @@ static const struct {
     {1, 0x01, 0x01, false, "VMX with prefixes", 0xc0, 0xc4},
     {1, 0x01, 0x01, false, "SVM with prefixes", 0xd8, 0xdf},
     {1, 0x01, 0x01, false, "RDPKRU, WRPKRU, SERIALIZE with prefixes", 0xe8, 0xef},
-    {1, 0xae, 0xae, true, "some CPUs take CLWB with VEX", 0x30, 0xb7},
+    {1, 0x0d, 0x0d, false, "PREFETCH of a register is a no-operation", 0xc0, 0xff, true},
+    {1, 0xae, 0xae, true, "CLWB with VEX", 0x30, 0xb7, true},
     {1, 0x20, 0x23, false, "AMD's LOCK MOV for CR8"},
     {2, 0xf8, 0xf9, false, "MOVDIRI, MOVDIR64B"},
 };
@@ -154,6 +157,7 @@ const char *exclude_undefined(const uint8_t *bytes, enum x86_code_size code_size
         if (found.map == host_instructions[i].map && found.is_vex == host_instructions[i].is_vex &&
             found.opcode >= host_instructions[i].first &&
             found.opcode <= host_instructions[i].last &&
+            (!host_instructions[i].is_of_intel || case_host_is_intel()) &&
             (host_instructions[i].modrm_last == 0 ||
              (found.modrm >= host_instructions[i].modrm_first &&
               found.modrm <= host_instructions[i].modrm_last))) {

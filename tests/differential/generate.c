@@ -86,6 +86,11 @@ static bool differs_by_vendor(const struct x86_insn *insn, enum x86_code_size co
     if (x86_rows[insn->row].feature == X86_FEATURE_SSE4A && case_host_is_intel()) {
         return true;
     }
+    /* MOVSXD to 16 bits: 16 bits are read or 32 */
+    if (insn->id == X86_ID_MOVSXD && insn->operand_bytes == 2 && insn->has_memory &&
+        case_host_is_intel()) {
+        return true;
+    }
     /* SHA with unaligned memory: #GP or not */
     if (x86_rows[insn->row].feature == X86_FEATURE_SHA && insn->has_memory) {
         return true;

@@ -104,21 +104,15 @@ static void run_general(struct soft_vcpu *v, const struct soft_op *op)
     struct soft_simd *simd = v->simd;
     simd_check(v, op, s->check);
     le32_put(v->fx + 24, SIMD_HOST_MXCSR);
-    bool is_intel = v->vm->is_intel;
     if (s->is_waiting) {
         simd_check_pending(v, op);
-        if (s->is_store && is_intel) {
+        if (s->is_store && v->vm->is_intel) {
             simd_clear_top(v); /* even if memory faults */
         }
     }
-    /* CPUs of Intel look at memory when the result and MXCSR are there. */
-    bool is_late =
-        is_intel && s->memory_size != 0 && s->is_store && s->uses_mxcsr && !s->is_waiting;
     uint64_t gva = 0;
     void *rm = simd_at(v, s->rm);
-    if (is_late) {
-        rm = simd->buffer;
-    } else if (s->memory_size != 0 && s->is_store) {
+    if (s->memory_size != 0 && s->is_store) {
         gva = simd_linear(v, op, s->memory_size, s->is_aligned, true);
         rm = simd->buffer;
         if (s->is_waiting || s->uses_mxcsr) {
@@ -147,10 +141,6 @@ static void run_general(struct soft_vcpu *v, const struct soft_op *op)
         simd_raise_result(v, op, result);
     }
     if (s->memory_size != 0 && s->is_store) {
-        if (is_late) {
-            v->mxcsr = simd->env.mxcsr;
-            gva = simd_linear(v, op, s->memory_size, s->is_aligned, true);
-        }
         soft_store_bytes(v, op, gva, simd->buffer, s->memory_size);
     }
     v->mxcsr = simd->env.mxcsr;

@@ -18,11 +18,29 @@ static bool is_selected(const uint8_t *mask, unsigned element, unsigned size)
     return (mask[element * size + size - 1] & 0x80) != 0;
 }
 
+/* CPUs of Intel wrap what lies behind the first byte at 4 GiB, whatever the address size is; those of AMD nowhere. */
+static uint64_t part_offset(const struct soft_vcpu *v, const struct soft_op *op, unsigned distance)
+{
+    uint64_t offset = soft_offset(v, op) + distance;
+    return v->vm->is_intel && (op->flags & SOFT_OP_LEGACY) ? (uint32_t)offset : offset;
+}
+
 static uint64_t element_linear(struct soft_vcpu *v, const struct soft_op *op,
                                const struct masked_op *m, unsigned element, bool is_write)
 {
-    uint64_t offset = soft_offset(v, op) + element * m->element_size;
+    uint64_t offset = part_offset(v, op, element * m->element_size);
     return soft_linear_at(v, op, op->segment, offset, m->element_size, is_write);
+}
+
+/* CPUs of Intel ask for the limits of all elements before they access one. */
+static void check_limits(struct soft_vcpu *v, const struct soft_op *op, const struct masked_op *m,
+                         bool is_write)
+{
+    for (unsigned i = 0; i < m->count && v->vm->is_intel; i++) {
+        if (is_selected(v->vector[m->mask], i, m->element_size)) {
+            (void)element_linear(v, op, m, i, is_write);
+        }
+    }
 }
 
 /* VMASKMOVPS/PD, VPMASKMOVD/Q from memory. */
@@ -31,6 +49,7 @@ static void op_masked_load(struct soft_vcpu *v, const struct soft_op *op)
     const struct masked_op *m = op->data;
     simd_check(v, op, m->check);
     uint8_t result[32] = {0};
+    check_limits(v, op, m, false);
     for (unsigned i = 0; i < m->count; i++) {
         if (is_selected(v->vector[m->mask], i, m->element_size)) {
             soft_load_unchecked(v, op, element_linear(v, op, m, i, false),
@@ -57,6 +76,7 @@ static void op_masked_store(struct soft_vcpu *v, const struct soft_op *op)
     const struct masked_op *m = op->data;
     simd_check(v, op, m->check);
     const uint8_t *mask = v->vector[m->mask];
+    check_limits(v, op, m, true);
     for (unsigned i = 0; i < m->count; i++) {
         if (is_selected(mask, i, m->element_size)) {
             /* In two parts, as these stores know no #AC. */
@@ -72,11 +92,7 @@ static void op_masked_store(struct soft_vcpu *v, const struct soft_op *op)
 /* Whether the 8 bytes from 'part' on of a byte-wise masked store can be written, selected or not, as the manuals allow. */
 static void check_masked_bytes(struct soft_vcpu *v, const struct soft_op *op, unsigned part)
 {
-    uint64_t offset = soft_offset(v, op) + part;
-    if (v->vm->is_intel) {
-        offset = soft_mask_offset(op, offset);
-    }
-    uint64_t gva = soft_linear_at(v, op, op->segment, offset, 8, true);
+    uint64_t gva = soft_linear_at(v, op, op->segment, part_offset(v, op, part), 8, true);
     simd_check_ac(v, op, gva, 8);
     soft_check_write(v, op, gva, 8);
 }
@@ -126,14 +142,13 @@ static void op_maskmovq(struct soft_vcpu *v, const struct soft_op *op)
 
 /* CPUs of Intel begin a gather so (SDM 2, VPGATHERDD): elements of the mask become all ones or zero, what is beyond the vectors
  * zero. */
-static void begin_gather(const struct masked_op *m, uint8_t *data, uint8_t *mask)
+static void begin_gather(const struct masked_op *m, uint8_t *mask)
 {
     unsigned size = m->element_size;
     for (unsigned i = 0; i < m->vector_size / size; i++) {
         memset(mask + i * size, is_selected(mask, i, size) ? 0xff : 0, size);
     }
     memset(mask + m->vector_size, 0, 32 - m->vector_size);
-    memset(data + m->vector_size, 0, 32 - m->vector_size);
 }
 
 /* Gathers show their progress when an element faults: what was loaded is in the destination, and the mask is clear up to
@@ -148,7 +163,7 @@ static void op_gather(struct soft_vcpu *v, const struct soft_op *op)
     uint64_t base = soft_offset(v, op);
     unsigned size = m->element_size;
     if (v->vm->is_intel) {
-        begin_gather(m, data, mask);
+        begin_gather(m, mask);
     }
     for (unsigned i = 0; i < m->count; i++) {
         if (!is_selected(mask, i, size)) {
@@ -162,6 +177,9 @@ static void op_gather(struct soft_vcpu *v, const struct soft_op *op)
         uint8_t value[8];
         soft_load_unchecked(v, op, gva, value, size);
         memcpy(data + i * size, value, size);
+        if (v->vm->is_intel) {
+            memset(data + m->vector_size, 0, 32 - m->vector_size);
+        }
         memset(mask + i * size, 0, size);
     }
     memset(data + m->count * size, 0, 32 - m->count * size);

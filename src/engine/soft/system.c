@@ -209,6 +209,15 @@ static void out(struct soft_vcpu *v, const struct soft_op *op)
     SOFT_NEXT(v, op);
 }
 
+/* CPUs of Intel do not look at the upper bound if the index is below the lower one. */
+static void check_lower_bound(struct soft_vcpu *v, const struct soft_op *op, int64_t index,
+                              int64_t low)
+{
+    if (v->vm->is_intel && index < low) {
+        soft_raise(v, op, X86_BR);
+    }
+}
+
 /* Two accesses, one after the other: the first bound can fault for its page while the second is beyond the limit. */
 static void bound(struct soft_vcpu *v, const struct soft_op *op)
 {
@@ -216,15 +225,17 @@ static void bound(struct soft_vcpu *v, const struct soft_op *op)
     uint64_t first = soft_linear_at(v, op, op->segment, offset, op->size, false);
     int64_t low, high, index;
     if (op->size == 2) {
+        index = (int16_t)SOFT_GET(16, op->dst);
         low = (int16_t)soft_load16(v, op, first);
+        check_lower_bound(v, op, index, low);
         uint64_t second = soft_linear_at(v, op, op->segment, offset + 2, 2, false);
         high = (int16_t)soft_load16(v, op, second);
-        index = (int16_t)SOFT_GET(16, op->dst);
     } else {
+        index = (int32_t)SOFT_GET(32, op->dst);
         low = (int32_t)soft_load32(v, op, first);
+        check_lower_bound(v, op, index, low);
         uint64_t second = soft_linear_at(v, op, op->segment, offset + 4, 4, false);
         high = (int32_t)soft_load32(v, op, second);
-        index = (int32_t)SOFT_GET(32, op->dst);
     }
     if (index < low || index > high) {
         soft_raise(v, op, X86_BR);

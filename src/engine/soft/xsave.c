@@ -83,8 +83,8 @@ static void x87_get(const struct soft_vcpu *v, bool is_wide, uint8_t *out_legacy
     le16_put(out_legacy + 6, le16_get(out_legacy + 6) & 0x7ff);
     if (!is_wide) {
         /* CPUs of AMD keep them for a pending exception only; a pointer of 0 is one, too. */
-        bool has_pointers = !v->vm->x87.hides_pointers || le64_get(v->fx + 8) != 0 ||
-                            (v->fx[2] & FSW_ES) != 0;
+        bool has_pointers =
+            !v->vm->x87.hides_pointers || le64_get(v->fx + 8) != 0 || (v->fx[2] & FSW_ES) != 0;
         le32_put(out_legacy + 12, has_pointers ? v->simd->last.fcs : 0);
         le32_put(out_legacy + 20, has_pointers ? v->simd->last.fds : 0);
     }
@@ -94,10 +94,11 @@ static void x87_get(const struct soft_vcpu *v, bool is_wide, uint8_t *out_legacy
     }
 }
 
-/* CPUs keep as many bits as linear addresses can have, 57, and extend the sign. */
-static uint64_t pointer_get(const uint8_t *from)
+/* CPUs of AMD keep as many bits as linear addresses can have, 57, and extend the sign; those of Intel keep all. */
+static uint64_t pointer_get(const struct soft_vcpu *v, const uint8_t *from)
 {
-    return (uint64_t)((int64_t)(le64_get(from) << 7) >> 7);
+    uint64_t pointer = le64_get(from);
+    return v->vm->is_intel ? pointer : (uint64_t)((int64_t)(pointer << 7) >> 7);
 }
 
 static void x87_set(struct soft_vcpu *v, bool is_wide, const uint8_t *legacy)
@@ -110,8 +111,8 @@ static void x87_set(struct soft_vcpu *v, bool is_wide, const uint8_t *legacy)
     memcpy(v->fx + LEGACY_ST0, legacy + LEGACY_ST0, 128);
     bool has_selectors = !is_wide && v->vm->x87.has_selectors;
     v->simd->last = (struct simd_pointers){
-        .fip = pointer_get(v->fx + 8),
-        .fdp = pointer_get(v->fx + 16),
+        .fip = pointer_get(v, v->fx + 8),
+        .fdp = pointer_get(v, v->fx + 16),
         .fop = le16_get(v->fx + 6) & 0x7ff,
         .fcs = has_selectors ? le16_get(legacy + 12) : 0,
         .fds = has_selectors ? le16_get(legacy + 20) : 0,
