@@ -18,17 +18,23 @@ static bool is_selected(const uint8_t *mask, unsigned element, unsigned size)
     return (mask[element * size + size - 1] & 0x80) != 0;
 }
 
-/* CPUs of Intel wrap what lies behind the first byte at 4 GiB, whatever the address size is; those of AMD nowhere. */
-static uint64_t part_offset(const struct soft_vcpu *v, const struct soft_op *op, unsigned distance)
+/* CPUs of Intel wrap what lies behind the first byte: MASKMOVDQU by the address size, other moves at 4 GiB. Those of AMD do not. */
+static uint64_t part_offset(const struct soft_vcpu *v, const struct soft_op *op, unsigned distance,
+                            unsigned element_size)
 {
     uint64_t offset = soft_offset(v, op) + distance;
-    return v->vm->is_intel && (op->flags & SOFT_OP_LEGACY) ? (uint32_t)offset : offset;
+    if (!v->vm->is_intel) {
+        return offset;
+    }
+    return element_size == 1            ? soft_mask_offset(op, offset)
+           : op->flags & SOFT_OP_LEGACY ? (uint32_t)offset
+                                        : offset;
 }
 
 static uint64_t element_linear(struct soft_vcpu *v, const struct soft_op *op,
                                const struct masked_op *m, unsigned element, bool is_write)
 {
-    uint64_t offset = part_offset(v, op, element * m->element_size);
+    uint64_t offset = part_offset(v, op, element * m->element_size, m->element_size);
     return soft_linear_at(v, op, op->segment, offset, m->element_size, is_write);
 }
 
@@ -92,7 +98,7 @@ static void op_masked_store(struct soft_vcpu *v, const struct soft_op *op)
 /* Whether the 8 bytes from 'part' on of a byte-wise masked store can be written, selected or not, as the manuals allow. */
 static void check_masked_bytes(struct soft_vcpu *v, const struct soft_op *op, unsigned part)
 {
-    uint64_t gva = soft_linear_at(v, op, op->segment, part_offset(v, op, part), 8, true);
+    uint64_t gva = soft_linear_at(v, op, op->segment, part_offset(v, op, part, 1), 8, true);
     simd_check_ac(v, op, gva, 8);
     soft_check_write(v, op, gva, 8);
 }

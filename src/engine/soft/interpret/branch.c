@@ -84,13 +84,25 @@ static void jmp_indirect(struct soft_vcpu *v, const struct soft_op *op)
     soft_chain(v);
 }
 
-cold_fn static void call_relative_slow(struct soft_vcpu *v, const struct soft_op *op)
+/* On CPUs of Intel the return address is on the stack already when the target faults, though RSP has not moved. */
+static always_inline void call_to(struct soft_vcpu *v, const struct soft_op *op, uint64_t target)
 {
-    uint64_t target = relative_target(v, op);
-    check_target(v, op, target);
-    soft_push(v, op, op->size, soft_op_next_rip(v, op));
+    bool is_intel = v->vm->is_intel;
+    if (!is_intel) {
+        check_target(v, op, target);
+    }
+    uint64_t sp = soft_push_at(v, op, v->gpr[X86_RSP], op->size, soft_op_next_rip(v, op));
+    if (is_intel) {
+        check_target(v, op, target);
+    }
+    soft_set_sp(v, sp);
     v->rip = target;
     soft_chain(v);
+}
+
+cold_fn static void call_relative_slow(struct soft_vcpu *v, const struct soft_op *op)
+{
+    call_to(v, op, relative_target(v, op));
 }
 
 static void call_relative(struct soft_vcpu *v, const struct soft_op *op)
@@ -116,14 +128,7 @@ static void call_indirect(struct soft_vcpu *v, const struct soft_op *op)
     uint64_t gva = soft_stack_linear(v, op, sp, op->size, true);
     soft_check_alignment(v, op, gva, op->size);
     soft_check_write(v, op, gva, op->size);
-    if (v->vm->is_intel) {
-        /* The return address is there even so. */
-        soft_store_sized(v, op, gva, op->size, soft_op_next_rip(v, op));
-    }
-    check_target(v, op, target);
-    soft_push(v, op, op->size, soft_op_next_rip(v, op));
-    v->rip = target;
-    soft_chain(v);
+    call_to(v, op, target);
 }
 
 /* imm: bytes to release. */

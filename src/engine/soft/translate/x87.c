@@ -99,7 +99,11 @@ void native_emit_x87(struct translation *t, const struct native_insn *n)
         emit_op_base(e, HOST_OP_MOV_RM_REG, ADDRESS, HOST_RSP, VCPU_FIELD(native_target));
         native_emit_check(t, native_memory_size(insn), is_written);
     }
-    emit_pointers(t, n);
+    /* Where the instruction may fault on the host, FIP is still another's; CPUs of AMD do not show it then. */
+    bool is_noted_late = insn->has_memory && t->is_intel;
+    if (!is_noted_late) {
+        emit_pointers(t, n);
+    }
     if (n->reads || (n->writes && (n->live_after & ~n->writes))) {
         native_want_flags(t, SCRATCH);
     }
@@ -109,6 +113,9 @@ void native_emit_x87(struct translation *t, const struct native_insn *n)
                                      .is_memory = insn->has_memory,
                                      .base = ADDRESS,
                                      .index = HOST_NONE});
+    if (is_noted_late) {
+        emit_pointers(t, n);
+    }
     if (n->writes) {
         t->flags = FLAGS_HOST;
     }
@@ -130,8 +137,7 @@ void native_x87_saved(struct soft_vcpu *v)
     }
     if (v->native_x87.segment & NATIVE_X87_NOTED) {
         last->fdp = v->native_x87.fdp;
-        last->fds =
-            model->has_selectors ? v->segment[v->native_x87.segment & 7].selector : 0;
+        last->fds = model->has_selectors ? v->segment[v->native_x87.segment & 7].selector : 0;
         v->native_x87.segment = 0;
     }
     if (le64_get(v->fx + FX_FIP) - (uint64_t)(uintptr_t)n->executable < n->size) {
