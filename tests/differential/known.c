@@ -1,4 +1,4 @@
-/* Explicit cases: instructions and the registers that matter. */
+/* Explicit cases: instructions and the registers that matter. Titles with an order of things tell that of CPUs of AMD. */
 #include "known.h"
 
 #include <string.h>
@@ -105,6 +105,16 @@ static const struct {
      BYTES(0x58, 0x41, 0x5d, 0x59, 0x5a), .reg = {SET(RSP, CASE_DATA_BASE + CASE_DATA_SIZE - 16)}},
     {"pops: the return faults", FLAT64, BYTES(0x58, 0x59, 0xc3),
      .reg = {SET(RSP, CASE_DATA_BASE + CASE_DATA_SIZE - 16)}},
+    {"fld that faults leaves FIP at the instruction before", FLAT64,
+     BYTES(0xd9, 0xe8, 0xd9, 0x00, 0x90), .reg = {SET(RAX, CASE_DATA_BASE + 2 * CASE_DATA_SIZE)}},
+    {"rep cmpsb: the flags when its second page faults", FLAT64, BYTES(0x31, 0xd2, 0xf3, 0xa6),
+     .reg = {SET(RSI, CASE_DATA_BASE - 2 + CASE_DATA_SIZE + CASE_CONST_SIZE),
+             SET(RDI, CASE_DATA_BASE - 2 + CASE_DATA_SIZE + CASE_CONST_SIZE), SET(RCX, 8)}},
+    {"call: the target is not canonical", FLAT64, BYTES(0xff, 0xd0), .reg = {SET(RAX, 1ull << 47)}},
+    {"call with 66", FLAT64, BYTES(0x66, 0xe8, 0, 0, 0, 0)},
+    {"an unmasked exception stores nothing, not even to a page that is not there", FLAT64,
+     BYTES(0xdb, 0xe3, 0xd9, 0x2c, 0x24, 0xd9, 0x18),
+     .reg = {SET(RSP, CASE_DATA_BASE + 0x800), SET(RAX, CASE_DATA_BASE + 2 * CASE_DATA_SIZE)}},
     {"ldmxcsr with the bit for unaligned operands", FLAT64, BYTES(0x0f, 0xae, 0x10),
      .reg = {SET(RAX, CASE_DATA_BASE + CASE_DATA_SIZE)}},
 };

@@ -25,8 +25,8 @@
 /* FDP is noted at unmasked exceptions only; FCS and FDS are 0. Only CPUs of Intel announce them. */
 #define LEAF_7_EBX_FDP_EXCPTN_ONLY BIT(6)
 #define LEAF_7_EBX_NO_FCS_FDS      BIT(13)
-#define LEAF_7_ECX_UMIP  BIT(2)
-#define LEAF_7_ECX_RDPID BIT(22)
+#define LEAF_7_ECX_UMIP            BIT(2)
+#define LEAF_7_ECX_RDPID           BIT(22)
 /* VAES VPCLMULQDQ */
 #define LEAF_7_ECX_FROM_HOST (BIT(9) | BIT(10))
 #define LEAF_7_EDX_FSRM      BIT(4)

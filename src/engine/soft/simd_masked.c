@@ -18,7 +18,7 @@ static bool is_selected(const uint8_t *mask, unsigned element, unsigned size)
     return (mask[element * size + size - 1] & 0x80) != 0;
 }
 
-/* CPUs of Intel wrap what lies behind the first byte: MASKMOVDQU by the address size, other moves at 4 GiB. Those of AMD do not. */
+/* CPUs of Intel wrap what lies behind the first byte: MASKMOVDQU by the address size, other moves at 4 GiB. */
 static uint64_t part_offset(const struct soft_vcpu *v, const struct soft_op *op, unsigned distance,
                             unsigned element_size)
 {

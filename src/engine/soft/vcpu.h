@@ -145,14 +145,12 @@ struct soft_jump_entry {
     struct soft_block *block;
 };
 
-/* What x87 instructions note of themselves (SDM 1 8.1.8 and 8.1.9), as the host's do: its own units keep these fields. */
+/* What x87 instructions note of themselves (SDM 1 8.1.8 and 8.1.9), as the host's do: its own units keep these fields.
+ * 'has_fop', 'has_fdp': each of them, not those alone that raise an unmasked exception. CPUs of Intel do so with FDP if they are
+ * old, with FOP never. 'has_selectors': FCS and FDS, which are 0 on newer ones. 'hides_pointers': FXSAVE and XSAVE show pointers
+ * only while an exception is pending. CPUs of AMD do all four. */
 struct soft_x87_model {
-    bool
-        has_fop; /* FOP by each instruction, not by those alone that raise an unmasked exception: AMD */
-    bool has_fdp;       /* same, of FDP: AMD, and older CPUs of Intel */
-    bool has_selectors; /* FCS and FDS; they are 0 on newer CPUs of Intel */
-    bool
-        hides_pointers; /* FXSAVE and XSAVE show pointers only while an exception is pending: AMD */
+    bool has_fop, has_fdp, has_selectors, hides_pointers;
 };
 
 #define NATIVE_X87_NOTED 0x10000u

@@ -184,6 +184,43 @@ static void groups(void **state)
     check(expected, ARRAY_COUNT(expected));
 }
 
+/* What makers read differently: 66 on near branches of 64-bit code, and F3 REX.B 90. */
+static void makers(void **state)
+{
+    static const struct expected expected[] = {
+        OK(64, JMP, 2, 5, 0x66, 0xe9, 1, 2, 3, 4),
+        OK(64_INTEL, JMP, 8, 6, 0x66, 0xe9, 1, 2, 3, 4),
+        OK(64, CALL, 2, 5, 0x66, 0xe8, 1, 2, 3, 4),
+        OK(64_INTEL, CALL, 8, 6, 0x66, 0xe8, 1, 2, 3, 4),
+        OK(64, JNZ, 2, 6, 0x66, 0x0f, 0x85, 1, 2, 3, 4),
+        OK(64_INTEL, JNZ, 8, 7, 0x66, 0x0f, 0x85, 1, 2, 3, 4),
+        OK(64_INTEL, JNZ, 8, 3, 0x66, 0x75, 1),
+        OK(64_INTEL, LOOP, 8, 3, 0x66, 0xe2, 1),
+        OK(64, CALL, 2, 3, 0x66, 0xff, 0xd0),
+        OK(64_INTEL, CALL, 8, 3, 0x66, 0xff, 0xd0),
+        OK(64, RET, 2, 2, 0x66, 0xc3),
+        OK(64_INTEL, RET, 8, 2, 0x66, 0xc3),
+        /* padded as linkers do: the same to both */
+        OK(64, CALL, 8, 7, 0x66, 0x48, 0xe8, 1, 2, 3, 4),
+        OK(64_INTEL, CALL, 8, 7, 0x66, 0x48, 0xe8, 1, 2, 3, 4),
+        OK(64, CALL, 8, 8, 0x66, 0x66, 0x48, 0xe8, 1, 2, 3, 4),
+        OK(64_INTEL, CALL, 8, 8, 0x66, 0x66, 0x48, 0xe8, 1, 2, 3, 4),
+        /* no branches, and far ones */
+        OK(64_INTEL, PUSH, 2, 2, 0x66, 0x50),
+        OK(64_INTEL, IRET, 2, 2, 0x66, 0xcf),
+        /* other code sizes have no makers */
+        OK(32, JMP, 2, 4, 0x66, 0xe9, 1, 2),
+        OK(64, XCHG, 4, 3, 0xf3, 0x41, 0x90),
+        OK(64_INTEL, PAUSE, 4, 3, 0xf3, 0x41, 0x90),
+        OK(64_INTEL, XCHG, 4, 2, 0x41, 0x90),
+    };
+    check(expected, ARRAY_COUNT(expected));
+    struct x86_insn insn;
+    assert_int_equal(x86_decode((const uint8_t[]){0x90}, 1, X86_CODE_64_INTEL, &insn),
+                     X86_DECODE_OK);
+    assert_int_equal(insn.code_size, X86_CODE_64);
+}
+
 static void vex(void **state)
 {
     static const struct expected expected[] = {
@@ -311,6 +348,7 @@ int main(void)
         cmocka_unit_test(prefixes),
         cmocka_unit_test(operand_sizes),
         cmocka_unit_test(groups),
+        cmocka_unit_test(makers),
         cmocka_unit_test(vex),
         cmocka_unit_test(memory_operands),
         cmocka_unit_test(byte_registers),

@@ -51,7 +51,8 @@ static void check(const uint8_t *bytes, size_t available, enum x86_code_size cod
 /* The same instruction with other values, in another mode, and with fewer bytes. */
 static void check_variants(uint8_t bytes[32])
 {
-    static const enum x86_code_size modes[] = {X86_CODE_64, X86_CODE_32, X86_CODE_16};
+    static const enum x86_code_size modes[] = {X86_CODE_64, X86_CODE_64_INTEL, X86_CODE_32,
+                                               X86_CODE_16};
     for (size_t i = 0; i < ARRAY_COUNT(modes); i++) {
         struct x86_insn insn;
         check(bytes, 32, modes[i]);

@@ -258,8 +258,7 @@ static always_inline void repeat(struct soft_vcpu *v, const struct soft_op *op, 
                 v->status = status;
             }
             if (v->is_stepping && v->vm->is_intel) {
-                v->flags |=
-                    X86_FLAG_RF; /* a trap between elements pushes it set (SDM 3 17.3.1.1) */
+                v->flags |= X86_FLAG_RF; /* as a trap here pushes it (SDM 3 17.3.1.1) */
             }
             return;
         }
