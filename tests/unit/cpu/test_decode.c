@@ -188,11 +188,11 @@ static void groups(void **state)
 static void makers(void **state)
 {
     static const struct expected expected[] = {
-        OK(64, JMP, 2, 5, 0x66, 0xe9, 1, 2, 3, 4),
+        OK(64, JMP, 2, 4, 0x66, 0xe9, 1, 2),
         OK(64_INTEL, JMP, 8, 6, 0x66, 0xe9, 1, 2, 3, 4),
-        OK(64, CALL, 2, 5, 0x66, 0xe8, 1, 2, 3, 4),
+        OK(64, CALL, 2, 4, 0x66, 0xe8, 1, 2),
         OK(64_INTEL, CALL, 8, 6, 0x66, 0xe8, 1, 2, 3, 4),
-        OK(64, JNZ, 2, 6, 0x66, 0x0f, 0x85, 1, 2, 3, 4),
+        OK(64, JNZ, 2, 5, 0x66, 0x0f, 0x85, 1, 2),
         OK(64_INTEL, JNZ, 8, 7, 0x66, 0x0f, 0x85, 1, 2, 3, 4),
         OK(64_INTEL, JNZ, 8, 3, 0x66, 0x75, 1),
         OK(64_INTEL, LOOP, 8, 3, 0x66, 0xe2, 1),
