@@ -31,8 +31,7 @@ uint64_t soft_segment_check(struct soft_vcpu *v, const struct soft_op *op, uint8
         uint64_t top = attributes & X86_SEGMENT_DB ? UINT32_MAX : UINT16_MAX;
         fits = offset > segment->limit && last <= top;
     } else {
-        /* CPUs of Intel find no end in a segment of 4 GiB: addresses wrap (SDM 3 5.3 leaves it open). */
-        fits = last <= segment->limit || (segment->limit == UINT32_MAX && v->vm->is_intel);
+        fits = last <= segment->limit;
     }
     if (!fits) {
         soft_raise_error(v, op, vector, 0);
