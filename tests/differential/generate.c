@@ -82,9 +82,10 @@ static bool differs_by_vendor(const struct x86_insn *insn, enum x86_code_size co
     if (insn->id == X86_ID_ENTER && has_alignment_check) {
         return true;
     }
-    /* String instructions with F2 that have no condition: upper halves of what the address size leaves out */
+    /* Repeated string instructions with 32-bit addresses: upper halves of registers before the first element is done */
     if ((x86_rows[insn->row].attributes & X86_ROW_STRING) && insn->address_bytes == 4 &&
-        code_size == X86_CODE_64 && (insn->prefixes & X86_PREFIX_REPNE) && case_host_is_intel()) {
+        code_size == X86_CODE_64 && (insn->prefixes & (X86_PREFIX_REP | X86_PREFIX_REPNE)) &&
+        case_host_is_intel()) {
         return true;
     }
     /* SSE4A, which CPUs of Intel do not have: whether its immediates are fetched before #UD */
