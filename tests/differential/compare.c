@@ -281,7 +281,7 @@ static bool is_unchecked(const struct case_input *in, const struct case_output *
 {
     struct x86_insn insn;
     return case_host_is_intel() && guest->vector == X86_AC && decode_last(in, guest, &insn) &&
-           (insn.id == X86_ID_MOVBE || insn.id == X86_ID_VCVTPH2PS);
+           (insn.id == X86_ID_MOVBE || insn.id == X86_ID_VCVTPH2PS || insn.id == X86_ID_VCVTPS2PH);
 }
 
 /* Did the case end within one of its instructions? A return has led there, and what ran then may have gone by flags that an
