@@ -155,6 +155,13 @@ static uint64_t gather_index(const struct case_state *state, const struct x86_in
     return is_64 ? le64_get(at) : (uint64_t)(int64_t)(int32_t)le32_get(at);
 }
 
+/* Of an operand in a segment with base 0. */
+static uint64_t flat_address(const struct x86_insn *insn, const struct case_state *state)
+{
+    return (uint64_t)insn->disp + (insn->base < 16 ? state->gpr[insn->base] : 0) +
+           (insn->index < 16 ? state->gpr[insn->index] * insn->scale : 0);
+}
+
 /* CPUs of AMD want FS and GS to be added to a canonical address; the SDM asks for a canonical sum only. */
 static bool is_strict_address_fault(const struct case_input *in, const struct case_output *native)
 {
@@ -223,12 +230,24 @@ static bool is_masked_page_fault(const struct case_input *in, const struct case_
 
 /* An access over the end of a segment of 4 GiB may wrap instead of raising #GP or #SS (SDM 3 5.3), which CPUs of Intel do. */
 #define WRAP_BYTES 64u
-static bool is_wrap_open(const struct case_output *native, const struct case_output *guest)
+static bool is_near_wrap(uint64_t address)
 {
-    bool is_at_end =
-        native->cr2 <= UINT32_MAX && (uint32_t)(native->cr2 + WRAP_BYTES) < 2 * WRAP_BYTES;
-    return case_host_is_intel() && native->vector == X86_PF && is_at_end &&
-           (guest->vector == X86_GP || guest->vector == X86_SS_FAULT);
+    return address <= UINT32_MAX && (uint32_t)(address + WRAP_BYTES) < 2 * WRAP_BYTES;
+}
+
+static bool is_wrap_open(const struct case_input *in, const struct case_output *native,
+                         const struct case_output *guest)
+{
+    struct x86_insn insn;
+    if (!case_host_is_intel() || in->code_size == X86_CODE_64 ||
+        (guest->vector != X86_GP && guest->vector != X86_SS_FAULT)) {
+        return false;
+    }
+    if (native->vector != X86_AC) {
+        return native->vector == X86_PF && is_near_wrap(native->cr2);
+    }
+    return decode_last(in, native, &insn) && insn.has_memory &&
+           is_near_wrap((uint32_t)flat_address(&insn, &native->state));
 }
 
 /* Is the exception itself one that manuals leave open? */
@@ -236,8 +255,7 @@ static bool is_fault_open(const struct case_input *in, const struct case_output 
                           const struct case_output *guest)
 {
     if (is_unaligned_enter(in, native, guest) || is_unaligned_xsave(in, native, guest) ||
-        is_masked_page_fault(in, native, guest) ||
-        (in->code_size != X86_CODE_64 && is_wrap_open(native, guest)) ||
+        is_masked_page_fault(in, native, guest) || is_wrap_open(in, native, guest) ||
         (native->vector == X86_XM && is_late_store(in, native, guest))) {
         return true;
     }
@@ -270,9 +288,7 @@ static bool is_load_of_misaligned(const struct case_input *in, const struct case
         (insn.id != X86_ID_LDMXCSR && insn.id != X86_ID_VLDMXCSR)) {
         return false;
     }
-    const uint64_t *gpr = guest->state.gpr;
-    uint64_t offset = (uint64_t)insn.disp + (insn.base < 16 ? gpr[insn.base] : 0) +
-                      (insn.index < 16 ? gpr[insn.index] * insn.scale : 0) - CASE_DATA_BASE;
+    uint64_t offset = flat_address(&insn, &guest->state) - CASE_DATA_BASE;
     return offset <= CASE_DATA_SIZE - 4 && (le32_get(guest->data + offset) & MXCSR_MISALIGNED) != 0;
 }
 

@@ -94,11 +94,10 @@ static void x87_get(const struct soft_vcpu *v, bool is_wide, uint8_t *out_legacy
     }
 }
 
-/* CPUs of AMD keep as many bits as linear addresses can have, 57, and extend the sign; those of Intel keep all. */
-static uint64_t pointer_get(const struct soft_vcpu *v, const uint8_t *from)
+/* CPUs of AMD keep as many bits as linear addresses can have, 57, and extend the sign. */
+static uint64_t pointer_get(const uint8_t *from)
 {
-    uint64_t pointer = le64_get(from);
-    return v->vm->is_intel ? pointer : (uint64_t)((int64_t)(pointer << 7) >> 7);
+    return (uint64_t)((int64_t)(le64_get(from) << 7) >> 7);
 }
 
 static void x87_set(struct soft_vcpu *v, bool is_wide, const uint8_t *legacy)
@@ -110,14 +109,20 @@ static void x87_set(struct soft_vcpu *v, bool is_wide, const uint8_t *legacy)
     }
     memcpy(v->fx + LEGACY_ST0, legacy + LEGACY_ST0, 128);
     bool has_selectors = !is_wide && v->vm->x87.has_selectors;
-    v->simd->last = (struct simd_pointers){
-        .fip = pointer_get(v, v->fx + 8),
-        .fdp = pointer_get(v, v->fx + 16),
+    struct simd_pointers *last = &v->simd->last;
+    *last = (struct simd_pointers){
+        .fip = pointer_get(v->fx + 8),
+        .fdp = pointer_get(v->fx + 16),
         .fop = le16_get(v->fx + 6) & 0x7ff,
         .fcs = has_selectors ? le16_get(legacy + 12) : 0,
         .fds = has_selectors ? le16_get(legacy + 20) : 0,
     };
     soft_x87_normalize(v);
+    if (!v->vm->x87.hides_pointers) {
+        /* As the host keeps them: CPUs of Intel all bits of FDP, those of an address of FIP. */
+        last->fip = le64_get(v->fx + 8);
+        last->fdp = le64_get(v->fx + 16);
+    }
 }
 
 static void x87_reset(struct soft_vcpu *v)
