@@ -182,7 +182,7 @@ static void zsh_verb(const struct verb *verb)
     if (strcmp(verb->name, "ctl") == 0) {
         (void)fputs(" \\\n        '1:path:_files' '2:verb:(", stdout);
         words_print(ctl_verb_words);
-        (void)fputs(")'", stdout);
+        (void)fputs(")' '*:key:_hull_ctl_keys'", stdout);
     } else if (verb->complete != NULL) {
         (void)printf(" \\\n        '%s:argument", is_path(verb->complete) ? "*" : "1");
         zsh_action(verb->complete);
@@ -224,12 +224,27 @@ static void zsh_level(const struct verb *const *among)
     (void)fputs("  esac\n", stdout);
 }
 
+/* Behind 'ctl PATH VERB': its keys, and a file behind the sign of a key. */
+static void zsh_ctl_keys(void)
+{
+    (void)fputs("_hull_ctl_keys() {\n  if compset -P '*='; then _files; return; fi\n"
+                "  case $words[3] in\n",
+                stdout);
+    for (const struct ctl_keys *keys = ctl_keys; keys->verb != NULL; keys++) {
+        (void)printf("    %s) compadd -S '' -- ", keys->verb);
+        words_print(keys->words);
+        (void)fputs(" ;;\n", stdout);
+    }
+    (void)fputs("  esac\n}\n", stdout);
+}
+
 static void zsh_print(void)
 {
     (void)fputs(
-        "#compdef hull\n# zsh completion for hull: hull completion zsh > a folder of $fpath/_hull\n"
-        "_hull() {\n  local verb\n",
+        "#compdef hull\n# zsh completion for hull: hull completion zsh > a folder of $fpath/_hull\n",
         stdout);
+    zsh_ctl_keys();
+    (void)fputs("_hull() {\n  local verb\n", stdout);
     zsh_level(verbs);
     (void)fputs("}\ncompdef _hull hull\n", stdout);
 }

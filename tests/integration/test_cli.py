@@ -521,7 +521,8 @@ def test_completion_and_man_pages():
     result = subprocess.run(["bash", "-c", script + "\ncompopt() { :; }; COMP_WORDS=(hull ctl sock disk-commit disk = disk0 f);"
                              "COMP_CWORD=7; _hull; echo ${COMPREPLY[*]}"], capture_output=True, text=True, check=True)
     assert result.stdout == "file= from=\n"
-    assert "#compdef hull" in hull("completion", "zsh").stdout
+    zsh = hull("completion", "zsh").stdout
+    assert "#compdef hull" in zsh and "disk-mirror) compadd -S '' -- disk=" in zsh
     assert "complete -c hull" in hull("completion", "fish").stdout
     for verb in ([], ["boot"], ["ctl"], ["host"]):
         assert hull("man", *verb).stdout.startswith(".TH HULL")
