@@ -40,8 +40,7 @@
 /* AMD's repeat leaf 1, and have fast FXSAVE and FXRSTOR. */
 #define LEAF_81_EDX_AMD ((LEAF_1_EDX & 0x0183f3ffu) | (uint32_t)BIT(25))
 
-/* What a guest need not protect itself from here, where none of its instructions runs ahead of the others: no branch goes where
- * code of another privilege has taught a predictor to go, no load passes a store. That spares it costly detours. */
+/* What a guest is to leave away, for it would only cost here: docs/soft-engine-security.md, Side channels. */
 #define LFENCE_SERIALIZES BIT(2)
 #define AUTOMATIC_IBRS    BIT(8)
 #define SRSO_NO           BIT(29)

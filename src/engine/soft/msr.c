@@ -5,7 +5,7 @@
 
 #define MTRR_COUNT 8u
 #define MTRR_CAP   (MTRR_COUNT | 0x500u) /* fixed ranges, write combining */
-/* What a guest need not protect itself from here, as the bits of AMD's CPUs in cpuid.c: RDCL_NO, IBRS_ALL, SKIP_L1DFL, SSB_NO,
+/* What a guest is to leave away, as the bits of AMD's CPUs in cpuid.c: RDCL_NO, IBRS_ALL, SKIP_L1DFL, SSB_NO,
  * MDS_NO, PSCHANGE_MC_NO, TAA_NO, SBDR_SSDP_NO, FBSDP_NO, PSDP_NO, BHI_NO, PBRSB_NO, GDS_NO, RFDS_NO, ITS_NO */
 #define ARCH_CAPABILITIES                                                                          \
     (BIT(0) | BIT(1) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(8) | BIT(13) | BIT(14) | BIT(15) |  \
