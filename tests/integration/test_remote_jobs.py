@@ -167,6 +167,35 @@ def test_to_rbd(machine, tmp_path):
         ceph.stop()
 
 
+def test_backup_to_a_server_that_dies(machine, tmp_path):
+    """It is of the moment in which it began, whatever the guest writes and whoever dies meanwhile."""
+    vm = machine
+    copy = empty(tmp_path / "copy.raw")
+    server = Port(copy)
+    try:
+        vm.fill(12, 8)
+        before = vm.digest()
+        job = vm.ctl("disk-backup", "disk=disk0", f"file={server.uri()}", "speed=4M")["job"]
+        vm.fill(2, 20)
+        until(lambda: vm.job(job)["done_bytes"] >= 4 * MIB, "nothing is copied", 60)
+        server.kill()
+        time.sleep(0.3)
+        server.start()
+        old = helpers(server.uri())
+        assert len(old) == 1
+        os.kill(int(old[0]), signal.SIGKILL)
+        until(lambda: helpers(server.uri()) not in (old, []), "hull-storage is not started again")
+        vm.fill(2, 40)
+        vm.ctl("job-speed", f"job={job}", "speed=0")
+        vm.done(job)
+        assert vm.digest() != before
+        vm.quit()
+        until(lambda: not helpers(server.uri()), "hull-storage is left")
+    finally:
+        server.kill()
+    assert digest(copy) == before
+
+
 def test_images_behind_a_server(machine, tmp_path):
     """A qcow2 in a remote disk: made there, as target of backups and mirrors, and on top of the disk."""
     vm = machine
