@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,13 +30,16 @@
     X(nfs_get_error)                                                                               \
     X(nfs_set_timeout)                                                                             \
     X(nfs_set_autoreconnect)                                                                       \
-    X(nfs_mount)                                                                                   \
-    X(nfs_open)                                                                                    \
-    X(nfs_close)                                                                                   \
-    X(nfs_fstat64)                                                                                 \
-    X(nfs_pread)                                                                                   \
-    X(nfs_pwrite)                                                                                  \
-    X(nfs_fsync)
+    X(nfs_get_fd)                                                                                  \
+    X(nfs_which_events)                                                                            \
+    X(nfs_service)                                                                                 \
+    X(nfs_mount_async)                                                                             \
+    X(nfs_open_async)                                                                              \
+    X(nfs_close_async)                                                                             \
+    X(nfs_fstat64_async)                                                                           \
+    X(nfs_pread_async)                                                                             \
+    X(nfs_pwrite_async)                                                                            \
+    X(nfs_fsync_async)
 
 static struct {
 #define DECLARE(name) __typeof__(name) *name;
@@ -54,9 +58,24 @@ struct nfs {
     int lock_fd; /* -1: none is held */
 };
 
+/* libnfs looks at its time limits when it is called, with an event or without. */
+#define SERVICE_MS 100
+
+/* A call of libnfs, of which a session has one at a time. libnfs's own calls that wait keep what its answers write to on their stack,
+ * where destroying the context of a lost connection has them write when the call is long over; this lives as long as the context. */
+struct call {
+    bool is_done;
+    int status;    /* 0 or bytes; -errno */
+    char why[160]; /* of a failure, may be empty */
+    void *into;    /* what the answer brings is copied to here; NULL: its address is kept */
+    size_t into_bytes;
+    void *answer;
+};
+
 struct session {
     struct nfs_context *context;
     struct nfsfh *file;
+    struct call call;
     bool is_broken;
 };
 
@@ -68,7 +87,10 @@ static struct nfs *nfs_from_blocking(struct blocking *blocking)
 /* libnfs says EIO for much; an answer of the server, and no other failure, has the name that RFC 1813 gives it. */
 static int failed(struct session *session, int rc, const char *what, struct error *err)
 {
-    const char *text = lib.nfs_get_error(session->context);
+    const char *text = session->call.why;
+    if (text[0] == '\0') {
+        text = lib.nfs_get_error(session->context);
+    }
     char plain[160];
     (void)snprintf(plain, sizeof(plain), "%.*s", text != NULL ? (int)strcspn(text, "\r\n") : 0,
                    text != NULL ? text : "");
@@ -81,15 +103,59 @@ static int failed(struct session *session, int rc, const char *what, struct erro
     return -ENOTCONN;
 }
 
+static void answered(int status, struct nfs_context *context, void *data, void *ctx)
+{
+    struct call *call = ctx;
+    call->is_done = true;
+    call->status = status;
+    if (status < 0) {
+        (void)snprintf(call->why, sizeof(call->why), "%s", data != NULL ? (const char *)data : "");
+    } else if (call->into == NULL) {
+        call->answer = data;
+    } else if (data != NULL) {
+        /* Of a read as many as came, of other answers all. */
+        memcpy(call->into, data,
+               status > 0 ? MIN((size_t)status, call->into_bytes) : call->into_bytes);
+    }
+}
+
+static struct call *new_call(struct session *session, void *into, size_t into_bytes)
+{
+    session->call = (struct call){.into = into, .into_bytes = into_bytes};
+    return &session->call;
+}
+
+/* 'rc': of what has begun the call. */
+static int finish_call(struct session *session, int rc)
+{
+    struct call *call = &session->call;
+    while (rc >= 0 && !call->is_done) {
+        struct pollfd poll_fd = {.fd = lib.nfs_get_fd(session->context),
+                                 .events = (short)lib.nfs_which_events(session->context)};
+        if (poll(&poll_fd, 1, SERVICE_MS) < 0) {
+            poll_fd.revents = 0; /* a signal */
+        }
+        if (lib.nfs_service(session->context, poll_fd.revents) < 0 && !call->is_done) {
+            rc = -EIO;
+        }
+    }
+    call->into = NULL; /* it may still be answered, when the context is destroyed */
+    return rc < 0 ? rc : call->status;
+}
+
 static int transfer(struct session *session, const struct blocking_job *job, struct error *err)
 {
     bool is_read = job->op == BLOCK_READ;
     for (uint64_t done = 0; done < job->size_bytes;) {
         uint64_t at = job->offset_bytes + done;
         uint64_t size = job->size_bytes - done;
-        int rc = is_read
-                     ? lib.nfs_pread(session->context, session->file, at, size, job->data + done)
-                     : lib.nfs_pwrite(session->context, session->file, at, size, job->data + done);
+        uint8_t *data = job->data + done;
+        struct call *call = new_call(session, is_read ? data : NULL, (size_t)size);
+        int rc =
+            is_read ? lib.nfs_pread_async(session->context, session->file, at, size, answered, call)
+                    : lib.nfs_pwrite_async(session->context, session->file, at, size, data,
+                                           answered, call);
+        rc = finish_call(session, rc);
         if (rc < 0) {
             return failed(session, rc, is_read ? "reading" : "writing", err);
         }
@@ -108,7 +174,9 @@ static int perform(struct blocking *blocking, void *ctx, struct blocking_job *jo
     if (job->op != BLOCK_FLUSH) {
         return transfer(session, job, err);
     }
-    int rc = lib.nfs_fsync(session->context, session->file);
+    struct call *call = new_call(session, NULL, 0);
+    int rc = lib.nfs_fsync_async(session->context, session->file, answered, call);
+    rc = finish_call(session, rc);
     return rc < 0 ? failed(session, rc, "flushing", err) : 0;
 }
 
@@ -116,7 +184,9 @@ static void close_session(struct blocking *blocking, void *ctx)
 {
     struct session *session = ctx;
     if (session->file != NULL && !session->is_broken) {
-        (void)lib.nfs_close(session->context, session->file); /* all is stable */
+        struct call *call = new_call(session, NULL, 0);
+        int rc = lib.nfs_close_async(session->context, session->file, answered, call);
+        (void)finish_call(session, rc); /* all is stable */
     }
     lib.nfs_destroy_context(session->context);
     free(session);
@@ -131,12 +201,17 @@ static int mount_and_open(struct blocking *blocking, struct session *session, st
     }
     lib.nfs_set_timeout(session->context, blocking_timeout_s(blocking) * 1000);
     lib.nfs_set_autoreconnect(session->context, 0); /* that is ours to do: remote.c */
-    int rc = lib.nfs_mount(session->context, url->server, url->path);
+    struct call *call = new_call(session, NULL, 0);
+    int rc = lib.nfs_mount_async(session->context, url->server, url->path, answered, call);
+    rc = finish_call(session, rc);
     if (rc < 0) {
         rc = failed(session, rc, "mounting", err);
     } else {
         int flags = blocking->remote.options.is_readonly ? O_RDONLY : O_RDWR | O_SYNC;
-        rc = lib.nfs_open(session->context, url->file, flags, &session->file);
+        call = new_call(session, NULL, 0);
+        rc = lib.nfs_open_async(session->context, url->file, flags, answered, call);
+        rc = finish_call(session, rc);
+        session->file = rc < 0 ? NULL : call->answer;
         rc = rc < 0 ? failed(session, rc, "opening the file", err) : 0;
     }
     lib.nfs_destroy_url(url);
@@ -183,7 +258,9 @@ static int open_session(struct blocking *blocking, void **out_session, struct re
     struct nfs_stat_64 st = {0};
     int rc = mount_and_open(blocking, session, err);
     if (rc == 0) {
-        rc = lib.nfs_fstat64(session->context, session->file, &st);
+        struct call *call = new_call(session, &st, sizeof(st));
+        rc = lib.nfs_fstat64_async(session->context, session->file, answered, call);
+        rc = finish_call(session, rc);
         rc = rc < 0 ? failed(session, rc, "asking for its size", err) : 0;
     }
     if (rc == 0 && !S_ISREG(st.nfs_mode)) {
