@@ -172,9 +172,7 @@ static bool leaf_has_subleaves(uint32_t leaf)
 
 static bool vendor_is_amd(const struct x86_cpuid *supported)
 {
-    /* "Auth" of AuthenticAMD, "Hygo" of HygonGenuine. */
-    uint32_t ebx = table_get(supported, 0, 0, EBX);
-    return ebx == 0x68747541 || ebx == 0x6f677948;
+    return x86_vendor_is_amd(table_get(supported, 0, 0, EBX));
 }
 
 /* --- features --- */

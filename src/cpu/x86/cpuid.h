@@ -53,6 +53,17 @@ extern const char *const x86_cpuid_models[];
 const struct x86_cpuid_entry *x86_cpuid_find(const struct x86_cpuid *cpuid, uint32_t leaf,
                                              uint32_t subleaf);
 
+/* Whose CPU is it, by leaf 0's EBX, the first letters of its name? Hygon's are AMD's. */
+static inline bool x86_vendor_is_intel(uint32_t ebx)
+{
+    return ebx == 0x756e6547; /* "Genu" of GenuineIntel */
+}
+
+static inline bool x86_vendor_is_amd(uint32_t ebx)
+{
+    return ebx == 0x68747541 || ebx == 0x6f677948; /* AuthenticAMD, HygonGenuine */
+}
+
 /* What the CPUID instruction answers for this table: unknown basic leaves above the highest give what Intel's
  * manual says (here: zeros, as AMD's), the dynamic bits (OSXSAVE, APIC, the XSAVE size of XCR0) are put in. */
 void x86_cpuid_query(const struct x86_cpuid *cpuid, uint32_t leaf, uint32_t subleaf, uint64_t cr4,

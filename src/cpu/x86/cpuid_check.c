@@ -140,17 +140,6 @@ static bool same_xsave_layout(const struct x86_cpuid *seen, const struct x86_cpu
     return true;
 }
 
-static bool is_known_vendor(uint32_t ebx)
-{
-    static const uint32_t known[] = {0x756e6547, 0x68747541, 0x6f677948}; /* Genu Auth Hygo */
-    for (size_t i = 0; i < ARRAY_COUNT(known); i++) {
-        if (known[i] == ebx) {
-            return true;
-        }
-    }
-    return false;
-}
-
 int x86_cpuid_check(const struct x86_cpuid *seen, const struct x86_cpuid *offered, bool any_vendor,
                     struct error *err)
 {
@@ -175,7 +164,8 @@ int x86_cpuid_check(const struct x86_cpuid *seen, const struct x86_cpuid *offere
                          missing.text);
     }
     uint32_t vendor = table_get(seen, 0, 0, EBX);
-    if (vendor != table_get(offered, 0, 0, EBX) && !(any_vendor && is_known_vendor(vendor))) {
+    bool is_known = x86_vendor_is_intel(vendor) || x86_vendor_is_amd(vendor);
+    if (vendor != table_get(offered, 0, 0, EBX) && !(any_vendor && is_known)) {
         return error_set(err, EINVAL, "its guest runs on a CPU of another vendor");
     }
     uint32_t seen_bits = table_get(seen, 0x80000008, 0, EAX) & 0xff;

@@ -86,8 +86,7 @@ static struct check_model read_model(const struct x86_cpuid *cpuid)
     const struct x86_cpuid_entry *topology = x86_cpuid_find(cpuid, 0xb, 0);
     /* Rows of CR4 that are not here have state of their own that struct x86_state lacks (CET, PKS, FRED, user interrupts). */
     struct check_model model = {
-        /* "Auth", "Hygo" */
-        .is_amd = vendor.ebx == 0x68747541u || vendor.ebx == 0x6f677948u,
+        .is_amd = x86_vendor_is_amd(vendor.ebx),
         .linear_bits = (features.ecx & BIT(16)) != 0 ? 57 : 48,
         .physical_bits = (sizes.eax & 0xff) != 0 ? MIN(sizes.eax & 0xff, 52u) : 36,
         .cr3_lam = if_set(more.eax, 26, BITS(62, 61)),

@@ -70,17 +70,15 @@ static struct registers host_cpuid(uint32_t leaf, uint32_t subleaf)
     return r;
 }
 
-#define VENDOR_INTEL 0x756e6547u /* "Genu" */
-
 bool soft_host_is_intel(void)
 {
-    return host_cpuid(0, 0).ebx == VENDOR_INTEL;
+    return x86_vendor_is_intel(host_cpuid(0, 0).ebx);
 }
 
 bool soft_cpuid_is_intel(const struct x86_cpuid *cpuid)
 {
     const struct x86_cpuid_entry *entry = x86_cpuid_find(cpuid, 0, 0);
-    return entry != NULL && entry->ebx == VENDOR_INTEL;
+    return entry != NULL && x86_vendor_is_intel(entry->ebx);
 }
 
 /* Signatures (SDM 2A CPUID, leaf 1: stepping 3:0, model 7:4 and 19:16, family 11:8). */
