@@ -145,8 +145,8 @@ static void judge(struct run *run, uint64_t index, const struct case_input *in,
     }
     printf("%s: --seed %" PRIu64 " --case %" PRIu64 "\n",
            result == COMPARE_SAME ? "same" : "DIFFERENT", run->options.seed, index);
-    compare_print_case(in, stdout);
     (void)compare_outputs(in, native, guest, stdout);
+    compare_print_case(in, stdout);
     fflush(stdout);
 }
 
@@ -205,8 +205,8 @@ static int run_known(struct run *run, struct error *err)
             }
             run->different++;
             printf("DIFFERENT: %s\n", known_make(i, seed, &batch->input[i]));
-            compare_print_case(&batch->input[i], stdout);
             (void)compare_outputs(&batch->input[i], native, guest, stdout);
+            compare_print_case(&batch->input[i], stdout);
         }
     }
     return 0;
