@@ -14,7 +14,7 @@ import xml.etree.ElementTree
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PYTHON = "/usr/bin/python3"
-FUZZ_SECONDS, LONG_FUZZ_SECONDS = 40, 300
+FUZZ_SECONDS, LONG_FUZZ_SECONDS = 60, 300
 MAX_REPEATED = 5
 CPUS = os.cpu_count() or 1
 

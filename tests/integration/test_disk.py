@@ -468,6 +468,8 @@ def test_bench(tmp_path):
     assert rows["requests"] == 2000 and rows["requests_per_second"] > 0
     ok("bench", disk, "--write", "--pattern", 90, "--size", "64K", "--count", 256, "--flush-interval", 50)
     assert disk.read_bytes() == b"Z" * (16 * MIB)
+    ok("bench", disk, "--write", "--pattern", 91, "--size", "64K", "--count", 256, "--depth", 16, "--one-buffer")
+    assert disk.read_bytes() == b"[" * (16 * MIB)
     assert "multiples" in refused("bench", disk, "--size", 1000)
     assert "only" in refused("bench", disk, "--offset", "17M")
 

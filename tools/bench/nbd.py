@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 import time
 
-from disks import NOISE, bench_seconds, median_ratio, surely_ratio
+from disks import BENCH, NOISE, bench_seconds, median_ratio, surely_ratio
 import place
 
 MIB = 1 << 20
@@ -49,7 +49,7 @@ def served_by(side, hull, image, kind, socket):
 def words_of(client, hull, what, size, depth, count, uri):
     step = ["-S", STRIDE] if size < MIB else []
     common = ["-f", "raw", "-c", count, "-d", depth, "-s", size, *step, *(["-w"] if what == "write" else []), uri]
-    return [hull, "disk", "bench", "--json", *common] if client == "hull" else ["qemu-img", "bench", *common]
+    return [hull, *BENCH, *common] if client == "hull" else ["qemu-img", "bench", *common]
 
 
 def copy_seconds(uri):

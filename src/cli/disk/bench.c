@@ -19,6 +19,7 @@ struct bench_options {
     uint64_t flush_interval;
     bool writes;
     bool is_random;
+    bool has_one_buffer;
 };
 
 static struct bench_options *from(void *into)
@@ -77,6 +78,12 @@ static int parse_random(void *into, const char *value, struct error *err)
     return 0;
 }
 
+static int parse_one_buffer(void *into, const char *value, struct error *err)
+{
+    from(into)->has_one_buffer = true;
+    return 0;
+}
+
 static const struct option_spec bench_table[] = {
     DISK_OPTION_IMAGE_FORMAT("format of FILE"),
     {"count", 'c', "N", "requests (default: 75000)", NULL, parse_count},
@@ -88,6 +95,9 @@ static const struct option_spec bench_table[] = {
     {"write", 'w', NULL, "write: what FILE holds is lost", NULL, parse_write},
     {"pattern", 0, "BYTE", "what is written: 0 to 255 (default: 0)", NULL, parse_pattern},
     {"flush-interval", 0, "N", "a flush after each N writes (default: none)", NULL, parse_flush},
+    {"one-buffer", 0, NULL,
+     "one buffer for all requests, as qemu-img bench has (default: one for each)", NULL,
+     parse_one_buffer},
     DISK_OPTIONS_BACKING,
     DISK_OPTIONS_OUTPUT,
     DISK_OPTION_QUIET,
@@ -196,12 +206,13 @@ static int prepare(struct bench *bench, struct error *err)
                          (unsigned long long)info.size_bytes);
     }
     bench->places = (info.size_bytes - o->offset - o->size_bytes) / o->step_bytes + 1;
-    bench->memory = aligned_alloc(4096, (o->depth * o->size_bytes + 4095) / 4096 * 4096);
+    uint64_t buffers = o->has_one_buffer ? 1 : o->depth;
+    bench->memory = aligned_alloc(4096, (buffers * o->size_bytes + 4095) / 4096 * 4096);
     if (bench->memory == NULL) {
         return error_set_errno(err, ENOMEM, "%llu requests of %llu bytes",
-                               (unsigned long long)o->depth, (unsigned long long)o->size_bytes);
+                               (unsigned long long)buffers, (unsigned long long)o->size_bytes);
     }
-    memset(bench->memory, (int)o->pattern, o->depth * o->size_bytes);
+    memset(bench->memory, (int)o->pattern, buffers * o->size_bytes);
     return 0;
 }
 
@@ -211,8 +222,8 @@ static int run(struct bench *bench, double *out_seconds, struct error *err)
     uint64_t start = clock_monotonic_ns();
     block_plug(bench->block);
     for (uint64_t i = 0; i < MIN(o->depth, o->count); i++) {
-        bench->slot[i] = (struct slot){.bench = bench,
-                                       .iov = {bench->memory + i * o->size_bytes, o->size_bytes}};
+        uint8_t *buffer = bench->memory + (o->has_one_buffer ? 0 : i * o->size_bytes);
+        bench->slot[i] = (struct slot){.bench = bench, .iov = {buffer, o->size_bytes}};
         start_more(bench, &bench->slot[i]);
     }
     block_unplug(bench->block);
