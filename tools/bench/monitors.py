@@ -2,6 +2,7 @@
 import os
 import pathlib
 import re
+import signal
 import time
 
 import pexpect
@@ -122,4 +123,6 @@ class Guest:
         return own / 1024, total / 1024
 
     def close(self):
-        self.child.close(force=True)
+        self.child.kill(signal.SIGKILL)
+        self.child.wait()  # a guest with writes under way may take seconds to go, which pexpect would not wait for
+        self.child.close()
