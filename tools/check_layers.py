@@ -9,6 +9,7 @@ DEVICE = BASE | {"cpu", "engine/engine.h", "engine/memory.h", "block/block.h", "
 MACHINE = DEVICE | {"device", "engine"}
 MAY_USE = {
     "base/core": CORE,
+    "base/command": CORE,
     "base/host": BASE,
     "cpu": CORE,
     "engine": BASE | {"cpu"},
@@ -19,7 +20,7 @@ MAY_USE = {
     "machine": MACHINE,
     "migrate": MACHINE | {"machine"},
     "vmm": MACHINE | {"machine", "migrate", "block/crypt.h", "block/filter.h", "block/bitmap.h", "block/front.h", "block/image.h", "block/job.h", "block/remote.h"},
-    "cli": BASE | {"block/bitmap.h", "block/block.h", "block/copy.h", "block/crypt.h", "block/filter.h", "block/format/foreign", "block/image.h", "block/nbd_server.h", "block/nbd_tls.h", "block/remote.h"},
+    "cli": BASE | {"base/command", "block/bitmap.h", "block/block.h", "block/copy.h", "block/crypt.h", "block/filter.h", "block/format/foreign", "block/image.h", "block/nbd_server.h", "block/nbd_tls.h", "block/remote.h"},
 }
 
 

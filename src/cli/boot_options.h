@@ -7,7 +7,7 @@
 
 #include "block/filter.h"
 #include "cli/key.h"
-#include "cli/options.h"
+#include "base/command/options.h"
 
 #define BOOT_MAX_DISKS    16
 #define BOOT_MAX_LAYERS   8

@@ -17,11 +17,12 @@ int cli_options(const struct verb *verb, bool stops_at_word, int argc, char **ar
 {
     struct error err;
     bool wants_help;
-    if (options_parse(verb, stops_at_word, argc, argv, into, out_count, &wants_help, &err) < 0) {
+    if (options_parse("hull", verb, stops_at_word, argc, argv, into, out_count, &wants_help, &err) <
+        0) {
         return cli_fail(&err);
     }
     if (wants_help) {
-        help_print(verb, stdout);
+        help_print("hull", verb, stdout);
         return CLI_OK;
     }
     return -1;
@@ -45,12 +46,6 @@ static void overview_print(FILE *to)
                 "  hull disk create vm.raw 20G\n"
                 "  hull boot --kernel vmlinuz --initrd initrd.img --memory 1G\n",
                 to);
-}
-
-const char *verb_last_word(const struct verb *verb)
-{
-    const char *blank = strrchr(verb->name, ' ');
-    return blank != NULL ? blank + 1 : verb->name;
 }
 
 static const struct verb *verb_find(const struct verb *const *among, const char *word)
@@ -90,11 +85,11 @@ static int unknown_verb(const struct verb *const *among, const struct verb *grou
 static int group_run(const struct verb *group, int argc, char **argv)
 {
     if (argc < 2) {
-        help_print(group, stderr);
+        help_print("hull", group, stderr);
         return CLI_FAILURE;
     }
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
-        help_print(group, stdout);
+        help_print("hull", group, stdout);
         return CLI_OK;
     }
     const struct verb *verb = verb_find(group->verbs, argv[1]);
@@ -131,7 +126,7 @@ int cli_main(int argc, char **argv)
         verb = inner;
     }
     if (is_help) {
-        help_print(verb, stdout);
+        help_print("hull", verb, stdout);
         return CLI_OK;
     }
     return verb->verbs != NULL ? group_run(verb, argc - 1, argv + 1)

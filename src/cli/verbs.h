@@ -2,9 +2,7 @@
 #ifndef CLI_VERBS_H
 #define CLI_VERBS_H
 
-#include <stdio.h>
-
-#include "cli/options.h"
+#include "base/command/options.h"
 
 /* Exit statuses of every verb; a verb that has more says so in its help. */
 #define CLI_OK      0
@@ -29,14 +27,8 @@ extern const struct ctl_keys ctl_keys[];
 /* All verbs in the order of the help text, NULL at the end. */
 extern const struct verb *const verbs[];
 
-/* The second word of a verb of verbs' verb: "info" of "disk info". */
-const char *verb_last_word(const struct verb *verb);
-
 /* main() of hull; returns the exit status. */
 int cli_main(int argc, char **argv);
-
-/* Help of one verb, as --help prints it. */
-void help_print(const struct verb *verb, FILE *to);
 
 /* Prints "hull: <text>" to stderr and returns CLI_FAILURE. */
 int cli_fail(const struct error *err);

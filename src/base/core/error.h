@@ -25,6 +25,12 @@ int error_set(struct error *err, int code, const char *format, ...) printf_like(
 /* Like error_set and appends ": " and the system's words for 'code'. */
 int error_set_errno(struct error *err, int code, const char *format, ...) printf_like(3, 4);
 
+/* For a must_check result that there is nobody to tell of: what ends in any case, or has failed already. */
+static inline void error_ignore(int rc)
+{
+    (void)rc;
+}
+
 /* Puts "<format>: " before the text that is there. Returns rc unchanged. */
 int error_prefix(struct error *err, int rc, const char *format, ...) printf_like(3, 4);
 

@@ -6,7 +6,7 @@
 #include "block/remote.h"
 #include "cli/disk/cache.h"
 #include "cli/key.h"
-#include "cli/options.h"
+#include "base/command/options.h"
 #include "cli/output.h"
 #include "cli/verbs.h"
 

@@ -20,7 +20,8 @@ static int parse(struct boot_options *options, const char *const *words, struct 
     bool wants_help;
     boot_options_init(options);
     *err = (struct error){0};
-    int rc = options_parse(&boot_verb, false, argc, argv, options, &count, &wants_help, err);
+    int rc =
+        options_parse("hull", &boot_verb, false, argc, argv, options, &count, &wants_help, err);
     return rc < 0 ? rc : boot_options_check(options, err);
 }
 

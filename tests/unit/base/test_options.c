@@ -5,7 +5,7 @@
 
 #include <cmocka.h>
 
-#include "cli/options.h"
+#include "base/command/options.h"
 
 struct seen {
     const char *memory;
@@ -44,7 +44,7 @@ static int parse(struct seen *seen, char **argv, int *out_count, struct error *e
         argc++;
     }
     *err = (struct error){0};
-    return options_parse(&verb, false, argc, argv, seen, out_count, &wants_help, err);
+    return options_parse("hull", &verb, false, argc, argv, seen, out_count, &wants_help, err);
 }
 
 static void all_spellings_work(void **state)

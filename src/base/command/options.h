@@ -1,9 +1,10 @@
-/* Command line options from tables: parsing, help, completion and man pages all read the same rows. */
-#ifndef CLI_OPTIONS_H
-#define CLI_OPTIONS_H
+/* Command line options and verbs from tables: parsing, help, completion and man pages all read the same rows. */
+#ifndef BASE_COMMAND_OPTIONS_H
+#define BASE_COMMAND_OPTIONS_H
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdio.h>
 
 #include "base/core/error.h"
 
@@ -44,11 +45,20 @@ struct verb {
     int (*run)(int argc, char **argv); /* argv[0] is the verb; returns the exit status */
 };
 
-/* Calls the rows' parse functions with 'into' in order of appearance. Words that are no options are moved to the front
+/* 'program' is its name in texts: "see `hull disk --help`".
+ *
+ * Calls the rows' parse functions with 'into' in order of appearance. Words that are no options are moved to the front
  * of 'argv' (from index 0) and counted in 'out_count'; after "--" all words are such. With 'stops_at_word', the first
  * one ends the options. '--help' and '-h' set 'out_wants_help' and end the parsing at once. */
-int must_check options_parse(const struct verb *verb, bool stops_at_word, int argc, char **argv,
-                             void *into, int *out_count, bool *out_wants_help, struct error *err);
+int must_check options_parse(const char *program, const struct verb *verb, bool stops_at_word,
+                             int argc, char **argv, void *into, int *out_count,
+                             bool *out_wants_help, struct error *err);
+
+/* Help of one verb, as --help prints it. */
+void help_print(const char *program, const struct verb *verb, FILE *to);
+
+/* The second word of a verb of verbs' verb: "info" of "disk info". */
+const char *verb_last_word(const struct verb *verb);
 
 /* The word of 'words' (separated by '|') that 'text' most likely meant, or NULL. The result stands in 'out_word'. */
 const char *nearest_word(const char *text, const char *words, char *out_word, size_t size);

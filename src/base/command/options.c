@@ -1,4 +1,4 @@
-#include "cli/options.h"
+#include "base/command/options.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -81,7 +81,8 @@ static const struct option_spec *find_letter(const struct option_spec *options, 
     return NULL;
 }
 
-static int unknown_option(const struct verb *verb, const char *word, struct error *err)
+static int unknown_option(const char *program, const struct verb *verb, const char *word,
+                          struct error *err)
 {
     char names[2048] = "";
     size_t used = 0;
@@ -101,7 +102,8 @@ static int unknown_option(const struct verb *verb, const char *word, struct erro
     if (nearest_word(text, names, hint, sizeof(hint)) != NULL) {
         return error_set(err, EINVAL, "option %s: unknown: did you mean --%s?", word, hint);
     }
-    return error_set(err, EINVAL, "option %s: unknown: see `hull %s --help`", word, verb->name);
+    return error_set(err, EINVAL, "option %s: unknown: see `%s %s --help`", word, program,
+                     verb->name);
 }
 
 static int take_value(const struct option_spec *option, const char *value, void *into,
@@ -118,14 +120,14 @@ static int missing_value(const struct option_spec *option, struct error *err)
 }
 
 /* "--name", "--name=value", "--name value"; 'next' is the word after it or NULL. */
-static int parse_long(const struct verb *verb, const char *word, const char *next, void *into,
-                      bool *out_used_next, struct error *err)
+static int parse_long(const char *program, const struct verb *verb, const char *word,
+                      const char *next, void *into, bool *out_used_next, struct error *err)
 {
     const char *name = word + 2;
     size_t length = strcspn(name, "=");
     const struct option_spec *option = find_name(verb->options, name, length);
     if (option == NULL) {
-        return unknown_option(verb, word, err);
+        return unknown_option(program, verb, word, err);
     }
     const char *value = name[length] == '=' ? name + length + 1 : NULL;
     if (option->value == NULL) {
@@ -146,14 +148,14 @@ static int parse_long(const struct verb *verb, const char *word, const char *nex
 }
 
 /* "-m 512M", "-m512M", and flags in a row: "-vp". */
-static int parse_short(const struct verb *verb, const char *word, const char *next, void *into,
-                       bool *out_used_next, struct error *err)
+static int parse_short(const char *program, const struct verb *verb, const char *word,
+                       const char *next, void *into, bool *out_used_next, struct error *err)
 {
     for (const char *letter = word + 1; *letter != '\0'; letter++) {
         const struct option_spec *option = find_letter(verb->options, *letter);
         if (option == NULL) {
-            return error_set(err, EINVAL, "option -%c: unknown: see `hull %s --help`", *letter,
-                             verb->name);
+            return error_set(err, EINVAL, "option -%c: unknown: see `%s %s --help`", *letter,
+                             program, verb->name);
         }
         if (option->value != NULL) {
             const char *value = letter[1] != '\0' ? letter + 1 : next;
@@ -171,8 +173,8 @@ static int parse_short(const struct verb *verb, const char *word, const char *ne
     return 0;
 }
 
-int options_parse(const struct verb *verb, bool stops_at_word, int argc, char **argv, void *into,
-                  int *out_count, bool *out_wants_help, struct error *err)
+int options_parse(const char *program, const struct verb *verb, bool stops_at_word, int argc,
+                  char **argv, void *into, int *out_count, bool *out_wants_help, struct error *err)
 {
     int count = 0;
     bool only_words = false;
@@ -191,9 +193,9 @@ int options_parse(const struct verb *verb, bool stops_at_word, int argc, char **
             *out_wants_help = true;
             return 0;
         } else if (word[1] == '-') {
-            rc = parse_long(verb, word, next, into, &used_next, err);
+            rc = parse_long(program, verb, word, next, into, &used_next, err);
         } else {
-            rc = parse_short(verb, word, next, into, &used_next, err);
+            rc = parse_short(program, verb, word, next, into, &used_next, err);
         }
         if (rc < 0) {
             return rc;
@@ -202,4 +204,10 @@ int options_parse(const struct verb *verb, bool stops_at_word, int argc, char **
     }
     *out_count = count;
     return 0;
+}
+
+const char *verb_last_word(const struct verb *verb)
+{
+    const char *blank = strrchr(verb->name, ' ');
+    return blank != NULL ? blank + 1 : verb->name;
 }
