@@ -16,6 +16,7 @@ MAY_USE = {
     "block": BASE,
     "net": BASE,
     "storage": BASE | {"block/remote.h", "block/nbd_server.h"},
+    "container": BASE | {"base/command"},
     "device": DEVICE,
     "machine": MACHINE,
     "migrate": MACHINE | {"machine"},
