@@ -1,0 +1,48 @@
+/* Inside of the runtime: a container that is being made. Runtime and container's process both have it, as one is the other's fork. */
+#ifndef CONTAINER_RUNTIME_CONTAINER_H
+#define CONTAINER_RUNTIME_CONTAINER_H
+
+#include <limits.h>
+
+#include "container/mount/rootfs.h"
+#include "container/runtime/channel.h"
+#include "container/runtime/launch.h"
+#include "container/runtime/namespaces.h"
+#include "container/runtime/runtime.h"
+#include "container/runtime/state.h"
+
+/* How the container's process waits before it executes the program. */
+enum container_gate {
+    GATE_SOCKET,  /* for `start`, at start.sock */
+    GATE_CHANNEL, /* for `run`, which says so itself */
+};
+
+struct container {
+    const struct runtime *runtime;
+    const struct create_options *options;
+    enum container_gate gate;
+    char bundle[PATH_MAX], root[PATH_MAX]; /* absolute */
+    struct spec *spec;
+    struct state state;
+    struct cgroup *cgroup;
+    struct rootfs *rootfs;
+    struct namespaces namespaces;
+    struct seccomp_program *program;
+    struct degrade degrade;
+    struct channel_message message;
+    int channel[2];     /* the runtime's end, the process' end */
+    int gate_socket;    /* listens; -1: none */
+    int console_socket; /* connected; -1: none */
+    int terminal;       /* the master, of `run` in the foreground; -1: none */
+    int pidfd;
+    bool has_hooks_run;   /* hooks may have run: poststop is due */
+    bool is_in_unified;   /* the process is born in the group of v2 */
+    bool waits_for_ids;   /* the process does, for CHANNEL_GO */
+    bool waits_for_hooks; /* for those of the runtime, at CHANNEL_MOUNTED */
+    bool is_locked;       /* its mount namespace is to be: at CHANNEL_ENTERED */
+};
+
+/* The process' part: never returns. */
+noreturn_fn void container_process(struct container *c);
+
+#endif

@@ -1,0 +1,30 @@
+/* The last part of the way to the user's program, which `create` and `exec` share: in the process that becomes it. */
+#ifndef CONTAINER_RUNTIME_LAUNCH_H
+#define CONTAINER_RUNTIME_LAUNCH_H
+
+#include "container/degrade.h"
+#include "container/seccomp/seccomp.h"
+#include "container/spec/spec.h"
+
+struct launch {
+    const struct spec *spec;               /* whose process it is */
+    const struct seccomp_program *program; /* NULL: none */
+    const char *state;                     /* the container's, for a seccomp agent */
+    unsigned preserve_fds;                 /* from 3 on */
+    bool makes_cwd;                        /* where there is no such folder */
+    bool no_new_keyring;
+    char *path; /* launch_prepare: the program */
+};
+
+/* What `hull-oci create` does in advance: working directory, limits, and whether there is such a program. */
+int must_check launch_prepare(struct launch *launch, struct degrade *degrade, struct error *err);
+/* Identity, seccomp, exec. Returns on failure only. Descriptors behind those that are preserved close at the exec. */
+int must_check launch_execute(struct launch *launch, struct degrade *degrade, struct error *err);
+
+/* Signals as a new program expects them: none blocked, none ignored. */
+void launch_reset_signals(void);
+
+/* root of the namespace, where the configuration has a user namespace. */
+int must_check launch_become_root(const struct spec *spec, struct error *err);
+
+#endif

@@ -1,0 +1,234 @@
+/* The container's process, from its birth to the user's program. */
+#include <errno.h>
+#include <fcntl.h>
+#include <net/if.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/host/file.h"
+#include "container/runtime/container.h"
+#include "container/runtime/hooks.h"
+#include "container/runtime/shrink.h"
+#include "container/runtime/terminal.h"
+
+/* How it ends if it fails: `run` in the foreground has told the reason. */
+#define STATUS_FAILED 1
+
+/* The state for hooks that run in the container, where its process has this number. */
+static char *state_text(struct container *c, enum container_status status)
+{
+    pid_t pid = c->state.pid;
+    c->state.pid = getpid();
+    json_t *document = state_document(&c->state, status);
+    c->state.pid = pid;
+    char *text = json_dumps(document, JSON_COMPACT);
+    json_decref(document);
+    return text;
+}
+
+static int run_hooks(struct container *c, const struct spec_hooks_at *hooks, const char *field,
+                     enum container_status status, struct error *err)
+{
+    if (hooks->count == 0) {
+        return 0;
+    }
+    char *text = state_text(c, status);
+    int rc = text == NULL ? error_set_errno(err, ENOMEM, "%s", field)
+                          : hooks_run(hooks, field, text, err);
+    free(text);
+    return rc;
+}
+
+/* A new network namespace has lo, which is down. */
+static int raise_loopback(struct error *err)
+{
+    struct ifreq request = {.ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING};
+    AUTO_CLOSE int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd < 0 || ioctl(fd, SIOCSIFFLAGS, &request) < 0) {
+        return error_set_errno(err, errno, "raising the network's lo");
+    }
+    return 0;
+}
+
+/* Joins and makes what the clone has not, takes names. */
+static int settle(struct container *c, struct error *err)
+{
+    const struct spec *spec = c->spec;
+    int rc = 0;
+    if (!c->namespaces.needs_stage) { /* which has done both for its children */
+        rc = cgroup_attach(c->cgroup, 0, c->is_in_unified, err);
+        rc = rc < 0 ? rc : namespaces_join(&c->namespaces, &spec->linux_, err);
+    }
+    rc = rc < 0 ? rc : launch_become_root(spec, err);
+    if (rc == 0 && c->namespaces.unshared != 0 && unshare((int)c->namespaces.unshared) < 0) {
+        rc = error_set_errno(err, errno, "making namespaces");
+    }
+    const struct spec_namespace *network = spec_find_namespace(spec, CLONE_NEWNET);
+    if (rc == 0 && network != NULL && network->path == NULL) {
+        rc = raise_loopback(err);
+    }
+    if (rc == 0 && c->namespaces.creates_cgroup && unshare(CLONE_NEWCGROUP) < 0) {
+        rc = error_set_errno(err, errno, "making a cgroup namespace");
+    }
+    (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* a change of ids has cleared it */
+    (void)setsid();                         /* fails where it has a session of its own */
+    if (rc == 0 && spec->hostname != NULL &&
+        sethostname(spec->hostname, strlen(spec->hostname)) < 0) {
+        rc = error_set_errno(err, errno, "hostname");
+    }
+    if (rc == 0 && spec->domainname != NULL &&
+        setdomainname(spec->domainname, strlen(spec->domainname)) < 0) {
+        rc = error_set_errno(err, errno, "domainname");
+    }
+    return rc;
+}
+
+/* 'out_master' stays open for the runtime, or -1. */
+static int open_terminal(struct container *c, int *out_master, struct error *err)
+{
+    const struct spec_process *process = &c->spec->process;
+    *out_master = -1;
+    if (!process->has_terminal) {
+        return 0;
+    }
+    int master;
+    char name[64];
+    int rc = rootfs_open_terminal(c->rootfs, process->uid, true, &master, name, sizeof(name), err);
+    if (rc < 0) {
+        return rc;
+    }
+    if (process->console_rows != 0 && process->console_columns != 0) {
+        rc = terminal_set_size(master, process->console_rows, process->console_columns, err);
+    }
+    int slave = ioctl(master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
+    if (rc == 0 && slave < 0) {
+        rc = error_set_errno(err, errno, "opening the terminal");
+    }
+    if (rc == 0 && c->console_socket >= 0) {
+        rc = terminal_send(c->console_socket, master, name, err);
+    }
+    rc = rc < 0 ? rc : terminal_take(slave, err);
+    if (rc == 0 && c->console_socket < 0) {
+        *out_master = master;
+        return 0;
+    }
+    close(master);
+    return rc;
+}
+
+static int mount_all(struct container *c, struct error *err)
+{
+    int channel = c->channel[1];
+    int rc = rootfs_mount(c->rootfs, &c->degrade, err);
+    if (rc == 0 && c->waits_for_hooks) {
+        rc = channel_send(channel, CHANNEL_MOUNTED, NULL, 0, NULL, 0, err);
+        rc = rc < 0 ? rc : channel_expect(channel, CHANNEL_HOOKED, &c->message, "the runtime", err);
+    }
+    rc = rc < 0 ? rc
+                : run_hooks(c, &c->spec->hooks.create_container, "hooks.createContainer",
+                            CONTAINER_CREATING, err);
+    return rc;
+}
+
+static int enter(struct container *c, struct error *err)
+{
+    int rc = rootfs_enter(c->rootfs, err);
+    if (rc == 0 && c->is_locked) {
+        rc = channel_send(c->channel[1], CHANNEL_ENTERED, NULL, 0, NULL, 0, err);
+        rc = rc < 0
+                 ? rc
+                 : channel_expect(c->channel[1], CHANNEL_LOCKED, &c->message, "the runtime", err);
+        rc = rc < 0 ? rc
+                    : rootfs_enter_locked(c->rootfs,
+                                          c->message.fd_count != 0 ? c->message.fds[0] : -1, err);
+    }
+    return rc;
+}
+
+static int become_ready(struct container *c, struct launch *launch, struct error *err)
+{
+    int rc = 0;
+    if (c->waits_for_ids) {
+        rc = channel_expect(c->channel[1], CHANNEL_GO, &c->message, "the runtime", err);
+    }
+    rc = rc < 0 ? rc : settle(c, err);
+    rc = rc < 0 ? rc : mount_all(c, err);
+    int master = -1;
+    rc = rc < 0 ? rc : open_terminal(c, &master, err);
+    rc = rc < 0 ? rc : enter(c, err);
+    if (rc == 0 && c->spec->has_process) {
+        rc = launch_prepare(launch, &c->degrade, err);
+    }
+    (void)prctl(PR_SET_PDEATHSIG, 0); /* from now on the runtime may go */
+    rc = rc < 0 ? rc
+                : channel_send(c->channel[1], CHANNEL_READY, &c->degrade, sizeof(c->degrade),
+                               &master, master >= 0, err);
+    if (master >= 0) {
+        close(master);
+    }
+    return rc;
+}
+
+/* Waits for `start`; 'out_socket' is where it hears of errors, and closes at the exec. */
+static int wait_at_gate(struct container *c, int *out_socket, struct error *err)
+{
+    if (c->gate == GATE_CHANNEL) {
+        *out_socket = c->channel[1];
+        return channel_expect(c->channel[1], CHANNEL_START, &c->message, "the runtime", err);
+    }
+    close(c->channel[1]);
+    c->channel[1] = -1;
+    shrink_memory();
+    do {
+        *out_socket = accept4(c->gate_socket, NULL, NULL, SOCK_CLOEXEC);
+    } while (*out_socket < 0 && (errno == EINTR || errno == ECONNABORTED));
+    return *out_socket < 0 ? error_set_errno(err, errno, "waiting for the start") : 0;
+}
+
+void container_process(struct container *c)
+{
+    (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+    (void)prctl(PR_SET_NAME, "hull-oci:init");
+    close(c->channel[0]);
+    close(c->state.folder); /* its lock is the runtime's */
+    char nothing;
+    if (recv(c->channel[1], &nothing, sizeof(nothing), MSG_PEEK | MSG_DONTWAIT) == 0) {
+        _exit(STATUS_FAILED); /* the runtime was gone before its death could be a signal */
+    }
+    launch_reset_signals();
+    struct error err = {0};
+    struct launch launch = {.spec = c->spec,
+                            .program = c->program,
+                            .preserve_fds = c->options->preserve_fds,
+                            .makes_cwd = true,
+                            .no_new_keyring = c->options->no_new_keyring};
+    if (become_ready(c, &launch, &err) < 0) {
+        channel_send_error(c->channel[1], &err);
+        _exit(STATUS_FAILED);
+    }
+    int starter = -1;
+    int rc = wait_at_gate(c, &starter, &err);
+    rc = rc < 0 ? rc
+                : run_hooks(c, &c->spec->hooks.start_container, "hooks.startContainer",
+                            CONTAINER_CREATED, &err);
+    if (rc == 0 && !c->spec->has_process) {
+        rc = error_set(&err, EINVAL,
+                       "process: missing: a container without a program cannot be started");
+    }
+    char *text = c->program != NULL && seccomp_program_notifies(c->program)
+                     ? state_text(c, CONTAINER_CREATED)
+                     : NULL;
+    launch.state = text;
+    if (rc == 0 && launch_execute(&launch, &c->degrade, &err) < 0 && starter >= 0) {
+        channel_send_error(starter, &err);
+    } else if (rc < 0 && starter >= 0) {
+        channel_send_error(starter, &err);
+    }
+    _exit(STATUS_FAILED);
+}

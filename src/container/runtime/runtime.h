@@ -1,0 +1,77 @@
+/* The OCI runtime's operations on containers (runtime.md), and those of runc's command line beyond it.
+ *
+ * Threads: none; the caller has one. Errors are texts for the caller of the command; what fails leaves nothing behind. */
+#ifndef CONTAINER_RUNTIME_RUNTIME_H
+#define CONTAINER_RUNTIME_RUNTIME_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "base/core/error.h"
+#include "container/cgroup/cgroup.h"
+
+struct runtime {
+    const char *root; /* where the containers' states are */
+    enum cgroup_manager manager;
+    bool is_rootless; /* the caller is not the host's root */
+    bool is_strict;   /* what the host cannot give is an error */
+};
+
+struct create_options {
+    const char *bundle;         /* folder */
+    const char *config;         /* NULL: config.json of the bundle */
+    const char *console_socket; /* NULL: none */
+    const char *pid_file, *pidfd_socket;
+    bool no_pivot, no_new_keyring;
+    unsigned preserve_fds; /* descriptors from 3 on that the program gets */
+};
+
+struct exec_options {
+    const char *
+        process; /* file with a process object, or NULL: that of the container with these changes: */
+    const char *const *args; /* NULL at the end */
+    const char *cwd, *user;  /* user: UID[:GID]; NULL: as the container's */
+    const char *const *env;  /* NAME=VALUE, added; NULL at the end */
+    const char *const *caps; /* added; NULL at the end */
+    const char *const *gids; /* added; NULL at the end */
+    const char *apparmor, *process_label, *cgroup;
+    const char *console_socket, *pid_file, *pidfd_socket;
+    bool has_terminal, no_new_privileges, is_detached, ignores_paused;
+    unsigned preserve_fds;
+};
+
+int must_check runtime_create(const struct runtime *runtime, const char *id,
+                              const struct create_options *options, struct error *err);
+int must_check runtime_start(const struct runtime *runtime, const char *id, struct error *err);
+/* create and start; unless detached the wait for its end too, and delete if not kept. 'out_status': the program's. */
+int must_check runtime_run(const struct runtime *runtime, const char *id,
+                           const struct create_options *options, bool is_detached, bool is_kept,
+                           int *out_status, struct error *err);
+int must_check runtime_exec(const struct runtime *runtime, const char *id,
+                            const struct exec_options *options, int *out_status, struct error *err);
+/* 'to_all': each process of it. */
+int must_check runtime_kill(const struct runtime *runtime, const char *id, int signal, bool to_all,
+                            struct error *err);
+/* With 'is_forced' also one that runs, and one that is not there is no error. */
+int must_check runtime_delete(const struct runtime *runtime, const char *id, bool is_forced,
+                              struct error *err);
+int must_check runtime_pause(const struct runtime *runtime, const char *id, bool is_paused,
+                             struct error *err);
+/* 'resources': a JSON object as linux.resources. */
+int must_check runtime_update(const struct runtime *runtime, const char *id, const char *resources,
+                              size_t size, struct error *err);
+
+/* New references. */
+int must_check runtime_state(const struct runtime *runtime, const char *id, json_t **out_state,
+                             struct error *err);
+int must_check runtime_list(const struct runtime *runtime, json_t **out_list, struct error *err);
+int must_check runtime_stats(const struct runtime *runtime, const char *id, json_t **out_stats,
+                             struct error *err);
+/* The process ids, as the caller sees them; new memory. */
+int must_check runtime_processes(const struct runtime *runtime, const char *id, pid_t **out_pids,
+                                 size_t *out_count, struct error *err);
+/* Waits for the OOM killer: 1, or for the container's end: 0. */
+int must_check runtime_wait_oom(const struct runtime *runtime, const char *id, struct error *err);
+
+#endif
