@@ -15,6 +15,7 @@ import tempfile
 import time
 
 from boots import Boots
+import containers
 import disks
 import fio
 from monitors import Hull, Qemu
@@ -23,8 +24,8 @@ from programs import PROGRAMS
 import report
 from suite import Suite, list_cases
 
-# Rows about disks, by the name of their group.
-DISKS = {"disks", "fio", "nbd"}
+# Rows about disks and containers, by the name of their group.
+DISKS = {"disks", "fio", "nbd", "containers"}
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
@@ -111,7 +112,7 @@ def main():
             parser.error(f"no case '{name}': {every}")
     guest_rows, suites = choose(arguments, cases)
     guests = build / "guest"
-    if guest_rows - {"disks", "nbd"} or suites:
+    if guest_rows - {"disks", "nbd", "containers"} or suites:
         make_guests(guests, guest_rows, suites)
     disk_groups, guest_rows = guest_rows & DISKS, guest_rows - DISKS
 
@@ -144,14 +145,19 @@ def main():
     if "fio" in disk_groups:
         fio_rows, fio_place = fio.measure(*monitors, guests, build, arguments.rounds, arguments.vcpus, show)
         fio.print_rows(fio_rows, fio_place)
+    container_rows = {}
+    if "containers" in disk_groups:
+        container_rows = containers.measure(build, arguments.rounds, show)
+        containers.print_rows(container_rows)
     print("\nclocks")
     for right, text in clocks:
         print(f"  {'?     ' if right is None else 'right ' if right else 'LIES  '} {text}")
-    reached = report.aims(results, boots, memory) + disks.aims(disk_rows, disk_cache) + nbd.aims(nbd_rows) + fio.aims(fio_rows)
+    reached = report.aims(results, boots, memory) + disks.aims(disk_rows, disk_cache) + nbd.aims(nbd_rows) + fio.aims(fio_rows) \
+        + containers.aims(container_rows)
     report.print_aims(reached)
     if arguments.json:
         arguments.json.write_text(json.dumps({
-            "suites": results, "guests": boots, "disks": disk_rows, "disk_cache_mib": disk_cache, "nbd": nbd_rows, "fio": fio_rows, "busy_memory_mib": memory,
+            "suites": results, "guests": boots, "disks": disk_rows, "disk_cache_mib": disk_cache, "nbd": nbd_rows, "fio": fio_rows, "containers": container_rows, "busy_memory_mib": memory,
             "means": {cpus: report.means(rows) for cpus, rows in results.items()},
             "clocks": [{"right": right, "text": text} for right, text in clocks],
             "aims": [{"aim": text, "holds": holds, "detail": detail} for text, holds, detail in reached]},
