@@ -7,15 +7,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/mount.h>
 #include <unistd.h>
 
 #include "base/core/bits.h"
 #include "base/core/checked.h"
 #include "base/core/invariant.h"
 #include "base/host/file.h"
+#include "base/host/huge.h"
 
-#define HUGE_PAGE_SIZE  (2u << 20)
 #define SIZE_LIMIT      (1ull << 40)
 #define ADDRESS_LIMIT   (1ull << 52)
 #define PAGES_PER_WORD  64
@@ -151,26 +150,11 @@ static uint8_t *map_file(int fd, uint64_t fd_offset, uint64_t gpa, uint64_t size
     return hva;
 }
 
-/* A file that can have huge pages. For those of memfd_create the host's setting for all decides (shmem_enabled, as a rule
- * "never"); a file system in memory of one's own has them where who maps its files asks for them. That takes rights in
- * the mount namespace, which a process that prepares a jail for itself has. -1: none. */
-static int create_tmpfs_file(const char *name)
-{
-    AUTO_CLOSE int config = fsopen("tmpfs", FSOPEN_CLOEXEC);
-    if (config < 0 || fsconfig(config, FSCONFIG_SET_STRING, "huge", "advise", 0) < 0 ||
-        fsconfig(config, FSCONFIG_SET_STRING, "size", "0", 0) < 0 || /* no limit */
-        fsconfig(config, FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0) {
-        return -1;
-    }
-    AUTO_CLOSE int root = fsmount(config, FSMOUNT_CLOEXEC, 0);
-    return root < 0 ? -1 : openat(root, name, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
-}
-
 /* Whoever gets a memfd's descriptor must not be able to take the memory away under us; nobody gets the other kind's, which
  * has no seals. */
 static int create_file(const char *name, uint64_t size, bool huge)
 {
-    AUTO_CLOSE int fd = huge ? -1 : create_tmpfs_file(name);
+    AUTO_CLOSE int fd = huge ? -1 : huge_create_file(name);
     if (fd >= 0) {
         return ftruncate(fd, (off_t)size) < 0 ? -errno : TAKE_FD(fd);
     }

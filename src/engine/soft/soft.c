@@ -6,6 +6,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "base/core/bits.h"
+#include "base/host/huge.h"
 #include "engine/soft/block.h"
 #include "engine/soft/icount.h"
 #include "engine/soft/mmu.h"
@@ -190,9 +192,6 @@ static int soft_vm_log_fetch(struct vm *base, size_t slot, uint64_t *out_bitmap,
     return 0;
 }
 
-/* A vCPU, and the stack below it. Most of it are tables: they get memory when they are used. */
-#define VCPU_MEMORY_SIZE (NATIVE_STACK_SIZE + sizeof(struct soft_vcpu))
-
 static void soft_vcpu_destroy(struct vcpu *vcpu)
 {
     if (!vcpu) {
@@ -206,7 +205,7 @@ static void soft_vcpu_destroy(struct vcpu *vcpu)
     soft_native_fini(v);
     soft_simd_fini(v);
     soft_block_fini(v);
-    (void)munmap((uint8_t *)v - NATIVE_STACK_SIZE, VCPU_MEMORY_SIZE); /* it is a mapping */
+    (void)munmap((uint8_t *)v - NATIVE_STACK_SIZE, NATIVE_VCPU_MEMORY); /* it is a mapping */
 }
 
 static int soft_vcpu_create(struct vm *base, uint32_t index, const struct x86_cpuid *cpuid,
@@ -217,9 +216,8 @@ static int soft_vcpu_create(struct vm *base, uint32_t index, const struct x86_cp
         return error_set(err, EINVAL, "creating vCPU %u: taken, or beyond the VM's %u", index,
                          base->config.vcpu_count);
     }
-    uint8_t *memory =
-        mmap(NULL, VCPU_MEMORY_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED) {
+    uint8_t *memory = huge_map(NATIVE_VCPU_MEMORY, PROT_READ | PROT_WRITE, -1);
+    if (!memory) {
         return error_set_errno(err, errno, "creating vCPU %u", index);
     }
     struct soft_vcpu *v = (struct soft_vcpu *)(void *)(memory + NATIVE_STACK_SIZE);

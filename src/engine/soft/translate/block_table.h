@@ -163,7 +163,7 @@ struct soft_native {
     uint32_t hash_bits, page_hash_bits;
     struct native_page **page_hash;
     struct native_page *pages, *free_pages;
-    size_t page_count;
+    size_t page_count, pages_used; /* those behind have never been */
     uint64_t epoch[2]; /* of the halves of the address space; 32 bits are compared, never 0 */
     uint64_t last_epoch;
     uint64_t oldest_epoch; /* those before it are void */
@@ -177,6 +177,7 @@ struct soft_native {
     uint32_t jump_turn;      /* which way of the jump cache gives way next */
     bool has_bmi2, has_xsave;
     bool has_fast_bextr; /* one cycle, as AMD's have it */
+    bool is_huge;        /* huge pages have been asked for */
     bool was_cut;        /* blocks have gone while one of them ran */
     struct native_source *source;
     struct native_verifier *verifier; /* NULL: blocks are not verified */

@@ -19,6 +19,8 @@
 
 #include "base/core/bits.h"
 #include "base/core/invariant.h"
+#include "base/host/file.h"
+#include "base/host/huge.h"
 
 /* Descriptions, in bytes for 16 bytes of code; a block has some 320 bytes of code, half of them out of line. */
 #define META_PER_16 6u
@@ -46,25 +48,24 @@ static struct native_link *link_at(const struct soft_native *n, native_ref ref)
 
 static int map_code(struct soft_native *n, size_t size, struct error *err)
 {
-    int fd = memfd_create("hull-code", MFD_CLOEXEC);
+    AUTO_CLOSE int fd = huge_create_file("hull-code");
+    fd = fd < 0 ? memfd_create("hull-code", MFD_CLOEXEC) : fd;
     if (fd < 0 || ftruncate(fd, (off_t)size) < 0) {
-        int saved_errno = errno;
-        if (fd >= 0) {
-            close(fd);
-        }
-        return error_set_errno(err, saved_errno, "reserving memory for translated code");
+        return error_set_errno(err, errno, "reserving memory for translated code");
     }
-    void *writable = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    void *executable = mmap(NULL, size, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
-    int saved_errno = errno;
-    close(fd);
-    n->writable = writable == MAP_FAILED ? NULL : writable;
-    n->executable = executable == MAP_FAILED ? NULL : executable;
     n->size = size;
-    if (!n->writable || !n->executable) {
-        return error_set_errno(err, saved_errno, "mapping memory for translated code");
+    n->writable = huge_map(size, PROT_READ | PROT_WRITE, fd);
+    n->executable = n->writable ? huge_map(size, PROT_READ | PROT_EXEC, fd) : NULL;
+    if (!n->executable) {
+        return error_set_errno(err, errno, "mapping memory for translated code");
     }
     return 0;
+}
+
+/* The hash, and behind it the descriptions. */
+static size_t hash_size(const struct soft_native *n)
+{
+    return BIT(n->hash_bits) * sizeof(*n->hash);
 }
 
 int native_cache_init(struct soft_native *n, size_t size, struct error *err)
@@ -74,13 +75,11 @@ int native_cache_init(struct soft_native *n, size_t size, struct error *err)
         return rc;
     }
     n->meta_size = META_START + size / 16 * META_PER_16;
-    void *meta = mmap(NULL, n->meta_size, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    n->meta = meta == MAP_FAILED ? NULL : meta;
     n->hash_bits = native_bits_for(size / CODE_PER_BUCKET);
-    n->hash = calloc(BIT(n->hash_bits), sizeof(*n->hash));
+    n->hash = huge_map(hash_size(n) + n->meta_size, PROT_READ | PROT_WRITE, -1);
+    n->meta = n->hash ? (uint8_t *)n->hash + hash_size(n) : NULL;
     bool has_pages = native_pages_init(n, size / CODE_PER_PAGE);
-    if (!n->meta || !n->hash || !has_pages) {
+    if (!n->hash || !has_pages) {
         return error_set(err, ENOMEM, "reserving memory for translated code");
     }
     return 0;
@@ -94,10 +93,9 @@ void native_cache_fini(struct soft_native *n)
     if (n->executable) {
         munmap(n->executable, n->size);
     }
-    if (n->meta) {
-        munmap(n->meta, n->meta_size);
+    if (n->hash) {
+        munmap(n->hash, hash_size(n) + n->meta_size);
     }
-    free(n->hash);
     native_pages_fini(n);
 }
 
@@ -341,9 +339,24 @@ static void begin_region(struct soft_vcpu *v)
     v->stats.code_cache_flushes++;
 }
 
+/* Huge pages for all that translated code and translator use: not sooner, as a guest that has hardly begun would wait for them. */
+#define BLOCKS_UNTIL_HUGE 1024u
+static void begin_huge(struct soft_vcpu *v)
+{
+    struct soft_native *n = v->native;
+    n->is_huge = true;
+    huge_begin((uint8_t *)v - NATIVE_STACK_SIZE, NATIVE_VCPU_MEMORY, NATIVE_VCPU_MEMORY);
+    huge_begin(n->hash, hash_size(n) + n->meta_size, hash_size(n) + n->meta_used);
+    huge_begin(n->writable, n->size, n->used);
+    huge_begin(n->executable, n->size, n->used);
+}
+
 void native_cache_reserve(struct soft_vcpu *v)
 {
     struct soft_native *n = v->native;
+    if (unlikely(!n->is_huge && v->stats.blocks_translated >= BLOCKS_UNTIL_HUGE)) {
+        begin_huge(v);
+    }
     size_t meta_end = region_meta(n, n->region) + n->region_meta_size;
     size_t code_end = region_cold(n, n->region);
     size_t cold_end = region_code(n, n->region) + n->region_size;

@@ -59,7 +59,8 @@ void native_cut_pages(struct soft_native *n, struct native_block *block,
 size_t native_free_pages(struct soft_native *n);
 static inline bool native_has_free_pages(const struct soft_native *n)
 {
-    return n->free_pages && n->free_pages->hash_next; /* a block has two at most */
+    return n->pages_used + 2 <= n->page_count || /* a block has two at most */
+           (n->free_pages && n->free_pages->hash_next);
 }
 
 /* The link's jump goes to 'target', past the status flags' restoring if it can. */

@@ -8,10 +8,13 @@
 #ifndef ENGINE_SOFT_TRANSLATE_NATIVE_H
 #define ENGINE_SOFT_TRANSLATE_NATIVE_H
 
+#include "base/host/huge.h"
 #include "engine/soft/vcpu.h"
 
 /* Stack below a struct soft_vcpu: signal handlers' frames while translated code runs. */
 #define NATIVE_STACK_SIZE 65536u
+/* A vCPU and this stack. Most of it are tables, which translated code looks at all the time. */
+#define NATIVE_VCPU_MEMORY align_up(NATIVE_STACK_SIZE + sizeof(struct soft_vcpu), HUGE_PAGE_SIZE)
 
 int must_check soft_native_init(struct soft_vcpu *v, struct error *err);
 void soft_native_fini(struct soft_vcpu *v);

@@ -22,10 +22,6 @@ bool native_pages_init(struct soft_native *n, size_t count)
     n->page_hash_bits = native_bits_for(count / 2);
     n->page_hash = calloc(BIT(n->page_hash_bits), sizeof(struct native_page *));
     n->pages = calloc(count, sizeof(*n->pages));
-    for (size_t i = 0; i < count && n->pages; i++) {
-        n->pages[i].hash_next = n->free_pages;
-        n->free_pages = &n->pages[i];
-    }
     return n->page_hash && n->pages;
 }
 
@@ -163,7 +159,7 @@ void soft_native_keep_page(struct soft_vcpu *v, uint64_t gpa, uint32_t before, u
 void soft_native_check_pages(struct soft_vcpu *v)
 {
     struct soft_native *n = v->native;
-    for (size_t i = 0; i < n->page_count; i++) {
+    for (size_t i = 0; i < n->pages_used; i++) {
         struct native_page *page = &n->pages[i];
         if ((page->blocks || page->crossings) &&
             atomic_load(page->generation) != page->generation_seen) {
@@ -182,8 +178,12 @@ struct native_page *native_begin_page(struct soft_vcpu *v, uint64_t gpa,
     if (!page) {
         struct native_page **bucket = native_page_bucket(n, gpa);
         page = n->free_pages;
-        invariant(page != NULL);
-        n->free_pages = page->hash_next;
+        if (page) {
+            n->free_pages = page->hash_next;
+        } else {
+            invariant(n->pages_used < n->page_count);
+            page = &n->pages[n->pages_used++];
+        }
         *page = (struct native_page){.gpa = gpa, .generation = generation, .hash_next = *bucket};
         *bucket = page;
     } else if (page->generation_seen != seen) {
