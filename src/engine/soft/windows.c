@@ -14,7 +14,7 @@
 
 /* A process gets windows when interrupts have found it running so often, not more often than once in so many cycles of the host's
  * TSC. */
-#define TICKS_TO_BEGIN 8
+#define TICKS_TO_BEGIN 20
 #define TICK_CYCLES    2000000u
 #define TICK_PAUSE     (1ull << 31) /* it begins anew when it has not run for so long */
 /* Windows may take a part of the time. When they have taken so many cycles more than that, they go, and may come again after so
