@@ -533,30 +533,46 @@ static uint32_t read_granule(struct native_source *source, int page, uint32_t of
     return size;
 }
 
-static bool decode_ahead(struct native_source *source, int page, uint32_t offset,
-                         struct x86_insn *out)
-{
+/* A look ahead, and the bytes that it has read last. */
+struct ahead {
+    struct native_source *source;
+    int left; /* so many instructions may be looked at */
+    int page;
+    uint32_t start, end; /* in the page */
     uint8_t bytes[2 * SOFT_GRANULE_SIZE];
-    uint32_t size = read_granule(source, page, offset, bytes);
-    enum x86_decode_status status = x86_decode_cached(
-        source->decode_cache, bytes, MIN(size, X86_INSN_MAX_LENGTH), source->code_size, out);
-    if (status == X86_DECODE_MORE && offset + size < GUEST_PAGE_SIZE) {
-        size += read_granule(source, page, offset + size, bytes + size);
-        status = x86_decode_cached(source->decode_cache, bytes, MIN(size, X86_INSN_MAX_LENGTH),
-                                   source->code_size, out);
+};
+
+static bool decode_ahead(struct ahead *a, int page, uint32_t offset, struct x86_insn *out)
+{
+    struct native_source *source = a->source;
+    if (page != a->page || offset < a->start || offset >= a->end) {
+        a->page = page;
+        a->start = offset;
+        a->end = offset + read_granule(source, page, offset, a->bytes);
+    }
+    uint8_t *bytes = a->bytes + (offset - a->start);
+    uint32_t size = a->end - offset;
+    enum x86_decode_status status =
+        x86_decode_cached(source->decode_cache, bytes, size, source->code_size, out);
+    if (status == X86_DECODE_MORE && a->end < GUEST_PAGE_SIZE) {
+        bytes = memmove(a->bytes, bytes, size);
+        a->start = offset;
+        a->end += read_granule(source, page, a->end, bytes + size);
+        status =
+            x86_decode_cached(source->decode_cache, bytes, a->end - offset, source->code_size, out);
     }
     return status == X86_DECODE_OK;
 }
 
-/* Those of the 'unknown' flags that code at 'rip' may read before it writes them; 'left' instructions may be looked at. */
-static uint16_t live_ahead(struct native_source *source, uint64_t rip, uint16_t unknown, int *left)
+/* Those of the 'unknown' flags that code at 'rip' may read before it writes them. */
+static uint16_t live_ahead(struct ahead *a, uint64_t rip, uint16_t unknown)
 {
     uint16_t live = 0;
-    while (unknown && (*left)-- > 0) {
+    const struct native_source *source = a->source;
+    while (unknown && a->left-- > 0) {
         int page = page_of(source, rip);
         struct native_insn n;
-        if (page < 0 ||
-            !decode_ahead(source, page, (uint32_t)(rip & (GUEST_PAGE_SIZE - 1)), &n.insn)) {
+        if (page < 0 || !decode_ahead(a, page, (uint32_t)(rip & (GUEST_PAGE_SIZE - 1)), &n.insn)) {
             return live | unknown;
         }
         const struct native_row *row = &rows[n.insn.row];
@@ -570,7 +586,7 @@ static uint16_t live_ahead(struct native_source *source, uint64_t rip, uint16_t 
         }
         live |= row->flags_read & unknown;
         if (row->kind == NATIVE_JCC && n.insn.operand_bytes == native_word(source)) {
-            live |= live_ahead(source, target, unknown, left);
+            live |= live_ahead(a, target, unknown);
             unknown &= (uint16_t)~live;
             rip = next;
             continue;
@@ -590,8 +606,11 @@ static uint16_t live_ahead(struct native_source *source, uint64_t rip, uint16_t 
 
 static uint16_t live_at(struct native_source *source, uint64_t rip)
 {
-    int left = LOOKAHEAD;
-    return source->has_exact_flags ? STATUS : live_ahead(source, rip, STATUS, &left);
+    struct ahead a; /* but for its bytes */
+    a.source = source;
+    a.left = LOOKAHEAD;
+    a.page = -1;
+    return source->has_exact_flags ? STATUS : live_ahead(&a, rip, STATUS);
 }
 
 static void find_live_flags(struct native_source *source)
@@ -645,7 +664,9 @@ static bool is_met(const struct soft_vcpu *v, const struct native_block *block,
             return true;
         }
     }
-    return native_cache_find(v->native, block->gpa + offset, block->address + offset, block->mode,
+    uint64_t gpa = block->gpa + offset;
+    return native_may_begin(v->native, gpa) &&
+           native_cache_find(v->native, gpa, block->address + offset, block->mode,
                              NATIVE_SECOND_ANY);
 }
 

@@ -145,6 +145,7 @@ struct native_changing {
     bool waits;       /* its code is translated the second time */
 };
 #define NATIVE_CHANGING_SIZE 4096u
+#define NATIVE_BEGINS_BITS   19
 #define NATIVE_SEEN_BITS     14
 
 struct soft_native {
@@ -160,6 +161,8 @@ struct soft_native {
     native_ref region_end[NATIVE_REGIONS];
     uint32_t cut; /* counts regions that have been emptied */
     native_ref *hash;
+    uint64_t
+        begins[(1u << NATIVE_BEGINS_BITS) / 64]; /* hashed: where no bit is set no block begins */
     uint32_t hash_bits, page_hash_bits;
     struct native_page **page_hash;
     struct native_page *pages, *free_pages;

@@ -179,8 +179,15 @@ struct native_block *native_cache_find(const struct soft_native *n, uint64_t gpa
     return NULL;
 }
 
+static void note_begin(struct soft_native *n, const struct native_block *block)
+{
+    size_t bit = native_begins_bit(block->gpa);
+    n->begins[bit / 64] |= BIT(bit % 64);
+}
+
 void native_cache_add(struct soft_native *n, struct native_block *block)
 {
+    note_begin(n, block);
     native_ref *bucket = bucket_of(n, block->gpa, block->address, block->mode);
     block->hash_next = *bucket;
     *bucket = native_ref_of(n, block);
@@ -307,6 +314,18 @@ static void cut_bucket(struct soft_native *n, const struct native_block *block,
     *at = 0;
 }
 
+static void note_all_begins(struct soft_native *n)
+{
+    memset(n->begins, 0, sizeof(n->begins));
+    for (uint32_t region = 0; region < NATIVE_REGIONS; region++) {
+        for (native_ref ref = region_meta(n, region); ref < end_of_region(n, region);) {
+            const struct native_block *block = block_at(n, ref);
+            note_begin(n, block);
+            ref += (native_ref)description_size(block);
+        }
+    }
+}
+
 /* The next region, which is the oldest, is empty and the one that is filled. */
 static void begin_region(struct soft_vcpu *v)
 {
@@ -335,6 +354,7 @@ static void begin_region(struct soft_vcpu *v)
             forget_jump(&v->native_jump[i]);
         }
     }
+    note_all_begins(n);
     n->was_cut = true;
     v->stats.code_cache_flushes++;
 }

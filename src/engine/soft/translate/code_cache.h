@@ -49,6 +49,17 @@ static inline bool native_is_within(const struct native_range *range, native_ref
     return ref - range->start < range->end - range->start;
 }
 
+/* May there be a block that begins at a guest physical address? Nearer than the hash, for those who ask about all of them. */
+static inline size_t native_begins_bit(uint64_t gpa)
+{
+    return gpa * 0x9e3779b97f4a7c15ull >> (64 - NATIVE_BEGINS_BITS);
+}
+static inline bool native_may_begin(const struct soft_native *n, uint64_t gpa)
+{
+    size_t bit = native_begins_bit(gpa);
+    return n->begins[bit / 64] & BIT(bit % 64);
+}
+
 /* pages.c: 'count' descriptions of pages. */
 bool native_pages_init(struct soft_native *n, size_t count);
 void native_pages_fini(struct soft_native *n);

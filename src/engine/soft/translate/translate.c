@@ -454,29 +454,47 @@ static bool needs_poll(const struct native_source *source)
     return false;
 }
 
-/* Is the block part of a short loop, as far as can be seen: do branches in it or soon behind it lead back to its beginning or to a
- * little before? */
 #define LOOP_BYTES     512
 #define LOOP_LOOKAHEAD 192u
+
+/* Does 'insn', which ends 'offset' bytes behind the block's beginning, lead there or to a little before? */
+static bool leads_to_loop(const struct x86_insn *insn, uint32_t offset)
+{
+    bool is_jcc =
+        insn->map ? insn->map == 1 && (insn->opcode & 0xf0) == 0x80 : (insn->opcode & 0xf0) == 0x70;
+    bool is_jmp = !insn->map && (insn->opcode == 0xeb || insn->opcode == 0xe9);
+    /* The immediate of another instruction may be anything. */
+    int64_t target = (int64_t)(offset + insn->imm);
+    return (is_jcc || is_jmp) && target <= 0 && target > -LOOP_BYTES;
+}
+
+/* Is the block part of a short loop, as far as can be seen: do branches in it or soon behind it lead back? */
 static bool is_in_loop(const struct native_source *source, const uint8_t *page)
 {
-    uint8_t bytes[NATIVE_MAX_BYTES + LOOP_LOOKAHEAD]; /* others may write to the page */
-    uint32_t start = (uint32_t)(source->rip & (GUEST_PAGE_SIZE - 1)), offset = 0;
-    uint32_t size = MIN(source->size_bytes + LOOP_LOOKAHEAD, GUEST_PAGE_SIZE - start);
-    memcpy(bytes, page + start, size);
-    while (offset < size) {
-        struct x86_insn insn;
-        if (x86_decode_cached(source->decode_cache, bytes + offset, size - offset,
-                              source->code_size, &insn) != X86_DECODE_OK) {
+    for (uint32_t i = 0; i < source->count; i++) {
+        const struct native_insn *n = &source->insn[i];
+        if (leads_to_loop(&n->insn, n->offset + n->insn.length)) {
+            return true;
+        }
+        if (n->insn.id == X86_ID_RET) {
             return false;
         }
-        offset += insn.length;
-        bool is_jcc =
-            insn.map ? insn.map == 1 && (insn.opcode & 0xf0) == 0x80 : (insn.opcode & 0xf0) == 0x70;
-        bool is_jmp = !insn.map && (insn.opcode == 0xeb || insn.opcode == 0xe9);
-        /* The immediate of another instruction may be anything. */
-        int64_t target = (int64_t)(offset + insn.imm);
-        if ((is_jcc || is_jmp) && target <= 0 && target > -LOOP_BYTES) {
+    }
+    uint32_t start = (uint32_t)(source->rip & (GUEST_PAGE_SIZE - 1)) + source->size_bytes;
+    if (start >= GUEST_PAGE_SIZE) {
+        return false;
+    }
+    uint8_t bytes[LOOP_LOOKAHEAD]; /* others may write to the page */
+    uint32_t size = MIN(LOOP_LOOKAHEAD, GUEST_PAGE_SIZE - start), at = 0;
+    memcpy(bytes, page + start, size);
+    while (at < size) {
+        struct x86_insn insn;
+        if (x86_decode_cached(source->decode_cache, bytes + at, size - at, source->code_size,
+                              &insn) != X86_DECODE_OK) {
+            return false;
+        }
+        at += insn.length;
+        if (leads_to_loop(&insn, source->size_bytes + at)) {
             return true;
         }
         if (insn.id == X86_ID_RET) {
