@@ -407,6 +407,7 @@ static void classify(const struct soft_vcpu *v, struct native_insn *n, uint32_t 
     n->kind = row->kind;
     n->reads = row->flags_read;
     n->writes = row->flags_written;
+    n->keeps = 0;
     uint32_t attributes = x86_rows[insn->row].attributes;
     bool is_announced = v->instruction_sets >> x86_rows[insn->row].feature & 1;
     bool is_vector_off =
@@ -491,7 +492,7 @@ static void classify(const struct soft_vcpu *v, struct native_insn *n, uint32_t 
             n->writes = 0;
         }
         if (!is_constant || count == 0 || !is_simple) {
-            n->reads |= row->flags_written;
+            n->keeps = row->flags_written;
         }
     }
     bool may_fault = insn->has_memory || n->kind >= NATIVE_PUSH_REG;
@@ -567,8 +568,8 @@ static bool decode_ahead(struct ahead *a, int page, uint32_t offset, struct x86_
 /* Those of the 'unknown' flags that code at 'rip' may read before it writes them. */
 static uint16_t live_ahead(struct ahead *a, uint64_t rip, uint16_t unknown)
 {
-    uint16_t live = 0;
     const struct native_source *source = a->source;
+    uint16_t live = 0;
     while (unknown && a->left-- > 0) {
         int page = page_of(source, rip);
         struct native_insn n;
@@ -630,6 +631,7 @@ static void find_live_flags(struct native_source *source)
             live = n->live_taken = live_at(source, native_target(source, i));
         }
         n->live_after = live;
+        n->reads |= n->keeps & live;
         live = (uint16_t)((live & ~n->writes) | n->reads);
         n->live_before = live;
     }

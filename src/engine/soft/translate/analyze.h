@@ -70,7 +70,9 @@ struct native_insn {
     const struct native_row *row;
     uint32_t offset; /* from the block's start */
     uint8_t kind;
-    uint16_t reads, writes; /* status flags; 'reads' includes those that it may leave alone */
+    uint16_t reads,
+        writes; /* status flags; 'reads' includes those that matter and that it may leave alone */
+    uint16_t keeps; /* all that it may leave alone */
     uint16_t live_before, live_after;
     uint16_t live_taken; /* where a direct branch goes */
     uint8_t group;       /* NATIVE_NO_GROUP: none */

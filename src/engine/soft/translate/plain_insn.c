@@ -126,6 +126,38 @@ bool native_keeps_lock(const struct translation *t, const struct x86_insn *insn)
     return insn->prefixes & X86_PREFIX_LOCK && (!t->source->is_alone || is_barrier);
 }
 
+/* A shift by CL whose flags do not matter: SHL, SHR and SAR may leave them as they are and so wait for whoever wrote them last. */
+static bool emit_free_shift(struct translation *t, const struct native_insn *n, uint8_t rm)
+{
+    const struct x86_insn *insn = &n->insn;
+    bool is_shift = insn->id == X86_ID_SHL || insn->id == X86_ID_SHR || insn->id == X86_ID_SAR;
+    if (!is_shift || insn->opcode != 0xd3 || insn->has_memory || insn->operand_bytes < 4 ||
+        n->live_after & n->writes || !t->native->has_bmi2) {
+        return false;
+    }
+    bool is_spilled = native_is_spilled(rm);
+    uint8_t host = is_spilled ? SCRATCH : native_home(rm);
+    if (is_spilled) {
+        native_load_gpr(t, host, rm);
+    } else {
+        t->scratch_group = t->kept_group;
+    }
+    emit_insn(&t->e, &(struct host_insn){.prefix = insn->id == X86_ID_SHL   ? 0x66
+                                                   : insn->id == X86_ID_SHR ? 0xf2
+                                                                            : 0xf3,
+                                         .is_vex = true,
+                                         .map = 2,
+                                         .opcode = 0xf7,
+                                         .w = insn->operand_bytes == 8,
+                                         .reg = host,
+                                         .rm = host,
+                                         .vvvv = HOST_RCX});
+    if (is_spilled) {
+        native_store_gpr(t, host, rm);
+    }
+    return true;
+}
+
 void native_emit_plain(struct translation *t, const struct native_insn *n)
 {
     const struct x86_insn *insn = &n->insn;
@@ -135,6 +167,9 @@ void native_emit_plain(struct translation *t, const struct native_insn *n)
     bool is_byte = false;
     uint8_t reg = (uint8_t)((insn->modrm >> 3 & 7) | (insn->rex & 4) << 1);
     uint8_t rm = (uint8_t)((insn->modrm & 7) | (insn->rex & 1) << 3);
+    if (emit_free_shift(t, n, rm)) {
+        return;
+    }
     struct host_insn host = {
         .prefix = insn->mandatory_prefix,
         .is_16 = insn->prefixes & X86_PREFIX_DATA && !row->is_vector,
