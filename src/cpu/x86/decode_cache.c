@@ -115,12 +115,20 @@ enum x86_decode_status x86_decode_cached(struct x86_decode_cache *cache, const u
                                          size_t available, enum x86_code_size code_size,
                                          struct x86_insn *out_insn)
 {
-    uint32_t length = available >= 8 && code_size != X86_CODE_16 ? key_length(bytes, code_size) : 0;
-    if (!length) {
+    union {
+        uint64_t key;
+        uint8_t bytes[8];
+    } first = {0};
+    if (likely(available >= sizeof(first))) {
+        memcpy(first.bytes, bytes, sizeof(first));
+    } else {
+        memcpy(first.bytes, bytes, available);
+    }
+    uint32_t length = code_size != X86_CODE_16 ? key_length(first.bytes, code_size) : 0;
+    if (!length || length > available) {
         return x86_decode(bytes, available, code_size, out_insn);
     }
-    uint64_t key;
-    memcpy(&key, bytes, sizeof(key));
+    uint64_t key = first.key;
     key = (key & ((1ull << 8 * length) - 1)) | (uint64_t)code_size << MODE_SHIFT;
     struct x86_decode_cache_entry *entry =
         &cache->entry[(key * 0x9e3779b97f4a7c15ull) >> (64 - X86_DECODE_CACHE_BITS)];

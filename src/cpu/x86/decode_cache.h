@@ -9,11 +9,11 @@
 
 #define X86_DECODE_CACHE_BITS 11
 
-struct x86_decode_cache_entry {
-    uint64_t key; /* the bytes, and the code size in the highest one; 0: empty */
+struct x86_decode_cache_entry { /* in two lines of the CPU's caches */
+    uint64_t key;               /* the bytes, and the code size in the highest one; 0: empty */
     bool is_signed;
     struct x86_insn insn;
-};
+} __attribute__((aligned(64)));
 
 /* Zeroed memory is an empty one. */
 struct x86_decode_cache {
