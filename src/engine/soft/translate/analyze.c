@@ -242,6 +242,8 @@ static void init_row(size_t number)
     const struct x86_form *form = &x86_forms[number];
     const struct x86_row_encoding *encoding = &x86_row_encodings[number];
     struct native_row *out = &rows[number];
+    out->feature = row->feature;
+    out->attributes = row->attributes;
     out->flags_read = row->flags_read & STATUS;
     out->flags_written = (row->flags_written | row->flags_undefined) & STATUS;
     bool has_other_class = false, has_odd_source = false;
@@ -408,8 +410,8 @@ static void classify(const struct soft_vcpu *v, struct native_insn *n, uint32_t 
     n->reads = row->flags_read;
     n->writes = row->flags_written;
     n->keeps = 0;
-    uint32_t attributes = x86_rows[insn->row].attributes;
-    bool is_announced = v->instruction_sets >> x86_rows[insn->row].feature & 1;
+    uint32_t attributes = row->attributes;
+    bool is_announced = v->instruction_sets >> row->feature & 1;
     bool is_vector_off =
         row->is_vector && !(mode & (attributes & X86_ROW_VEX ? NATIVE_MODE_AVX : NATIVE_MODE_SSE));
     if (!is_announced || is_vector_off || (insn->has_memory && insn->address_bytes == 2) ||
@@ -513,7 +515,7 @@ bool native_has_template(const struct soft_vcpu *v, const struct x86_insn *insn)
 /* The instruction leaves the block, or must be its last for what it changes. */
 static bool ends_block(const struct native_insn *n)
 {
-    return x86_rows[n->insn.row].attributes & (X86_ROW_BRANCH | X86_ROW_SERIALIZES);
+    return n->row->attributes & (X86_ROW_BRANCH | X86_ROW_SERIALIZES);
 }
 
 /* Which of the pages of its block is 'rip' in: 0, 1, or -1 for others? */
@@ -577,7 +579,7 @@ static uint16_t live_ahead(struct ahead *a, uint64_t rip, uint16_t unknown)
             return live | unknown;
         }
         const struct native_row *row = &rows[n.insn.row];
-        uint32_t attributes = x86_rows[n.insn.row].attributes;
+        uint32_t attributes = row->attributes;
         uint64_t next = native_cut_rip(source, rip + n.insn.length);
         uint64_t target = native_cut_rip(source, next + n.insn.imm);
         if ((row->kind == NATIVE_JMP || row->kind == NATIVE_CALL) &&
@@ -687,6 +689,7 @@ void native_analyze(struct soft_vcpu *v, const struct native_block *block, uint6
     out->is_crossing = false;
     out->count = 0;
     out->group_count = 0;
+    out->within_groups = 0;
     out->uses_vectors = false;
     out->has_exact_flags = v->vm->has_exact_flags;
     out->is_alone = v->vm->vm.config.vcpu_count == 1 && !v->vm->keeps_locks;

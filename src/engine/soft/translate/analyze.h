@@ -63,6 +63,8 @@ struct native_row {
     struct native_field reg, rm, vvvv;
     uint8_t memory_access;
     uint16_t flags_read, flags_written;
+    uint16_t feature;    /* of the encoding's row, as the next */
+    uint32_t attributes; /* X86_ROW_* */
 };
 
 struct native_insn {
@@ -112,6 +114,8 @@ struct native_source {
     bool uses_vectors;
     bool has_exact_flags; /* also in frames of faults in the middle */
     bool is_alone;        /* the vCPU is the VM's only one: see native_keeps_lock */
+    uint64_t
+        within_groups; /* bit n: an instruction behind n uses a check that comes before n or belongs to it */
     uint32_t group_count;
     struct native_group group[NATIVE_MAX_GROUPS];
     struct native_insn insn[NATIVE_MAX_INSNS];
@@ -182,6 +186,9 @@ static inline uint32_t native_memory_size(const struct x86_insn *insn)
 static inline bool native_has_high_byte(const struct x86_insn *insn)
 {
     bool has_high = false;
+    if (insn->rex) {
+        return false;
+    }
     for (uint32_t i = 0; i < insn->operand_count; i++) {
         const struct x86_operand *operand = &insn->operand[i];
         has_high |= operand->kind == X86_OPERAND_REG && operand->is_high && !operand->is_implicit;

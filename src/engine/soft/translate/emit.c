@@ -1,91 +1,104 @@
 /* The encoder of host instructions (SDM 2, chapter 2). */
 #include "engine/soft/translate/emit.h"
 
-static void emit_address(struct emitter *e, const struct host_insn *insn)
+/* The places of the functions below are variables of their own: the compiler must take it that a byte written changes any other. */
+static inline uint8_t *put8(uint8_t *at, uint8_t value)
+{
+    *at = value;
+    return at + 1;
+}
+
+static inline uint8_t *put32(uint8_t *at, uint32_t value)
+{
+    memcpy(at, &value, sizeof(value));
+    return at + sizeof(value);
+}
+
+static uint8_t *put_address(uint8_t *at, const struct host_insn *insn)
 {
     uint8_t reg = (uint8_t)((insn->reg & 7) << 3);
     if (!insn->is_memory) {
-        emit8(e, (uint8_t)(0xc0 | reg | (insn->rm & 7)));
-        return;
+        return put8(at, (uint8_t)(0xc0 | reg | (insn->rm & 7)));
     }
+    uint8_t index = insn->index == HOST_NONE ? 4 : insn->index & 7;
     if (insn->base == HOST_NONE) {
         /* SIB without base: an absolute displacement. */
-        emit8(e, (uint8_t)(reg | 4));
-        uint8_t index = insn->index == HOST_NONE ? 4 : insn->index & 7;
-        emit8(e, (uint8_t)(insn->shift << 6 | index << 3 | 5));
-        emit32(e, (uint32_t)insn->disp);
-        return;
+        at = put8(at, (uint8_t)(reg | 4));
+        at = put8(at, (uint8_t)(insn->shift << 6 | index << 3 | 5));
+        return put32(at, (uint32_t)insn->disp);
     }
     uint8_t mod = insn->disp == 0 && (insn->base & 7) != 5 ? 0
                   : insn->disp == (int8_t)insn->disp       ? 0x40
                                                            : 0x80;
     if (insn->index == HOST_NONE && (insn->base & 7) != 4) {
-        emit8(e, (uint8_t)(mod | reg | (insn->base & 7)));
+        at = put8(at, (uint8_t)(mod | reg | (insn->base & 7)));
     } else {
-        uint8_t index = insn->index == HOST_NONE ? 4 : insn->index & 7;
-        emit8(e, (uint8_t)(mod | reg | 4));
-        emit8(e, (uint8_t)(insn->shift << 6 | index << 3 | (insn->base & 7)));
+        at = put8(at, (uint8_t)(mod | reg | 4));
+        at = put8(at, (uint8_t)(insn->shift << 6 | index << 3 | (insn->base & 7)));
     }
-    if (mod == 0x40) {
-        emit8(e, (uint8_t)insn->disp);
-    } else if (mod == 0x80) {
-        emit32(e, (uint32_t)insn->disp);
+    return mod == 0x40   ? put8(at, (uint8_t)insn->disp)
+           : mod == 0x80 ? put32(at, (uint32_t)insn->disp)
+                         : at;
+}
+
+static void emit_address(struct emitter *e, const struct host_insn *insn)
+{
+    e->at = put_address(e->at, insn);
+}
+
+static uint8_t *put_vex(uint8_t *at, const struct host_insn *insn, uint8_t r, uint8_t x, uint8_t b)
+{
+    uint8_t pp = insn->prefix == 0x66 ? 1 : insn->prefix == 0xf3 ? 2 : insn->prefix == 0xf2 ? 3 : 0;
+    uint8_t last = (uint8_t)((uint8_t)(~insn->vvvv & 15) << 3 | insn->vex_l << 2 | pp);
+    if (insn->map == 1 && !x && !b && !insn->w) {
+        at = put8(at, 0xc5);
+        return put8(at, (uint8_t)((r ? 0 : 0x80) | last));
     }
+    at = put8(at, 0xc4);
+    at = put8(at, (uint8_t)((r ? 0 : 0x80) | (x ? 0 : 0x40) | (b ? 0 : 0x20) | insn->map));
+    return put8(at, (uint8_t)((insn->w ? 0x80 : 0) | last));
 }
 
 void emit_insn(struct emitter *e, const struct host_insn *insn)
 {
+    uint8_t *at = e->at;
     bool has_index = insn->is_memory && insn->index != HOST_NONE;
     bool has_base = insn->is_memory && insn->base != HOST_NONE;
     uint8_t r = (insn->reg >> 3) & 1;
     uint8_t x = has_index ? (insn->index >> 3) & 1 : 0;
     uint8_t b = insn->is_memory ? (has_base ? (insn->base >> 3) & 1 : 0) : (insn->rm >> 3) & 1;
     if (insn->is_vex) {
-        uint8_t pp = insn->prefix == 0x66   ? 1
-                     : insn->prefix == 0xf3 ? 2
-                     : insn->prefix == 0xf2 ? 3
-                                            : 0;
-        uint8_t last = (uint8_t)((uint8_t)(~insn->vvvv & 15) << 3 | insn->vex_l << 2 | pp);
-        if (insn->map == 1 && !x && !b && !insn->w) {
-            emit8(e, 0xc5);
-            emit8(e, (uint8_t)((r ? 0 : 0x80) | last));
-        } else {
-            emit8(e, 0xc4);
-            emit8(e, (uint8_t)((r ? 0 : 0x80) | (x ? 0 : 0x40) | (b ? 0 : 0x20) | insn->map));
-            emit8(e, (uint8_t)((insn->w ? 0x80 : 0) | last));
-        }
+        at = put_vex(at, insn, r, x, b);
     } else {
         if (insn->is_locked) {
-            emit8(e, 0xf0);
+            at = put8(at, 0xf0);
         }
         if (insn->is_address_32) {
-            emit8(e, 0x67);
+            at = put8(at, 0x67);
         }
         if (insn->is_16) {
-            emit8(e, 0x66);
+            at = put8(at, 0x66);
         }
         if (insn->prefix && !(insn->is_16 && insn->prefix == 0x66)) {
-            emit8(e, insn->prefix);
+            at = put8(at, insn->prefix);
         }
         uint8_t rex = (uint8_t)(insn->w << 3 | r << 2 | x << 1 | b);
         if (rex || insn->needs_rex) {
-            emit8(e, 0x40 | rex);
+            at = put8(at, 0x40 | rex);
         }
         if (insn->map) {
-            emit8(e, 0x0f);
+            at = put8(at, 0x0f);
         }
-        if (insn->map == 2) {
-            emit8(e, 0x38);
-        } else if (insn->map == 3) {
-            emit8(e, 0x3a);
+        if (insn->map > 1) {
+            at = put8(at, insn->map == 2 ? 0x38 : 0x3a);
         }
     }
-    emit8(e, insn->opcode);
-    emit_address(e, insn);
+    at = put_address(put8(at, insn->opcode), insn);
     if (insn->imm_bytes) {
-        memcpy(e->at, insn->imm, insn->imm_bytes);
-        e->at += insn->imm_bytes;
+        memcpy(at, insn->imm, insn->imm_bytes);
+        at += insn->imm_bytes;
     }
+    e->at = at;
 }
 
 void emit_op_index(struct emitter *e, uint8_t opcode, uint8_t reg, uint8_t base, uint8_t index,

@@ -21,8 +21,14 @@ struct followed {
 };
 
 struct access {
-    uint8_t base, index, scale, segment;
-    uint32_t base_version, index_version;
+    union {
+        struct {
+            uint8_t base, index, scale, segment;
+            uint32_t base_version;
+        };
+        uint64_t place; /* all of these */
+    };
+    uint32_t index_version;
     int64_t disp;
     uint32_t size;
     bool is_write;
@@ -46,18 +52,21 @@ static bool find_access(const struct followed *f, const struct native_source *so
 {
     const struct x86_insn *insn = &n->insn;
     uint8_t word = native_word(source);
+    if (n->kind == NATIVE_PLAIN && !insn->has_memory) {
+        return false;
+    }
     *out =
         (struct access){.base = X86_RSP, .index = X86_BASE_NONE, .segment = X86_DS, .size = word};
     switch (n->kind) {
     case NATIVE_PLAIN:
     case NATIVE_DIVIDE:
         if (!insn->has_memory || insn->address_bytes != word ||
-            x86_rows[insn->row].attributes & X86_ROW_ALIGNED) {
+            n->row->attributes & X86_ROW_ALIGNED) {
             return false;
         }
         out->base = insn->base;
         out->index = insn->index;
-        out->scale = insn->scale;
+        out->scale = insn->index != X86_BASE_NONE ? insn->scale : 0;
         out->disp = insn->disp;
         out->size = native_memory_size(insn);
         out->is_write = n->row->memory_access & X86_OPERAND_WRITE;
@@ -103,7 +112,9 @@ static bool find_access(const struct followed *f, const struct native_source *so
 static bool is_step(const struct native_insn *n, uint8_t word, uint8_t *out_reg, int64_t *out_step)
 {
     const struct x86_insn *insn = &n->insn;
-    if (insn->operand_bytes != word || insn->map) {
+    if (insn->operand_bytes != word || insn->map ||
+        (insn->id != X86_ID_ADD && insn->id != X86_ID_SUB && insn->id != X86_ID_INC &&
+         insn->id != X86_ID_DEC && insn->id != X86_ID_LEA)) {
         return false;
     }
     if (n->kind == NATIVE_STEP) {
@@ -188,14 +199,13 @@ static void follow(struct followed *f, const struct native_insn *n, uint8_t word
 static bool fits(const struct open_group *group, bool is_written, const struct access *a,
                  uint32_t part)
 {
-    if (a->is_write && !is_written && group->part != part) {
+    const struct access *first = &group->first;
+    if (first->place != a->place || first->index_version != a->index_version ||
+        (a->is_write && !is_written && group->part != part)) {
         return false;
     }
-    const struct access *first = &group->first;
     int64_t low = MIN(group->low, a->disp), high = MAX(group->high, a->disp + a->size);
-    return first->base == a->base && first->index == a->index && first->segment == a->segment &&
-           first->base_version == a->base_version && first->index_version == a->index_version &&
-           (a->index == X86_BASE_NONE || first->scale == a->scale) && high - low <= MAX_SPAN;
+    return high - low <= MAX_SPAN;
 }
 
 void native_find_groups(struct native_source *source)
@@ -242,7 +252,9 @@ void native_find_groups(struct native_source *source)
         follow(&followed, n, native_word(source));
         part += n->kind == NATIVE_JCC;
     }
+    _Static_assert(NATIVE_MAX_INSNS <= 64, "a bit for each");
     for (uint32_t i = 0; i < source->group_count; i++) {
+        source->within_groups |= BIT(source->group[i].last) - BIT(source->group[i].first);
         source->group[i].low = (int32_t)(open[i].low - open[i].first.disp);
         source->group[i].span = (uint32_t)(open[i].high - open[i].low);
     }

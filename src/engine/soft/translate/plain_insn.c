@@ -200,9 +200,9 @@ void native_emit_plain(struct translation *t, const struct native_insn *n)
     bool is_copied = is_turned && insn->has_memory && native_has_windows(t);
     if (insn->has_memory) {
         uint32_t size = native_memory_size(insn);
-        struct native_operand operand = native_emit_parts(
-            t, n, size, row->memory_access & X86_OPERAND_WRITE,
-            x86_rows[insn->row].attributes & X86_ROW_ALIGNED, wants_scratch(t, n, reg));
+        struct native_operand operand =
+            native_emit_parts(t, n, size, row->memory_access & X86_OPERAND_WRITE,
+                              row->attributes & X86_ROW_ALIGNED, wants_scratch(t, n, reg));
         host.base = operand.base;
         host.index = operand.index;
         host.disp = operand.disp;

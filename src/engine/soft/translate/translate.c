@@ -182,13 +182,7 @@ void native_emit_poll(struct translation *t)
  * translations away, so after its turn such code is not to be gone on with. */
 static bool is_within_group(const struct translation *t)
 {
-    for (uint32_t i = 0; i < t->source->group_count; i++) {
-        const struct native_group *group = &t->source->group[i];
-        if (group->first <= t->index && group->last > t->index) {
-            return true;
-        }
-    }
-    return false;
+    return t->source->within_groups >> t->index & 1;
 }
 
 /* An interrupt must not come between STI and the next instruction, so this one has to be here and nobody may look between them. */
