@@ -359,16 +359,25 @@ static void begin_region(struct soft_vcpu *v)
     v->stats.code_cache_flushes++;
 }
 
-/* Huge pages for all that translated code and translator use: not sooner, as a guest that has hardly begun would wait for them. */
+/* Huge pages for what is used all the time: the vCPU, the hash, and code. What is out of line and descriptions have parts that stay
+ * empty when their region is full, which would take memory. Not sooner, as a guest that has hardly begun would wait for them. */
 #define BLOCKS_UNTIL_HUGE 1024u
 static void begin_huge(struct soft_vcpu *v)
 {
     struct soft_native *n = v->native;
     n->is_huge = true;
     huge_begin((uint8_t *)v - NATIVE_STACK_SIZE, NATIVE_VCPU_MEMORY, NATIVE_VCPU_MEMORY);
-    huge_begin(n->hash, hash_size(n) + n->meta_size, hash_size(n) + n->meta_used);
-    huge_begin(n->writable, n->size, n->used);
-    huge_begin(n->executable, n->size, n->used);
+    size_t hash = MIN(align_up(hash_size(n), HUGE_PAGE_SIZE), hash_size(n) + n->meta_size);
+    huge_begin(n->hash, hash, hash);
+    for (uint32_t region = 0; region < NATIVE_REGIONS; region++) {
+        size_t start = align_up(region_code(n, region), HUGE_PAGE_SIZE);
+        size_t end = align_down(region_cold(n, region), HUGE_PAGE_SIZE);
+        if (start < end) {
+            size_t touched = region == n->region && n->used > start ? n->used - start : 0;
+            huge_begin(n->writable + start, end - start, touched);
+            huge_begin(n->executable + start, end - start, touched);
+        }
+    }
 }
 
 void native_cache_reserve(struct soft_vcpu *v)
