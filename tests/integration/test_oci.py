@@ -473,3 +473,41 @@ def test_a_program_cannot_reach_the_runtime(runtime, bundle, name, place):
     attack.kill()
     assert "written" not in attack.communicate()[0]
     assert HULL_OCI.read_bytes() == before
+
+
+USER = 1000
+
+
+def test_rootless(place, name):
+    """A caller who is not root: everything is his own."""
+    folder = place / name
+    folder.mkdir()
+    make_root(folder / "rootfs")
+    (folder / "hull-oci").write_bytes(HULL_OCI.read_bytes())
+    (folder / "hull-oci").chmod(0o755)
+    subprocess.run(["chown", "-R", f"{USER}:{USER}", str(folder)], check=True)
+    environment = {"PATH": os.environ["PATH"], "XDG_RUNTIME_DIR": str(folder / "run")}
+
+    def call(*words):
+        with open(folder / "output", "w+", encoding="utf-8") as output:
+            result = subprocess.run([str(folder / "hull-oci"), *words], cwd=folder, env=environment, user=USER, group=USER, extra_groups=[],
+                                    stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=30, check=False)
+            output.seek(0)
+            return result.returncode, output.read()
+
+    os.mkdir(folder / "run")
+    os.chown(folder / "run", USER, USER)
+    assert call("spec", "--rootless")[0] == 0
+    config = json.loads((folder / "config.json").read_text())
+    config["process"]["terminal"] = False
+    config["process"]["args"] = ["sh", "-c", "touch /made; sleep 100"]
+    config["root"]["readonly"] = False
+    (folder / "config.json").write_text(json.dumps(config))
+    assert call("run", "-d", name)[0] == 0
+    assert call("list", "-q") == (0, f"{name}\n")
+    assert call("exec", name, "id", "-u") == (0, "0\n")
+    until(lambda: (folder / "rootfs/made").exists())
+    assert (folder / "rootfs/made").stat().st_uid == USER
+    assert call("delete", name)[0] != 0
+    assert call("delete", "--force", name) == (0, "")
+    assert os.listdir(folder / "run/hull-oci") == []

@@ -3,6 +3,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 import uuid
 
 import pytest
@@ -183,3 +184,57 @@ def test_podman_build(podman, tmp_path):
     (tmp_path / "Containerfile").write_text("FROM box\nRUN echo made > /made\nCMD cat /made\n")
     podman("build", "--network=none", "--isolation=oci", "-t", "made", tmp_path)
     assert box(podman, "made") == "made\n"
+
+
+CONTAINERD = """version = 2
+root = "{folder}/root"
+state = "{folder}/state"
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+[grpc]
+address = "{folder}/socket"
+[ttrpc]
+address = "{folder}/socket.ttrpc"
+"""
+
+
+@pytest.fixture
+def ctr(place):
+    """containerd of the test's own, and its client."""
+    if not shutil.which("containerd"):
+        pytest.skip("containerd is not installed")
+    from oci import HULL_OCI
+    folder = place / "containerd"
+    folder.mkdir()
+    (folder / "config.toml").write_text(CONTAINERD.format(folder=folder))
+    with open(folder / "log", "wb") as log, subprocess.Popen(["containerd", "-c", str(folder / "config.toml")], stdout=log, stderr=log) as daemon:
+        end = time.monotonic() + 60
+        while not (folder / "socket").exists():
+            assert daemon.poll() is None and time.monotonic() < end, (folder / "log").read_text()
+            time.sleep(0.05)
+
+        def run(*words, status=0):
+            result = subprocess.run(["ctr", "-a", str(folder / "socket"), *words], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60, check=False)
+            assert result.returncode == status, (words, result.stdout, result.stderr)
+            return result.stdout
+
+        run.runtime = ["--rootfs", "--runc-binary", str(HULL_OCI)]
+        yield run
+        daemon.terminate()
+
+
+def test_containerd(ctr, place):
+    name, root = f"hull-test-{uuid.uuid4().hex[:8]}", str(place / "rootfs")
+    assert ctr("run", "--rm", *ctr.runtime, root, name, "/bin/echo", "hello") == "hello\n"
+    ctr("run", "-d", *ctr.runtime, root, name, "/bin/sleep", "500")
+    assert ctr("task", "exec", "--exec-id", "e", name, "/bin/sh", "-c", "cat /proc/1/comm") == "sleep\n"
+    ctr("task", "pause", name)
+    assert "PAUSED" in ctr("task", "ls")
+    ctr("task", "resume", name)
+    assert "pids.current" in ctr("task", "metrics", name) and "PID" in ctr("task", "ps", name)
+    ctr("task", "kill", "-s", "KILL", name)
+    end = time.monotonic() + 20
+    while "STOPPED" not in ctr("task", "ls"):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    ctr("task", "rm", name)
+    ctr("containers", "rm", name)
