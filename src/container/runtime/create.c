@@ -1,7 +1,6 @@
 /* create and run: the runtime's part. */
 #include <errno.h>
 #include <fcntl.h>
-#include <pwd.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -22,6 +21,7 @@
 #include "container/runtime/container.h"
 #include "container/runtime/files.h"
 #include "container/runtime/hooks.h"
+#include "container/runtime/passwd.h"
 #include "container/runtime/terminal.h"
 
 /* How long the end of processes that were killed is waited for. */
@@ -85,28 +85,13 @@ static int check_config(struct container *c, struct error *err)
     return 0;
 }
 
-static const char *owner_name(char *space, size_t size)
-{
-    const char *name = "";
-    FILE *file = fopen("/etc/passwd", "re");
-    for (struct passwd *entry; file != NULL && (entry = fgetpwent(file)) != NULL;) {
-        if (entry->pw_uid == getuid() && strlen(entry->pw_name) < size) {
-            name = strcpy(space, entry->pw_name); /* NOLINT: its length was looked at */
-            break;
-        }
-    }
-    if (file != NULL) {
-        (void)fclose(file);
-    }
-    return name;
-}
-
 static void describe(struct container *c)
 {
     json_t *data = c->state.data;
     struct timespec now;
     struct tm parts;
-    char seconds[32], created[64], name[256];
+    const struct passwd *owner = passwd_find(getuid());
+    char seconds[32], created[64];
     (void)clock_gettime(CLOCK_REALTIME, &now);
     (void)gmtime_r(&now.tv_sec, &parts);
     (void)strftime(seconds, sizeof(seconds), "%Y-%m-%dT%H:%M:%S", &parts);
@@ -115,7 +100,7 @@ static void describe(struct container *c)
     json_object_set_new(data, "bundle", json_string(c->bundle));
     json_object_set_new(data, "rootfs", json_string(c->root));
     json_object_set_new(data, "created", json_string(created));
-    json_object_set_new(data, "owner", json_string(owner_name(name, sizeof(name))));
+    json_object_set_new(data, "owner", json_string(owner != NULL ? owner->pw_name : ""));
     json_t *annotations = json_object();
     for (size_t i = 0; i < c->spec->annotations.count; i++) {
         const struct spec_pair *pair = &c->spec->annotations.item[i];
@@ -306,21 +291,6 @@ static int make_process(struct container *c, struct error *err)
     return 0;
 }
 
-static int run_hooks(struct container *c, const struct spec_hooks_at *hooks, const char *field,
-                     enum container_status status, struct error *err)
-{
-    if (hooks->count == 0) {
-        return 0;
-    }
-    json_t *document = state_document(&c->state, status);
-    char *text = json_dumps(document, JSON_COMPACT);
-    json_decref(document);
-    int rc = text == NULL ? error_set_errno(err, ENOMEM, "%s", field)
-                          : hooks_run(hooks, field, text, err);
-    free(text);
-    return rc;
-}
-
 static int map_ids(struct container *c, struct error *err)
 {
     int rc = 0;
@@ -337,9 +307,9 @@ static int run_create_hooks(struct container *c, struct error *err)
     if (rc < 0) {
         return rc;
     }
-    rc = run_hooks(c, &c->spec->hooks.prestart, "hooks.prestart", CONTAINER_CREATING, err);
+    rc = hooks_run(&c->spec->hooks.prestart, "hooks.prestart", &c->state, CONTAINER_CREATING, err);
     rc = rc < 0 ? rc
-                : run_hooks(c, &c->spec->hooks.create_runtime, "hooks.createRuntime",
+                : hooks_run(&c->spec->hooks.create_runtime, "hooks.createRuntime", &c->state,
                             CONTAINER_CREATING, err);
     return rc < 0 ? rc : channel_send(c->channel[0], CHANNEL_HOOKED, NULL, 0, NULL, 0, err);
 }
@@ -431,12 +401,7 @@ static int finish(struct container *c, struct error *err)
                         json_integer((json_int_t)c->state.start_ticks));
     rc = rc < 0 ? rc : state_save(&c->state, err);
     if (rc == 0 && c->options->pidfd_socket != NULL) {
-        int socket;
-        rc = terminal_connect(c->options->pidfd_socket, "--pidfd-socket", &socket, err);
-        if (rc == 0) {
-            rc = terminal_send(socket, c->pidfd, c->state.id, err);
-            close(socket);
-        }
+        rc = terminal_send_pidfd(c->options->pidfd_socket, c->pidfd, c->state.id, err);
     }
     if (rc == 0 && c->options->pid_file != NULL) {
         rc = files_write_pid(c->options->pid_file, c->state.pid,
@@ -462,8 +427,8 @@ static void undo(struct container *c)
         error_ignore(cgroup_remove(c->cgroup, REMOVE_TIMEOUT_MS, &ignored));
     }
     if (c->has_hooks_run) {
-        error_ignore(
-            run_hooks(c, &c->spec->hooks.poststop, "hooks.poststop", CONTAINER_STOPPED, &ignored));
+        error_ignore(hooks_run(&c->spec->hooks.poststop, "hooks.poststop", &c->state,
+                               CONTAINER_STOPPED, &ignored));
     }
     if (c->state.folder >= 0) {
         error_ignore(state_remove(c->runtime->root, &c->state, &ignored));
@@ -555,9 +520,9 @@ static int let_go(struct container *c, struct error *err)
 {
     int rc = channel_send(c->channel[0], CHANNEL_START, NULL, 0, NULL, 0, err);
     rc = rc < 0 ? rc : channel_expect_end(c->channel[0], err);
-    return rc < 0
-               ? rc
-               : run_hooks(c, &c->spec->hooks.poststart, "hooks.poststart", CONTAINER_RUNNING, err);
+    return rc < 0 ? rc
+                  : hooks_run(&c->spec->hooks.poststart, "hooks.poststart", &c->state,
+                              CONTAINER_RUNNING, err);
 }
 
 int runtime_run(const struct runtime *runtime, const char *id, const struct create_options *options,

@@ -63,38 +63,6 @@ static uint64_t namespaces_of(const struct execution *e)
     return flags;
 }
 
-static int open_terminal(struct execution *e, int *out_master, struct error *err)
-{
-    const struct spec_process *process = &e->spec.value.process;
-    *out_master = -1;
-    if (!process->has_terminal) {
-        return 0;
-    }
-    int master;
-    char name[64];
-    int rc = rootfs_open_terminal(NULL, process->uid, false, &master, name, sizeof(name), err);
-    if (rc < 0) {
-        return rc;
-    }
-    if (process->console_rows != 0 && process->console_columns != 0) {
-        rc = terminal_set_size(master, process->console_rows, process->console_columns, err);
-    }
-    int slave = ioctl(master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
-    if (rc == 0 && slave < 0) {
-        rc = error_set_errno(err, errno, "opening the terminal");
-    }
-    if (rc == 0 && e->console_socket >= 0) {
-        rc = terminal_send(e->console_socket, master, name, err);
-    }
-    rc = rc < 0 ? rc : terminal_take(slave, err);
-    if (rc == 0 && e->console_socket < 0) {
-        *out_master = master;
-        return 0;
-    }
-    close(master);
-    return rc;
-}
-
 noreturn_fn static void exec_process(struct execution *e)
 {
     struct error err = {0};
@@ -103,6 +71,8 @@ noreturn_fn static void exec_process(struct execution *e)
     launch_reset_signals();
     struct launch launch = {.spec = &e->spec.value,
                             .program = e->program,
+                            .state = &e->loaded.state,
+                            .status = e->loaded.status,
                             .preserve_fds = e->options->preserve_fds,
                             .no_new_keyring = true};
     int rc = channel_expect(channel, CHANNEL_GO, &e->message, "the runtime",
@@ -111,15 +81,15 @@ noreturn_fn static void exec_process(struct execution *e)
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* a change of ids has cleared it */
     (void)setsid();
     int master = -1;
-    rc = rc < 0 ? rc : open_terminal(e, &master, &err);
+    rc = rc < 0
+             ? rc
+             : launch_open_terminal(&e->spec.value.process, NULL, e->console_socket, &master, &err);
     rc = rc < 0 ? rc : launch_prepare(&launch, &e->degrade, &err);
     (void)prctl(PR_SET_PDEATHSIG, 0);
     rc = rc < 0 ? rc
                 : channel_send(channel, CHANNEL_READY, &e->degrade, sizeof(e->degrade), &master,
                                master >= 0, &err);
     rc = rc < 0 ? rc : channel_expect(channel, CHANNEL_START, &e->message, "the runtime", &err);
-    json_t *document = state_document(&e->loaded.state, e->loaded.status);
-    launch.state = json_dumps(document, JSON_COMPACT);
     if (rc == 0) {
         error_ignore(launch_execute(&launch, &e->degrade, &err));
     }
@@ -209,12 +179,7 @@ static int guide(struct execution *e, struct error *err)
         e->terminal = e->message.fds[0];
     }
     if (rc == 0 && e->options->pidfd_socket != NULL) {
-        int socket;
-        rc = terminal_connect(e->options->pidfd_socket, "--pidfd-socket", &socket, err);
-        if (rc == 0) {
-            rc = terminal_send(socket, e->pidfd, e->loaded.state.id, err);
-            close(socket);
-        }
+        rc = terminal_send_pidfd(e->options->pidfd_socket, e->pidfd, e->loaded.state.id, err);
     }
     rc = rc < 0 ? rc : channel_send(e->channel[0], CHANNEL_START, NULL, 0, NULL, 0, err);
     rc = rc < 0 ? rc : channel_expect_end(e->channel[0], err);

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -83,16 +84,21 @@ static int run_one(const struct spec_hook *hook, int input, struct error *err)
                : error_set(err, EIO, "%s ended with status %d", hook->path, WEXITSTATUS(status));
 }
 
-int hooks_run(const struct spec_hooks_at *hooks, const char *field, const char *state,
-              struct error *err)
+int hooks_run(const struct spec_hooks_at *hooks, const char *field, const struct state *state,
+              enum container_status status, struct error *err)
 {
     if (hooks->count == 0) {
         return 0;
     }
-    size_t size = strlen(state);
+    json_t *document = state_document(state, status);
+    AUTO_FREE char *text = json_dumps(document, JSON_COMPACT);
+    json_decref(document);
+    if (text == NULL) {
+        return error_set_errno(err, ENOMEM, "%s", field);
+    }
     AUTO_CLOSE int input = memfd_create("state", MFD_CLOEXEC);
     int rc = input < 0 ? error_set_errno(err, errno, "keeping the state for hooks")
-                       : file_write_all(input, state, size, "the state for hooks", err);
+                       : file_write_all(input, text, strlen(text), "the state for hooks", err);
     for (size_t i = 0; i < hooks->count && rc == 0; i++) {
         (void)lseek(input, 0, SEEK_SET);
         rc = run_one(&hooks->item[i], input, err);

@@ -2,18 +2,22 @@
 #include "container/runtime/launch.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <grp.h>
-#include <pwd.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/host/file.h"
 #include "container/process/process.h"
+#include "container/runtime/passwd.h"
+#include "container/runtime/terminal.h"
 
 #include <linux/close_range.h>
 
@@ -45,23 +49,6 @@ int launch_become_root(const struct spec *spec, struct error *err)
     return 0;
 }
 
-/* HOME, where the configuration has none, is what the container's /etc/passwd says. */
-static const char *home_of(uint32_t uid, char *space, size_t size)
-{
-    const char *home = "/";
-    FILE *file = fopen("/etc/passwd", "re");
-    for (struct passwd *entry; file != NULL && (entry = fgetpwent(file)) != NULL;) {
-        if (entry->pw_uid == uid && entry->pw_dir[0] == '/' && strlen(entry->pw_dir) < size) {
-            home = strcpy(space, entry->pw_dir); /* NOLINT: its length was looked at */
-            break;
-        }
-    }
-    if (file != NULL) {
-        (void)fclose(file);
-    }
-    return home;
-}
-
 static bool has_variable(const struct spec_strings *env, const char *name)
 {
     size_t length = strlen(name);
@@ -73,6 +60,39 @@ static bool has_variable(const struct spec_strings *env, const char *name)
     return false;
 }
 
+int launch_open_terminal(const struct spec_process *process, struct rootfs *rootfs,
+                         int console_socket, int *out_master, struct error *err)
+{
+    *out_master = -1;
+    if (!process->has_terminal) {
+        return 0;
+    }
+    AUTO_CLOSE int master = -1;
+    char name[64];
+    int rc = rootfs_open_terminal(rootfs, process->uid, rootfs != NULL, &master, name, sizeof(name),
+                                  err);
+    if (rc == 0 && process->console_rows != 0 && process->console_columns != 0) {
+        rc = terminal_set_size(master, process->console_rows, process->console_columns, err);
+    }
+    if (rc == 0 && console_socket >= 0) {
+        rc = terminal_send(console_socket, master, name, err);
+    }
+    if (rc < 0) {
+        return rc;
+    }
+    int slave = ioctl(master, TIOCGPTPEER,
+                      O_RDWR | O_NOCTTY |
+                          O_CLOEXEC); /* without a path, which the container could replace */
+    if (slave < 0) {
+        return error_set_errno(err, errno, "opening the terminal");
+    }
+    rc = terminal_take(slave, err);
+    if (rc == 0 && console_socket < 0) {
+        *out_master = TAKE_FD(master);
+    }
+    return rc;
+}
+
 int launch_prepare(struct launch *launch, struct degrade *degrade, struct error *err)
 {
     int rc = process_set_environment(launch->spec, launch->no_new_keyring, launch->makes_cwd,
@@ -82,11 +102,21 @@ int launch_prepare(struct launch *launch, struct degrade *degrade, struct error 
 
 static int install_filter(const struct launch *launch, struct error *err)
 {
+    AUTO_FREE char *state = NULL;
+    if (seccomp_program_notifies(
+            launch
+                ->program)) { /* behind the filter every call may be one that waits for the agent */
+        json_t *document = state_document(launch->state, launch->status);
+        state = json_dumps(document, JSON_COMPACT);
+        json_decref(document);
+        if (state == NULL) {
+            return error_set_errno(err, ENOMEM, "linux.seccomp.listenerPath");
+        }
+    }
     int listener = -1;
     int rc = seccomp_program_install(launch->program, &listener, err);
     if (rc == 0 && listener >= 0) {
-        rc = seccomp_send_listener(&launch->spec->linux_.seccomp, listener, getpid(), launch->state,
-                                   err);
+        rc = seccomp_send_listener(&launch->spec->linux_.seccomp, listener, getpid(), state, err);
         close(listener);
     }
     return rc;
@@ -95,15 +125,16 @@ static int install_filter(const struct launch *launch, struct error *err)
 int launch_execute(struct launch *launch, struct degrade *degrade, struct error *err)
 {
     const struct spec_process *process = &launch->spec->process;
-    char home[4096 + 8] = "HOME=";
+    char home[4096 + 8];
     const char **env = calloc(process->env.count + 2, sizeof(*env));
     if (env == NULL) {
         return error_set_errno(err, ENOMEM, "the program's environment");
     }
     memcpy(env, process->env.item, process->env.count * sizeof(*env));
     if (!has_variable(&process->env, "HOME")) {
-        char space[4096];
-        (void)snprintf(home, sizeof(home), "HOME=%s", home_of(process->uid, space, sizeof(space)));
+        /* Where the configuration has none, it is what the container's /etc/passwd says. */
+        const struct passwd *user = passwd_find(process->uid);
+        (void)snprintf(home, sizeof(home), "HOME=%s", user != NULL ? user->pw_dir : "/");
         env[process->env.count] = home;
     }
     /* A filter needs CAP_SYS_ADMIN or no_new_privs: with the latter it comes last, so that it need not allow what sets the identity. */

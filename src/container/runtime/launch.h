@@ -3,18 +3,26 @@
 #define CONTAINER_RUNTIME_LAUNCH_H
 
 #include "container/degrade.h"
+#include "container/mount/rootfs.h"
+#include "container/runtime/state.h"
 #include "container/seccomp/seccomp.h"
 #include "container/spec/spec.h"
 
 struct launch {
     const struct spec *spec;               /* whose process it is */
     const struct seccomp_program *program; /* NULL: none */
-    const char *state;                     /* the container's, for a seccomp agent */
-    unsigned preserve_fds;                 /* from 3 on */
-    bool makes_cwd;                        /* where there is no such folder */
+    const struct state *state;             /* the container's, for a seccomp agent */
+    enum container_status status;
+    unsigned preserve_fds; /* from 3 on */
+    bool makes_cwd;        /* where there is no such folder */
     bool no_new_keyring;
     char *path; /* launch_prepare: the program */
 };
+
+/* Where the process has a terminal: opens it in 'rootfs' (with /dev/console; NULL: in the caller's root), takes it as the caller's own and
+ * sends its master to 'console_socket'; if that is -1, the master is the caller's in 'out_master', else -1. */
+int must_check launch_open_terminal(const struct spec_process *process, struct rootfs *rootfs,
+                                    int console_socket, int *out_master, struct error *err);
 
 /* What `hull-oci create` does in advance: working directory, limits, and whether there is such a program. */
 int must_check launch_prepare(struct launch *launch, struct degrade *degrade, struct error *err);

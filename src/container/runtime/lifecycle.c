@@ -72,16 +72,6 @@ static bool has(const struct loaded *loaded, const char *what)
     return json_is_true(json_object_get(loaded->state.data, what));
 }
 
-static int run_hooks(const struct loaded *loaded, const struct spec_hooks_at *hooks,
-                     const char *field, enum container_status status, struct error *err)
-{
-    json_t *document = state_document(&loaded->state, status);
-    AUTO_FREE char *text = json_dumps(document, JSON_COMPACT);
-    json_decref(document);
-    return text == NULL ? error_set_errno(err, ENOMEM, "%s", field)
-                        : hooks_run(hooks, field, text, err);
-}
-
 /* Lets the container's process go on, and waits until it has executed the program. */
 static int open_gate(const struct loaded *loaded, struct error *err)
 {
@@ -109,7 +99,8 @@ static int run_poststart(const struct loaded *loaded, struct error *err)
     if (rc < 0) {
         return rc;
     }
-    rc = run_hooks(loaded, &spec->hooks.poststart, "hooks.poststart", CONTAINER_RUNNING, err);
+    rc = hooks_run(&spec->hooks.poststart, "hooks.poststart", &loaded->state, CONTAINER_RUNNING,
+                   err);
     spec_destroy(spec);
     if (rc < 0 && loaded->cgroup != NULL) {
         struct error ignored;
@@ -200,8 +191,8 @@ static int delete_loaded(const struct runtime *runtime, struct loaded *loaded, s
     struct error late = {0};
     if (has(loaded, "hasPoststop") && loaded_spec(loaded, &spec, &late) == 0) {
         /* A hook that fails is told, and the container goes all the same (runtime.md, Lifecycle). */
-        if (run_hooks(loaded, &spec->hooks.poststop, "hooks.poststop", CONTAINER_STOPPED, &late) <
-            0) {
+        if (hooks_run(&spec->hooks.poststop, "hooks.poststop", &loaded->state, CONTAINER_STOPPED,
+                      &late) < 0) {
             (void)fprintf(stderr, "hull-oci: warning: %s\n", late.text);
         }
         spec_destroy(spec);

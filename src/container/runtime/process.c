@@ -20,29 +20,19 @@
 /* How it ends if it fails: `run` in the foreground has told the reason. */
 #define STATUS_FAILED 1
 
-/* The state for hooks that run in the container, where its process has this number. */
-static char *state_text(struct container *c, enum container_status status)
+/* Here the process has the number that the container's processes know. */
+static struct state inner_state(const struct container *c)
 {
-    pid_t pid = c->state.pid;
-    c->state.pid = getpid();
-    json_t *document = state_document(&c->state, status);
-    c->state.pid = pid;
-    char *text = json_dumps(document, JSON_COMPACT);
-    json_decref(document);
-    return text;
+    struct state state = c->state;
+    state.pid = getpid();
+    return state;
 }
 
-static int run_hooks(struct container *c, const struct spec_hooks_at *hooks, const char *field,
-                     enum container_status status, struct error *err)
+static int run_hooks(const struct container *c, const struct spec_hooks_at *hooks,
+                     const char *field, enum container_status status, struct error *err)
 {
-    if (hooks->count == 0) {
-        return 0;
-    }
-    char *text = state_text(c, status);
-    int rc = text == NULL ? error_set_errno(err, ENOMEM, "%s", field)
-                          : hooks_run(hooks, field, text, err);
-    free(text);
-    return rc;
+    struct state state = inner_state(c);
+    return hooks_run(hooks, field, &state, status, err);
 }
 
 /* A new network namespace has lo, which is down. */
@@ -89,39 +79,6 @@ static int settle(struct container *c, struct error *err)
     return rc;
 }
 
-/* 'out_master' stays open for the runtime, or -1. */
-static int open_terminal(struct container *c, int *out_master, struct error *err)
-{
-    const struct spec_process *process = &c->spec->process;
-    *out_master = -1;
-    if (!process->has_terminal) {
-        return 0;
-    }
-    int master;
-    char name[64];
-    int rc = rootfs_open_terminal(c->rootfs, process->uid, true, &master, name, sizeof(name), err);
-    if (rc < 0) {
-        return rc;
-    }
-    if (process->console_rows != 0 && process->console_columns != 0) {
-        rc = terminal_set_size(master, process->console_rows, process->console_columns, err);
-    }
-    int slave = ioctl(master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
-    if (rc == 0 && slave < 0) {
-        rc = error_set_errno(err, errno, "opening the terminal");
-    }
-    if (rc == 0 && c->console_socket >= 0) {
-        rc = terminal_send(c->console_socket, master, name, err);
-    }
-    rc = rc < 0 ? rc : terminal_take(slave, err);
-    if (rc == 0 && c->console_socket < 0) {
-        *out_master = master;
-        return 0;
-    }
-    close(master);
-    return rc;
-}
-
 static int mount_all(struct container *c, struct error *err)
 {
     int channel = c->channel[1];
@@ -160,7 +117,9 @@ static int become_ready(struct container *c, struct launch *launch, struct error
     rc = rc < 0 ? rc : settle(c, err);
     rc = rc < 0 ? rc : mount_all(c, err);
     int master = -1;
-    rc = rc < 0 ? rc : open_terminal(c, &master, err);
+    rc = rc < 0
+             ? rc
+             : launch_open_terminal(&c->spec->process, c->rootfs, c->console_socket, &master, err);
     rc = rc < 0 ? rc : enter(c, err);
     if (rc == 0 && c->spec->has_process) {
         rc = launch_prepare(launch, &c->degrade, err);
@@ -221,10 +180,9 @@ void container_process(struct container *c)
         rc = error_set(&err, EINVAL,
                        "process: missing: a container without a program cannot be started");
     }
-    char *text = c->program != NULL && seccomp_program_notifies(c->program)
-                     ? state_text(c, CONTAINER_CREATED)
-                     : NULL;
-    launch.state = text;
+    struct state state = inner_state(c);
+    launch.state = &state;
+    launch.status = CONTAINER_CREATED;
     if (rc == 0 && launch_execute(&launch, &c->degrade, &err) < 0 && starter >= 0) {
         channel_send_error(starter, &err);
     } else if (rc < 0 && starter >= 0) {

@@ -41,6 +41,13 @@ int terminal_send(int socket, int fd, const char *text, struct error *err)
     return sent < 0 ? error_set_errno(err, errno, "handing over %s", text) : 0;
 }
 
+int terminal_send_pidfd(const char *path, int pidfd, const char *id, struct error *err)
+{
+    AUTO_CLOSE int socket = -1;
+    int rc = terminal_connect(path, "--pidfd-socket", &socket, err);
+    return rc < 0 ? rc : terminal_send(socket, pidfd, id, err);
+}
+
 int terminal_take(int slave, struct error *err)
 {
     if (setsid() < 0 && errno != EPERM) { /* EPERM: has one of its own already */

@@ -15,6 +15,9 @@ int must_check terminal_connect(const char *path, const char *what, int *out_soc
 /* Sends a descriptor with a text, as --console-socket and --pidfd-socket expect it. */
 int must_check terminal_send(int socket, int fd, const char *text, struct error *err);
 
+/* Connects to the socket of --pidfd-socket and sends the process there. */
+int must_check terminal_send_pidfd(const char *path, int pidfd, const char *id, struct error *err);
+
 /* In the process that gets it: a session of its own with this terminal as standard input, output and error. 'slave' is closed. */
 int must_check terminal_take(int slave, struct error *err);
 int must_check terminal_set_size(int fd, uint16_t rows, uint16_t columns, struct error *err);
