@@ -459,6 +459,34 @@ def test_a_killed_runtime_leaves_what_delete_finds(runtime, bundle, name):
         nothing_left(runtime, f"{name}-{attempt}")
 
 
+STEPS = ("folder", "prepared", "planned", "made", "groups", "process", "guided", "finished")
+PROCESS_STEPS = ("process:born", "process:settled", "process:mounted", "process:entered")
+
+
+@pytest.mark.parametrize("kind", ["plain", "user namespace", "stage"])
+def test_killed_at_each_step(runtime, bundle, name, kind, monkeypatch):
+    """The runtime: `delete --force` removes what is left. The container's process: the runtime says so and removes it itself."""
+    bundle.script("sleep 1000")
+    if kind == "user namespace":
+        bundle.user_namespace()
+    if kind == "stage":
+        bundle.namespace("time")
+    bundle.write()
+    for step in STEPS:
+        monkeypatch.setenv("HULL_OCI_FAULT", step)
+        result = runtime.run("create", "-b", bundle.path, name)
+        if result.returncode == 0:
+            pytest.skip("hull-oci was built without tests")
+        assert result.returncode == -signal.SIGKILL
+        monkeypatch.delenv("HULL_OCI_FAULT")
+        runtime.ok("delete", "--force", name)
+        nothing_left(runtime, name)
+    for step in PROCESS_STEPS:
+        monkeypatch.setenv("HULL_OCI_FAULT", step)
+        assert "ended before it was done" in runtime.refused("create", "-b", bundle.path, name), step
+        nothing_left(runtime, name)
+
+
 def test_a_program_cannot_reach_the_runtime(runtime, bundle, name, place):
     """CVE-2019-5736: a program that is /proc/self/exe executes the runtime, in the container; it cannot be written to."""
     before = HULL_OCI.read_bytes()

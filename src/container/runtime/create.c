@@ -19,6 +19,7 @@
 #include "base/host/file.h"
 #include "container/process/process.h"
 #include "container/runtime/container.h"
+#include "container/runtime/fault.h"
 #include "container/runtime/files.h"
 #include "container/runtime/hooks.h"
 #include "container/runtime/passwd.h"
@@ -155,8 +156,10 @@ static int make_groups(struct container *c, struct error *err)
         json_object_set_new(c->state.data, "cgroup", cgroup_save(c->cgroup));
         rc = state_save(&c->state, err);
     }
+    fault_step("planned");
     rc = rc < 0 ? rc : cgroup_make(c->cgroup, &request, &c->degrade, err);
     if (rc == 0) {
+        fault_step("made");
         json_object_set_new(c->state.data, "cgroup", cgroup_save(c->cgroup));
         rc = state_save(&c->state, err); /* processes are looked for in groups that are made */
     }
@@ -489,14 +492,20 @@ static int make(struct container *c, const char *id, struct error *err)
     if (rc < 0) {
         return rc;
     }
+    fault_step("folder");
     describe(c);
     rc = files_write_at(c->state.folder, STATE_CONFIG, text, size, err);
     rc = rc < 0 ? rc : prepare(c, err);
+    fault_step("prepared");
     rc = rc < 0 ? rc : make_groups(c, err);
+    fault_step("groups");
     rc = rc < 0 ? rc : make_process(c, err);
+    fault_step("process");
     c->has_hooks_run = rc == 0;
     rc = rc < 0 ? rc : guide(c, err);
+    fault_step("guided");
     rc = rc < 0 ? rc : finish(c, err);
+    fault_step("finished");
     if (rc < 0) {
         undo(c);
     }

@@ -13,6 +13,7 @@
 
 #include "base/host/file.h"
 #include "container/runtime/container.h"
+#include "container/runtime/fault.h"
 #include "container/runtime/hooks.h"
 #include "container/runtime/shrink.h"
 #include "container/runtime/terminal.h"
@@ -114,13 +115,17 @@ static int become_ready(struct container *c, struct launch *launch, struct error
     if (c->waits_for_ids) {
         rc = channel_expect(c->channel[1], CHANNEL_GO, &c->message, "the runtime", err);
     }
+    fault_step("process:born");
     rc = rc < 0 ? rc : settle(c, err);
+    fault_step("process:settled");
     rc = rc < 0 ? rc : mount_all(c, err);
+    fault_step("process:mounted");
     int master = -1;
     rc = rc < 0
              ? rc
              : launch_open_terminal(&c->spec->process, c->rootfs, c->console_socket, &master, err);
     rc = rc < 0 ? rc : enter(c, err);
+    fault_step("process:entered");
     if (rc == 0 && c->spec->has_process) {
         rc = launch_prepare(launch, &c->degrade, err);
     }
