@@ -148,11 +148,8 @@ static int wait_at_gate(struct container *c, int *out_socket, struct error *err)
     }
     close(c->channel[1]);
     c->channel[1] = -1;
-    shrink_memory();
-    do {
-        *out_socket = accept4(c->gate_socket, NULL, NULL, SOCK_CLOEXEC);
-    } while (*out_socket < 0 && (errno == EINTR || errno == ECONNABORTED));
-    return *out_socket < 0 ? error_set_errno(err, errno, "waiting for the start") : 0;
+    *out_socket = shrink_and_accept(c->gate_socket);
+    return *out_socket < 0 ? error_set_errno(err, -*out_socket, "waiting for the start") : 0;
 }
 
 void container_process(struct container *c)
