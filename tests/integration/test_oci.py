@@ -364,6 +364,31 @@ def test_a_hook_takes_too_long(runtime, bundle, name):
     nothing_left(runtime, name)
 
 
+NET = """ip link add hull0 type veth peer name hull1
+ip addr add 10.9.0.1/24 dev hull0; ip -6 addr add fd00:9::1/64 dev hull0 nodad; ip link set hull0 address 02:00:00:00:00:09
+exec "$@" """
+
+
+@pytest.mark.parametrize("has_user_namespace", [False, True])
+def test_network_devices(runtime, bundle, name, has_user_namespace):
+    """In a network namespace of the test's own, which is the host here."""
+    if has_user_namespace:
+        bundle.user_namespace()
+    bundle.linux["netDevices"] = {"hull0": {"name": "inner"}}
+    bundle.script("ip link show inner; ip addr show inner; ip link show hull1 2>&1")
+    runtime.prefix = ["unshare", "-n", "sh", "-c", NET, "sh", *runtime.prefix]
+    seen = runtime.run("run", "-b", bundle.path, name).stdout
+    assert "10.9.0.1/24" in seen and "fd00:9::1/64" in seen and "02:00:00:00:00:09" in seen and "UP" in seen
+    assert "inner@" in seen and "can't find device 'hull1'" in seen
+    for wanted, words in (({"no-such": {}}, "netDevices.no-such"), ({"hull0": {"name": "lo"}}, "netDevices.hull0")):
+        bundle.linux["netDevices"] = wanted
+        assert words in runtime.refused("run", "-b", bundle.write().path, name)
+        nothing_left(runtime, name)
+    bundle.linux["netDevices"] = {"hull0": {"name": "eth%d"}, "hull1": {"name": "eth%d"}}
+    bundle.script("ip link show eth0 && ip link show eth1")
+    assert "eth1@eth0" in runtime.ok("run", "-b", bundle.path, name)
+
+
 def test_descriptors(runtime, bundle, name):
     read_end, write_end = os.pipe()
     bundle.script("ls /proc/self/fd | tr '\\n' ' '; echo hello >&4")

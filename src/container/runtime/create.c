@@ -22,6 +22,7 @@
 #include "container/runtime/fault.h"
 #include "container/runtime/files.h"
 #include "container/runtime/hooks.h"
+#include "container/runtime/net_devices.h"
 #include "container/runtime/passwd.h"
 #include "container/runtime/terminal.h"
 
@@ -65,10 +66,6 @@ static int check_config(struct container *c, struct error *err)
     }
     if (spec_find_namespace(spec, CLONE_NEWNS) == NULL) {
         return error_set(err, EINVAL, "linux.namespaces: a container needs one of type mount");
-    }
-    if (spec->linux_.net_device_count != 0) {
-        return error_set(err, EOPNOTSUPP,
-                         "linux.netDevices: this runtime cannot move network devices yet");
     }
     if (spec->linux_.intel_rdt.is_set) {
         degrade_add(&c->degrade, "linux.intelRdt",
@@ -192,7 +189,9 @@ static int prepare(struct container *c, struct error *err)
     int rc = namespaces_open(c->spec, &c->namespaces, err);
     /* That of a stage also for the stage's message of its birth, which is the first one. */
     c->waits_for_ids = (c->namespaces.created & CLONE_NEWUSER) != 0 || c->namespaces.needs_stage;
-    c->waits_for_hooks = c->spec->hooks.prestart.count + c->spec->hooks.create_runtime.count != 0;
+    c->waits_for_hooks = c->spec->hooks.prestart.count + c->spec->hooks.create_runtime.count +
+                             c->spec->linux_.net_device_count !=
+                         0;
     c->is_locked = !c->runtime->is_rootless && rootfs_needs_lock(&rootfs);
     rc = rc < 0 ? rc : rootfs_create(&rootfs, &c->rootfs, err);
     if (rc == 0 && c->spec->linux_.seccomp.is_set) {
@@ -307,6 +306,9 @@ static int map_ids(struct container *c, struct error *err)
 static int run_create_hooks(struct container *c, struct error *err)
 {
     int rc = channel_expect(c->channel[0], CHANNEL_MOUNTED, &c->message, PROCESS_NAME, err);
+    if (rc == 0 && c->spec->linux_.net_device_count != 0) {
+        rc = net_devices_move(&c->spec->linux_, c->state.pid, err);
+    }
     if (rc < 0) {
         return rc;
     }

@@ -54,7 +54,7 @@ static json_t *linux_features(void)
         "rdma", 1, "seccomp", seccomp(), "apparmor", "enabled", 1, "selinux", "enabled", 1,
         "intelRdt", "enabled", 0, "schemata", 0, "monitoring", 0, "memoryPolicy", "modes",
         list_of(&spec_memory_mode_names), "flags", list_of(&spec_memory_flag_names),
-        "mountExtensions", "idmap", "enabled", 1, "netDevices", "enabled", 0);
+        "mountExtensions", "idmap", "enabled", 1, "netDevices", "enabled", 1);
 }
 
 /* The names that callers of runc look for stand beside Hull's own. */
