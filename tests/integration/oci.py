@@ -76,9 +76,10 @@ class Runtime:
         return [*self.prefix, *map(str, arguments)]
 
     def run(self, *arguments, timeout=30):
-        """By files: a container that goes on keeps what it was given open, and nobody would see the end of a pipe."""
-        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as error:
-            result = subprocess.run(self.words(*arguments), stdin=subprocess.DEVNULL, stdout=out, stderr=error, check=False, timeout=timeout)
+        """By files: a container that goes on keeps what it was given open, and nobody would see the end of a pipe. Standard input is no
+        /dev/null: crun gives what it finds there to the container's root, also the host's device."""
+        with tempfile.TemporaryFile("w+") as empty, tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as error:
+            result = subprocess.run(self.words(*arguments), stdin=empty, stdout=out, stderr=error, check=False, timeout=timeout)
             for name, file in (("stdout", out), ("stderr", error)):
                 file.seek(0)
                 setattr(result, name, file.read())

@@ -91,6 +91,14 @@ def test_user_and_groups(runtime, bundle, name):
     assert "0027\n" in seen and "/home/user" in seen
 
 
+def test_a_user_opens_his_output_again(runtime, bundle, name):
+    bundle.process["user"] = {"uid": 1000, "gid": 1000}
+    words = runtime.words("run", "-b", bundle.script("echo again > /dev/stdout; echo error > /proc/self/fd/2").path, name)
+    result = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
+    assert (result.stdout, result.stderr) == ("again\n", "error\n")
+    assert os.stat("/dev/null").st_uid == 0
+
+
 def test_capabilities(runtime, bundle, name):
     bundle.process["capabilities"] = {"bounding": ["CAP_KILL", "CAP_CHOWN"], "effective": ["CAP_KILL"], "permitted": ["CAP_KILL", "CAP_CHOWN"],
                                       "inheritable": ["CAP_CHOWN"], "ambient": ["CAP_CHOWN"]}

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -122,6 +123,20 @@ static int install_filter(const struct launch *launch, struct error *err)
     return rc;
 }
 
+/* A program may open /dev/stdout again, which asks who owns the pipe. Files and devices stay whose they are: they are the host's. */
+static int give_pipes(uint32_t uid, struct error *err)
+{
+    for (int fd = 0; fd <= 2; fd++) {
+        struct stat info;
+        if (fstat(fd, &info) == 0 && (S_ISFIFO(info.st_mode) || S_ISSOCK(info.st_mode)) &&
+            info.st_uid != uid && fchown(fd, uid, (gid_t)-1) < 0 && errno != EPERM &&
+            errno != EINVAL && errno != EROFS) {
+            return error_set_errno(err, errno, "giving descriptor %d to user %u", fd, uid);
+        }
+    }
+    return 0;
+}
+
 int launch_execute(struct launch *launch, struct degrade *degrade, struct error *err)
 {
     const struct spec_process *process = &launch->spec->process;
@@ -139,7 +154,8 @@ int launch_execute(struct launch *launch, struct degrade *degrade, struct error 
     }
     /* A filter needs CAP_SYS_ADMIN or no_new_privs: with the latter it comes last, so that it need not allow what sets the identity. */
     bool is_early = launch->program != NULL && !process->no_new_privileges;
-    int rc = process_set_identity(process, is_early, degrade, err);
+    int rc = give_pipes(process->uid, err);
+    rc = rc < 0 ? rc : process_set_identity(process, is_early, degrade, err);
     if (rc == 0 && is_early && (rc = install_filter(launch, err)) == 0) {
         rc = process_drop_rest(process, err);
     } else if (rc == 0 && launch->program != NULL) {
