@@ -8,9 +8,8 @@ import shutil
 import subprocess
 import tempfile
 
-from conftest import BUILD
-
-HULL_OCI = BUILD / "bin/hull-oci"
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+HULL_OCI = pathlib.Path(os.environ.get("HULL_BUILD", ROOT / "build")) / "bin/hull-oci"
 APPLETS = ("sh true false cat ls id mount umount env sleep hostname stat ps kill head grep touch mkdir echo pwd readlink dd wc seq "
            "test sync tty stty nproc free uptime date ping ip mknod chroot su setsid tr sort sed cut rm ln cp mv chmod chown find "
            "sysctl usleep yes tail ionice nice taskset").split()
