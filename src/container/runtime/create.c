@@ -24,6 +24,7 @@
 #include "container/runtime/hooks.h"
 #include "container/runtime/net_devices.h"
 #include "container/runtime/passwd.h"
+#include "container/runtime/stage.h"
 #include "container/runtime/terminal.h"
 
 /* How long the end of processes that were killed is waited for. */
@@ -217,79 +218,34 @@ noreturn_fn static void stage_process(struct container *c)
     int rc = cgroup_attach(c->cgroup, 0, c->is_in_unified,
                            &err); /* its groups are those of its children */
     rc = rc < 0 ? rc : namespaces_join(&c->namespaces, &c->spec->linux_, &err);
-    if (rc == 0) {
-        pid_t pid = namespaces_clone(c->namespaces.created, -1, true, NULL);
-        if (pid == 0) {
-            container_process(c);
-        }
-        rc = pid < 0 ? error_set_errno(&err, errno, "making the container's process")
-                     : channel_send(channel, CHANNEL_PID, &pid, sizeof(pid), NULL, 0, &err);
+    pid_t pid = rc == 0 ? namespaces_clone(c->namespaces.created, -1, true, NULL) : -1;
+    if (pid == 0) {
+        container_process(c);
     }
-    if (rc < 0) {
-        channel_send_error(channel, &err);
-    }
-    _exit(rc < 0);
-}
-
-/* As fork, with all that a container's process has from its birth. */
-static pid_t make_child(struct container *c, uint64_t flags)
-{
-    AUTO_CLOSE int unified = cgroup_open_unified(c->cgroup);
-    c->is_in_unified = unified >= 0;
-    pid_t pid = namespaces_clone(flags, unified, false, &c->pidfd);
-    if (pid < 0 && unified >= 0 && errno != EAGAIN && errno != ENOMEM) {
-        c->is_in_unified = false; /* a kernel or a group that does not take processes so */
-        pid = namespaces_clone(flags, -1, false, &c->pidfd);
-    }
-    return pid;
-}
-
-static int make_by_stage(struct container *c, struct error *err)
-{
-    pid_t stage = make_child(c, 0);
-    if (stage == 0) {
-        stage_process(c);
-    }
-    if (stage < 0) {
-        return error_set_errno(err, errno, "making a process");
-    }
-    close(c->channel[1]); /* so that its end is seen */
-    c->channel[1] = -1;
-    int rc = channel_expect(c->channel[0], CHANNEL_PID, &c->message,
-                            "the process that joins namespaces", err);
-    if (rc < 0) {
-        (void)kill(stage, SIGKILL);
-    }
-    (void)waitpid(stage, NULL, 0);
-    close(c->pidfd);
-    c->pidfd = -1;
-    if (rc == 0 && c->message.size != sizeof(pid_t)) {
-        rc = error_set(err, EPROTO, "the process that joins namespaces sent a broken message");
-    }
-    if (rc == 0) {
-        memcpy(&c->state.pid, c->message.data, sizeof(pid_t));
-        c->pidfd = (int)syscall(SYS_pidfd_open, c->state.pid,
-                                0); /* a child that has not been waited for keeps its number */
-        rc = c->pidfd < 0 ? error_set_errno(err, errno, "opening %s", PROCESS_NAME) : 0;
-    }
-    return rc;
+    stage_end(pid, rc, channel, &err);
 }
 
 static int make_process(struct container *c, struct error *err)
 {
-    if (c->namespaces.needs_stage) {
-        return make_by_stage(c, err);
+    bool has_stage = c->namespaces.needs_stage;
+    pid_t pid = stage_clone(has_stage ? 0 : c->namespaces.created, c->cgroup, &c->is_in_unified,
+                            has_stage ? NULL : &c->pidfd);
+    if (pid == 0 && has_stage) {
+        stage_process(c);
     }
-    pid_t pid = make_child(c, c->namespaces.created);
     if (pid == 0) {
         container_process(c);
     }
     if (pid < 0) {
         return error_set_errno(err, errno, "making %s", PROCESS_NAME);
     }
-    c->state.pid = pid;
-    close(c->channel[1]);
+    close(c->channel[1]); /* so that its end is seen */
     c->channel[1] = -1;
+    if (has_stage) {
+        return stage_wait(pid, c->channel[0], "the process that joins namespaces", &c->message,
+                          &c->state.pid, &c->pidfd, err);
+    }
+    c->state.pid = pid;
     return 0;
 }
 

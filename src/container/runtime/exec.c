@@ -24,6 +24,7 @@
 #include "container/runtime/loaded.h"
 #include "container/runtime/namespaces.h"
 #include "container/runtime/runtime.h"
+#include "container/runtime/stage.h"
 #include "container/runtime/terminal.h"
 
 #define STATUS_FAILED 255
@@ -123,31 +124,17 @@ noreturn_fn static void stage_process(struct execution *e)
         rc = error_set_errno(&err, errno, "joining the namespaces of container %s",
                              e->loaded.state.id);
     }
-    if (rc == 0) {
-        pid_t pid = namespaces_clone(0, -1, true, NULL);
-        if (pid == 0) {
-            exec_process(e);
-        }
-        rc = pid < 0 ? error_set_errno(&err, errno, "making a process")
-                     : channel_send(channel, CHANNEL_PID, &pid, sizeof(pid), NULL, 0, &err);
+    pid_t pid = rc == 0 ? namespaces_clone(0, -1, true, NULL) : -1;
+    if (pid == 0) {
+        exec_process(e);
     }
-    if (rc < 0) {
-        channel_send_error(channel, &err);
-    }
-    _exit(rc < 0);
+    stage_end(pid, rc, channel, &err);
 }
 
 static int make_process(struct execution *e, struct error *err)
 {
-    AUTO_CLOSE int unified = e->loaded.cgroup != NULL && e->options->cgroup == NULL
-                                 ? cgroup_open_unified(e->loaded.cgroup)
-                                 : -1;
-    e->is_in_unified = unified >= 0;
-    pid_t stage = namespaces_clone(0, unified, false, NULL);
-    if (stage < 0 && unified >= 0 && errno != EAGAIN && errno != ENOMEM) {
-        e->is_in_unified = false; /* a group that does not take processes so */
-        stage = namespaces_clone(0, -1, false, NULL);
-    }
+    const struct cgroup *born_in = e->options->cgroup == NULL ? e->loaded.cgroup : NULL;
+    pid_t stage = stage_clone(0, born_in, &e->is_in_unified, NULL);
     if (stage == 0) {
         stage_process(e);
     }
@@ -156,18 +143,8 @@ static int make_process(struct execution *e, struct error *err)
     }
     close(e->channel[1]);
     e->channel[1] = -1;
-    int rc = channel_expect(e->channel[0], CHANNEL_PID, &e->message,
-                            "the process that joins the container", err);
-    if (rc < 0) {
-        (void)kill(stage, SIGKILL);
-    }
-    (void)waitpid(stage, NULL, 0);
-    if (rc < 0) {
-        return rc;
-    }
-    memcpy(&e->pid, e->message.data, sizeof(e->pid));
-    e->pidfd = (int)syscall(SYS_pidfd_open, e->pid, 0);
-    return e->pidfd < 0 ? error_set_errno(err, errno, "opening %s", PROCESS_NAME) : 0;
+    return stage_wait(stage, e->channel[0], "the process that joins the container", &e->message,
+                      &e->pid, &e->pidfd, err);
 }
 
 static int guide(struct execution *e, struct error *err)
