@@ -2,11 +2,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/core/size.h"
 #include "base/host/file.h"
 #include "block/remote.h"
 #include "cli/boot_options.h"
 #include "cli/cache_mode.h"
-#include "cli/size.h"
 
 static int take_format(const char *text, const char **out_format, struct error *err)
 {

@@ -3,9 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/core/size.h"
 #include "base/host/file.h"
 #include "cli/boot_options.h"
-#include "cli/size.h"
 
 bool boot_next_key(char **rest, char **out_key, char **out_value)
 {

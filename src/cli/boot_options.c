@@ -6,9 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/core/size.h"
 #include "base/host/event_loop.h"
 #include "cli/cache_mode.h"
-#include "cli/size.h"
 
 #define MAX_MEMORY_BYTES (1ull << 40)
 #define MIN_MEMORY_BYTES (1ull << 20)

@@ -4,10 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/core/size.h"
 #include "block/filter.h"
 #include "cli/ctl.h"
 #include "cli/output.h"
-#include "cli/size.h"
 #include "cli/verbs.h"
 
 #define REQUEST_ID 1

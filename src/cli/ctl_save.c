@@ -10,8 +10,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/core/size.h"
 #include "base/host/file.h"
-#include "cli/size.h"
 #include "cli/verbs.h"
 
 #define BAR_WIDTH 40u

@@ -6,8 +6,8 @@
 #include <unistd.h>
 
 #include "base/core/compiler.h"
+#include "base/core/size.h"
 #include "base/host/event_loop.h"
-#include "cli/size.h"
 
 #define SECOND_NS        1000000000ull
 #define LINE_INTERVAL_NS (10 * SECOND_NS)

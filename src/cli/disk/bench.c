@@ -2,9 +2,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/core/size.h"
 #include "cli/disk/disk.h"
 #include "cli/progress.h"
-#include "cli/size.h"
 
 #define MAX_DEPTH     256
 #define MAX_SIZE      (64u << 20)

@@ -1,9 +1,9 @@
 /* hull disk bitmap: bitmaps of changes inside of an image. */
 #include <string.h>
 
+#include "base/core/size.h"
 #include "block/bitmap.h"
 #include "cli/disk/disk.h"
-#include "cli/size.h"
 
 enum bitmap_action {
     BITMAP_LIST,

@@ -4,11 +4,11 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include "base/core/size.h"
 #include "block/copy.h"
 #include "cli/disk/disk.h"
 #include "cli/disk/target.h"
 #include "cli/progress.h"
-#include "cli/size.h"
 
 #define DEFAULT_ZERO_SIZE 4096u
 #define MAX_ZERO_SIZE     (2u << 20)

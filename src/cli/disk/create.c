@@ -1,10 +1,10 @@
 /* hull disk create and resize. */
 #include <string.h>
 
+#include "base/core/size.h"
 #include "base/host/file.h"
 #include "cli/disk/disk.h"
 #include "cli/disk/target.h"
-#include "cli/size.h"
 
 struct create_options {
     struct disk_options disk;

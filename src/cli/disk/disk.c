@@ -4,7 +4,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "cli/size.h"
+#include "base/core/size.h"
 
 static const struct verb *const disk_verbs[] = {
     &disk_create_verb,  &disk_info_verb,     &disk_map_verb,

@@ -5,12 +5,12 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/core/size.h"
 #include "base/host/secret.h"
 #include "block/crypt.h"
 #include "block/format/foreign/write.h"
 #include "cli/disk/disk.h"
 #include "cli/disk/target.h"
-#include "cli/size.h"
 
 #define SECTOR_SIZE 512u
 

@@ -5,13 +5,13 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/core/size.h"
 #include "base/host/file.h"
 #include "base/host/secret.h"
 #include "block/crypt.h"
 #include "block/image.h"
 #include "cli/disk/disk.h"
 #include "cli/disk/target.h"
-#include "cli/size.h"
 
 static int parse_flag(struct disk_creation *creation, const char *key, bool *out_flag,
                       struct error *err)

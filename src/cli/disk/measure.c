@@ -1,10 +1,10 @@
 /* hull disk measure: how many bytes a conversion would take. */
 #include <string.h>
 
+#include "base/core/size.h"
 #include "block/format/foreign/write.h"
 #include "cli/disk/disk.h"
 #include "cli/disk/target.h"
-#include "cli/size.h"
 
 #define QCOW2_CLUSTER 65536u
 

@@ -7,6 +7,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include "base/core/size.h"
 #include "base/host/file.h"
 #include "base/host/log.h"
 #include "block/nbd_server.h"
@@ -14,7 +15,6 @@
 #include "block/remote.h"
 #include "cli/disk/disk.h"
 #include "cli/disk/serve.h"
-#include "cli/size.h"
 
 #define MAX_EXPORTS 64
 #define MAX_CLIENTS 4096

@@ -1,6 +1,6 @@
 /* Sizes as users write them: "512M", "2G"; powers of 1024. */
-#ifndef CLI_SIZE_H
-#define CLI_SIZE_H
+#ifndef BASE_CORE_SIZE_H
+#define BASE_CORE_SIZE_H
 
 #include <stddef.h>
 #include <stdint.h>

@@ -5,7 +5,7 @@
 
 #include <cmocka.h>
 
-#include "cli/size.h"
+#include "base/core/size.h"
 
 static void check(const char *text, uint64_t unit, uint64_t expected)
 {

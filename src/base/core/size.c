@@ -1,4 +1,4 @@
-#include "cli/size.h"
+#include "base/core/size.h"
 
 #include <ctype.h>
 #include <stdio.h>
