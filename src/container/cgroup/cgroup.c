@@ -396,6 +396,21 @@ int cgroup_open_unified(const struct cgroup *cgroup)
     return fd < 0 ? -1 : fd;
 }
 
+int cgroup_open_controller(const struct cgroup *cgroup, enum cgroup_controller controller,
+                           bool *out_is_unified)
+{
+    const struct cgroup_place *place = cgroup_find_v1(cgroup, controller);
+    if (place == NULL) {
+        place = cgroup_find_unified(cgroup);
+    }
+    AUTO_GROUP int fd = place == NULL ? -ENOENT : place_open(place);
+    if (fd < 0 || (place_controllers(place, fd) & 1U << controller) == 0) {
+        return fd < 0 ? fd : -ENOENT;
+    }
+    *out_is_unified = place->is_unified;
+    return TAKE_FD(fd);
+}
+
 /* The caller itself, which has one thread, is moved in v1 by its thread: that spares a global lock of the kernel, which costs
  * milliseconds to take. */
 static int attach_to(const struct cgroup *cgroup, const struct cgroup_place *place, int group_fd,

@@ -7,6 +7,7 @@
 
 #include <jansson.h>
 
+#include "container/cgroup/layout.h"
 #include "container/degrade.h"
 #include "container/spec/spec.h"
 
@@ -49,6 +50,10 @@ void cgroup_free(struct cgroup *cgroup); /* of memory only; NULL is fine */
 
 /* The v2 group for CLONE_INTO_CGROUP: the caller's own descriptor; -1 where there is none. */
 int cgroup_open_unified(const struct cgroup *cgroup);
+/* The group in which a controller counts what the container uses, of v1 or v2: the caller's own descriptor, for control_read of
+ * tree.h. -ENOENT: there is none. */
+int cgroup_open_controller(const struct cgroup *cgroup, enum cgroup_controller controller,
+                           bool *out_is_unified);
 /* Puts a process into all groups (with 'is_in_unified' into those of v1 only). With systemd the scope begins here.
  * 'pid' 0: the caller, which has one thread. Do that: moving others, and moving anybody in v2, takes a lock of the whole kernel, which
  * waits for a grace period (14 ms); a child that is cloned into the group of v2 and enters those of v1 by itself needs none.
