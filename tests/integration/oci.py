@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import subprocess
 import tempfile
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 HULL_OCI = pathlib.Path(os.environ.get("HULL_BUILD", ROOT / "build")) / "bin/hull-oci"
@@ -153,3 +154,10 @@ def temporary_folder():
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def until(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came true"
+        time.sleep(0.02)

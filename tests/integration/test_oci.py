@@ -6,48 +6,13 @@ import signal
 import socket
 import subprocess
 import time
-import uuid
 
 import pytest
 
-from oci import Bundle, HULL_OCI, Runtime, cgroups_named, make_root, temporary_folder
+from oci import Bundle, HULL_OCI, cgroups_named, make_root, until
+from oci_fixtures import bundle, name, place, runtime  # noqa: F401  # pylint: disable=unused-import
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-
-
-@pytest.fixture(scope="module")
-def place():
-    with temporary_folder() as folder:
-        make_root(folder / "rootfs")
-        yield folder
-
-
-@pytest.fixture
-def runtime(place):
-    """With nothing left of the test's containers at its end."""
-    root = place / f"state-{uuid.uuid4().hex[:8]}"
-    made = Runtime("hull", root)
-    yield made
-    for name in os.listdir(root) if root.exists() else []:
-        if not name.startswith("."):
-            made.run("delete", "--force", name)
-
-
-@pytest.fixture
-def bundle(place):
-    return Bundle(place / f"bundle-{uuid.uuid4().hex[:8]}", place / "rootfs")
-
-
-@pytest.fixture
-def name():
-    return f"hull-test-{uuid.uuid4().hex[:8]}"
-
-
-def until(condition, seconds=20):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never came true"
-        time.sleep(0.02)
 
 
 def status(runtime, name):
