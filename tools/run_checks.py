@@ -74,7 +74,7 @@ def run_pytest(arguments, *words):
     subprocess.run(command, cwd=ROOT, env={**os.environ, "HULL_BUILD": str(arguments.build)})
     results = {}
     for case in xml.etree.ElementTree.parse(report).getroot().iter("testcase"):
-        name = f"tests/integration/{case.get('classname').split('.')[-1]}.py::{case.get('name')}"
+        name = f"{case.get('classname').replace('.', '/')}.py::{case.get('name')}"
         tags = {child.tag for child in case}
         result = "failed" if tags & {"failure", "error"} else "skipped" if "skipped" in tags else "passed"
         results[name] = "failed" if "failed" in (result, results.get(name)) else result
@@ -85,7 +85,7 @@ def pytest_step(tally, arguments):
     """All cores are busy here, and tests wait for real guests and servers. A few that fail run again alone; what passes then is
     told, for it may still be a bug that needs a busy machine."""
     selection = [] if arguments.long else ["-m", "not long"]
-    results = run_pytest(arguments, "-n", str(CPUS), "--dist", "loadgroup", *selection, "tests/integration")
+    results = run_pytest(arguments, "-n", str(CPUS), "--dist", "loadgroup", *selection, "tests/integration", "tests/security")
     failed = [name for name, result in results.items() if result == "failed"]
     if 0 < len(failed) <= MAX_REPEATED:
         print(f"  again, alone: {len(failed)} that failed", flush=True)

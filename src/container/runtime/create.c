@@ -111,6 +111,7 @@ static void describe(struct container *c)
     json_object_set_new(data, "hasPoststop", json_boolean(c->spec->hooks.poststop.count != 0));
     json_object_set_new(data, "hasPidNamespace",
                         json_boolean(spec_find_namespace(c->spec, CLONE_NEWPID) != NULL));
+    json_object_set_new(data, "keepsKeyring", json_boolean(c->options->no_new_keyring));
 }
 
 /* Whom the specification has the container's group given to: the root of its user namespace, if it is mounted for it to write. */

@@ -45,6 +45,7 @@ struct execution {
     pid_t pid;
     uint64_t joined;    /* CLONE_NEW* */
     bool is_in_unified; /* the process is born in the group of v2 */
+    bool keeps_keyring; /* as the container does */
 };
 
 /* Which namespaces are the container's: those that it has asked for, but for a user namespace that is the caller's own. */
@@ -75,7 +76,7 @@ noreturn_fn static void exec_process(struct execution *e)
                             .state = &e->loaded.state,
                             .status = e->loaded.status,
                             .preserve_fds = e->options->preserve_fds,
-                            .no_new_keyring = true};
+                            .no_new_keyring = e->keeps_keyring};
     int rc = channel_expect(channel, CHANNEL_GO, &e->message, "the runtime",
                             &err); /* the stage's message comes first */
     rc = rc < 0 ? rc : launch_become_root(e->config, &err);
@@ -85,6 +86,10 @@ noreturn_fn static void exec_process(struct execution *e)
     rc = rc < 0
              ? rc
              : launch_open_terminal(&e->spec.value.process, NULL, e->console_socket, &master, &err);
+    if (rc == 0) {
+        const int kept[] = {channel, master};
+        launch_close_descriptors(e->options->preserve_fds, kept, ARRAY_COUNT(kept));
+    }
     rc = rc < 0 ? rc : launch_prepare(&launch, &e->degrade, &err);
     (void)prctl(PR_SET_PDEATHSIG, 0);
     rc = rc < 0 ? rc
@@ -184,6 +189,7 @@ static int prepare(struct execution *e, const struct runtime *runtime, const cha
                                "cannot exec in a container that is not running: %s is %s", id,
                                container_status_name(status));
     }
+    e->keeps_keyring = json_is_true(json_object_get(e->loaded.state.data, "keepsKeyring"));
     e->container = state_open_process(&e->loaded.state);
     if (e->container < 0) {
         return error_set_errno(err, errno, "container %s", id);

@@ -94,6 +94,32 @@ int launch_open_terminal(const struct spec_process *process, struct rootfs *root
     return rc;
 }
 
+static bool is_among(int fd, const int *list, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (list[i] == fd) {
+            return true;
+        }
+    }
+    return false;
+}
+
+void launch_close_descriptors(unsigned preserve_fds, const int *kept, size_t count)
+{
+    int end = 3 + (int)preserve_fds;
+    for (size_t i = 0; i < count; i++) {
+        end = MAX(end, kept[i] + 1);
+    }
+    for (int fd = 3; fd < end; fd++) {
+        /* Of the caller's are those that an exec leaves open; where he has fewer than he says, the runtime's own are in their place. */
+        bool is_callers = fd < 3 + (int)preserve_fds && (fcntl(fd, F_GETFD) & FD_CLOEXEC) == 0;
+        if (!is_callers && !is_among(fd, kept, count)) {
+            (void)close(fd);
+        }
+    }
+    (void)syscall(SYS_close_range, end, ~0u, 0);
+}
+
 int launch_prepare(struct launch *launch, struct degrade *degrade, struct error *err)
 {
     int rc = process_set_environment(launch->spec, launch->no_new_keyring, launch->makes_cwd,

@@ -24,6 +24,10 @@ struct launch {
 int must_check launch_open_terminal(const struct spec_process *process, struct rootfs *rootfs,
                                     int console_socket, int *out_master, struct error *err);
 
+/* Once the process is in its root: closes all that was opened outside but what is preserved and the sockets 'kept' (-1: none). By a
+ * directory of the host's among it /proc/self/fd would lead there, as cwd or program (CVE-2024-21626), until the exec. */
+void launch_close_descriptors(unsigned preserve_fds, const int *kept, size_t count);
+
 /* What `hull-oci create` does in advance: working directory, limits, and whether there is such a program. */
 int must_check launch_prepare(struct launch *launch, struct degrade *degrade, struct error *err);
 /* Identity, seccomp, exec. Returns on failure only. Descriptors behind those that are preserved close at the exec. */

@@ -126,6 +126,10 @@ static int become_ready(struct container *c, struct launch *launch, struct error
              : launch_open_terminal(&c->spec->process, c->rootfs, c->console_socket, &master, err);
     rc = rc < 0 ? rc : enter(c, err);
     fault_step("process:entered");
+    if (rc == 0) {
+        const int kept[] = {c->channel[1], c->gate_socket, master};
+        launch_close_descriptors(c->options->preserve_fds, kept, ARRAY_COUNT(kept));
+    }
     if (rc == 0 && c->spec->has_process) {
         rc = launch_prepare(launch, &c->degrade, err);
     }
