@@ -55,6 +55,9 @@ static bool may_cover_in_proc(const char *below)
         "loadavg",
         "slabinfo",
         "net/dev",
+        "pressure/cpu",
+        "pressure/io",
+        "pressure/memory",
         "sys/kernel/ns_last_pid",
         "sys/crypto/fips_enabled",
     };
