@@ -33,6 +33,7 @@ struct container {
     int channel[2];     /* the runtime's end, the process' end */
     int gate_socket;    /* listens; -1: none */
     int console_socket; /* connected; -1: none */
+    int agent;          /* of seccomp, connected; -1: none */
     int terminal;       /* the master, of `run` in the foreground; -1: none */
     int pidfd;
     bool has_hooks_run;   /* hooks may have run: poststop is due */

@@ -201,6 +201,10 @@ static int prepare(struct container *c, struct error *err)
         (void)snprintf(cache, sizeof(cache), "%s/.seccomp", c->runtime->root);
         rc = seccomp_program_create(&c->spec->linux_.seccomp, cache, &c->program, &c->degrade, err);
     }
+    if (rc == 0 && c->program != NULL && seccomp_program_notifies(c->program)) {
+        c->agent = seccomp_connect_agent(&c->spec->linux_.seccomp, err);
+        rc = c->agent < 0 ? c->agent : 0;
+    }
     if (rc == 0 && c->options->console_socket != NULL) {
         rc = terminal_connect(c->options->console_socket, "--console-socket", &c->console_socket,
                               err);
@@ -411,6 +415,7 @@ static void release(struct container *c)
     close_fd(&c->channel[1]);
     close_fd(&c->gate_socket);
     close_fd(&c->console_socket);
+    close_fd(&c->agent);
     close_fd(&c->terminal);
     close_fd(&c->pidfd);
     namespaces_close(&c->namespaces);
@@ -434,8 +439,8 @@ static struct container *new_container(const struct runtime *runtime,
         c->options = options;
         c->gate = gate;
         c->state.folder = -1;
-        c->channel[0] = c->channel[1] = c->gate_socket = c->console_socket = c->terminal =
-            c->pidfd = -1;
+        c->channel[0] = c->channel[1] = c->gate_socket = c->console_socket = c->agent =
+            c->terminal = c->pidfd = -1;
     }
     return c;
 }

@@ -40,6 +40,7 @@ struct execution {
     struct channel_message message;
     int channel[2];
     int console_socket, terminal;
+    int agent;     /* of seccomp, connected; -1: none */
     int container; /* pidfd of its first process */
     int pidfd;
     pid_t pid;
@@ -76,7 +77,8 @@ noreturn_fn static void exec_process(struct execution *e)
                             .state = &e->loaded.state,
                             .status = e->loaded.status,
                             .preserve_fds = e->options->preserve_fds,
-                            .no_new_keyring = e->keeps_keyring};
+                            .no_new_keyring = e->keeps_keyring,
+                            .agent = e->agent};
     int rc = channel_expect(channel, CHANNEL_GO, &e->message, "the runtime",
                             &err); /* the stage's message comes first */
     rc = rc < 0 ? rc : launch_become_root(e->config, &err);
@@ -87,7 +89,7 @@ noreturn_fn static void exec_process(struct execution *e)
              ? rc
              : launch_open_terminal(&e->spec.value.process, NULL, e->console_socket, &master, &err);
     if (rc == 0) {
-        const int kept[] = {channel, master};
+        const int kept[] = {channel, master, e->agent};
         launch_close_descriptors(e->options->preserve_fds, kept, ARRAY_COUNT(kept));
     }
     rc = rc < 0 ? rc : launch_prepare(&launch, &e->degrade, &err);
@@ -202,6 +204,10 @@ static int prepare(struct execution *e, const struct runtime *runtime, const cha
         rc = seccomp_program_create(&e->config->linux_.seccomp, cache, &e->program, &e->degrade,
                                     err);
     }
+    if (rc == 0 && e->program != NULL && seccomp_program_notifies(e->program)) {
+        e->agent = seccomp_connect_agent(&e->config->linux_.seccomp, err);
+        rc = e->agent < 0 ? e->agent : 0;
+    }
     if (rc == 0 && e->options->console_socket != NULL) {
         rc = e->spec.value.process.has_terminal
                  ? terminal_connect(e->options->console_socket, "--console-socket",
@@ -220,7 +226,7 @@ static int prepare(struct execution *e, const struct runtime *runtime, const cha
 
 static void release(struct execution *e)
 {
-    int *fds[] = {&e->channel[0], &e->channel[1], &e->console_socket,
+    int *fds[] = {&e->channel[0], &e->channel[1], &e->console_socket, &e->agent,
                   &e->terminal,   &e->container,  &e->pidfd};
     for (size_t i = 0; i < ARRAY_COUNT(fds); i++) {
         if (*fds[i] >= 0) {
@@ -244,7 +250,8 @@ int runtime_exec(const struct runtime *runtime, const char *id, const struct exe
         return error_set_errno(err, ENOMEM, "executing in container %s", id);
     }
     e->options = options;
-    e->channel[0] = e->channel[1] = e->console_socket = e->terminal = e->container = e->pidfd = -1;
+    e->channel[0] = e->channel[1] = e->console_socket = e->agent = e->terminal = e->container =
+        e->pidfd = -1;
     sigset_t signals, before;
     sigfillset(&signals);
     if (!options->is_detached) {

@@ -143,7 +143,8 @@ static int install_filter(const struct launch *launch, struct error *err)
     int listener = -1;
     int rc = seccomp_program_install(launch->program, &listener, err);
     if (rc == 0 && listener >= 0) {
-        rc = seccomp_send_listener(&launch->spec->linux_.seccomp, listener, getpid(), state, err);
+        rc = seccomp_send_listener(&launch->spec->linux_.seccomp, launch->agent, listener, getpid(),
+                                   state, err);
         close(listener);
     }
     return rc;

@@ -16,6 +16,7 @@ struct launch {
     unsigned preserve_fds; /* from 3 on */
     bool makes_cwd;        /* where there is no such folder */
     bool no_new_keyring;
+    int agent;  /* of seccomp, connected; -1: none */
     char *path; /* launch_prepare: the program */
 };
 

@@ -127,7 +127,7 @@ static int become_ready(struct container *c, struct launch *launch, struct error
     rc = rc < 0 ? rc : enter(c, err);
     fault_step("process:entered");
     if (rc == 0) {
-        const int kept[] = {c->channel[1], c->gate_socket, master};
+        const int kept[] = {c->channel[1], c->gate_socket, master, c->agent};
         launch_close_descriptors(c->options->preserve_fds, kept, ARRAY_COUNT(kept));
     }
     if (rc == 0 && c->spec->has_process) {
@@ -172,7 +172,8 @@ void container_process(struct container *c)
                             .program = c->program,
                             .preserve_fds = c->options->preserve_fds,
                             .makes_cwd = true,
-                            .no_new_keyring = c->options->no_new_keyring};
+                            .no_new_keyring = c->options->no_new_keyring,
+                            .agent = c->agent};
     if (become_ready(c, &launch, &err) < 0) {
         channel_send_error(c->channel[1], &err);
         _exit(STATUS_FAILED);

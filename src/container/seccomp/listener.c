@@ -14,8 +14,9 @@
 
 #define AGENT_TIMEOUT_S 10 /* for an agent that neither accepts nor reads */
 
-static int connect_agent(const char *path, struct error *err)
+int seccomp_connect_agent(const struct spec_seccomp *seccomp, struct error *err)
 {
+    const char *path = seccomp->listener_path;
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     if (strlen(path) >= sizeof(address.sun_path)) {
         return error_set(err, ENAMETOOLONG,
@@ -48,7 +49,7 @@ static char *process_state(const struct spec_seccomp *seccomp, pid_t pid, const 
     return text;
 }
 
-int seccomp_send_listener(const struct spec_seccomp *seccomp, int listener, pid_t pid,
+int seccomp_send_listener(const struct spec_seccomp *seccomp, int agent, int listener, pid_t pid,
                           const char *state, struct error *err)
 {
     AUTO_FREE char *text = process_state(seccomp, pid, state);
@@ -56,15 +57,11 @@ int seccomp_send_listener(const struct spec_seccomp *seccomp, int listener, pid_
         return error_set(err, EINVAL,
                          "the state of the container for the seccomp agent is no JSON");
     }
-    AUTO_CLOSE int fd = connect_agent(seccomp->listener_path, err);
-    if (fd < 0) {
-        return fd;
-    }
     size_t size = strlen(text), done = 0;
     while (done < size) {
         /* The descriptor goes with the first bytes, and with them only. */
-        ssize_t sent =
-            pass_fd_send(fd, text + done, size - done, &listener, done == 0 ? 1 : 0, MSG_NOSIGNAL);
+        ssize_t sent = pass_fd_send(agent, text + done, size - done, &listener, done == 0 ? 1 : 0,
+                                    MSG_NOSIGNAL);
         if (sent < 0 && errno == EINTR) {
             continue;
         }

@@ -22,9 +22,11 @@ bool seccomp_program_notifies(const struct seccomp_program *program);
 int must_check seccomp_program_install(const struct seccomp_program *program, int *out_listener,
                                        struct error *err);
 
-/* Hands the listener to the agent at listenerPath: the container process state (runtime.md) as JSON, with the descriptor.
- * 'state' is the container's state as JSON. */
-int must_check seccomp_send_listener(const struct spec_seccomp *seccomp, int listener, pid_t pid,
-                                     const char *state, struct error *err);
+/* A connection to the agent at listenerPath, a path of the runtime's: made before the process is where that leads elsewhere. */
+int must_check seccomp_connect_agent(const struct spec_seccomp *seccomp, struct error *err);
+/* Hands the listener to the agent: the container process state (runtime.md) as JSON, with the descriptor. 'state' is the container's
+ * state as JSON. */
+int must_check seccomp_send_listener(const struct spec_seccomp *seccomp, int agent, int listener,
+                                     pid_t pid, const char *state, struct error *err);
 
 #endif

@@ -118,7 +118,10 @@ static void state_is_sent(void **state)
     assert_int_equal(pipe(pipes), 0);
     struct spec_seccomp seccomp = {.listener_path = path, .listener_metadata = "a \"b\""};
     struct error err = {0};
-    assert_int_equal(seccomp_send_listener(&seccomp, pipes[1], 42, STATE, &err), 0);
+    int agent = seccomp_connect_agent(&seccomp, &err);
+    assert_true(agent >= 0);
+    assert_int_equal(seccomp_send_listener(&seccomp, agent, pipes[1], 42, STATE, &err), 0);
+    (void)close(agent);
     int connection = accept(server, NULL, NULL);
     char text[4096];
     int received = receive(connection, text, sizeof(text));
@@ -136,7 +139,7 @@ static void state_is_sent(void **state)
     (void)close(server);
     (void)close(pipes[0]);
     assert_int_equal(unlink(path), 0);
-    assert_int_equal(seccomp_send_listener(&seccomp, pipes[1], 42, STATE, &err), -ENOENT);
+    assert_int_equal(seccomp_connect_agent(&seccomp, &err), -ENOENT);
     assert_non_null(strstr(err.text, "linux.seccomp.listenerPath: connecting to /tmp/hull-test-"));
     (void)close(pipes[1]);
     assert_int_equal(rmdir(folder), 0);
@@ -150,8 +153,8 @@ static void wrong_paths_are_refused(void **state)
     memset(path, 'x', sizeof(path) - 1);
     path[0] = '/';
     path[sizeof(path) - 1] = '\0';
-    assert_int_equal(seccomp_send_listener(&seccomp, 0, 42, STATE, &err), -ENAMETOOLONG);
-    assert_int_equal(seccomp_send_listener(&seccomp, 0, 42, "{", &err), -EINVAL);
+    assert_int_equal(seccomp_connect_agent(&seccomp, &err), -ENAMETOOLONG);
+    assert_int_equal(seccomp_send_listener(&seccomp, 0, 0, 42, "{", &err), -EINVAL);
 }
 
 int main(void)
