@@ -18,7 +18,7 @@
 #include "base/host/file.h"
 #include "container/seccomp/program.h"
 
-#define CACHE_MAGIC  UINT64_C(0x3150434c4c554801) /* with the layout's version in the lowest byte */
+#define CACHE_MAGIC  UINT64_C(0x3150434c4c554802) /* with the layout's version in the lowest byte */
 #define MAX_SOURCE   (1u << 20)                   /* larger ones are not worth the disk */
 #define MAX_ENTRIES  64
 #define NAME_SIZE    32

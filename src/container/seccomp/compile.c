@@ -3,6 +3,7 @@
 #include <linux/seccomp.h>
 #include <seccomp.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -168,7 +169,10 @@ static int export_filter(struct compiler *compiler, struct seccomp_program **out
     if (fstat(fd, &status) < 0) {
         return error_set_errno(compiler->err, errno, "measuring a seccomp filter");
     }
-    size_t count = (size_t)status.st_size / sizeof(struct sock_filter);
+    struct sock_filter prefix[SECCOMP_YOUNGER_MAX];
+    size_t prefix_count = seccomp_younger_prefix(compiler->seccomp, compiler->context, prefix);
+    size_t own_count = (size_t)status.st_size / sizeof(struct sock_filter);
+    size_t count = prefix_count + own_count;
     if (count > SECCOMP_MAX_INSTRUCTIONS) {
         return error_set(compiler->err, EINVAL,
                          "linux.seccomp: the filter has %zu instructions, the kernel takes %d",
@@ -178,8 +182,9 @@ static int export_filter(struct compiler *compiler, struct seccomp_program **out
     if (program == NULL) {
         return error_set_errno(compiler->err, ENOMEM, "a seccomp filter");
     }
-    rc = file_read_at(fd, program->filter, count * sizeof(program->filter[0]), 0, "seccomp filter",
-                      compiler->err);
+    memcpy(program->filter, prefix, prefix_count * sizeof(prefix[0]));
+    rc = file_read_at(fd, program->filter + prefix_count, own_count * sizeof(prefix[0]), 0,
+                      "seccomp filter", compiler->err);
     if (rc < 0) {
         seccomp_program_free(program);
         return rc;

@@ -23,6 +23,12 @@ int must_check seccomp_compile(const struct spec_seccomp *seccomp,
                                struct seccomp_program **out_program, struct degrade *degrade,
                                struct error *err);
 
+/* Instructions for in front of the filter that libseccomp makes of 'context' (scmp_filter_ctx), which answer ENOSYS for calls younger than
+ * the profile where its default action is another errno. Returns how many. */
+#define SECCOMP_YOUNGER_MAX 131
+size_t seccomp_younger_prefix(const struct spec_seccomp *seccomp, void *context,
+                              struct sock_filter out_filter[static SECCOMP_YOUNGER_MAX]);
+
 /* The filter made of this very text, or NULL. */
 struct seccomp_program *seccomp_cache_find(const char *folder, const char *source);
 /* Keeps it if that can be done; a cache is no reason to fail. */
