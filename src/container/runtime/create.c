@@ -215,6 +215,13 @@ static int prepare(struct container *c, struct error *err)
     return rc < 0 ? rc : channel_create(c->channel, err);
 }
 
+/* Who owns a new user namespace; -1: the runtime. */
+static int64_t owner_of(const struct container *c)
+{
+    bool is_new = (c->namespaces.created & CLONE_NEWUSER) != 0 && geteuid() == 0;
+    return is_new && !c->runtime->is_rootless ? mapped_id(&c->spec->linux_.uid_mappings) : -1;
+}
+
 /* The process in between: joins, then makes the container's process as its own sibling. */
 noreturn_fn static void stage_process(struct container *c)
 {
@@ -223,6 +230,7 @@ noreturn_fn static void stage_process(struct container *c)
     int rc = cgroup_attach(c->cgroup, 0, c->is_in_unified,
                            &err); /* its groups are those of its children */
     rc = rc < 0 ? rc : namespaces_join(&c->namespaces, &c->spec->linux_, &err);
+    namespaces_take_owner(owner_of(c));
     pid_t pid = rc == 0 ? namespaces_clone(c->namespaces.created, -1, true, NULL) : -1;
     if (pid == 0) {
         container_process(c);
@@ -233,8 +241,13 @@ noreturn_fn static void stage_process(struct container *c)
 static int make_process(struct container *c, struct error *err)
 {
     bool has_stage = c->namespaces.needs_stage;
+    int64_t owner = has_stage ? -1 : owner_of(c);
+    namespaces_take_owner(owner);
     pid_t pid = stage_clone(has_stage ? 0 : c->namespaces.created, c->cgroup, &c->is_in_unified,
                             has_stage ? NULL : &c->pidfd);
+    if (pid != 0) {
+        namespaces_give_owner_back(owner);
+    }
     if (pid == 0 && has_stage) {
         stage_process(c);
     }

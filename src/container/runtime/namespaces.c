@@ -5,11 +5,13 @@
 #include <fcntl.h>
 #include <linux/nsfs.h>
 #include <linux/sched.h>
+#include <linux/securebits.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -164,6 +166,24 @@ int namespaces_join(const struct namespaces *n, const struct spec_linux *linux_,
     }
     int rc = write_time_offset("monotonic", &linux_->monotonic, err);
     return rc < 0 ? rc : write_time_offset("boottime", &linux_->boottime, err);
+}
+
+/* Where it cannot be, the caller stays the owner. */
+void namespaces_take_owner(int64_t uid)
+{
+    if (uid > 0 && prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP) == 0) {
+        (void)setresuid((uid_t)-1, (uid_t)uid, (uid_t)-1);
+    }
+}
+
+void namespaces_give_owner_back(int64_t uid)
+{
+    int code = errno;
+    if (uid > 0) {
+        (void)setresuid((uid_t)-1, 0, (uid_t)-1);
+        (void)prctl(PR_SET_SECUREBITS, 0);
+    }
+    errno = code;
 }
 
 pid_t namespaces_clone(uint64_t flags, int cgroup, bool is_sibling, int *out_pidfd)
