@@ -215,11 +215,14 @@ static int prepare(struct container *c, struct error *err)
     return rc < 0 ? rc : channel_create(c->channel, err);
 }
 
-/* Who owns a new user namespace; -1: the runtime. */
+/* Who owns a new user namespace; -1: the runtime. Its groups have to be that one's too, which it enters by itself. */
 static int64_t owner_of(const struct container *c)
 {
     bool is_new = (c->namespaces.created & CLONE_NEWUSER) != 0 && geteuid() == 0;
-    return is_new && !c->runtime->is_rootless ? mapped_id(&c->spec->linux_.uid_mappings) : -1;
+    bool has_groups = c->namespaces.creates_cgroup && has_writable_cgroups(c->spec);
+    return is_new && has_groups && !c->runtime->is_rootless
+               ? mapped_id(&c->spec->linux_.uid_mappings)
+               : -1;
 }
 
 /* The process in between: joins, then makes the container's process as its own sibling. */
