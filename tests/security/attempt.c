@@ -269,6 +269,31 @@ static int step_overwrite(char **arguments)
     return report("truncate", truncate(path, 0));
 }
 
+/* Holds an io_uring open until it is killed. */
+static int step_hold_ring(char **arguments)
+{
+    unsigned char parameters[120] = {0}; /* struct io_uring_params */
+    if (syscall(SYS_io_uring_setup, 1, parameters) < 0) {
+        return report("io_uring", -1);
+    }
+    for (;;) {
+        (void)pause();
+    }
+}
+
+/* Holds a lock on a file. */
+static int step_hold_lock(char **arguments)
+{
+    int fd = open("/tmp/lock", O_RDWR | O_CREAT, 0600);
+    struct flock lock = {.l_type = F_WRLCK};
+    if (fd < 0 || fcntl(fd, F_OFD_SETLK, &lock) < 0) {
+        return report("lock", -1);
+    }
+    for (;;) {
+        (void)pause();
+    }
+}
+
 /* swap A B: exchanges two names until it is killed. */
 static int step_swap(char **arguments)
 {
@@ -291,6 +316,7 @@ static const struct {
     {"terminal", step_terminal, 0},   {"with-key", step_with_key, 1},
     {"find-key", step_find_key, 0},   {"descriptors", step_descriptors, 0},
     {"overwrite", step_overwrite, 1}, {"look", step_look, 0},
+    {"hold-ring", step_hold_ring, 0}, {"hold-lock", step_hold_lock, 0},
     {"swap", step_swap, 2},
 };
 

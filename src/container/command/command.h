@@ -33,7 +33,8 @@ int must_check command_add_word(struct command_words *words, const char *word, s
 
 extern const struct verb oci_create_verb, oci_start_verb, oci_state_verb, oci_kill_verb,
     oci_delete_verb, oci_run_verb, oci_exec_verb, oci_ps_verb, oci_list_verb, oci_pause_verb,
-    oci_resume_verb, oci_update_verb, oci_events_verb, oci_spec_verb, oci_features_verb;
+    oci_resume_verb, oci_update_verb, oci_events_verb, oci_spec_verb, oci_features_verb,
+    oci_checkpoint_verb, oci_restore_verb;
 
 /* main() of hull-oci. */
 int oci_main(int argc, char **argv);

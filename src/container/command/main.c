@@ -118,10 +118,12 @@ static const struct option_spec global_table[] = {
 };
 
 static const struct verb *const oci_verbs[] = {
-    &oci_create_verb, &oci_start_verb,  &oci_run_verb,      &oci_exec_verb,
-    &oci_state_verb,  &oci_list_verb,   &oci_ps_verb,       &oci_kill_verb,
-    &oci_pause_verb,  &oci_resume_verb, &oci_update_verb,   &oci_events_verb,
-    &oci_delete_verb, &oci_spec_verb,   &oci_features_verb, NULL,
+    &oci_create_verb, &oci_start_verb,      &oci_run_verb,
+    &oci_exec_verb,   &oci_state_verb,      &oci_list_verb,
+    &oci_ps_verb,     &oci_kill_verb,       &oci_pause_verb,
+    &oci_resume_verb, &oci_update_verb,     &oci_events_verb,
+    &oci_delete_verb, &oci_checkpoint_verb, &oci_restore_verb,
+    &oci_spec_verb,   &oci_features_verb,   NULL,
 };
 
 static const struct verb oci_verb = {

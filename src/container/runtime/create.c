@@ -136,7 +136,7 @@ static bool has_writable_cgroups(const struct spec *spec)
     return false;
 }
 
-static int make_groups(struct container *c, struct error *err)
+int container_make_groups(struct container *c, struct error *err)
 {
     const struct spec_linux *linux_ = &c->spec->linux_;
     bool is_given = c->namespaces.creates_cgroup && has_writable_cgroups(c->spec);
@@ -348,8 +348,16 @@ static void add_lines(json_t *report, const struct degrade *degrade)
     free(lines);
 }
 
+json_t *container_report(const struct degrade *told, const struct degrade *own)
+{
+    json_t *report = json_array();
+    add_lines(report, told); /* the process began with a copy of what the runtime had by then */
+    add_lines(report, own);
+    return report;
+}
+
 /* What the process could not have comes back with what the runtime could not give. */
-static int take_degrade(struct container *c, struct error *err)
+static int take_degrade(struct container *c, json_t **out_report, struct error *err)
 {
     struct degrade told;
     if (c->message.size != sizeof(told)) {
@@ -357,23 +365,25 @@ static int take_degrade(struct container *c, struct error *err)
     }
     memcpy(&told, c->message.data, sizeof(told));
     c->terminal = c->message.fd_count != 0 ? c->message.fds[0] : -1;
-    json_t *report = json_array();
-    add_lines(report, &told); /* the process began with a copy of what the runtime had by then */
-    add_lines(report, &c->degrade);
-    int rc = 0;
-    if (c->runtime->is_strict && json_array_size(report) != 0) {
-        json_t *first = json_array_get(report, 0);
-        rc = error_set(err, EOPNOTSUPP, "%s: %s (--strict)",
-                       json_string_value(json_object_get(first, "field")),
-                       json_string_value(json_object_get(first, "reason")));
-    }
-    json_object_set_new(c->state.data, "degraded", report);
-    return rc;
+    *out_report = container_report(&told, &c->degrade);
+    return 0;
 }
 
-static int finish(struct container *c, struct error *err)
+static int check_report(const struct container *c, const json_t *report, struct error *err)
 {
-    int rc = take_degrade(c, err);
+    if (!c->runtime->is_strict || json_array_size(report) == 0) {
+        return 0;
+    }
+    const json_t *first = json_array_get(report, 0);
+    return error_set(err, EOPNOTSUPP, "%s: %s (--strict)",
+                     json_string_value(json_object_get(first, "field")),
+                     json_string_value(json_object_get(first, "reason")));
+}
+
+int container_finish(struct container *c, json_t *report, struct error *err)
+{
+    int rc = check_report(c, report, err);
+    json_object_set_new(c->state.data, "degraded", report);
     c->state.start_ticks = process_start_ticks(c->state.pid);
     if (rc == 0 && c->state.start_ticks == 0) {
         rc = error_set(err, EPIPE, "%s ended before it was done", PROCESS_NAME);
@@ -393,7 +403,7 @@ static int finish(struct container *c, struct error *err)
 }
 
 /* Whatever there is of it goes. 'err' is kept. */
-static void undo(struct container *c)
+void container_undo(struct container *c)
 {
     struct error ignored = {0};
     if (c->pidfd >= 0) {
@@ -425,7 +435,7 @@ static void close_fd(int *fd)
     }
 }
 
-static void release(struct container *c)
+void container_release(struct container *c)
 {
     close_fd(&c->channel[0]);
     close_fd(&c->channel[1]);
@@ -445,9 +455,8 @@ static void release(struct container *c)
     free(c);
 }
 
-static struct container *new_container(const struct runtime *runtime,
-                                       const struct create_options *options,
-                                       enum container_gate gate)
+struct container *container_new(const struct runtime *runtime, const struct create_options *options,
+                                enum container_gate gate)
 {
     struct container *c = calloc(1, sizeof(*c));
     if (c != NULL) {
@@ -461,7 +470,7 @@ static struct container *new_container(const struct runtime *runtime,
     return c;
 }
 
-static int make(struct container *c, const char *id, struct error *err)
+int container_configure(struct container *c, const char *id, struct error *err)
 {
     AUTO_FREE char *text = NULL;
     size_t size;
@@ -475,19 +484,33 @@ static int make(struct container *c, const char *id, struct error *err)
     fault_step("folder");
     describe(c);
     rc = files_write_at(c->state.folder, STATE_CONFIG, text, size, err);
-    rc = rc < 0 ? rc : prepare(c, err);
+    if (rc < 0) {
+        container_undo(c);
+    }
+    return rc;
+}
+
+static int make(struct container *c, const char *id, struct error *err)
+{
+    int rc = container_configure(c, id, err);
+    if (rc < 0) {
+        return rc;
+    }
+    rc = prepare(c, err);
     fault_step("prepared");
-    rc = rc < 0 ? rc : make_groups(c, err);
+    rc = rc < 0 ? rc : container_make_groups(c, err);
     fault_step("groups");
     rc = rc < 0 ? rc : make_process(c, err);
     fault_step("process");
     c->has_hooks_run = rc == 0;
     rc = rc < 0 ? rc : guide(c, err);
     fault_step("guided");
-    rc = rc < 0 ? rc : finish(c, err);
+    json_t *report = NULL;
+    rc = rc < 0 ? rc : take_degrade(c, &report, err);
+    rc = rc < 0 ? rc : container_finish(c, report, err);
     fault_step("finished");
     if (rc < 0) {
-        undo(c);
+        container_undo(c);
     }
     return rc;
 }
@@ -495,12 +518,12 @@ static int make(struct container *c, const char *id, struct error *err)
 int runtime_create(const struct runtime *runtime, const char *id,
                    const struct create_options *options, struct error *err)
 {
-    struct container *c = new_container(runtime, options, GATE_SOCKET);
+    struct container *c = container_new(runtime, options, GATE_SOCKET);
     if (c == NULL) {
         return error_set_errno(err, ENOMEM, "creating container %s", id);
     }
     int rc = make(c, id, err);
-    release(c);
+    container_release(c);
     return rc;
 }
 
@@ -517,7 +540,7 @@ static int let_go(struct container *c, struct error *err)
 int runtime_run(const struct runtime *runtime, const char *id, const struct create_options *options,
                 bool is_detached, bool is_kept, int *out_status, struct error *err)
 {
-    struct container *c = new_container(runtime, options, GATE_CHANNEL);
+    struct container *c = container_new(runtime, options, GATE_CHANNEL);
     if (c == NULL) {
         return error_set_errno(err, ENOMEM, "running container %s", id);
     }
@@ -528,14 +551,14 @@ int runtime_run(const struct runtime *runtime, const char *id, const struct crea
     }
     int rc = make(c, id, err);
     if (rc == 0 && (rc = let_go(c, err)) < 0) {
-        undo(c);
+        container_undo(c);
     }
     bool is_running = rc == 0;
     if (is_running && !is_detached) {
         (void)flock(c->state.folder, LOCK_UN); /* others may look at it, and delete it */
         rc = terminal_wait(c->state.pid, c->pidfd, c->terminal, &signals, out_status, err);
     }
-    release(c);
+    container_release(c);
     if (!is_detached) {
         (void)sigprocmask(SIG_SETMASK, &before, NULL);
     }

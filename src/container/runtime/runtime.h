@@ -41,6 +41,27 @@ struct exec_options {
     unsigned preserve_fds;
 };
 
+enum checkpoint_cgroups {
+    CHECKPOINT_SOFT,
+    CHECKPOINT_FULL,
+    CHECKPOINT_STRICT,
+    CHECKPOINT_IGNORE
+};
+
+struct checkpoint_options {
+    const char *image_path,
+        *work_path;          /* folders, made where they are missing; work_path NULL: the image's */
+    const char *parent_path; /* of an earlier one, from the image's folder; NULL: none */
+    const char *lsm_profile, *lsm_mount_context;
+    const char *page_server_address; /* NULL: memory goes to the image */
+    unsigned page_server_port;
+    int status_fd; /* gets a byte when lazy pages may be asked for; -1: none */
+    enum checkpoint_cgroups cgroups;
+    bool leaves_running, is_pre_dump, is_lazy, is_shell_job, dedups;
+    bool allows_tcp, allows_unix, allows_locks;
+    bool empty_network; /* devices and addresses are the caller's matter */
+};
+
 int must_check runtime_create(const struct runtime *runtime, const char *id,
                               const struct create_options *options, struct error *err);
 int must_check runtime_start(const struct runtime *runtime, const char *id, struct error *err);
@@ -61,6 +82,15 @@ int must_check runtime_pause(const struct runtime *runtime, const char *id, bool
 /* 'resources': a JSON object as linux.resources. */
 int must_check runtime_update(const struct runtime *runtime, const char *id, const char *resources,
                               size_t size, struct error *err);
+
+/* By the program criu. What cannot be written is told before anything is touched; a container that is not left running is deleted. */
+int must_check runtime_checkpoint(const struct runtime *runtime, const char *id,
+                                  const struct checkpoint_options *options, struct error *err);
+/* Unless detached the wait for its end too, and delete. 'out_status': the program's. */
+int must_check runtime_restore(const struct runtime *runtime, const char *id,
+                               const struct create_options *create,
+                               const struct checkpoint_options *options, bool is_detached,
+                               int *out_status, struct error *err);
 
 /* New references. */
 int must_check runtime_state(const struct runtime *runtime, const char *id, json_t **out_state,

@@ -192,7 +192,8 @@ int state_save(const struct state *state, struct error *err)
 
 int state_remove(const char *root, const struct state *state, struct error *err)
 {
-    static const char *const files[] = {STATE_GATE, STATE_CONFIG, STATE_FILE_NEW, STATE_FILE};
+    static const char *const files[] = {STATE_GATE, STATE_RESTORED, STATE_CONFIG, STATE_FILE_NEW,
+                                        STATE_FILE};
     for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
         if (unlinkat(state->folder, files[i], 0) < 0 && errno != ENOENT) {
             return error_set_errno(err, errno, "removing %s of container %s", files[i], state->id);

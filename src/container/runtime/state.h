@@ -15,8 +15,9 @@
 
 #include "base/core/error.h"
 
-#define STATE_CONFIG "config.json"
-#define STATE_GATE   "start.sock"
+#define STATE_CONFIG   "config.json"
+#define STATE_GATE     "start.sock"
+#define STATE_RESTORED "restored.pid" /* while it is restored */
 
 enum container_status {
     CONTAINER_CREATING,

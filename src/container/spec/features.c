@@ -65,7 +65,7 @@ static json_t *annotations(void)
     (void)snprintf(library, sizeof(library), "%u.%u.%u", version->major, version->minor,
                    version->micro);
     return json_pack("{s:s, s:s, s:s}", "io.github.seccomp.libseccomp.version", library,
-                     "org.opencontainers.runc.checkpoint.enabled", "false", "io.hull.version",
+                     "org.opencontainers.runc.checkpoint.enabled", "true", "io.hull.version",
                      HULL_VERSION);
 }
 
