@@ -39,6 +39,7 @@ def normal(text):
     text = re.sub(r"shared:\d+|master:\d+|propagate_from:\d+", "", text)
     text = re.sub(r"(pid|socket|pipe|mnt|net|ipc|uts):\[\d+\]", r"\1", text)
     text = re.sub(r"/tmp/hull-oci-test-\w+", "/place", text)
+    text = re.sub(r"/tmp/#\d+ ", "/tmp/file ", text)  # output's, without a name
     # Masked paths: each runtime has a tmpfs, or a /dev/null, of its own choice.
     text = re.sub(r"^\S+ (/proc/(?:acpi|keys|timer_list|cpuinfo|kcore|scsi|latency_stats)|/sys/firmware|/dev/shm) .*$", r"masked \1", text, flags=re.M)
     return re.sub(r"pid \d+'s", "pid's", re.sub(r" +", " ", text))

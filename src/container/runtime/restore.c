@@ -195,6 +195,7 @@ static int restore(struct restoration *r, const char *id, struct error *err)
         return rc;
     }
     rc = check(r, err);
+    rc = rc < 0 ? rc : namespaces_open(c->spec, &c->namespaces, err);
     rc = rc < 0 ? rc : open_network(r, err);
     rc = rc < 0 ? rc : container_make_groups(c, err);
     rc = rc < 0 ? rc : run_restore(r, err);
