@@ -146,7 +146,7 @@ static int make_place(const struct cgroup *cgroup, struct cgroup_place *place,
                       const struct cgroup_request *request, struct degrade *degrade,
                       struct error *err)
 {
-    AUTO_GROUP int hierarchy_fd = cgroup_open_hierarchy(place->folder, place->is_unified);
+    AUTO_HANDLE int hierarchy_fd = cgroup_open_hierarchy(place->folder, place->is_unified);
     if (hierarchy_fd < 0) {
         return error_set_errno(err, -hierarchy_fd, "opening %s/%s", CGROUP_ROOT, place->folder);
     }
@@ -192,7 +192,7 @@ static void unmake_places(const struct cgroup *cgroup)
 {
     for (size_t i = 0; i < cgroup->count; i++) {
         const struct cgroup_place *place = &cgroup->place[i];
-        AUTO_GROUP int fd =
+        AUTO_HANDLE int fd =
             place->made > 0 ? cgroup_open_hierarchy(place->folder, place->is_unified) : -1;
         if (fd >= 0) {
             group_unmake(fd, place->path, place->made);
@@ -403,7 +403,7 @@ int cgroup_open_controller(const struct cgroup *cgroup, enum cgroup_controller c
     if (place == NULL) {
         place = cgroup_find_unified(cgroup);
     }
-    AUTO_GROUP int fd = place == NULL ? -ENOENT : place_open(place);
+    AUTO_HANDLE int fd = place == NULL ? -ENOENT : place_open(place);
     if (fd < 0 || (place_controllers(place, fd) & 1U << controller) == 0) {
         return fd < 0 ? fd : -ENOENT;
     }
@@ -442,7 +442,7 @@ int cgroup_attach(struct cgroup *cgroup, pid_t pid, bool is_in_unified, struct e
         if (place->is_unified && is_in_unified) {
             continue;
         }
-        AUTO_GROUP int group_fd = place_open(place);
+        AUTO_HANDLE int group_fd = place_open(place);
         if (group_fd < 0) {
             return error_set_errno(err, -group_fd, "opening group %s/%s/%s", CGROUP_ROOT,
                                    place->folder, place->path);
@@ -488,8 +488,8 @@ int cgroup_attach_below(struct cgroup *cgroup, const char *below, pid_t pid, str
     for (size_t i = 0; i < cgroup->count; i++) {
         const struct cgroup_place *place = &cgroup->place[i];
         bool is_meant = controllers == UINT32_MAX || (place->controllers & controllers) != 0;
-        AUTO_GROUP int group_fd = place_open(place);
-        AUTO_GROUP int below_fd =
+        AUTO_HANDLE int group_fd = place_open(place);
+        AUTO_HANDLE int below_fd =
             group_fd < 0 ? group_fd : group_open(group_fd, is_meant ? path : "");
         if (below_fd < 0) {
             return error_set_errno(err, -below_fd, "opening group %s/%s/%s/%s", CGROUP_ROOT,

@@ -19,7 +19,7 @@ static int fill_file(int hierarchy_fd, const char *path, const char *file)
         return -ENOMEM;
     }
     /* Upwards to the first one that has something ... */
-    AUTO_GROUP int fd = -1;
+    AUTO_HANDLE int fd = -1;
     size_t end = strlen(copy);
     for (;;) {
         copy[end] = '\0';

@@ -49,7 +49,7 @@ static int find_program(int group_fd)
     for (uint32_t i = 0; i < count && i < MAX_PROGRAMS; i++) {
         union bpf_attr by_id = {0};
         by_id.prog_id = ids[i];
-        AUTO_GROUP int fd = bpf(BPF_PROG_GET_FD_BY_ID, &by_id);
+        AUTO_HANDLE int fd = bpf(BPF_PROG_GET_FD_BY_ID, &by_id);
         if (fd < 0) {
             continue;
         }
@@ -69,7 +69,7 @@ static int find_program(int group_fd)
 /* Filters of groups above, and of others here, go on to count: all have to agree. */
 static int attach_program(int group_fd, int program_fd, bool is_new)
 {
-    AUTO_GROUP int old_fd = -1;
+    AUTO_HANDLE int old_fd = -1;
     if (!is_new) {
         int found = find_program(group_fd);
         if (found < 0 && found != -ENOENT) {
@@ -114,13 +114,13 @@ static int set_filter(const struct cgroup_place *place, const struct spec_resour
     if (rc < 0) {
         return rc;
     }
-    AUTO_GROUP int program_fd = load_program(program, count);
+    AUTO_HANDLE int program_fd = load_program(program, count);
     if (program_fd < 0) {
         return program_fd == -EPERM || program_fd == -ENOSYS || program_fd == -EINVAL
                    ? -program_fd
                    : error_set_errno(err, -program_fd, FIELD ": loading the filter");
     }
-    AUTO_GROUP int group_fd = place_open(place);
+    AUTO_HANDLE int group_fd = place_open(place);
     rc = group_fd < 0 ? group_fd : attach_program(group_fd, program_fd, is_new);
     if (rc == -EPERM || rc == -EACCES) {
         return -rc;
@@ -179,7 +179,7 @@ static int set_controller(const struct cgroup_place *place, const struct spec_re
                                                      .can_read = true,
                                                      .can_write = true,
                                                      .can_mknod = true};
-    AUTO_GROUP int group_fd = place_open(place);
+    AUTO_HANDLE int group_fd = place_open(place);
     if (group_fd < 0) {
         return error_set_errno(err, -group_fd, FIELD ": opening group /%s", place->path);
     }

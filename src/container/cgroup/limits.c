@@ -241,7 +241,7 @@ static uint32_t enable_controllers(const struct cgroup *cgroup, const struct cgr
     if (is_hybrid && (wanted & ~has) == 0) {
         return has;
     }
-    AUTO_GROUP int hierarchy_fd = cgroup_open_hierarchy(place->folder, true);
+    AUTO_HANDLE int hierarchy_fd = cgroup_open_hierarchy(place->folder, true);
     AUTO_FREE char *path = strdup(place->path);
     if (hierarchy_fd < 0 || path == NULL) {
         return has;
@@ -258,7 +258,7 @@ static uint32_t enable_controllers(const struct cgroup *cgroup, const struct cgr
     enable_in(hierarchy_fd, missing);
     for (char *end = strchr(path, '/'); end != NULL; end = strchr(end + 1, '/')) {
         *end = '\0';
-        AUTO_GROUP int fd = group_open(hierarchy_fd, path);
+        AUTO_HANDLE int fd = group_open(hierarchy_fd, path);
         *end = '/';
         if (fd >= 0) {
             enable_in(fd, missing & place_controllers(place, fd));

@@ -35,8 +35,8 @@ static bool is_there(int group_fd)
  * the last one, and not at all if the group is gone by then. -1: without. */
 static int watch_removal(int group_fd)
 {
-    AUTO_GROUP int parent_fd = openat(group_fd, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    AUTO_GROUP int watch_fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
+    AUTO_HANDLE int parent_fd = openat(group_fd, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    AUTO_HANDLE int watch_fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
     char path[32];
     (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", parent_fd);
     if (parent_fd < 0 || watch_fd < 0 || inotify_add_watch(watch_fd, path, IN_DELETE) < 0) {
@@ -63,7 +63,7 @@ static int wait_for_either(int memory_fd, int group_fd, int tells_fd, bool is_v1
             return rc;
         }
     }
-    AUTO_GROUP int watch_fd = watch_removal(memory_fd);
+    AUTO_HANDLE int watch_fd = watch_removal(memory_fd);
     for (;;) {
         char text[512];
         drain(watch_fd);
@@ -105,16 +105,17 @@ int cgroup_wait_oom(struct cgroup *cgroup, struct error *err)
     if (memory == NULL) {
         return error_set(err, EOPNOTSUPP, "the container has no group that counts memory");
     }
-    AUTO_GROUP int memory_fd = place_open(memory);
-    AUTO_GROUP int group_fd = unified == NULL ? -1 : place_open(unified);
+    AUTO_HANDLE int memory_fd = place_open(memory);
+    AUTO_HANDLE int group_fd = unified == NULL ? -1 : place_open(unified);
     if (memory_fd < 0) {
         return memory_fd == -ENOENT
                    ? 0
                    : error_set_errno(err, -memory_fd, "opening group /%s", memory->path);
     }
-    AUTO_GROUP int tells_fd = v1 != NULL ? register_v1(memory_fd)
-                                         : openat(memory_fd, "memory.events", O_RDONLY | O_CLOEXEC);
-    AUTO_GROUP int events_fd =
+    AUTO_HANDLE int tells_fd = v1 != NULL
+                                   ? register_v1(memory_fd)
+                                   : openat(memory_fd, "memory.events", O_RDONLY | O_CLOEXEC);
+    AUTO_HANDLE int events_fd =
         group_fd < 0 ? -1 : openat(group_fd, "cgroup.events", O_RDONLY | O_CLOEXEC);
     int rc = tells_fd >= 0 ? wait_for_either(memory_fd, group_fd, tells_fd, v1 != NULL, events_fd)
              : v1 != NULL  ? tells_fd

@@ -63,7 +63,7 @@ static int add_pids(int group_fd, void *ctx)
 static int list_place(const struct cgroup_place *place, struct pid_list *out_list)
 {
     *out_list = (struct pid_list){0};
-    AUTO_GROUP int group_fd = place_open(place);
+    AUTO_HANDLE int group_fd = place_open(place);
     if (group_fd < 0) {
         return group_fd == -ENOENT ? 0 : group_fd;
     }
@@ -99,7 +99,7 @@ static int has_pids(int group_fd, void *ctx)
 bool cgroup_has_processes(const struct cgroup *cgroup)
 {
     const struct cgroup_place *place = cgroup_find_processes(cgroup);
-    AUTO_GROUP int group_fd = place == NULL ? -1 : place_open(place);
+    AUTO_HANDLE int group_fd = place == NULL ? -1 : place_open(place);
     uint64_t is_populated;
     if (group_fd < 0) {
         return false;
@@ -179,7 +179,7 @@ static const struct cgroup_place *find_freezer(const struct cgroup *cgroup)
 {
     const struct cgroup_place *place = cgroup_find_unified(cgroup);
     if (place != NULL) {
-        AUTO_GROUP int group_fd = place_open(place);
+        AUTO_HANDLE int group_fd = place_open(place);
         if (group_fd < 0 || faccessat(group_fd, "cgroup.freeze", F_OK, 0) == 0) {
             return place;
         }
@@ -193,7 +193,7 @@ static int freeze_quietly(const struct cgroup *cgroup, bool is_frozen)
     if (place == NULL) {
         return -EOPNOTSUPP;
     }
-    AUTO_GROUP int group_fd = place_open(place);
+    AUTO_HANDLE int group_fd = place_open(place);
     if (group_fd < 0) {
         return group_fd;
     }
@@ -221,7 +221,7 @@ int cgroup_freeze(struct cgroup *cgroup, bool is_frozen, struct error *err)
 bool cgroup_is_frozen(const struct cgroup *cgroup)
 {
     const struct cgroup_place *place = find_freezer(cgroup);
-    AUTO_GROUP int group_fd = place == NULL ? -1 : place_open(place);
+    AUTO_HANDLE int group_fd = place == NULL ? -1 : place_open(place);
     char state[16];
     if (group_fd < 0) {
         return false;
@@ -298,7 +298,7 @@ int cgroup_kill(struct cgroup *cgroup, int signal, struct error *err)
 {
     if (signal == SIGKILL) {
         const struct cgroup_place *place = cgroup_find_unified(cgroup);
-        AUTO_GROUP int group_fd = place == NULL ? -1 : place_open(place);
+        AUTO_HANDLE int group_fd = place == NULL ? -1 : place_open(place);
         if (group_fd >= 0 && control_write(group_fd, "cgroup.kill", "1") == 0) {
             return 0;
         }
@@ -320,7 +320,7 @@ int cgroup_kill(struct cgroup *cgroup, int signal, struct error *err)
 
 static int remove_place(const struct cgroup_place *place, int64_t deadline_ms)
 {
-    AUTO_GROUP int hierarchy_fd = cgroup_open_hierarchy(place->folder, place->is_unified);
+    AUTO_HANDLE int hierarchy_fd = cgroup_open_hierarchy(place->folder, place->is_unified);
     if (hierarchy_fd < 0) {
         return hierarchy_fd == -ENOENT ? 0 : hierarchy_fd;
     }
@@ -331,7 +331,7 @@ static int remove_place(const struct cgroup_place *place, int64_t deadline_ms)
         if (errno != EBUSY) {
             return -errno;
         }
-        AUTO_GROUP int group_fd = group_open(hierarchy_fd, place->path);
+        AUTO_HANDLE int group_fd = group_open(hierarchy_fd, place->path);
         int rc = group_fd < 0 ? group_fd : group_remove_below(group_fd);
         if (rc == 0 && unlinkat(hierarchy_fd, place->path, AT_REMOVEDIR) == 0) {
             break;
@@ -365,7 +365,7 @@ static int remove_place(const struct cgroup_place *place, int64_t deadline_ms)
 /* A group that perhaps was there before, with others inside: only if it is empty. */
 static int remove_planned(const struct cgroup_place *place)
 {
-    AUTO_GROUP int hierarchy_fd = cgroup_open_hierarchy(place->folder, place->is_unified);
+    AUTO_HANDLE int hierarchy_fd = cgroup_open_hierarchy(place->folder, place->is_unified);
     return hierarchy_fd < 0 || unlinkat(hierarchy_fd, place->path, AT_REMOVEDIR) == 0 ||
                    errno == ENOENT || errno == EBUSY
                ? 0
@@ -377,7 +377,7 @@ int cgroup_remove(struct cgroup *cgroup, unsigned timeout_ms, struct error *err)
     int64_t deadline_ms = now_ms() + timeout_ms;
     const struct cgroup_place *unified = cgroup_find_unified(cgroup);
     if (unified != NULL) {
-        AUTO_GROUP int group_fd = place_open(unified);
+        AUTO_HANDLE int group_fd = place_open(unified);
         int rc = group_fd < 0 ? 0 : wait_event(group_fd, "populated", false, deadline_ms);
         if (rc == -ETIMEDOUT) {
             return error_set(err, EBUSY, "removing group /%s: its processes do not end",

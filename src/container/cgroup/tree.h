@@ -10,15 +10,7 @@
 
 #include "base/core/compiler.h"
 #include "base/core/error.h"
-
-/* For descriptors and -errno in one variable. */
-static inline void group_cleanup_fd(const int *fd)
-{
-    if (*fd >= 0) {
-        close(*fd);
-    }
-}
-#define AUTO_GROUP __attribute__((cleanup(group_cleanup_fd)))
+#include "container/descriptor.h"
 
 /* A path from a configuration in its plain form, as new memory: slashes at both ends, doubled ones and "." are gone.
  * Errors: -EINVAL for "..", control characters, and more than 4095 bytes. */

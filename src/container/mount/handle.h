@@ -4,18 +4,9 @@
 
 #include <stdbool.h>
 #include <stdint.h>
-#include <unistd.h>
 
 #include "base/core/compiler.h"
-
-/* For descriptors of functions that return -errno: what is negative is not closed. */
-static inline void handle_cleanup(int *fd)
-{
-    if (*fd >= 0) {
-        close(*fd);
-    }
-}
-#define AUTO_HANDLE __attribute__((cleanup(handle_cleanup)))
+#include "container/descriptor.h"
 
 /* MOUNT_ATTR_* set and cleared, in all of the tree if 'is_recursive'. What is not named stays as it is, so also what is locked in a
  * user namespace; a change of access times that is locked is left away. 0 or -errno. */

@@ -196,15 +196,9 @@ static int prepare(struct container *c, struct error *err)
                          0;
     c->is_locked = !c->runtime->is_rootless && rootfs_needs_lock(&rootfs);
     rc = rc < 0 ? rc : rootfs_create(&rootfs, &c->rootfs, err);
-    if (rc == 0 && c->spec->linux_.seccomp.is_set) {
-        char cache[PATH_MAX];
-        (void)snprintf(cache, sizeof(cache), "%s/.seccomp", c->runtime->root);
-        rc = seccomp_program_create(&c->spec->linux_.seccomp, cache, &c->program, &c->degrade, err);
-    }
-    if (rc == 0 && c->program != NULL && seccomp_program_notifies(c->program)) {
-        c->agent = seccomp_connect_agent(&c->spec->linux_.seccomp, err);
-        rc = c->agent < 0 ? c->agent : 0;
-    }
+    rc = rc < 0 ? rc
+                : launch_make_filter(c->runtime->root, &c->spec->linux_.seccomp, &c->program,
+                                     &c->agent, &c->degrade, err);
     if (rc == 0 && c->options->console_socket != NULL) {
         rc = terminal_connect(c->options->console_socket, "--console-socket", &c->console_socket,
                               err);

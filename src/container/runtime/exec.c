@@ -198,16 +198,9 @@ static int prepare(struct execution *e, const struct runtime *runtime, const cha
     }
     rc = loaded_spec(&e->loaded, &e->config, err);
     rc = rc < 0 ? rc : exec_spec_make(e->config, e->options, &e->spec, err);
-    if (rc == 0 && e->config->linux_.seccomp.is_set) {
-        char cache[PATH_MAX];
-        (void)snprintf(cache, sizeof(cache), "%s/.seccomp", runtime->root);
-        rc = seccomp_program_create(&e->config->linux_.seccomp, cache, &e->program, &e->degrade,
-                                    err);
-    }
-    if (rc == 0 && e->program != NULL && seccomp_program_notifies(e->program)) {
-        e->agent = seccomp_connect_agent(&e->config->linux_.seccomp, err);
-        rc = e->agent < 0 ? e->agent : 0;
-    }
+    rc = rc < 0 ? rc
+                : launch_make_filter(runtime->root, &e->config->linux_.seccomp, &e->program,
+                                     &e->agent, &e->degrade, err);
     if (rc == 0 && e->options->console_socket != NULL) {
         rc = e->spec.value.process.has_terminal
                  ? terminal_connect(e->options->console_socket, "--console-socket",

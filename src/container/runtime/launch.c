@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <limits.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -59,6 +60,26 @@ static bool has_variable(const struct spec_strings *env, const char *name)
         }
     }
     return false;
+}
+
+int launch_make_filter(const char *root, const struct spec_seccomp *seccomp,
+                       struct seccomp_program **out_program, int *out_agent,
+                       struct degrade *degrade, struct error *err)
+{
+    *out_program = NULL;
+    *out_agent = -1;
+    if (!seccomp->is_set) {
+        return 0;
+    }
+    char cache[PATH_MAX];
+    (void)snprintf(cache, sizeof(cache), "%s/.seccomp", root);
+    int rc = seccomp_program_create(seccomp, cache, out_program, degrade, err);
+    if (rc == 0 && seccomp_program_notifies(*out_program)) {
+        int agent = seccomp_connect_agent(seccomp, err);
+        rc = agent < 0 ? agent : 0;
+        *out_agent = agent < 0 ? -1 : agent;
+    }
+    return rc;
 }
 
 int launch_open_terminal(const struct spec_process *process, struct rootfs *rootfs,

@@ -189,7 +189,7 @@ struct spec_resources {
         struct spec_i64 quota_us, realtime_runtime_us, idle;
         const char *cpus, *mems; /* NULL: not given */
     } cpu;
-    struct spec_i64 pids_limit; /* 0 and less: none, as given */
+    struct spec_i64 pids_limit; /* 0 is one: nothing but the first process; negative: none */
     struct {
         struct spec_u64 weight, leaf_weight;
         struct spec_block_limits weights, read_bps, write_bps, read_iops, write_iops;
