@@ -11,6 +11,7 @@
 #include "container/cgroup/cpuset.h"
 #include "container/cgroup/internal.h"
 #include "container/cgroup/tree.h"
+#include "container/cgroup/unit.h"
 
 #define DELEGATE_LIST "/sys/kernel/cgroup/delegate"
 
@@ -220,11 +221,13 @@ static int make_places(struct cgroup *cgroup, const struct cgroup_request *reque
         i++;
     }
     cgroup->is_planned = false;
-    return is_reused ? check_reused(cgroup, err) : 0;
+    /* A scope is new, and has its first process. */
+    return is_reused && cgroup->manager == CGROUP_MANAGER_FILES ? check_reused(cgroup, err) : 0;
 }
 
+/* 'group': where systemd has put the scope; NULL: where the request says. */
 static int plan_places(struct cgroup *cgroup, const struct cgroup_request *request,
-                       struct error *err)
+                       const char *group, struct error *err)
 {
     struct cgroup_layout layout;
     int rc = cgroup_layout_read(&layout, err);
@@ -237,7 +240,11 @@ static int plan_places(struct cgroup *cgroup, const struct cgroup_request *reque
     for (size_t i = 0; rc == 0 && i < layout.count; i++) {
         const struct cgroup_hierarchy *hierarchy = &layout.hierarchy[i];
         struct cgroup_place *place = &cgroup->place[cgroup->count];
-        rc = choose_path(request, hierarchy, &place->path, err);
+        if (group == NULL) {
+            rc = choose_path(request, hierarchy, &place->path, err);
+        } else if ((place->path = strdup(group)) == NULL) {
+            rc = error_set(err, ENOMEM, "no memory for a path");
+        }
         if (rc == 0) {
             memcpy(place->folder, hierarchy->folder, sizeof(place->folder));
             place->is_unified = hierarchy->is_unified;
@@ -246,6 +253,19 @@ static int plan_places(struct cgroup *cgroup, const struct cgroup_request *reque
         }
     }
     cgroup_layout_fini(&layout);
+    return rc;
+}
+
+static int plan_unit(struct cgroup *cgroup, const struct cgroup_request *request, struct error *err)
+{
+    struct unit_name unit;
+    cgroup->is_users_unit =
+        unit_is_users(request->is_rootless, geteuid() == 0, getenv("XDG_RUNTIME_DIR"));
+    int rc = unit_name_parse(request->path, request->id, cgroup->is_users_unit, &unit, err);
+    rc = rc < 0 ? rc : unit_check(err);
+    if (rc == 0) {
+        memcpy(cgroup->unit, unit.name, sizeof(cgroup->unit));
+    }
     return rc;
 }
 
@@ -263,16 +283,34 @@ int cgroup_plan(const struct cgroup_request *request, struct cgroup **out_cgroup
     case CGROUP_MANAGER_DISABLED:
         break;
     case CGROUP_MANAGER_SYSTEMD:
-        rc = error_set(err, EOPNOTSUPP, "this build has no systemd manager of control groups");
+        rc = plan_unit(cgroup, request, err);
         break;
     case CGROUP_MANAGER_FILES:
-        rc = plan_places(cgroup, request, err);
+        rc = plan_places(cgroup, request, NULL, err);
         break;
     }
     if (rc == 0) {
         *out_cgroup = TAKE_PTR(cgroup);
     }
     return rc;
+}
+
+/* systemd makes the groups of v2, and those of v1 that it has use for; the others are made beside them. */
+static int make_unit(struct cgroup *cgroup, const struct cgroup_request *request, struct error *err)
+{
+    struct cgroup_layout layout;
+    uint32_t v1_controllers = 0;
+    AUTO_FREE char *group = NULL;
+    int rc = cgroup_layout_read(&layout, err);
+    if (rc < 0) {
+        return rc;
+    }
+    for (size_t i = 0; i < layout.count; i++) {
+        v1_controllers |= layout.hierarchy[i].is_unified ? 0 : layout.hierarchy[i].controllers;
+    }
+    cgroup_layout_fini(&layout);
+    rc = unit_start(cgroup, request, v1_controllers, &group, err);
+    return rc < 0 ? rc : plan_places(cgroup, request, group, err);
 }
 
 int cgroup_make(struct cgroup *cgroup, const struct cgroup_request *request,
@@ -282,7 +320,12 @@ int cgroup_make(struct cgroup *cgroup, const struct cgroup_request *request,
         cgroup->is_planned = false;
         return 0;
     }
-    int rc = make_places(cgroup, request, degrade, err);
+    bool has_unit = cgroup->manager == CGROUP_MANAGER_SYSTEMD;
+    int rc = has_unit ? make_unit(cgroup, request, err) : 0;
+    rc = rc < 0 ? rc : make_places(cgroup, request, degrade, err);
+    if (rc == 0 && has_unit) {
+        rc = cgroup_attach(cgroup, request->pid, true, err);
+    }
     if (rc == 0) {
         rc = cgroup_set_limits(cgroup, request->resources, true, degrade, err);
     }
@@ -323,8 +366,14 @@ json_t *cgroup_save(const struct cgroup *cgroup)
                                   place->path, "made", (int)place->made);
         (void)json_array_append_new(groups, group); /* a missing one makes loading fail */
     }
-    return json_pack("{s:s, s:b, s:b, s:o}", "manager", manager_names[cgroup->manager], "rootless",
-                     cgroup->is_rootless, "planned", cgroup->is_planned, "groups", groups);
+    json_t *saved =
+        json_pack("{s:s, s:b, s:b, s:o}", "manager", manager_names[cgroup->manager], "rootless",
+                  cgroup->is_rootless, "planned", cgroup->is_planned, "groups", groups);
+    if (cgroup->manager == CGROUP_MANAGER_SYSTEMD) {
+        (void)json_object_set_new(saved, "unit", json_string(cgroup->unit));
+        (void)json_object_set_new(saved, "user", json_boolean(cgroup->is_users_unit));
+    }
+    return saved;
 }
 
 static int load_place(json_t *group, struct cgroup_place *place, struct error *err)
@@ -349,6 +398,19 @@ static int load_place(json_t *group, struct cgroup_place *place, struct error *e
         free(TAKE_PTR(place->path));
         return error_set(err, EINVAL, "the saved control groups are damaged: a root group");
     }
+    return 0;
+}
+
+static int load_unit(json_t *saved, struct cgroup *cgroup, struct error *err)
+{
+    const char *unit;
+    int is_users;
+    if (json_unpack(saved, "{s:s, s:b}", "unit", &unit, "user", &is_users) < 0 ||
+        !unit_name_is_valid(unit, ".scope")) {
+        return error_set(err, EINVAL, "the saved control groups are damaged: no unit of systemd");
+    }
+    (void)snprintf(cgroup->unit, sizeof(cgroup->unit), "%s", unit);
+    cgroup->is_users_unit = is_users != 0;
     return 0;
 }
 
@@ -378,6 +440,12 @@ int cgroup_load(const json_t *saved, struct cgroup **out_cgroup, struct error *e
                          manager);
     }
     cgroup->manager = (enum cgroup_manager)kind;
+    if (cgroup->manager == CGROUP_MANAGER_SYSTEMD) {
+        int rc = load_unit((json_t *)(uintptr_t)saved, cgroup, err);
+        if (rc < 0) {
+            return rc;
+        }
+    }
     for (size_t i = 0; i < json_array_size(groups); i++) {
         int rc = load_place(json_array_get(groups, i), &cgroup->place[i], err);
         if (rc < 0) {

@@ -27,6 +27,9 @@ struct cgroup_request {
     bool is_rootless; /* what is not allowed is told in 'degrade' and left away */
     /* Who owns what the specification (config-linux.md, Cgroup ownership) gives the container; -1: nobody. */
     int64_t owner_uid, owner_gid;
+    /* For systemd's scope, which begins with a process: cgroup_make needs it. */
+    pid_t pid;
+    const struct spec_pairs *annotations; /* org.systemd.property.*; NULL: none */
 };
 
 /* Makes the groups and sets their limits. A failure leaves none behind that was not there before.
@@ -54,7 +57,7 @@ int cgroup_open_unified(const struct cgroup *cgroup);
  * tree.h. -ENOENT: there is none. */
 int cgroup_open_controller(const struct cgroup *cgroup, enum cgroup_controller controller,
                            bool *out_is_unified);
-/* Puts a process into all groups (with 'is_in_unified' into those of v1 only). With systemd the scope begins here.
+/* Puts a process into all groups (with 'is_in_unified' into those of v1 only).
  * 'pid' 0: the caller, which has one thread. Do that: moving others, and moving anybody in v2, takes a lock of the whole kernel, which
  * waits for a grace period (14 ms); a child that is cloned into the group of v2 and enters those of v1 by itself needs none.
  * It also works behind a change of the root, and before a cgroup namespace is unshared, which has to come after it. */

@@ -15,10 +15,14 @@ struct cgroup_place {
     int fd;               /* of the group; -1: not open yet */
 };
 
+#define CGROUP_MAX_UNIT 256 /* bytes of a unit's name, with the NUL */
+
 struct cgroup {
     enum cgroup_manager manager;
     bool is_rootless;
     bool is_planned; /* not all are made, and what is inside may be somebody else's */
+    char unit[CGROUP_MAX_UNIT]; /* of systemd; "": none */
+    bool is_users_unit;         /* of the user's systemd, not the host's */
     size_t count;
     struct cgroup_place place[CGROUP_MAX_HIERARCHIES];
 };

@@ -12,6 +12,7 @@
 #include "base/host/file.h"
 #include "container/cgroup/devices.h"
 #include "container/cgroup/tree.h"
+#include "container/cgroup/unit.h"
 
 #define JOURNAL_MAX      32
 #define JOURNAL_MAX_FILE 64
@@ -363,5 +364,14 @@ int cgroup_update(struct cgroup *cgroup, const struct spec_resources *resources,
     if (cgroup->count == 0 && cgroup->manager != CGROUP_MANAGER_DISABLED && !cgroup->is_rootless) {
         return error_set(err, ENOENT, "the container has no control groups");
     }
-    return cgroup_set_limits(cgroup, resources, false, degrade, err);
+    int rc = cgroup_set_limits(cgroup, resources, false, degrade, err);
+    if (rc == 0 && cgroup->manager == CGROUP_MANAGER_SYSTEMD) {
+        rc = unit_update(cgroup, resources, err);
+        if (rc == 0) {
+            /* systemd rounds what it writes. */
+            struct degrade told_already = {0};
+            rc = cgroup_set_limits(cgroup, resources, false, &told_already, err);
+        }
+    }
+    return rc;
 }

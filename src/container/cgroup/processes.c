@@ -11,6 +11,7 @@
 #include "base/host/file.h"
 #include "container/cgroup/internal.h"
 #include "container/cgroup/tree.h"
+#include "container/cgroup/unit.h"
 
 #define FREEZE_TIMEOUT_MS 10000 /* a process in an uninterruptible wait may never freeze */
 #define V1_STEP_MS        1     /* v1 has no event for "frozen" */
@@ -393,6 +394,10 @@ int cgroup_remove(struct cgroup *cgroup, unsigned timeout_ms, struct error *err)
                                  CGROUP_ROOT, place->folder, place->path);
             result = result == 0 ? rc : result;
         }
+    }
+    /* A scope that is only planned has ended with its first process, or is somebody else's. */
+    if (result == 0 && cgroup->manager == CGROUP_MANAGER_SYSTEMD && !cgroup->is_planned) {
+        result = unit_stop(cgroup, err);
     }
     return result;
 }

@@ -136,11 +136,11 @@ static bool has_writable_cgroups(const struct spec *spec)
     return false;
 }
 
-int container_make_groups(struct container *c, struct error *err)
+static struct cgroup_request groups_request(const struct container *c)
 {
     const struct spec_linux *linux_ = &c->spec->linux_;
     bool is_given = c->namespaces.creates_cgroup && has_writable_cgroups(c->spec);
-    struct cgroup_request request = {
+    return (struct cgroup_request){
         .manager = c->runtime->manager,
         .id = c->state.id,
         .path = linux_->cgroups_path,
@@ -148,7 +148,14 @@ int container_make_groups(struct container *c, struct error *err)
         .is_rootless = c->runtime->is_rootless,
         .owner_uid = is_given ? mapped_id(&linux_->uid_mappings) : -1,
         .owner_gid = is_given ? mapped_id(&linux_->gid_mappings) : -1,
+        .pid = c->state.pid,
+        .annotations = &c->spec->annotations,
     };
+}
+
+static int plan_groups(struct container *c, struct error *err)
+{
+    struct cgroup_request request = groups_request(c);
     int rc = cgroup_plan(&request, &c->cgroup, err);
     if (rc == 0) {
         /* Saved first, so that `delete --force` finds them whatever happens from here on. */
@@ -156,13 +163,30 @@ int container_make_groups(struct container *c, struct error *err)
         rc = state_save(&c->state, err);
     }
     fault_step("planned");
-    rc = rc < 0 ? rc : cgroup_make(c->cgroup, &request, &c->degrade, err);
+    return rc;
+}
+
+static int make_groups(struct container *c, struct error *err)
+{
+    struct cgroup_request request = groups_request(c);
+    int rc = cgroup_make(c->cgroup, &request, &c->degrade, err);
     if (rc == 0) {
         fault_step("made");
         json_object_set_new(c->state.data, "cgroup", cgroup_save(c->cgroup));
         rc = state_save(&c->state, err); /* processes are looked for in groups that are made */
     }
     return rc;
+}
+
+int container_make_groups(struct container *c, struct error *err)
+{
+    if (c->runtime->manager == CGROUP_MANAGER_SYSTEMD) {
+        return error_set(err, EOPNOTSUPP,
+                         "restoring into a scope of systemd's is not possible: --cgroup-manager "
+                         "cgroupfs");
+    }
+    int rc = plan_groups(c, err);
+    return rc < 0 ? rc : make_groups(c, err);
 }
 
 /* The socket that `start` comes to. */
@@ -190,7 +214,9 @@ static int prepare(struct container *c, struct error *err)
     };
     int rc = namespaces_open(c->spec, &c->namespaces, err);
     /* That of a stage also for the stage's message of its birth, which is the first one. */
-    c->waits_for_ids = (c->namespaces.created & CLONE_NEWUSER) != 0 || c->namespaces.needs_stage;
+    c->is_put_in_groups = c->runtime->manager == CGROUP_MANAGER_SYSTEMD;
+    c->waits_for_ids = (c->namespaces.created & CLONE_NEWUSER) != 0 || c->namespaces.needs_stage ||
+                       c->is_put_in_groups;
     c->waits_for_hooks = c->spec->hooks.prestart.count + c->spec->hooks.create_runtime.count +
                              c->spec->linux_.net_device_count !=
                          0;
@@ -224,8 +250,10 @@ noreturn_fn static void stage_process(struct container *c)
 {
     struct error err = {0};
     int channel = c->channel[1];
-    int rc = cgroup_attach(c->cgroup, 0, c->is_in_unified,
-                           &err); /* its groups are those of its children */
+    int rc = c->is_put_in_groups
+                 ? 0
+                 : cgroup_attach(c->cgroup, 0, c->is_in_unified,
+                                 &err); /* its groups are those of its children */
     rc = rc < 0 ? rc : namespaces_join(&c->namespaces, &c->spec->linux_, &err);
     namespaces_take_owner(owner_of(c));
     pid_t pid = rc == 0 ? namespaces_clone(c->namespaces.created, -1, true, NULL) : -1;
@@ -303,7 +331,8 @@ static int lock_mounts(struct container *c, struct error *err)
 /* From the process' birth to where it waits for the start. */
 static int guide(struct container *c, struct error *err)
 {
-    int rc = c->waits_for_ids ? map_ids(c, err) : 0;
+    int rc = c->is_put_in_groups ? make_groups(c, err) : 0;
+    rc = rc == 0 && c->waits_for_ids ? map_ids(c, err) : rc;
     if (rc == 0 && c->spec->has_process) {
         rc = process_prepare(c->state.pid, &c->spec->process, &c->degrade, err);
     }
@@ -492,7 +521,8 @@ static int make(struct container *c, const char *id, struct error *err)
     }
     rc = prepare(c, err);
     fault_step("prepared");
-    rc = rc < 0 ? rc : container_make_groups(c, err);
+    rc = rc < 0 ? rc : plan_groups(c, err);
+    rc = rc < 0 || c->is_put_in_groups ? rc : make_groups(c, err);
     fault_step("groups");
     rc = rc < 0 ? rc : make_process(c, err);
     fault_step("process");

@@ -53,7 +53,7 @@ static int settle(struct container *c, struct error *err)
     const struct spec *spec = c->spec;
     int rc = 0;
     if (!c->namespaces.needs_stage) { /* which has done both for its children */
-        rc = cgroup_attach(c->cgroup, 0, c->is_in_unified, err);
+        rc = c->is_put_in_groups ? 0 : cgroup_attach(c->cgroup, 0, c->is_in_unified, err);
         rc = rc < 0 ? rc : namespaces_join(&c->namespaces, &spec->linux_, err);
     }
     rc = rc < 0 ? rc : launch_become_root(spec, err);

@@ -50,7 +50,7 @@ static json_t *linux_features(void)
         "{s:o, s:o, s:{s:b, s:b, s:b, s:b, s:b}, s:o, s:{s:b}, s:{s:b}, s:{s:b, s:b, s:b}, "
         "s:{s:o, s:o}, s:{s:{s:b}}, s:{s:b}}",
         "namespaces", list_of(&spec_namespace_names), "capabilities",
-        list_of(&spec_capability_names), "cgroup", "v1", 1, "v2", 1, "systemd", 0, "systemdUser", 0,
+        list_of(&spec_capability_names), "cgroup", "v1", 1, "v2", 1, "systemd", HULL_HAS_SYSTEMD, "systemdUser", HULL_HAS_SYSTEMD,
         "rdma", 1, "seccomp", seccomp(), "apparmor", "enabled", 1, "selinux", "enabled", 1,
         "intelRdt", "enabled", 0, "schemata", 0, "monitoring", 0, "memoryPolicy", "modes",
         list_of(&spec_memory_mode_names), "flags", list_of(&spec_memory_flag_names),
