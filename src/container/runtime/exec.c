@@ -161,6 +161,7 @@ static int guide(struct execution *e, struct error *err)
     rc = rc < 0 ? rc : channel_expect(e->channel[0], CHANNEL_READY, &e->message, PROCESS_NAME, err);
     if (rc == 0 && e->message.fd_count != 0) {
         e->terminal = e->message.fds[0];
+        terminal_copy_size(e->terminal); /* before the program can ask for it */
     }
     if (rc == 0 && e->options->pidfd_socket != NULL) {
         rc = terminal_send_pidfd(e->options->pidfd_socket, e->pidfd, e->loaded.state.id, err);

@@ -2,8 +2,11 @@
 #ifndef CONTAINER_RUNTIME_FAULT_H
 #define CONTAINER_RUNTIME_FAULT_H
 
+#include <stddef.h>
+
 #ifdef HULL_FAULTS
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -16,10 +19,26 @@ static inline void fault_step(const char *name)
         _exit(128 + SIGKILL); /* the first process of a pid namespace cannot kill itself so */
     }
 }
+
+/* The variable for the environment of a program that is started without the caller's; NULL: it is not set. */
+static inline char *fault_variable(char *out_text, size_t size)
+{
+    const char *wanted = getenv("HULL_OCI_FAULT");
+    return wanted != NULL && snprintf(out_text, size, "HULL_OCI_FAULT=%s", wanted) < (int)size
+               ? out_text
+               : NULL;
+}
 #else
 static inline void fault_step(const char *name)
 {
     (void)name;
+}
+
+static inline char *fault_variable(char *out_text, size_t size)
+{
+    (void)out_text;
+    (void)size;
+    return NULL;
 }
 #endif
 

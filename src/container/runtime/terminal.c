@@ -73,19 +73,19 @@ int terminal_set_size(int fd, uint16_t rows, uint16_t columns, struct error *err
                : 0;
 }
 
+void terminal_copy_size(int master)
+{
+    struct winsize size;
+    if (master >= 0 && ioctl(STDIN_FILENO, TIOCGWINSZ, &size) == 0) {
+        (void)ioctl(master, TIOCSWINSZ, &size);
+    }
+}
+
 struct session {
     pid_t pid;
     int pidfd, master, signals;
     bool has_input; /* standard input is still read */
 };
-
-static void copy_size(const struct session *s)
-{
-    struct winsize size;
-    if (s->master >= 0 && ioctl(STDIN_FILENO, TIOCGWINSZ, &size) == 0) {
-        (void)ioctl(s->master, TIOCSWINSZ, &size);
-    }
-}
 
 static void pass_signal(struct session *s)
 {
@@ -94,7 +94,7 @@ static void pass_signal(struct session *s)
         return;
     }
     if (info.ssi_signo == SIGWINCH && s->master >= 0) {
-        copy_size(s);
+        terminal_copy_size(s->master);
         return;
     }
     (void)syscall(SYS_pidfd_send_signal, s->pidfd, (int)info.ssi_signo, NULL, 0);
@@ -180,7 +180,7 @@ int terminal_wait(pid_t pid, int pidfd, int master, const sigset_t *signals, int
         struct termios raw = before;
         cfmakeraw(&raw);
         (void)tcsetattr(STDIN_FILENO, TCSANOW, &raw);
-        copy_size(&session);
+        terminal_copy_size(session.master);
     }
     int rc = pump(&session, err);
     if (is_raw) {

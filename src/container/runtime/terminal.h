@@ -21,6 +21,8 @@ int must_check terminal_send_pidfd(const char *path, int pidfd, const char *id, 
 /* In the process that gets it: a session of its own with this terminal as standard input, output and error. 'slave' is closed. */
 int must_check terminal_take(int slave, struct error *err);
 int must_check terminal_set_size(int fd, uint16_t rows, uint16_t columns, struct error *err);
+/* A terminal gets the size that standard input has, if that is one. */
+void terminal_copy_size(int master);
 
 /* Waits for the child 'pid' to end while signals go to it and, with a 'master' that is not -1, the caller's terminal is copied to and
  * from it (raw, sizes follow). 'signals' are blocked by the caller since before the child began. Returns the exit status as a shell has
