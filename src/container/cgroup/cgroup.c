@@ -300,16 +300,18 @@ static int make_unit(struct cgroup *cgroup, const struct cgroup_request *request
 {
     struct cgroup_layout layout;
     uint32_t v1_controllers = 0;
+    bool has_v2 = false;
     AUTO_FREE char *group = NULL;
     int rc = cgroup_layout_read(&layout, err);
     if (rc < 0) {
         return rc;
     }
     for (size_t i = 0; i < layout.count; i++) {
+        has_v2 = has_v2 || layout.hierarchy[i].is_unified;
         v1_controllers |= layout.hierarchy[i].is_unified ? 0 : layout.hierarchy[i].controllers;
     }
     cgroup_layout_fini(&layout);
-    rc = unit_start(cgroup, request, v1_controllers, &group, err);
+    rc = unit_start(cgroup, request, v1_controllers, !has_v2, &group, err);
     return rc < 0 ? rc : plan_places(cgroup, request, group, err);
 }
 

@@ -20,7 +20,7 @@ struct cgroup_place {
 struct cgroup {
     enum cgroup_manager manager;
     bool is_rootless;
-    bool is_planned; /* not all are made, and what is inside may be somebody else's */
+    bool is_planned;            /* not all are made, and what is inside may be somebody else's */
     char unit[CGROUP_MAX_UNIT]; /* of systemd; "": none */
     bool is_users_unit;         /* of the user's systemd, not the host's */
     size_t count;

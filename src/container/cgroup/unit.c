@@ -219,11 +219,11 @@ static int add_scope(json_t *properties, const struct cgroup_request *request,
 {
     char description[256];
     (void)snprintf(description, sizeof(description), "hull-oci container %s", request->id);
-    json_t *list = json_pack("[[s,s,s,i], [s,s,s,i], [s,s,[i],i], [s,s,b,i], [s,s,b,i], [s,s,s,i]]",
-                             "Description", "s", description, 0, "Slice", "s", unit->slice, 0,
-                             "PIDs", "au", (int)request->pid, 0, "Delegate", "b", 1, 218,
-                             "DefaultDependencies", "b", 0, 0, "CollectMode", "s",
-                             "inactive-or-failed", 236);
+    json_t *list =
+        json_pack("[[s,s,s,i], [s,s,s,i], [s,s,[i],i], [s,s,b,i], [s,s,b,i], [s,s,s,i]]",
+                  "Description", "s", description, 0, "Slice", "s", unit->slice, 0, "PIDs", "au",
+                  (int)request->pid, 0, "Delegate", "b", 1, 218, "DefaultDependencies", "b", 0, 0,
+                  "CollectMode", "s", "inactive-or-failed", 236);
     static const char *const accounts[] = {"CPUAccounting", "MemoryAccounting", "TasksAccounting"};
     int rc = json_array_extend(properties, list);
     json_decref(list);
@@ -234,7 +234,7 @@ static int add_scope(json_t *properties, const struct cgroup_request *request,
 }
 
 int unit_start(const struct cgroup *cgroup, const struct cgroup_request *request,
-               uint32_t v1_controllers, char **out_group, struct error *err)
+               uint32_t v1_controllers, bool has_v1_filter, char **out_group, struct error *err)
 {
     struct unit_name unit;
     int rc = unit_name_parse(request->path, request->id, cgroup->is_users_unit, &unit, err);
@@ -245,6 +245,9 @@ int unit_start(const struct cgroup *cgroup, const struct cgroup_request *request
     if (properties == NULL || add_scope(properties, request, &unit) < 0) {
         json_decref(properties);
         return error_set(err, ENOMEM, "no memory for a request to systemd");
+    }
+    if (has_v1_filter) {
+        unit_properties_add_devices(properties, request->resources);
     }
     rc = request->annotations == NULL
              ? 0
@@ -276,9 +279,13 @@ int unit_update(const struct cgroup *cgroup, const struct spec_resources *resour
         v1_controllers |= cgroup->place[i].is_unified ? 0 : cgroup->place[i].controllers;
     }
     json_t *properties = unit_properties(resources, v1_controllers);
-    if (properties != NULL && json_array_size(properties) == 0) {
+    bool has_v1_filter = resources->device_count > 0 && cgroup_find_unified(cgroup) == NULL;
+    if (properties != NULL && json_array_size(properties) == 0 && !has_v1_filter) {
         json_decref(properties);
         return 0;
+    }
+    if (properties != NULL && has_v1_filter) {
+        unit_properties_add_devices(properties, resources);
     }
     json_t *answer;
     int rc = call(cgroup, "update", json_pack("{s:o}", "properties", properties), &answer, err);

@@ -3,10 +3,12 @@
 #include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/host/file.h"
+#include "container/cgroup/device_program.h"
 #include "container/cgroup/limits.h"
 #include "container/cgroup/unit.h"
 
@@ -24,9 +26,8 @@
 
 static void add(json_t *list, const char *name, uint64_t value, int version)
 {
-    json_t *row = value > INT64_MAX
-                      ? json_pack("[s,s,i,i]", name, "t", -1, version)
-                      : json_pack("[s,s,I,i]", name, "t", (json_int_t)value, version);
+    json_t *row = value > INT64_MAX ? json_pack("[s,s,i,i]", name, "t", -1, version)
+                                    : json_pack("[s,s,I,i]", name, "t", (json_int_t)value, version);
     (void)json_array_append_new(list, row);
 }
 
@@ -89,8 +90,7 @@ static void add_mask(json_t *list, const char *name, const char *text)
 {
     json_t *bytes = text != NULL && *text != '\0' ? mask_of(text) : NULL;
     if (bytes != NULL) {
-        (void)json_array_append_new(list,
-                                    json_pack("[s,s,o,i]", name, "ay", bytes, SINCE_CPUSET));
+        (void)json_array_append_new(list, json_pack("[s,s,o,i]", name, "ay", bytes, SINCE_CPUSET));
     }
 }
 
@@ -169,6 +169,77 @@ json_t *unit_properties(const struct spec_resources *resources, uint32_t v1_cont
     return list;
 }
 
+static bool may_overlap(int64_t a, int64_t b)
+{
+    return a < 0 || b < 0 || a == b;
+}
+
+/* What a later rule denies is in no entry, nor is the rest of such an entry. */
+static bool is_denied_later(const struct spec_device_rule *rule,
+                            const struct spec_device_rule *later, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (!later[i].is_allowed &&
+            (later[i].type == 'a' || rule->type == 'a' ||
+             (later[i].type == rule->type && may_overlap(later[i].major, rule->major) &&
+              may_overlap(later[i].minor, rule->minor)))) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void add_device(json_t *list, const struct spec_device_rule *rule, char type)
+{
+    char name[64], rights[4];
+    const char *class = type == 'c' ? "char" : "block";
+    int64_t major = rule->type == 'a' ? -1 : rule->major;
+    int64_t minor = rule->type == 'a' ? -1 : rule->minor;
+    if (major >= 0 && minor >= 0) {
+        (void)snprintf(name, sizeof(name), "/dev/%s/%" PRId64 ":%" PRId64, class, major, minor);
+    } else if (minor >= 0) {
+        return;
+    } else if (major >= 0) {
+        (void)snprintf(name, sizeof(name), "%s-%" PRId64, class, major);
+    } else {
+        (void)snprintf(name, sizeof(name), "%s-*", class);
+    }
+    (void)snprintf(rights, sizeof(rights), "%s%s%s", rule->can_read ? "r" : "",
+                   rule->can_write ? "w" : "", rule->can_mknod ? "m" : "");
+    if (rights[0] != '\0') {
+        (void)json_array_append_new(list, json_pack("[s,s]", name, rights));
+    }
+}
+
+static void add_devices(json_t *list, const struct spec_device_rule *rules, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        const struct spec_device_rule *rule = &rules[i];
+        if (!rule->is_allowed || is_denied_later(rule, rule + 1, count - i - 1)) {
+            continue;
+        }
+        if (rule->type != 'b') {
+            add_device(list, rule, 'c');
+        }
+        if (rule->type != 'c') {
+            add_device(list, rule, 'b');
+        }
+    }
+}
+
+void unit_properties_add_devices(json_t *properties, const struct spec_resources *resources)
+{
+    json_t *list = json_array();
+    add_devices(list, resources->devices, resources->device_count);
+    add_devices(list, device_default_rules, device_default_rule_count);
+    /* An empty list takes away what was there. */
+    (void)json_array_append_new(properties,
+                                json_pack("[s,s,s,i]", "DevicePolicy", "s", "strict", 0));
+    (void)json_array_append_new(properties, json_pack("[s,s,[],i]", "DeviceAllow", "a(ss)", 0));
+    (void)json_array_append_new(properties,
+                                json_pack("[s,s,o,i]", "DeviceAllow", "a(ss)", list, 0));
+}
+
 /* 'a' or "a", up to a ',' or the end; NULL: it is none. */
 static json_t *take_string(char **text)
 {
@@ -209,10 +280,10 @@ static const struct {
     int64_t min;
     int64_t max;
 } number_types[] = {
-    {"byte ", "y", 0, UINT8_MAX},          {"int16 ", "n", INT16_MIN, INT16_MAX},
-    {"uint16 ", "q", 0, UINT16_MAX},       {"int32 ", "i", INT32_MIN, INT32_MAX},
-    {"uint32 ", "u", 0, UINT32_MAX},       {"int64 ", "x", INT64_MIN, INT64_MAX},
-    {"uint64 ", "t", 0, INT64_MAX},        {"", "i", INT32_MIN, INT32_MAX},
+    {"byte ", "y", 0, UINT8_MAX},    {"int16 ", "n", INT16_MIN, INT16_MAX},
+    {"uint16 ", "q", 0, UINT16_MAX}, {"int32 ", "i", INT32_MIN, INT32_MAX},
+    {"uint32 ", "u", 0, UINT32_MAX}, {"int64 ", "x", INT64_MIN, INT64_MAX},
+    {"uint64 ", "t", 0, INT64_MAX},  {"", "i", INT32_MIN, INT32_MAX},
 };
 
 static json_t *number(const char *text, const char **out_type)
@@ -281,10 +352,12 @@ static int annotate(json_t *properties, const struct spec_pair *pair, struct err
     (void)snprintf(name, sizeof(name), "%s", given);
     size_t size = strlen(name);
     /* Times are in seconds in unit files, and in microseconds on the bus. */
-    if (size > 3 && strcmp(name + size - 3, "Sec") == 0 && json_is_integer(value)) {
+    if (size > 3 && strcmp(name + size - 3, "Sec") == 0 && islower((unsigned char)name[size - 4]) &&
+        json_is_integer(value)) {
         json_int_t seconds = json_integer_value(value);
         json_decref(value);
-        value = seconds < 0 || seconds > INT64_MAX / 1000000 ? NULL : json_integer(seconds * 1000000);
+        value =
+            seconds < 0 || seconds > INT64_MAX / 1000000 ? NULL : json_integer(seconds * 1000000);
         type = "t";
         (void)snprintf(name + size - 3, sizeof(name) - size + 3, "USec");
     }

@@ -36,9 +36,9 @@ struct container {
     int agent;          /* of seccomp, connected; -1: none */
     int terminal;       /* the master, of `run` in the foreground; -1: none */
     int pidfd;
-    bool has_hooks_run;   /* hooks may have run: poststop is due */
-    bool is_in_unified;   /* the process is born in the group of v2 */
-    bool waits_for_ids;   /* the process does, for CHANNEL_GO */
+    bool has_hooks_run;    /* hooks may have run: poststop is due */
+    bool is_in_unified;    /* the process is born in the group of v2 */
+    bool waits_for_ids;    /* the process does, for CHANNEL_GO */
     bool is_put_in_groups; /* by the runtime, before CHANNEL_GO: else it enters them by itself */
     bool waits_for_hooks; /* for those of the runtime and for network devices, at CHANNEL_MOUNTED */
     bool is_locked;       /* its mount namespace is to be: at CHANNEL_ENTERED */

@@ -250,10 +250,9 @@ noreturn_fn static void stage_process(struct container *c)
 {
     struct error err = {0};
     int channel = c->channel[1];
-    int rc = c->is_put_in_groups
-                 ? 0
-                 : cgroup_attach(c->cgroup, 0, c->is_in_unified,
-                                 &err); /* its groups are those of its children */
+    int rc = c->is_put_in_groups ? 0
+                                 : cgroup_attach(c->cgroup, 0, c->is_in_unified,
+                                                 &err); /* its groups are those of its children */
     rc = rc < 0 ? rc : namespaces_join(&c->namespaces, &c->spec->linux_, &err);
     namespaces_take_owner(owner_of(c));
     pid_t pid = rc == 0 ? namespaces_clone(c->namespaces.created, -1, true, NULL) : -1;

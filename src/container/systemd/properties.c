@@ -49,9 +49,8 @@ static int append_pair(sd_bus_message *message, const json_t *pair)
 {
     const char *first = json_string_value(json_array_get(pair, 0));
     const char *second = json_string_value(json_array_get(pair, 1));
-    return first == NULL || second == NULL
-               ? -EINVAL
-               : sd_bus_message_append(message, "(ss)", first, second);
+    return first == NULL || second == NULL ? -EINVAL
+                                           : sd_bus_message_append(message, "(ss)", first, second);
 }
 
 static int append_list(sd_bus_message *message, const char *type, const json_t *list)
@@ -84,8 +83,8 @@ static int append_property(sd_bus_message *message, const char *name, const char
     rc = rc < 0 ? rc : sd_bus_message_append_basic(message, 's', name);
     rc = rc < 0 ? rc : sd_bus_message_open_container(message, 'v', type);
     if (rc >= 0) {
-        rc = is_list ? append_list(message, type + 1, value)
-                     : append_basic(message, type[0], value);
+        rc =
+            is_list ? append_list(message, type + 1, value) : append_basic(message, type[0], value);
     }
     rc = rc < 0 ? rc : sd_bus_message_close_container(message);
     return rc < 0 ? rc : sd_bus_message_close_container(message);

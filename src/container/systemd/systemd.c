@@ -118,7 +118,8 @@ static int open_bus(struct session *session, bool is_users, struct error *err)
         rc = is_users ? sd_bus_open_user(&session->bus) : sd_bus_open_system(&session->bus);
     }
     if (rc < 0) {
-        return error_set_errno(err, rc == -ENOMEDIUM ? ENOENT : -rc, "opening the bus of %s systemd",
+        return error_set_errno(err, rc == -ENOMEDIUM ? ENOENT : -rc,
+                               "opening the bus of %s systemd",
                                is_users ? "the user's" : "the host's");
     }
     char *version = NULL;
@@ -293,8 +294,8 @@ int systemd_main(void)
         json_decref(answer);
         answer = json_pack("{s:s, s:i}", "error", err.text, "errno", -rc);
     }
-    bool is_told = answer != NULL && json_dumpf(answer, stdout, JSON_COMPACT) == 0 &&
-                   fflush(stdout) == 0;
+    bool is_told =
+        answer != NULL && json_dumpf(answer, stdout, JSON_COMPACT) == 0 && fflush(stdout) == 0;
     json_decref(answer);
     json_decref(request);
     return is_told ? EXIT_SUCCESS : EXIT_FAILURE;

@@ -1,0 +1,141 @@
+"""hull-oci's systemd manager of control groups in a guest with systemd as PID 1 and cgroup v2: the host's systemd and a user's."""
+import json
+import pathlib
+import shutil
+import subprocess
+
+import pytest
+
+from conftest import BOOT_TIMEOUT, BUILD
+
+pytestmark = pytest.mark.long
+
+OCI = "/mnt/hull-oci --root /run/oci --systemd-cgroup"
+GROUP = "/sys/fs/cgroup/machine.slice/machine-test.slice/libpod-web.scope"
+
+
+def configuration(path, resources, annotations=None, is_rootless=False):
+    """A container that sleeps."""
+    options = ["--rootless"] if is_rootless else []
+    folder = path.parent
+    folder.mkdir(parents=True)
+    subprocess.run([BUILD / "bin/hull-oci", "spec", *options], cwd=folder, check=True)
+    config = json.loads(path.read_text())
+    config["process"] |= {"args": ["/bin/sleep", "1000"], "terminal": False, "env": ["PATH=/bin"]}
+    config["root"] = {"path": "../rootfs", "readonly": True}
+    config["linux"] |= resources
+    config["annotations"] = annotations or {}
+    path.write_text(json.dumps(config))
+
+
+@pytest.fixture
+def tools(tmp_path):
+    """A disk with the runtime, a root file system and bundles."""
+    folder = tmp_path / "tools"
+    for name in ("bin", "proc", "dev", "sys"):
+        (folder / "rootfs" / name).mkdir(parents=True)
+    shutil.copy(shutil.which("busybox"), folder / "rootfs/bin/busybox")
+    for name in ("sh", "sleep", "cat"):
+        (folder / "rootfs/bin" / name).symlink_to("busybox")
+    for name in ("hull-oci", "hull-oci-systemd"):
+        subprocess.run(["strip", "-o", folder / name, BUILD / "bin" / name], check=True)
+    configuration(folder / "web/config.json", {
+        "cgroupsPath": "machine-test.slice:libpod:web",
+        "resources": {"memory": {"limit": 64 << 20, "swap": 96 << 20, "reservation": 32 << 20},
+                      "cpu": {"shares": 512, "quota": 50000, "period": 100000, "cpus": "0", "mems": "0"},
+                      "pids": {"limit": 50}, "unified": {"memory.high": "50331648"}},
+    }, {"org.systemd.property.TimeoutStopSec": "7", "org.systemd.property.Description": "'of the test'"})
+    configuration(folder / "plain/config.json", {"cgroupsPath": ""})
+    configuration(folder / "bad/config.json", {"cgroupsPath": "/machine/web"})
+    configuration(folder / "user/config.json", {"cgroupsPath": "user.slice:libpod:own",
+                                                "resources": {"memory": {"limit": 64 << 20}, "pids": {"limit": 40}}},
+                  is_rootless=True)
+    disk = tmp_path / "tools.raw"
+    with open(disk, "wb") as file:
+        file.truncate(32 << 20)
+    subprocess.run(["/sbin/mke2fs", "-q", "-t", "ext4", "-d", folder, disk], check=True)
+    return disk
+
+
+@pytest.fixture
+def vm(boot, debian, tools):
+    """Logged in."""
+    console = boot("--engine", "soft", "--cpus", "2", "--memory", "1G", "--net", "none", "--disk", tools, *debian,
+                   timeout=2 * BOOT_TIMEOUT)
+    console.expect("login: ")
+    console.send_line("root")
+    console.expect("# ")
+    console.shell("mount -o ro $(ls /dev/vd[ab] | grep -v $(findmnt -n -o SOURCE /)) /mnt")
+    return console
+
+
+def shown(console, unit, *names, user=""):
+    """Properties of a unit."""
+    text = console.shell(f"{user} systemctl {'--user' if user else ''} show {unit} {' '.join('-p ' + name for name in names)}")
+    return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+
+
+def test_host(vm):
+    """A scope from creation to deletion, by the host's systemd."""
+    vm.shell(f"{OCI} create -b /mnt/web web")
+    assert f"{OCI.split()[0]}" and "created" in vm.shell(f"{OCI} state web")
+    unit = shown(vm, "libpod-web.scope", "ActiveState", "Slice", "Delegate", "Description", "MemoryMax", "MemoryLow", "MemoryHigh",
+                 "MemorySwapMax", "TasksMax", "CPUWeight", "CPUQuotaPerSecUSec", "AllowedCPUs", "TimeoutStopUSec", "ControlGroup")
+    assert unit == {
+        "ActiveState": "active", "Slice": "machine-test.slice", "Delegate": "yes", "Description": "of the test",
+        "MemoryMax": str(64 << 20), "MemoryLow": str(32 << 20), "MemoryHigh": str(48 << 20), "MemorySwapMax": str(32 << 20),
+        "TasksMax": "50", "CPUWeight": "59", "CPUQuotaPerSecUSec": "500ms", "AllowedCPUs": "0", "TimeoutStopUSec": "7s",
+        "ControlGroup": GROUP.removeprefix("/sys/fs/cgroup"),
+    }
+    pid = json.loads(vm.shell(f"{OCI} state web").strip())["pid"]
+    assert vm.shell(f"cat {GROUP}/cgroup.procs").split() == [str(pid)]
+    # systemd keeps to it when it reads its files again.
+    vm.shell("systemctl daemon-reload")
+    values = "memory.max memory.high pids.max cpu.weight cpu.max cpuset.cpus"
+    assert vm.shell(f"cd {GROUP} && cat {values}; cd").split() == [str(64 << 20), str(48 << 20), "50", "59", "50000", "100000", "0"]
+    vm.shell(f"{OCI} start web")
+    vm.shell(f"{OCI} update --memory 134217728 --memory-swap 134217728 --pids-limit 60 --cpu-quota 33333 web")
+    assert vm.shell(f"cd {GROUP} && cat memory.max pids.max cpu.max; cd").split() == [str(128 << 20), "60", "33333", "100000"]
+    assert shown(vm, "libpod-web.scope", "MemoryMax", "TasksMax") == {"MemoryMax": str(128 << 20), "TasksMax": "60"}
+    vm.shell(f"{OCI} pause web")
+    assert vm.shell(f"cat {GROUP}/cgroup.freeze").strip() == "1"
+    vm.shell(f"{OCI} resume web")
+    assert "libpod-web.scope" in vm.shell(f"{OCI} exec web /bin/sh -c 'true' && cat /proc/{pid}/cgroup")
+    assert json.loads(vm.shell(f"{OCI} events --stats web").strip())["data"]["pids"]["limit"] == 60
+    # The name is taken while it runs, whatever the other's id.
+    assert "libpod-web.scope" in vm.shell(f"! {OCI} create -b /mnt/web other 2>&1")
+    vm.shell(f"! {OCI} state other 2>/dev/null")
+    assert vm.shell(f"cat {GROUP}/cgroup.procs").split() == [str(pid)]
+    vm.shell(f"{OCI} kill web KILL")
+    vm.shell(f"{OCI} delete --force web")
+    assert shown(vm, "libpod-web.scope", "LoadState", "ActiveState") == {"LoadState": "not-found", "ActiveState": "inactive"}
+    vm.shell(f"! test -e {GROUP}")
+    # The name is free again, also while it runs for `delete --force`; other managers' files are not needed.
+    vm.shell(f"{OCI} run -d -b /mnt/web web && /mnt/hull-oci --root /run/oci delete --force web && ! test -e {GROUP}")
+    # Defaults, and a path that is the other manager's.
+    vm.shell(f"{OCI} run -d -b /mnt/plain plain")
+    assert shown(vm, "hull-oci-plain.scope", "ActiveState", "Slice") == {"ActiveState": "active", "Slice": "system.slice"}
+    vm.shell(f"{OCI} delete --force plain")
+    assert "SLICE:PREFIX:NAME" in vm.shell(f"! {OCI} run -b /mnt/bad bad 2>&1")
+    assert vm.shell("systemctl list-units --no-legend '*.scope' | grep -c -e libpod -e hull-oci || true").strip() == "0"
+
+
+def test_user(vm):
+    """The systemd of a user without rights."""
+    vm.shell("useradd -u 1000 -m somebody && mkdir -p /run/user/1000 && chown 1000 /run/user/1000")
+    vm.shell("systemd-run -q -p Delegate=yes --uid 1000 -E XDG_RUNTIME_DIR=/run/user/1000 --unit own /lib/systemd/systemd --user")
+    as_user = "setpriv --reuid 1000 --regid 1000 --clear-groups env XDG_RUNTIME_DIR=/run/user/1000"
+    vm.shell("until test -S /run/user/1000/systemd/private; do sleep 0.2; done")
+    oci = f"{as_user} /mnt/hull-oci --systemd-cgroup"
+    vm.shell(f"{oci} run -d -b /mnt/user own")
+    unit = shown(vm, "libpod-own.scope", "ActiveState", "MemoryMax", "TasksMax", "ControlGroup", user=as_user)
+    group = pathlib.Path("/sys/fs/cgroup" + unit.pop("ControlGroup"))
+    assert unit == {"ActiveState": "active", "MemoryMax": str(64 << 20), "TasksMax": "40"}
+    assert group.name == "libpod-own.scope" and "own.service" in str(group)
+    pid = json.loads(vm.shell(f"{oci} state own").strip())["pid"]
+    assert vm.shell(f"cat {group}/cgroup.procs").split() == [str(pid)]
+    assert vm.shell(f"cat {group}/memory.max {group}/pids.max").split() == [str(64 << 20), "40"]
+    vm.shell(f"{oci} update --memory 33554432 own")
+    assert vm.shell(f"cat {group}/memory.max").strip() == str(32 << 20)
+    vm.shell(f"{oci} delete --force own")
+    vm.shell(f"! test -e {group}")
