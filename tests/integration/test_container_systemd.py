@@ -14,6 +14,11 @@ OCI = "/mnt/hull-oci --root /run/oci --systemd-cgroup"
 GROUP = "/sys/fs/cgroup/machine.slice/machine-test.slice/libpod-web.scope"
 
 
+def mapping(user):
+    """The container's root alone, who is that user."""
+    return {kind: [{"containerID": 0, "hostID": user, "size": 1}] for kind in ("uidMappings", "gidMappings")}
+
+
 def configuration(path, resources, annotations=None, is_rootless=False):
     """A container that sleeps."""
     options = ["--rootless"] if is_rootless else []
@@ -47,9 +52,9 @@ def tools(tmp_path):
     }, {"org.systemd.property.TimeoutStopSec": "7", "org.systemd.property.Description": "'of the test'"})
     configuration(folder / "plain/config.json", {"cgroupsPath": ""})
     configuration(folder / "bad/config.json", {"cgroupsPath": "/machine/web"})
-    configuration(folder / "user/config.json", {"cgroupsPath": "user.slice:libpod:own",
-                                                "resources": {"memory": {"limit": 64 << 20}, "pids": {"limit": 40}}},
-                  is_rootless=True)
+    limits = {"resources": {"memory": {"limit": 64 << 20}, "pids": {"limit": 40}}}
+    configuration(folder / "user/config.json", {"cgroupsPath": "user.slice:libpod:own", **mapping(1000), **limits}, is_rootless=True)
+    configuration(folder / "inner/config.json", {**mapping(0), **limits}, is_rootless=True)
     disk = tmp_path / "tools.raw"
     with open(disk, "wb") as file:
         file.truncate(32 << 20)
@@ -126,7 +131,11 @@ def test_user(vm):
     vm.shell("systemd-run -q -p Delegate=yes --uid 1000 -E XDG_RUNTIME_DIR=/run/user/1000 --unit own /lib/systemd/systemd --user")
     as_user = "setpriv --reuid 1000 --regid 1000 --clear-groups env XDG_RUNTIME_DIR=/run/user/1000"
     vm.shell("until test -S /run/user/1000/systemd/private; do sleep 0.2; done")
-    oci = f"{as_user} /mnt/hull-oci --systemd-cgroup"
+    # As a session is: without a D-Bus daemon a user's systemd takes processes from below its own group alone.
+    vm.shell("mkdir /sys/fs/cgroup/system.slice/own.service/session && chown -R 1000 /sys/fs/cgroup/system.slice/own.service/session")
+    vm.shell("printf '%s\\n' '#!/bin/sh' 'echo $$ >/sys/fs/cgroup/system.slice/own.service/session/cgroup.procs' 'exec \"$@\"' "
+             ">/run/inside && chmod 755 /run/inside")
+    oci = f"/run/inside {as_user} /mnt/hull-oci --systemd-cgroup"
     vm.shell(f"{oci} run -d -b /mnt/user own")
     unit = shown(vm, "libpod-own.scope", "ActiveState", "MemoryMax", "TasksMax", "ControlGroup", user=as_user)
     group = pathlib.Path("/sys/fs/cgroup" + unit.pop("ControlGroup"))
@@ -139,3 +148,10 @@ def test_user(vm):
     assert vm.shell(f"cat {group}/memory.max").strip() == str(32 << 20)
     vm.shell(f"{oci} delete --force own")
     vm.shell(f"! test -e {group}")
+    # podman calls it in the user's namespace, as its root.
+    nested = f"/run/inside {as_user} unshare -r /mnt/hull-oci --systemd-cgroup"
+    vm.shell(f"{nested} run -d -b /mnt/inner inner")
+    unit = shown(vm, "hull-oci-inner.scope", "ActiveState", "Slice", "MemoryMax", user=as_user)
+    assert unit == {"ActiveState": "active", "Slice": "user.slice", "MemoryMax": str(64 << 20)}
+    vm.shell(f"{nested} delete --force inner")
+    assert shown(vm, "hull-oci-inner.scope", "LoadState", user=as_user) == {"LoadState": "not-found"}

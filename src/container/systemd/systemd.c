@@ -81,7 +81,10 @@ static int wait_job(struct session *session, sd_bus_message *reply, struct error
     }
     return strcmp(job->result, "done") == 0 || strcmp(job->result, "skipped") == 0
                ? 0
-               : error_set(err, EIO, "the job of %s ended so: %s", session->unit, job->result);
+               : error_set(
+                     err, EIO,
+                     "the job of %s ended so: %s (journalctl, perhaps with --user, has the reason)",
+                     session->unit, job->result);
 }
 
 /* systemd's own socket needs no D-Bus daemon. */
