@@ -44,12 +44,13 @@ def tools(tmp_path):
         (folder / "rootfs/bin" / name).symlink_to("busybox")
     for name in ("hull-oci", "hull-oci-systemd"):
         subprocess.run(["strip", "-o", folder / name, BUILD / "bin" / name], check=True)
-    configuration(folder / "web/config.json", {
-        "cgroupsPath": "machine-test.slice:libpod:web",
-        "resources": {"memory": {"limit": 64 << 20, "swap": 96 << 20, "reservation": 32 << 20},
-                      "cpu": {"shares": 512, "quota": 50000, "period": 100000, "cpus": "0", "mems": "0"},
-                      "pids": {"limit": 50}, "unified": {"memory.high": "50331648"}},
-    }, {"org.systemd.property.TimeoutStopSec": "7", "org.systemd.property.Description": "'of the test'"})
+    resources = {"memory": {"limit": 64 << 20, "swap": 96 << 20, "reservation": 32 << 20}, "pids": {"limit": 50},
+                 "cpu": {"shares": 512, "quota": 50000, "period": 100000, "cpus": "0", "mems": "0"}}
+    web = {"cgroupsPath": "machine-test.slice:libpod:web", "resources": resources}
+    configuration(folder / "older/config.json", web)
+    web["resources"] = resources | {"unified": {"memory.high": "50331648"}}
+    configuration(folder / "web/config.json", web, {"org.systemd.property.TimeoutStopSec": "7",
+                                                    "org.systemd.property.Description": "'of the test'"})
     configuration(folder / "plain/config.json", {"cgroupsPath": ""})
     configuration(folder / "bad/config.json", {"cgroupsPath": "/machine/web"})
     limits = {"resources": {"memory": {"limit": 64 << 20}, "pids": {"limit": 40}}}
@@ -63,15 +64,18 @@ def tools(tmp_path):
 
 
 @pytest.fixture
-def vm(boot, debian, tools):
-    """Logged in."""
-    console = boot("--engine", "soft", "--cpus", "2", "--memory", "1G", "--net", "none", *debian, "--disk", tools,
-                   timeout=2 * BOOT_TIMEOUT)
-    console.expect("login: ")
-    console.send_line("root")
-    console.expect("# ")
-    console.shell("mount -o ro /dev/vdb /mnt")
-    return console
+def login(boot, debian, tools):
+    """Boots with more words for the kernel, and logs in."""
+    def start(words=""):
+        console = boot("--engine", "soft", "--cpus", "2", "--memory", "1G", "--net", "none", *debian[:-1], f"{debian[-1]} {words}",
+                       "--disk", tools, timeout=2 * BOOT_TIMEOUT)
+        console.expect("login: ")
+        console.send_line("root")
+        console.expect("# ")
+        console.shell("mount -o ro /dev/vdb /mnt")
+        return console
+
+    return start
 
 
 def shown(console, unit, *names, user=""):
@@ -80,8 +84,9 @@ def shown(console, unit, *names, user=""):
     return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
 
 
-def test_host(vm):
+def test_host(login):
     """A scope from creation to deletion, by the host's systemd."""
+    vm = login()
     vm.shell(f"{OCI} create -b /mnt/web web")
     assert f"{OCI.split()[0]}" and "created" in vm.shell(f"{OCI} state web")
     unit = shown(vm, "libpod-web.scope", "ActiveState", "Slice", "Delegate", "Description", "MemoryMax", "MemoryLow", "MemoryHigh",
@@ -125,8 +130,9 @@ def test_host(vm):
     assert vm.shell("systemctl list-units --no-legend '*.scope' | grep -c -e libpod -e hull-oci || true").strip() == "0"
 
 
-def test_user(vm):
+def test_user(login):
     """The systemd of a user without rights."""
+    vm = login()
     vm.shell("useradd -u 1000 -m somebody && mkdir -p /run/user/1000 && chown 1000 /run/user/1000")
     vm.shell("systemd-run -q -p Delegate=yes --uid 1000 -E XDG_RUNTIME_DIR=/run/user/1000 --unit own /lib/systemd/systemd --user")
     as_user = "setpriv --reuid 1000 --regid 1000 --clear-groups env XDG_RUNTIME_DIR=/run/user/1000"
@@ -155,3 +161,34 @@ def test_user(vm):
     assert unit == {"ActiveState": "active", "Slice": "user.slice", "MemoryMax": str(64 << 20)}
     vm.shell(f"{nested} delete --force inner")
     assert shown(vm, "hull-oci-inner.scope", "LoadState", user=as_user) == {"LoadState": "not-found"}
+
+
+@pytest.mark.parametrize("layout, words", [("v1", "systemd.legacy_systemd_cgroup_controller=1"), ("hybrid", "")])
+def test_older_hosts(login, layout, words):
+    """Controllers of v1: systemd's words for them, and groups that it does not make. In hybrid hosts the device filter is v2's."""
+    vm = login(f"systemd.unified_cgroup_hierarchy=0 {words}")
+    vm.shell(("! " if layout == "v1" else "") + "test -d /sys/fs/cgroup/unified")
+    below = GROUP.removeprefix("/sys/fs/cgroup/")
+    vm.shell(f"{OCI} create -b /mnt/older web && {OCI} start web")
+    pid = json.loads(vm.shell(f"{OCI} state web").strip())["pid"]
+    unit = shown(vm, "libpod-web.scope", "ActiveState", "MemoryLimit", "CPUShares", "TasksMax", "CPUQuotaPerSecUSec", "DevicePolicy")
+    assert unit == {"ActiveState": "active", "MemoryLimit": str(64 << 20), "CPUShares": "512", "TasksMax": "50",
+                    "CPUQuotaPerSecUSec": "500ms", "DevicePolicy": "strict" if layout == "v1" else "auto"}
+    groups = vm.shell(f"cat /proc/{pid}/cgroup").splitlines()
+    assert all(line.split(":", 2)[2] == f"/{below}" for line in groups if not (layout == "v1" and line.startswith("0:"))), groups
+    inside = f"nsenter -t {pid} -m /bin/busybox"
+    vm.shell(f"{inside} mount -t tmpfs none /dev && {inside} mknod -m 666 /dev/null c 1 3 && "
+             f"{inside} mknod /dev/disk b $(tr : ' ' </sys/block/vda/dev) && {inside} sh -c ': </dev/disk'")
+    devices = f"{OCI} exec web /bin/sh -c '/bin/busybox true </dev/null && ! /bin/busybox true </dev/disk' 2>/dev/null"
+    vm.shell(devices)
+    vm.shell("systemctl daemon-reload")
+    vm.shell(devices)
+    vm.shell(f"cd /sys/fs/cgroup; grep -x {64 << 20} memory/{below}/memory.limit_in_bytes && grep -x 50 pids/{below}/pids.max && "
+             f"grep -x 0 cpuset/{below}/cpuset.cpus; cd")
+    vm.shell(f"{OCI} update --memory 33554432 --memory-swap 33554432 --cpu-share 256 web")
+    vm.shell(f"grep -x {32 << 20} /sys/fs/cgroup/memory/{below}/memory.limit_in_bytes && "
+             f"grep -x 256 /sys/fs/cgroup/cpu/{below}/cpu.shares")
+    assert shown(vm, "libpod-web.scope", "MemoryLimit", "CPUShares") == {"MemoryLimit": str(32 << 20), "CPUShares": "256"}
+    vm.shell(f"{OCI} pause web && {OCI} resume web && {OCI} kill web KILL && {OCI} delete --force web")
+    assert shown(vm, "libpod-web.scope", "LoadState") == {"LoadState": "not-found"}
+    assert vm.shell("find /sys/fs/cgroup -name 'libpod*'").strip() == ""
