@@ -430,6 +430,21 @@ def test_spec_and_features(runtime, place, name):
     assert "createRuntime" in features["hooks"] and "rro" in features["mountOptions"] and features["linux"]["seccomp"]["enabled"]
 
 
+@pytest.mark.skipif(os.path.exists("/run/systemd/system"), reason="systemd is this host's init")
+def test_no_systemd(runtime, bundle, name):
+    """Without systemd its manager is refused before anything is made; a path that is the other manager's as well."""
+    bundle.linux["cgroupsPath"] = "machine.slice:libpod:x"
+    told = runtime.refused("--cgroup-manager", "systemd", "run", "-b", bundle.script("true").path, name)
+    assert "/run/systemd/system" in told and "cgroupfs" in told
+    nothing_left(runtime, name)
+    bundle.linux["cgroupsPath"] = "/machine/x"
+    assert "SLICE:PREFIX:NAME" in runtime.refused("--systemd-cgroup", "run", "-b", bundle.script("true").path, name)
+    nothing_left(runtime, name)
+    has_program = (HULL_OCI.parent / "hull-oci-systemd").exists()
+    groups = json.loads(runtime.ok("features"))["linux"]["cgroup"]
+    assert groups["systemd"] is has_program and groups["systemdUser"] is has_program
+
+
 def test_what_the_host_cannot_give(runtime, bundle, name):
     """This host's root may not raise hard limits: the container runs, and says so; or not, with --strict."""
     import resource
