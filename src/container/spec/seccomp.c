@@ -121,7 +121,14 @@ static const char *compact(struct reader *reader, const struct node *node)
     char *text = reader_alloc(reader, node, node->extent + (size_t)1);
     char *out = text;
     bool is_in_string = false;
+    const struct node *left_away[] = {node_find(node, "listenerPath"),
+                                      node_find(node, "listenerMetadata")};
     for (const char *c = node->begin; text != NULL && c < node->begin + node->extent; c++) {
+        for (size_t i = 0; i < ARRAY_COUNT(left_away); i++) {
+            if (left_away[i] != NULL && left_away[i]->begin == c) {
+                c += left_away[i]->extent;
+            }
+        }
         if (is_in_string || strchr(" \t\r\n", *c) == NULL) {
             *out++ = *c;
         }

@@ -231,7 +231,8 @@ struct spec_seccomp {
     const char *listener_path, *listener_metadata; /* NULL: none */
     const struct spec_seccomp_rule *rules;
     size_t rule_count;
-    const char *source; /* the section as compact JSON: the same text is the same filter */
+    /* The section as compact JSON without whom it notifies: the same text is the same filter. */
+    const char *source;
 };
 
 struct spec_intel_rdt {

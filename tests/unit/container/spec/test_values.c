@@ -251,9 +251,10 @@ static void linux_section(void **state)
     assert_true(l->seccomp.rules[0].args[0].value == UINT64_MAX &&
                 l->seccomp.rules[0].args[0].op == SCMP_CMP_GE);
     assert_string_equal(l->seccomp.listener_metadata, "a \" b");
+    /* The filter does not depend on whom it notifies: containers share it. */
     static const char source[] =
         "{\"defaultAction\":\"SCMP_ACT_ERRNO\",\"architectures\":[\"SCMP_ARCH_X86\""
-        "],\"listenerMetadata\":\"a \\\" b\",";
+        "],\"listenerMetadata\":,\"listenerPath\":,\"flags\":[";
     assert_memory_equal(l->seccomp.source, source, strlen(source));
     spec_destroy(spec);
 }
