@@ -8,9 +8,26 @@ static bool is_path(const char *complete)
     return complete != NULL && (strcmp(complete, "FILE") == 0 || strcmp(complete, "DIR") == 0);
 }
 
-/* "a|b" as "a b". */
-static void words_print(const char *words)
+/* What hull is asked when names are to be completed; NULL: they are words, or paths. */
+static const char *command_of(const char *complete)
 {
+    return complete == NULL                     ? NULL
+           : strcmp(complete, "CONTAINER") == 0 ? "hull ct list --format csv"
+           : strcmp(complete, "TEMPLATE") == 0  ? "hull ct template list --format csv"
+                                                : NULL;
+}
+
+/* Of a table the first column, without its title. */
+#define FIRST_COLUMN " 2>/dev/null | sed 1d | cut -d, -f1"
+
+/* "a|b" as "a b", or a command that 'opening' has the shell expand: "$(" or "(". */
+static void words_print(const char *words, const char *opening)
+{
+    const char *command = command_of(words);
+    if (command != NULL) {
+        (void)printf("%s%s" FIRST_COLUMN ")", opening, command);
+        return;
+    }
     for (; words != NULL && *words != '\0'; words++) {
         (void)putchar(*words == '|' ? ' ' : *words);
     }
@@ -58,7 +75,7 @@ static void bash_values(const struct verb *verb)
                          o->complete[0] == 'D' ? 'd' : 'f');
         } else {
             (void)fputs("COMPREPLY=($(compgen -W '", stdout);
-            words_print(o->complete);
+            words_print(o->complete, "$(");
             (void)fputs("' -- \"$word\")); return", stdout);
         }
         (void)fputs(" ;;\n", stdout);
@@ -73,7 +90,7 @@ static void bash_ctl_keys(void)
                 stdout);
     for (const struct ctl_keys *keys = ctl_keys; keys->verb != NULL; keys++) {
         (void)printf("          %s) COMPREPLY=($(compgen -W '", keys->verb);
-        words_print(keys->words);
+        words_print(keys->words, "$(");
         (void)fputs("' -- \"$word\")) ;;\n", stdout);
     }
     (void)fputs("        esac\n      ", stdout);
@@ -89,7 +106,7 @@ static void bash_words(const struct verb *verb)
     (void)fputs("--help' -- \"$word\")); ", stdout);
     if (strcmp(verb->name, "ctl") == 0) {
         (void)fputs("elif ((COMP_CWORD == 3)); then COMPREPLY=($(compgen -W '", stdout);
-        words_print(ctl_verb_words);
+        words_print(ctl_verb_words, "$(");
         (void)fputs("' -- \"$word\")); ", stdout);
         bash_ctl_keys();
     }
@@ -97,26 +114,36 @@ static void bash_words(const struct verb *verb)
         (void)fputs("else COMPREPLY=($(compgen -f -- \"$word\")); compopt -o filenames; ", stdout);
     } else if (verb->complete != NULL) {
         (void)fputs("else COMPREPLY=($(compgen -W '", stdout);
-        words_print(verb->complete);
+        words_print(verb->complete, "$(");
         (void)fputs("' -- \"$word\")); ", stdout);
     }
     (void)fputs("fi ;;\n", stdout);
 }
 
-/* Verbs of verbs: the second word is completed here, what follows it by the name of both. */
-static void bash_groups(void)
+/* Verbs of verbs: the next word is completed here, what follows it by the name of all. 'at' is where that word stands. */
+static void bash_groups(const struct verb *const *among, unsigned at)
 {
+    bool has_inner = false;
     (void)fputs("  case $verb in\n", stdout);
-    for (size_t i = 0; verbs[i] != NULL; i++) {
-        if (verbs[i]->verbs != NULL) {
-            (void)printf("    %s) if ((COMP_CWORD == 2)); then COMPREPLY=($(compgen -W '",
-                         verbs[i]->name);
-            verb_names(verbs[i]->verbs);
-            (void)fputs("--help' -- \"$word\")); return; fi; verb+=\" ${COMP_WORDS[2]}\" ;;\n",
-                        stdout);
+    for (size_t i = 0; among[i] != NULL; i++) {
+        if (among[i]->verbs != NULL) {
+            (void)printf("    '%s') if ((COMP_CWORD == %u)); then COMPREPLY=($(compgen -W '",
+                         among[i]->name, at);
+            verb_names(among[i]->verbs);
+            (void)printf("--help' -- \"$word\")); return; fi; verb+=\" ${COMP_WORDS[%u]}\" ;;\n",
+                         at);
         }
     }
     (void)fputs("  esac\n", stdout);
+    for (size_t i = 0; among[i] != NULL; i++) {
+        for (size_t j = 0; among[i]->verbs != NULL && among[i]->verbs[j] != NULL; j++) {
+            has_inner = has_inner || among[i]->verbs[j]->verbs != NULL;
+        }
+        if (has_inner) {
+            bash_groups(among[i]->verbs, at + 1);
+            has_inner = false;
+        }
+    }
 }
 
 static void bash_print(void)
@@ -130,7 +157,7 @@ static void bash_print(void)
         stdout);
     verb_names(verbs);
     (void)fputs("--help --version' -- \"$word\"))\n    return\n  fi\n", stdout);
-    bash_groups();
+    bash_groups(verbs, 2);
     (void)fputs("  case $verb:$last in\n", stdout);
     each_verb(verbs, bash_values);
     (void)fputs("  esac\n  case $verb in\n", stdout);
@@ -158,9 +185,13 @@ static void zsh_action(const char *complete)
         (void)fputs(": ", stdout);
     } else if (is_path(complete)) {
         (void)fputs(complete[0] == 'D' ? ":_files -/" : ":_files", stdout);
+    } else if (command_of(complete) != NULL) {
+        (void)fputs(":{compadd -- ", stdout);
+        words_print(complete, "$(");
+        (void)fputs("}", stdout);
     } else {
         (void)fputs(":(", stdout);
-        words_print(complete);
+        words_print(complete, "");
         (void)fputs(")", stdout);
     }
 }
@@ -181,10 +212,11 @@ static void zsh_verb(const struct verb *verb)
     }
     if (strcmp(verb->name, "ctl") == 0) {
         (void)fputs(" \\\n        '1:path:_files' '2:verb:(", stdout);
-        words_print(ctl_verb_words);
+        words_print(ctl_verb_words, "");
         (void)fputs(")' '*:key:_hull_ctl_keys'", stdout);
     } else if (verb->complete != NULL) {
-        (void)printf(" \\\n        '%s:argument", is_path(verb->complete) ? "*" : "1");
+        (void)printf(" \\\n        '%s:argument",
+                     is_path(verb->complete) || command_of(verb->complete) != NULL ? "*" : "1");
         zsh_action(verb->complete);
         (void)fputs("'", stdout);
     }
@@ -214,7 +246,7 @@ static void zsh_level(const struct verb *const *among)
             continue;
         }
         if (among[i]->verbs != NULL) {
-            (void)printf("    %s)\n", among[i]->name);
+            (void)printf("    %s)\n", verb_last_word(among[i]));
             zsh_level(among[i]->verbs);
             (void)fputs("    ;;\n", stdout);
         } else {
@@ -232,7 +264,7 @@ static void zsh_ctl_keys(void)
                 stdout);
     for (const struct ctl_keys *keys = ctl_keys; keys->verb != NULL; keys++) {
         (void)printf("    %s) compadd -S '' -- ", keys->verb);
-        words_print(keys->words);
+        words_print(keys->words, "");
         (void)fputs(" ;;\n", stdout);
     }
     (void)fputs("  esac\n}\n", stdout);
@@ -249,15 +281,21 @@ static void zsh_print(void)
     (void)fputs("}\ncompdef _hull hull\n", stdout);
 }
 
-/* When the words before are those of the verb: one or two. */
+/* When the words before are those of the verb. */
+static void fish_words(const char *name)
+{
+    for (const char *word = name; *word != '\0';) {
+        size_t length = strcspn(word, " ");
+        (void)printf("%s__fish_seen_subcommand_from %.*s", word != name ? "; and " : "",
+                     (int)length, word);
+        word += length + (word[length] == ' ');
+    }
+}
+
 static void fish_condition(const struct verb *verb)
 {
-    const char *blank = strchr(verb->name, ' ');
-    int first = blank != NULL ? (int)(blank - verb->name) : (int)strlen(verb->name);
-    (void)printf("'__fish_seen_subcommand_from %.*s", first, verb->name);
-    if (blank != NULL) {
-        (void)printf("; and __fish_seen_subcommand_from %s", blank + 1);
-    }
+    (void)putchar('\'');
+    fish_words(verb->name);
     (void)putchar('\'');
 }
 
@@ -273,7 +311,7 @@ static void fish_option(const struct verb *verb, const struct option_spec *optio
         (void)fputs(is_path(option->complete) ? " -r -F" : " -x", stdout);
         if (option->complete != NULL && !is_path(option->complete)) {
             (void)fputs(" -a '", stdout);
-            words_print(option->complete);
+            words_print(option->complete, "(");
             (void)fputs("'", stdout);
         }
     }
@@ -294,15 +332,15 @@ static void fish_verb(const struct verb *verb)
     fish_condition(verb);
     if (!is_path(verb->complete)) {
         (void)fputs(" -a '", stdout);
-        words_print(verb->complete);
+        words_print(verb->complete, "(");
         (void)fputs("'\n", stdout);
     } else if (strcmp(verb->name, "ctl") == 0) {
         (void)fputs(" -F -a '", stdout);
-        words_print(ctl_verb_words);
+        words_print(ctl_verb_words, "(");
         (void)fputs("'\n", stdout);
         for (const struct ctl_keys *keys = ctl_keys; keys->verb != NULL; keys++) {
             (void)printf("complete -c hull -n '__fish_seen_subcommand_from %s' -a '", keys->verb);
-            words_print(keys->words);
+            words_print(keys->words, "(");
             (void)fputs("'\n", stdout);
         }
     } else {
@@ -310,31 +348,34 @@ static void fish_verb(const struct verb *verb)
     }
 }
 
-static void fish_name(const struct verb *verb, const char *condition)
+/* Names of verbs, where 'count' words stand before them, those of the group. */
+static void fish_names(const struct verb *const *among, const struct verb *group, unsigned count)
 {
-    (void)printf("complete -c hull -n '%s' -a %s -d '", condition, verb_last_word(verb));
-    quoted_print(verb->summary, "fish");
-    (void)fputs("'\n", stdout);
+    for (size_t i = 0; among[i] != NULL; i++) {
+        if (among[i]->is_hidden) {
+            continue;
+        }
+        (void)fputs("complete -c hull -n '", stdout);
+        if (group == NULL) {
+            (void)fputs("__fish_use_subcommand", stdout);
+        } else {
+            fish_words(group->name);
+            (void)printf("; and test (count (commandline -opc)) = %u", count);
+        }
+        (void)printf("' -a %s -d '", verb_last_word(among[i]));
+        quoted_print(among[i]->summary, "fish");
+        (void)fputs("'\n", stdout);
+        if (among[i]->verbs != NULL) {
+            fish_names(among[i]->verbs, among[i], count + 1);
+        }
+    }
 }
 
 static void fish_print(void)
 {
     (void)fputs("# fish completion for hull: hull completion fish | source\ncomplete -c hull -f\n",
                 stdout);
-    for (size_t i = 0; verbs[i] != NULL; i++) {
-        if (verbs[i]->is_hidden) {
-            continue;
-        }
-        fish_name(verbs[i], "__fish_use_subcommand");
-        for (size_t j = 0; verbs[i]->verbs != NULL && verbs[i]->verbs[j] != NULL; j++) {
-            char condition[128];
-            (void)snprintf(
-                condition, sizeof(condition),
-                "__fish_seen_subcommand_from %s; and test (count (commandline -opc)) = 2",
-                verbs[i]->name);
-            fish_name(verbs[i]->verbs[j], condition);
-        }
-    }
+    fish_names(verbs, NULL, 1);
     each_verb(verbs, fish_verb);
 }
 

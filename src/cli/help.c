@@ -167,20 +167,17 @@ static int man_run(int argc, char **argv)
         man_overview();
         return CLI_OK;
     }
-    for (size_t i = 0; verbs[i] != NULL; i++) {
-        if (strcmp(verbs[i]->name, argv[0]) != 0) {
-            continue;
+    const struct verb *const *among = verbs;
+    for (int i = 0; among != NULL && i < count; i++) {
+        const struct verb *verb = NULL;
+        for (size_t j = 0; verb == NULL && among[j] != NULL; j++) {
+            verb = strcmp(verb_last_word(among[j]), argv[i]) == 0 ? among[j] : NULL;
         }
-        if (count == 1) {
-            man_verb_page(verbs[i], verbs);
+        if (verb != NULL && i == count - 1) {
+            man_verb_page(verb, among);
             return CLI_OK;
         }
-        for (size_t j = 0; verbs[i]->verbs != NULL && verbs[i]->verbs[j] != NULL; j++) {
-            if (strcmp(verb_last_word(verbs[i]->verbs[j]), argv[1]) == 0) {
-                man_verb_page(verbs[i]->verbs[j], verbs[i]->verbs);
-                return CLI_OK;
-            }
-        }
+        among = verb != NULL ? verb->verbs : NULL;
     }
     (void)fprintf(stderr, "hull: man page %s: no such verb: see `hull --help`\n", argv[0]);
     return CLI_FAILURE;
@@ -188,7 +185,7 @@ static int man_run(int argc, char **argv)
 
 const struct verb man_verb = {
     .name = "man",
-    .arguments = "[VERB [VERB]]",
+    .arguments = "[VERB]...",
     .summary = "Print the source of a man page",
     .is_hidden = true,
     .run = man_run,

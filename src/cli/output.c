@@ -63,7 +63,7 @@ static char *plain_text(const json_t *value)
     if (json_is_object(json_array_get(value, 0))) {
         return names_of(value);
     }
-    return json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY);
+    return json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY | JSON_REAL_PRECISION(15));
 }
 
 /* Characters, not bytes: UTF-8 continuation bytes take no column. */
@@ -159,7 +159,7 @@ static void csv_print(const struct output_column *columns, const json_t *rows)
 
 static void json_print(const json_t *value)
 {
-    (void)json_dumpf(value, stdout, JSON_INDENT(2) | JSON_ENCODE_ANY);
+    (void)json_dumpf(value, stdout, JSON_INDENT(2) | JSON_ENCODE_ANY | JSON_REAL_PRECISION(15));
     (void)putchar('\n');
 }
 
@@ -176,7 +176,7 @@ static void yaml_value(const json_t *value, int indent)
 {
     if (is_empty_or_scalar(value)) {
         (void)putchar(' ');
-        (void)json_dumpf(value, stdout, JSON_ENCODE_ANY | JSON_COMPACT);
+        (void)json_dumpf(value, stdout, JSON_ENCODE_ANY | JSON_REAL_PRECISION(15) | JSON_COMPACT);
         (void)putchar('\n');
     } else {
         (void)putchar('\n');

@@ -3,7 +3,7 @@
 #include <string.h>
 
 const struct verb *const verbs[] = {
-    &boot_verb, &ctl_verb, &disk_verb, &host_verb, &completion_verb, &man_verb, NULL,
+    &boot_verb, &ct_verb, &ctl_verb, &disk_verb, &host_verb, &completion_verb, &man_verb, NULL,
 };
 
 int cli_fail(const struct error *err)
@@ -31,7 +31,7 @@ int cli_options(const struct verb *verb, bool stops_at_word, int argc, char **ar
 static void overview_print(FILE *to)
 {
     (void)fputs(
-        "Hull runs virtual machines.\n\nUsage: hull VERB [OPTION]... [ARGUMENT]...\n\nVerbs:\n",
+        "Hull runs virtual machines and containers.\n\nUsage: hull VERB [OPTION]... [ARGUMENT]...\n\nVerbs:\n",
         to);
     for (size_t i = 0; verbs[i] != NULL; i++) {
         if (!verbs[i]->is_hidden) {
@@ -93,8 +93,11 @@ static int group_run(const struct verb *group, int argc, char **argv)
         return CLI_OK;
     }
     const struct verb *verb = verb_find(group->verbs, argv[1]);
-    return verb != NULL ? verb->run(argc - 1, argv + 1)
-                        : unknown_verb(group->verbs, group, argv[1]);
+    if (verb == NULL) {
+        return unknown_verb(group->verbs, group, argv[1]);
+    }
+    return verb->verbs != NULL ? group_run(verb, argc - 1, argv + 1)
+                               : verb->run(argc - 1, argv + 1);
 }
 
 int cli_main(int argc, char **argv)
@@ -118,10 +121,10 @@ int cli_main(int argc, char **argv)
     if (verb == NULL) {
         return unknown_verb(verbs, NULL, is_help ? argv[2] : word);
     }
-    if (is_help && verb->verbs != NULL && argc > 3) {
-        const struct verb *inner = verb_find(verb->verbs, argv[3]);
+    for (int i = 3; is_help && verb->verbs != NULL && i < argc; i++) {
+        const struct verb *inner = verb_find(verb->verbs, argv[i]);
         if (inner == NULL) {
-            return unknown_verb(verb->verbs, verb, argv[3]);
+            return unknown_verb(verb->verbs, verb, argv[i]);
         }
         verb = inner;
     }

@@ -12,6 +12,7 @@ extern const struct verb boot_verb;
 extern const struct verb host_verb;
 extern const struct verb ctl_verb;
 extern const struct verb disk_verb;
+extern const struct verb ct_verb;
 extern const struct verb completion_verb;
 extern const struct verb man_verb;
 

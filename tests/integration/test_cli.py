@@ -523,6 +523,9 @@ def test_completion_and_man_pages():
     assert result.stdout == "file= from=\n"
     zsh = hull("completion", "zsh").stdout
     assert "#compdef hull" in zsh and "disk-mirror) compadd -S '' -- disk=" in zsh
+    # Names of containers and templates are asked for when they are needed.
+    names = "hull ct list --format csv 2>/dev/null | sed 1d | cut -d, -f1)"
+    assert "compgen -W '$(" + names in script and "compadd -- $(" + names in zsh and "-a '(" + names in hull("completion", "fish").stdout
     assert "complete -c hull" in hull("completion", "fish").stdout
     for verb in ([], ["boot"], ["ctl"], ["host"]):
         assert hull("man", *verb).stdout.startswith(".TH HULL")

@@ -49,7 +49,7 @@ static inline long system_call(long number, long a, long b, long c, long d)
     return result;
 }
 
-int shrink_and_accept(int socket)
+void shrink(void)
 {
     struct ranges ranges = {.count = 0};
     (void)malloc_trim(0);
@@ -58,6 +58,11 @@ int shrink_and_accept(int socket)
         (void)system_call(SYS_madvise, (long)ranges.item[i].begin, (long)ranges.item[i].size,
                           MADV_DONTNEED, 0);
     }
+}
+
+int shrink_and_accept(int socket)
+{
+    shrink();
     long fd;
     do {
         fd = system_call(SYS_accept4, socket, 0, 0, SOCK_CLOEXEC);

@@ -1,0 +1,70 @@
+/* What the keeper is told besides the runtime's configuration. */
+#include "system/life/document.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/core/crc32c.h"
+
+void document_host_name(const struct store *store, const char *name, size_t card,
+                        char out_name[IFNAMSIZ])
+{
+    uint32_t sum = crc32c(0, store->state, strlen(store->state) + 1);
+    sum = crc32c(sum, name, strlen(name));
+    (void)snprintf(out_name, IFNAMSIZ, DOCUMENT_DEVICE_PREFIX "%08x.%u", sum, (unsigned)card % 100);
+}
+
+static json_t *file(const char *path, const char *text)
+{
+    return json_pack("{s:s, s:s}", "path", path, "text", text);
+}
+
+/* What a machine of that name has in /etc. */
+static json_t *files(const struct config *config)
+{
+    json_t *list = json_array();
+    char text[4096];
+    (void)snprintf(text, sizeof(text), "%s\n", config->hostname);
+    (void)json_array_append_new(list, file("/etc/hostname", text));
+    (void)snprintf(text, sizeof(text),
+                   "127.0.0.1 localhost\n127.0.1.1 %s\n::1 localhost ip6-localhost ip6-loopback\n",
+                   config->hostname);
+    (void)json_array_append_new(list, file("/etc/hosts", text));
+    if (config->dns_count == 0 && config->search == NULL) {
+        return list; /* what the template has */
+    }
+    size_t used = 0;
+    text[0] = '\0';
+    if (config->search != NULL) {
+        used = (size_t)snprintf(text, sizeof(text), "search %.512s\n", config->search);
+    }
+    for (size_t i = 0; i < config->dns_count; i++) {
+        used += (size_t)snprintf(text + used, sizeof(text) - used, "nameserver %.64s\n",
+                                 config->dns[i]);
+    }
+    (void)json_array_append_new(list, file("/etc/resolv.conf", text));
+    return list;
+}
+
+int document_start(const struct store *store, const struct config *config,
+                   const char *const *layers, size_t layer_count, json_t **out_start,
+                   struct error *err)
+{
+    char folder[PATH_MAX], marker[PATH_MAX];
+    store_container_path(store, config->name, NULL, folder);
+    store_container_path(store, config->name, CONTAINER_WRITTEN, marker);
+    json_t *lower = json_array();
+    for (size_t i = 0; i < layer_count; i++) {
+        (void)json_array_append_new(lower, json_string(layers[i]));
+    }
+    bool is_written = access(marker, F_OK) == 0;
+    json_t *start = json_pack(
+        "{s:s, s:s, s:o, s:b, s:b, s:o, s:O}", "state", store->state, "folder", folder, "layers",
+        lower, "hasDisk", config->limits.disk_bytes != 0, "isPrivileged", config->is_privileged,
+        "files", is_written ? json_array() : files(config), "config", config->document);
+    *out_start = start;
+    return start != NULL ? 0 : error_set(err, ENOMEM, "no memory for starting a container");
+}

@@ -1,0 +1,165 @@
+/* Where a container is in its life, and what all of its verbs need. */
+#include "system/life/life.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "base/host/file.h"
+#include "container/runtime/loaded.h"
+#include "system/life/internal.h"
+#include "system/life/keeper.h"
+
+int life_open(struct life *out, const char *state, const char *keeper, struct error *err)
+{
+    if (geteuid() != 0) {
+        return error_set(err, EPERM, "system containers need root (sudo hull ct ...)");
+    }
+    struct life life = {.keeper = keeper};
+    int rc = store_open(state, &life.store, err);
+    if (rc < 0) {
+        return rc;
+    }
+    *out = life;
+    (void)snprintf(out->oci, sizeof(out->oci), "%s/oci", life.store.run);
+    out->runtime = (struct runtime){.root = out->oci, .manager = CGROUP_MANAGER_FILES};
+    return 0;
+}
+
+const char *life_status_name(enum life_status status)
+{
+    static const char *const names[] = {
+        [LIFE_STOPPED] = "stopped", [LIFE_STARTING] = "starting", [LIFE_RUNNING] = "running",
+        [LIFE_PAUSED] = "paused",   [LIFE_LOST] = "error",
+    };
+    return names[status];
+}
+
+static bool has_keeper(const struct life *life, const char *name)
+{
+    char path[PATH_MAX];
+    store_keeper_path(&life->store, name, KEEPER_LOCK, path);
+    AUTO_CLOSE int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+    /* Asked for, not taken, be it for a moment: that moment would be in the way of a keeper that starts. */
+    struct flock asked = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    return fd >= 0 && fcntl(fd, F_OFD_GETLK, &asked) == 0 && asked.l_type != F_UNLCK;
+}
+
+enum life_status life_status(const struct life *life, const char *name)
+{
+    bool is_kept = has_keeper(life, name);
+    struct loaded loaded;
+    struct error ignored;
+    if (loaded_open(&life->runtime, name, false, &loaded, &ignored) < 0) {
+        return is_kept ? LIFE_STARTING : LIFE_STOPPED;
+    }
+    enum container_status status = loaded.status;
+    loaded_close(&loaded);
+    if (!is_kept) {
+        return LIFE_LOST;
+    }
+    return status == CONTAINER_RUNNING  ? LIFE_RUNNING
+           : status == CONTAINER_PAUSED ? LIFE_PAUSED
+                                        : LIFE_STARTING;
+}
+
+static int lock_file(const struct life *life, const char *name, int operation, struct error *err)
+{
+    char path[PATH_MAX];
+    (void)snprintf(path, sizeof(path), "%s/lock%s%s", life->store.run, *name != '\0' ? "-" : "",
+                   name);
+    for (;;) {
+        AUTO_CLOSE int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+        if (fd < 0) {
+            return error_set_errno(err, errno, "opening %s", path);
+        }
+        int rc;
+        do {
+            rc = flock(fd, operation);
+        } while (rc < 0 && errno == EINTR);
+        struct stat locked;
+        if (rc < 0 || fstat(fd, &locked) < 0) {
+            return errno == EWOULDBLOCK ? error_set(err, EBUSY, "%s: somebody has it", path)
+                                        : error_set_errno(err, errno, "locking %s", path);
+        }
+        if (locked.st_nlink != 0) { /* or it went with its container while we waited */
+            return TAKE_FD(fd);
+        }
+    }
+}
+
+static int lock(const struct life *life, const char *name, int operation, struct error *err)
+{
+    char folder[PATH_MAX];
+    int rc = *name != '\0' ? store_check_name("container", name, err) : 0;
+    if (rc < 0) {
+        return rc;
+    }
+    store_container_path(&life->store, name, NULL, folder);
+    if (access(folder, F_OK) < 0) {
+        return error_set(err, ENOENT, "container %s does not exist", name);
+    }
+    return lock_file(life, name, operation, err);
+}
+
+int life_lock(const struct life *life, const char *name, struct error *err)
+{
+    return lock(life, name, LOCK_EX, err);
+}
+
+int life_try_lock(const struct life *life, const char *name, struct error *err)
+{
+    return lock(life, name, LOCK_EX | LOCK_NB, err);
+}
+
+int life_connect(const struct life *life, const char *name, char kind, struct error *err)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    char path[PATH_MAX];
+    store_keeper_path(&life->store, name, KEEPER_SOCKET, path);
+    if (strlen(path) >= sizeof(address.sun_path)) {
+        return error_set(err, ENAMETOOLONG, "%.100s...: too long for a socket", path);
+    }
+    memcpy(address.sun_path, path, strlen(path));
+    AUTO_CLOSE int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0) {
+        return errno == ENOENT || errno == ECONNREFUSED
+                   ? error_set(err, ESRCH, "container %s is not running", name)
+                   : error_set_errno(err, errno, "reaching the keeper of container %s", name);
+    }
+    return send(fd, &kind, 1, MSG_NOSIGNAL) == 1
+               ? TAKE_FD(fd)
+               : error_set_errno(err, errno, "reaching the keeper of container %s", name);
+}
+
+int life_layers(const struct life *life, const struct config *config,
+                struct template_layers *out_layers, struct error *err)
+{
+    if (config->template_digest != NULL) {
+        return template_open(&life->store, config->template_digest, false, out_layers, err);
+    }
+    *out_layers = (struct template_layers){.count = 1};
+    out_layers->path[0] = strdup(config->root);
+    return out_layers->path[0] != NULL ? 0 : error_set(err, ENOMEM, "no memory for layers");
+}
+
+int life_pause(const struct life *life, const char *name, bool is_paused, struct error *err)
+{
+    enum life_status status = life_status(life, name);
+    if (status != (is_paused ? LIFE_RUNNING : LIFE_PAUSED)) {
+        struct config *config;
+        int rc = config_load(&life->store, name, &config, err);
+        if (rc < 0) {
+            return rc;
+        }
+        config_destroy(config);
+        return error_set(err, EINVAL, "container %s is %s", name, life_status_name(status));
+    }
+    return runtime_pause(&life->runtime, name, is_paused, err);
+}

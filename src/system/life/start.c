@@ -1,0 +1,385 @@
+/* Starting and stopping. */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/host/file.h"
+#include "container/runtime/fault.h"
+#include "container/runtime/loaded.h"
+#include "system/life/files.h"
+#include "system/life/internal.h"
+#include "system/life/keeper.h"
+
+#define MAX_REPORT 1024
+/* How long processes that were killed may take to end. */
+#define KILL_TIMEOUT_MS 10000
+
+static int write_document(const struct life *life, const char *name, const char *file,
+                          const json_t *document, struct error *err)
+{
+    char path[PATH_MAX];
+    store_keeper_path(&life->store, name, file, path);
+    AUTO_FREE char *text = json_dumps(document, JSON_COMPACT);
+    AUTO_CLOSE int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0 || text == NULL) {
+        return error_set_errno(err, fd < 0 ? errno : ENOMEM, "writing %s", path);
+    }
+    return file_write_all(fd, text, strlen(text), path, err);
+}
+
+/* What a keeper that was killed has left of this container. */
+static int remove_leftovers(const struct life *life, const char *name, struct error *err)
+{
+    if (life_status(life, name) != LIFE_LOST) {
+        return 0;
+    }
+    struct loaded loaded;
+    struct error gone;
+    if (loaded_open(&life->runtime, name, false, &loaded, &gone) == 0) {
+        bool is_running = loaded.status == CONTAINER_RUNNING || loaded.status == CONTAINER_PAUSED;
+        loaded_close(&loaded);
+        if (is_running) {
+            return error_set(err, EBUSY,
+                             "container %s runs without its keeper: `hull ct stop --force %s` ends "
+                             "it",
+                             name, name);
+        }
+    }
+    return runtime_delete(&life->runtime, name, true, err);
+}
+
+static int prepare_bridges(const struct config *config, struct error *err)
+{
+    for (size_t i = 0; i < config->card_count; i++) {
+        if (strcmp(config->cards[i].bridge, NETWORK_DEFAULT_BRIDGE) != 0) {
+            continue;
+        }
+        struct network_address address;
+        int rc = network_parse(NETWORK_DEFAULT_ADDRESS, 0, true, &address, err);
+        rc = rc < 0 ? rc : network_bridge_make(NETWORK_DEFAULT_BRIDGE, &address, NULL, err);
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    return 0;
+}
+
+static int prepare(const struct life *life, const char *name, struct error *err)
+{
+    struct config *config;
+    struct template_layers layers = {0};
+    json_t *spec = NULL, *start = NULL;
+    char folder[PATH_MAX];
+    int rc = config_load(&life->store, name, &config, err);
+    if (rc < 0) {
+        return rc;
+    }
+    rc = remove_leftovers(life, name, err);
+    rc = rc < 0 ? rc : life_layers(life, config, &layers, err);
+    rc = rc < 0 ? rc : prepare_bridges(config, err);
+    rc = rc < 0 ? rc : document_spec(&life->store, config, &spec, err);
+    rc = rc < 0 ? rc
+                : document_start(&life->store, config, (const char *const *)layers.path,
+                                 layers.count, &start, err);
+    store_keeper_path(&life->store, name, NULL, folder);
+    if (rc == 0 && mkdir(folder, 0700) < 0 && errno != EEXIST) {
+        rc = error_set_errno(err, errno, "making %s", folder);
+    }
+    fault_step("start-folder");
+    rc = rc < 0 ? rc : write_document(life, name, KEEPER_CONFIG, spec, err);
+    rc = rc < 0 ? rc : write_document(life, name, KEEPER_START, start, err);
+    json_decref(spec);
+    json_decref(start);
+    template_close(&layers);
+    config_destroy(config);
+    return rc;
+}
+
+/* The lock that the keeper holds; it is handed over with the open file. */
+static int lock_for_keeper(const struct life *life, const char *name, struct error *err)
+{
+    char path[PATH_MAX];
+    store_keeper_path(&life->store, name, KEEPER_LOCK, path);
+    AUTO_CLOSE int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    /* Of a number that the keeper's other descriptors do not take. */
+    int lock = fd < 0 || fcntl(fd, F_OFD_SETLK, &whole) < 0
+                   ? -1
+                   : fcntl(fd, F_DUPFD_CLOEXEC, KEEPER_LOCK_FD + 1);
+    return lock < 0 ? error_set_errno(err, errno, "locking %s", path) : lock;
+}
+
+/* In the child of a vfork: only system calls. */
+static int spawn(const struct life *life, const char *name, int report, int lock, pid_t *out_pid,
+                 struct error *err)
+{
+    char log[PATH_MAX];
+    store_keeper_path(&life->store, name, KEEPER_LOG, log);
+    posix_spawn_file_actions_t actions;
+    posix_spawnattr_t attributes;
+    sigset_t held, all;
+    sigfillset(&all);
+    /* Ctrl-C is for the one who starts it, also before the child has a session of its own. The keeper ignores these before it lets them in. */
+    const int terminal[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+    sigemptyset(&held);
+    for (size_t i = 0; i < ARRAY_COUNT(terminal); i++) {
+        sigaddset(&held, terminal[i]);
+    }
+    (void)posix_spawn_file_actions_init(&actions);
+    (void)posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDWR, 0);
+    (void)posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_RDWR, 0);
+    (void)posix_spawn_file_actions_addopen(&actions, 2, log, O_WRONLY | O_CREAT | O_APPEND, 0600);
+    (void)posix_spawn_file_actions_adddup2(&actions, report, KEEPER_REPORT_FD);
+    (void)posix_spawn_file_actions_adddup2(&actions, lock, KEEPER_LOCK_FD);
+    (void)posix_spawn_file_actions_addclosefrom_np(&actions, KEEPER_LOCK_FD + 1);
+    (void)posix_spawn_file_actions_addchdir_np(&actions, "/");
+    (void)posix_spawnattr_init(&attributes);
+    (void)posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK |
+                                                    POSIX_SPAWN_SETSIGDEF);
+    (void)posix_spawnattr_setsigmask(&attributes, &held);
+    (void)posix_spawnattr_setsigdefault(&attributes, &all);
+    char *argv[] = {"hull-ct-keeper", (char *)life->store.run, (char *)name, NULL};
+    char fault[96];
+    char *environment[] = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin",
+                           fault_variable(fault, sizeof(fault)), NULL};
+    int code = posix_spawn(out_pid, life->keeper, &actions, &attributes, argv, environment);
+    (void)posix_spawn_file_actions_destroy(&actions);
+    (void)posix_spawnattr_destroy(&attributes);
+    return code != 0 ? error_set_errno(err, code, "starting %s", life->keeper) : 0;
+}
+
+int life_start_begin(const struct life *life, const char *name, struct life_start *out,
+                     struct error *err)
+{
+    if (life->keeper == NULL) {
+        return error_set(err, ENOENT, "the program hull-ct-keeper is missing");
+    }
+    AUTO_CLOSE int lock = life_lock(life, name, err);
+    if (lock < 0) {
+        return lock;
+    }
+    enum life_status status = life_status(life, name);
+    if (status != LIFE_STOPPED && status != LIFE_LOST) {
+        return error_set(err, EALREADY, "container %s is %s", name, life_status_name(status));
+    }
+    int rc = prepare(life, name, err);
+    if (rc < 0) {
+        return rc;
+    }
+    AUTO_CLOSE int keeper_lock = lock_for_keeper(life, name, err);
+    if (keeper_lock < 0) {
+        return keeper_lock;
+    }
+    int pipe_fds[2];
+    if (pipe2(pipe_fds, O_CLOEXEC) < 0) {
+        return error_set_errno(err, errno, "starting container %s", name);
+    }
+    struct life_start start = {.name = name, .report = pipe_fds[0]};
+    rc = spawn(life, name, pipe_fds[1], keeper_lock, &start.keeper, err);
+    close(pipe_fds[1]);
+    if (rc < 0) {
+        close(pipe_fds[0]);
+        return rc;
+    }
+    *out = start;
+    return 0;
+}
+
+int life_start_end(struct life_start *start, struct error *err)
+{
+    char text[MAX_REPORT];
+    size_t size = 0;
+    while (size < sizeof(text) - 1) {
+        ssize_t n = read(start->report, text + size, sizeof(text) - 1 - size);
+        if (n > 0) {
+            size += (size_t)n;
+        } else if (n == 0 || errno != EINTR) {
+            break;
+        }
+    }
+    close(start->report);
+    start->report = -1;
+    json_t *report = json_loadb(text, size, 0, NULL);
+    const char *reason = json_string_value(json_object_get(report, "error"));
+    int rc = 0;
+    if (report == NULL) {
+        rc = error_set(err, EPIPE, "starting container %s: its keeper has ended", start->name);
+    } else if (reason != NULL) {
+        json_int_t code = json_integer_value(json_object_get(report, "code"));
+        rc = error_set(err, code > 0 && code < 4096 ? (int)code : EIO, "starting container %s: %s",
+                       start->name, reason);
+    }
+    if (rc < 0) {
+        while (waitpid(start->keeper, NULL, 0) < 0 && errno == EINTR) {
+        }
+    }
+    json_decref(report);
+    return rc;
+}
+
+struct starting {
+    struct life_start start;
+    bool is_used;
+};
+
+unsigned life_start_all(const struct life *life, const char *const *names, size_t count,
+                        unsigned width,
+                        int (*done)(void *ctx, const char *name, const struct error *err),
+                        void *ctx)
+{
+    struct starting slot[64] = {0};
+    size_t next = 0, running = 0;
+    unsigned failed = 0;
+    width = width < ARRAY_COUNT(slot) ? width : ARRAY_COUNT(slot);
+    for (bool goes_on = true; running != 0 || (goes_on && next < count);) {
+        struct error err;
+        for (size_t i = 0; i < width && goes_on && next < count; i++) {
+            if (slot[i].is_used) {
+                continue;
+            }
+            const char *name = names[next++];
+            if (life_start_begin(life, name, &slot[i].start, &err) == 0) {
+                slot[i].is_used = true;
+                running++;
+            } else {
+                failed++;
+                goes_on = done(ctx, name, &err) == 0;
+            }
+        }
+        struct pollfd polled[ARRAY_COUNT(slot)];
+        for (size_t i = 0; i < width; i++) {
+            polled[i] = (struct pollfd){.fd = slot[i].is_used ? slot[i].start.report : -1,
+                                        .events = POLLIN};
+        }
+        if (running == 0 || poll(polled, width, -1) < 0) {
+            continue;
+        }
+        for (size_t i = 0; i < width; i++) {
+            if (!slot[i].is_used || polled[i].revents == 0) {
+                continue;
+            }
+            int rc = life_start_end(&slot[i].start, &err);
+            slot[i].is_used = false;
+            running--;
+            failed += rc < 0;
+            goes_on = done(ctx, slot[i].start.name, rc < 0 ? &err : NULL) == 0 && goes_on;
+        }
+    }
+    return failed;
+}
+
+static int64_t now_ms(void)
+{
+    struct timespec now;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/* Until the keeper has closed the connection: 0, or -ETIME. */
+static int wait_for_end(int connection, int64_t timeout_ms)
+{
+    int64_t end = now_ms() + timeout_ms;
+    for (;;) {
+        int64_t left = end - now_ms();
+        struct pollfd ended = {.fd = connection, .events = POLLIN};
+        int n = poll(&ended, 1, left > 0 ? (int)left : 0);
+        char byte;
+        if (n > 0 && recv(connection, &byte, 1, MSG_DONTWAIT) <= 0 && errno != EAGAIN) {
+            return 0;
+        }
+        if (n == 0 || left <= 0) {
+            return -ETIME;
+        }
+    }
+}
+
+/* Through the process' own root: what /sbin/init is there. */
+static int stop_signal(const struct life *life, const struct config *config)
+{
+    struct loaded loaded;
+    struct error ignored;
+    char root[64] = "/nonexistent";
+    if (config->stop_signal != 0) {
+        return config->stop_signal;
+    }
+    if (config->init[0] != NULL) {
+        return SIGTERM;
+    }
+    if (loaded_open(&life->runtime, config->name, false, &loaded, &ignored) == 0) {
+        (void)snprintf(root, sizeof(root), "/proc/%d/root", loaded.state.pid);
+        loaded_close(&loaded);
+    }
+    return files_stop_signal(root);
+}
+
+static int end_lost(const struct life *life, const struct config *config, struct error *err)
+{
+    int rc = runtime_delete(&life->runtime, config->name, true, err);
+    for (size_t i = 0; rc == 0 && i < config->card_count; i++) {
+        char host_name[IFNAMSIZ];
+        document_host_name(&life->store, config->name, i, host_name);
+        rc = network_detach(host_name, err);
+    }
+    return rc;
+}
+
+static int stop_kept(const struct life *life, const struct config *config, bool is_forced,
+                     int64_t timeout_ms, struct error *err)
+{
+    const char *name = config->name;
+    AUTO_CLOSE int connection = life_connect(life, name, KEEPER_WATCH, err);
+    if (connection < 0) {
+        return connection;
+    }
+    struct error ignored;
+    if (life_status(life, name) == LIFE_PAUSED) {
+        error_ignore(runtime_pause(&life->runtime, name, false, &ignored));
+    }
+    bool is_clean = false;
+    if (!is_forced) {
+        int rc = runtime_kill(&life->runtime, name, stop_signal(life, config), false, &ignored);
+        is_clean = rc == -ESRCH || (rc == 0 && wait_for_end(connection, timeout_ms) == 0);
+    }
+    if (is_clean) {
+        return 0;
+    }
+    error_ignore(runtime_kill(&life->runtime, name, SIGKILL, false, &ignored));
+    if (wait_for_end(connection, KILL_TIMEOUT_MS) < 0) {
+        return error_set(err, ETIMEDOUT, "container %s does not end, not even by SIGKILL", name);
+    }
+    return is_forced
+               ? 0
+               : error_set(err, ETIME, "container %s did not stop within %llu s and was killed",
+                           name, (unsigned long long)timeout_ms / 1000);
+}
+
+int life_stop(const struct life *life, const char *name, bool is_forced, int timeout_s,
+              struct error *err)
+{
+    struct config *config;
+    int rc = config_load(&life->store, name, &config, err);
+    if (rc < 0) {
+        return rc;
+    }
+    enum life_status status = life_status(life, name);
+    int64_t timeout_ms = 1000 * (timeout_s >= 0 ? timeout_s : (int64_t)config->stop_timeout_s);
+    if (status == LIFE_STOPPED) {
+        rc = error_set(err, ESRCH, "container %s is not running", name);
+    } else if (status == LIFE_LOST) {
+        rc = end_lost(life, config, err);
+    } else {
+        rc = stop_kept(life, config, is_forced, timeout_ms, err);
+    }
+    config_destroy(config);
+    return rc;
+}
