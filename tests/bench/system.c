@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -84,6 +85,27 @@ static uint64_t run_read_zero(uint64_t count)
     for (uint64_t n = 0; n < count; n++) {
         file_page[n % PAGE] = 1;
         sum += (uint64_t)read(zero_fd, file_page, PAGE) + file_page[n % PAGE];
+    }
+    return sum;
+}
+
+static uint64_t run_stat(uint64_t count)
+{
+    uint64_t devices = 0;
+    struct stat info;
+    for (uint64_t n = 0; n < count; n++) {
+        devices += stat("/dev/zero", &info) == 0 && S_ISCHR(info.st_mode);
+    }
+    return devices;
+}
+
+static uint64_t run_open(uint64_t count)
+{
+    uint64_t sum = 0;
+    for (uint64_t n = 0; n < count; n++) {
+        int fd = open("/dev/zero", O_RDONLY | O_CLOEXEC);
+        sum += (uint64_t)read(fd, file_page, 1);
+        close(fd);
     }
     return sum;
 }
@@ -218,6 +240,8 @@ const struct bench_case bench_system_cases[] = {
     {"rdtsc", "reading", run_rdtsc, .check_count = 1000},
     {"cpuid", "leaf", run_cpuid, .check_count = 100},
     {"read_zero", "4 KiB", run_read_zero, prepare_files, .check_count = 100},
+    {"stat", "stat of a device", run_stat, .check_count = 100},
+    {"open", "open, read, close", run_open, prepare_files, .check_count = 100},
     {"memfd", "pwrite, pread of 4 KiB", run_memfd, prepare_files, .check_count = 100},
     {"page_fault", "page", run_page_fault, .check_count = 500, .is_smp = true},
     {"mprotect", "pair and touches", run_mprotect, prepare_guarded, NULL, 100, .is_smp = true},

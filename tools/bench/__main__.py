@@ -22,10 +22,11 @@ from monitors import Hull, Qemu
 import nbd
 from programs import PROGRAMS
 import report
+import system_containers
 from suite import Suite, list_cases
 
 # Rows about disks and containers, by the name of their group.
-DISKS = {"disks", "fio", "nbd", "containers"}
+DISKS = {"disks", "fio", "nbd", "containers", "system-containers"}
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
@@ -112,7 +113,7 @@ def main():
             parser.error(f"no case '{name}': {every}")
     guest_rows, suites = choose(arguments, cases)
     guests = build / "guest"
-    if guest_rows - {"disks", "nbd", "containers"} or suites:
+    if guest_rows - (DISKS - {"fio"}) or suites:
         make_guests(guests, guest_rows, suites)
     disk_groups, guest_rows = guest_rows & DISKS, guest_rows - DISKS
 
@@ -149,15 +150,20 @@ def main():
     if "containers" in disk_groups:
         container_rows = containers.measure(build, arguments.rounds, show)
         containers.print_rows(container_rows)
+    system_rows = {}
+    if "system-containers" in disk_groups:
+        system_rows = system_containers.measure(build, arguments.rounds, show)
+        system_containers.print_rows(system_rows)
     print("\nclocks")
     for right, text in clocks:
         print(f"  {'?     ' if right is None else 'right ' if right else 'LIES  '} {text}")
     reached = report.aims(results, boots, memory) + disks.aims(disk_rows, disk_cache) + nbd.aims(nbd_rows) + fio.aims(fio_rows) \
-        + containers.aims(container_rows)
+        + containers.aims(container_rows) + system_containers.aims(system_rows)
     report.print_aims(reached)
     if arguments.json:
         arguments.json.write_text(json.dumps({
-            "suites": results, "guests": boots, "disks": disk_rows, "disk_cache_mib": disk_cache, "nbd": nbd_rows, "fio": fio_rows, "containers": container_rows, "busy_memory_mib": memory,
+            "suites": results, "guests": boots, "disks": disk_rows, "disk_cache_mib": disk_cache, "nbd": nbd_rows, "fio": fio_rows,
+            "containers": container_rows, "system_containers": system_rows, "busy_memory_mib": memory,
             "means": {cpus: report.means(rows) for cpus, rows in results.items()},
             "clocks": [{"right": right, "text": text} for right, text in clocks],
             "aims": [{"aim": text, "holds": holds, "detail": detail} for text, holds, detail in reached]},
