@@ -18,6 +18,7 @@
 
 #include "base/host/file.h"
 #include "container/process/process.h"
+#include "container/resctrl/resctrl.h"
 #include "container/runtime/container.h"
 #include "container/runtime/fault.h"
 #include "container/runtime/files.h"
@@ -67,10 +68,6 @@ static int check_config(struct container *c, struct error *err)
     }
     if (spec_find_namespace(spec, CLONE_NEWNS) == NULL) {
         return error_set(err, EINVAL, "linux.namespaces: a container needs one of type mount");
-    }
-    if (spec->linux_.intel_rdt.is_set) {
-        degrade_add(&c->degrade, "linux.intelRdt",
-                    "this runtime does not set cache and bandwidth classes yet");
     }
     bool has_terminal = spec->has_process && spec->process.has_terminal;
     if (has_terminal && c->gate == GATE_SOCKET && c->options->console_socket == NULL) {
@@ -187,6 +184,29 @@ int container_make_groups(struct container *c, struct error *err)
     }
     int rc = plan_groups(c, err);
     return rc < 0 ? rc : make_groups(c, err);
+}
+
+/* Its cache and bandwidth class: saved before it is made, as its groups are. */
+static int join_class(struct container *c, struct error *err)
+{
+    const struct spec_intel_rdt *rdt = &c->spec->linux_.intel_rdt;
+    if (!rdt->is_set) {
+        return 0;
+    }
+    int opened = resctrl_open(RESCTRL_ROOT);
+    if (opened < 0) {
+        degrade_add(&c->degrade, "linux.intelRdt", "resctrl is not mounted on this host");
+        return 0;
+    }
+    AUTO_CLOSE int root = opened;
+    struct resctrl plan;
+    int rc = resctrl_plan(root, c->state.id, rdt, &plan, err);
+    if (rc == 0) {
+        json_object_set_new(c->state.data, "resctrl", resctrl_save(&plan));
+        rc = state_save(&c->state, err);
+    }
+    rc = rc < 0 ? rc : resctrl_make(root, c->state.id, rdt, &plan, err);
+    return rc < 0 ? rc : resctrl_add(root, c->state.id, &plan, c->state.pid, err);
 }
 
 /* The socket that `start` comes to. */
@@ -331,6 +351,7 @@ static int lock_mounts(struct container *c, struct error *err)
 static int guide(struct container *c, struct error *err)
 {
     int rc = c->is_put_in_groups ? make_groups(c, err) : 0;
+    rc = rc < 0 ? rc : join_class(c, err);
     rc = rc == 0 && c->waits_for_ids ? map_ids(c, err) : rc;
     if (rc == 0 && c->spec->has_process) {
         rc = process_prepare(c->state.pid, &c->spec->process, &c->degrade, err);
@@ -440,6 +461,7 @@ void container_undo(struct container *c)
     if (c->cgroup != NULL) {
         error_ignore(cgroup_remove(c->cgroup, REMOVE_TIMEOUT_MS, &ignored));
     }
+    error_ignore(state_remove_class(&c->state, &ignored));
     if (c->has_hooks_run) {
         error_ignore(hooks_run(&c->spec->hooks.poststop, "hooks.poststop", &c->state,
                                CONTAINER_STOPPED, &ignored));

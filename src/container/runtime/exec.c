@@ -17,6 +17,7 @@
 #include "base/host/file.h"
 #include "container/mount/rootfs.h"
 #include "container/process/process.h"
+#include "container/resctrl/resctrl.h"
 #include "container/runtime/channel.h"
 #include "container/runtime/exec_spec.h"
 #include "container/runtime/files.h"
@@ -154,9 +155,23 @@ static int make_process(struct execution *e, struct error *err)
                       &e->pid, &e->pidfd, err);
 }
 
+/* The container's class of resctrl. */
+static int join_class(struct execution *e, struct error *err)
+{
+    const json_t *saved = json_object_get(e->loaded.state.data, "resctrl");
+    struct resctrl plan;
+    int opened = saved != NULL && resctrl_load(saved, &plan) == 0 ? resctrl_open(RESCTRL_ROOT) : -1;
+    if (opened < 0) {
+        return 0;
+    }
+    AUTO_CLOSE int root = opened;
+    return resctrl_add(root, e->loaded.state.id, &plan, e->pid, err);
+}
+
 static int guide(struct execution *e, struct error *err)
 {
-    int rc = process_prepare(e->pid, &e->spec.value.process, &e->degrade, err);
+    int rc = join_class(e, err);
+    rc = rc < 0 ? rc : process_prepare(e->pid, &e->spec.value.process, &e->degrade, err);
     rc = rc < 0 ? rc : channel_send(e->channel[0], CHANNEL_GO, NULL, 0, NULL, 0, err);
     rc = rc < 0 ? rc : channel_expect(e->channel[0], CHANNEL_READY, &e->message, PROCESS_NAME, err);
     if (rc == 0 && e->message.fd_count != 0) {

@@ -187,6 +187,7 @@ static int delete_loaded(const struct runtime *runtime, struct loaded *loaded, s
     if (rc == 0 && loaded->cgroup != NULL) {
         rc = cgroup_remove(loaded->cgroup, REMOVE_TIMEOUT_MS, err);
     }
+    rc = rc < 0 ? rc : state_remove_class(&loaded->state, err);
     struct spec *spec = NULL;
     struct error late = {0};
     if (has(loaded, "hasPoststop") && loaded_spec(loaded, &spec, &late) == 0) {

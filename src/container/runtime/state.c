@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/host/file.h"
+#include "container/resctrl/resctrl.h"
 
 #define STATE_FILE     "state.json"
 #define STATE_FILE_NEW "state.json.new"
@@ -172,6 +173,21 @@ void state_close(struct state *state)
     }
     json_decref(state->data);
     *state = (struct state){.folder = -1};
+}
+
+int state_remove_class(const struct state *state, struct error *err)
+{
+    const json_t *saved = json_object_get(state->data, "resctrl");
+    struct resctrl plan;
+    if (saved == NULL || resctrl_load(saved, &plan) < 0) {
+        return 0;
+    }
+    int opened = resctrl_open(RESCTRL_ROOT);
+    if (opened < 0) {
+        return 0; /* unmounted since, and its groups gone with it */
+    }
+    AUTO_CLOSE int root = opened;
+    return resctrl_remove(root, state->id, &plan, err);
 }
 
 int state_save(const struct state *state, struct error *err)

@@ -53,6 +53,9 @@ int must_check state_remove(const char *root, const struct state *state, struct 
 /* The same where state.json cannot be read. */
 int must_check state_remove_damaged(const char *root, const char *id, struct error *err);
 
+/* The container's class of resctrl, as far as it is its own, once its processes are gone. */
+int must_check state_remove_class(const struct state *state, struct error *err);
+
 /* As the process is now; frozen or not is the caller's to find out. */
 enum container_status state_status(const struct state *state);
 const char *container_status_name(enum container_status status);

@@ -50,11 +50,12 @@ static json_t *linux_features(void)
         "{s:o, s:o, s:{s:b, s:b, s:b, s:b, s:b}, s:o, s:{s:b}, s:{s:b}, s:{s:b, s:b, s:b}, "
         "s:{s:o, s:o}, s:{s:{s:b}}, s:{s:b}}",
         "namespaces", list_of(&spec_namespace_names), "capabilities",
-        list_of(&spec_capability_names), "cgroup", "v1", 1, "v2", 1, "systemd", HULL_HAS_SYSTEMD, "systemdUser", HULL_HAS_SYSTEMD,
-        "rdma", 1, "seccomp", seccomp(), "apparmor", "enabled", 1, "selinux", "enabled", 1,
-        "intelRdt", "enabled", 0, "schemata", 0, "monitoring", 0, "memoryPolicy", "modes",
-        list_of(&spec_memory_mode_names), "flags", list_of(&spec_memory_flag_names),
-        "mountExtensions", "idmap", "enabled", 1, "netDevices", "enabled", 1);
+        list_of(&spec_capability_names), "cgroup", "v1", 1, "v2", 1, "systemd", HULL_HAS_SYSTEMD,
+        "systemdUser", HULL_HAS_SYSTEMD, "rdma", 1, "seccomp", seccomp(), "apparmor", "enabled", 1,
+        "selinux", "enabled", 1, "intelRdt", "enabled", 1, "schemata", 1, "monitoring", 1,
+        "memoryPolicy", "modes", list_of(&spec_memory_mode_names), "flags",
+        list_of(&spec_memory_flag_names), "mountExtensions", "idmap", "enabled", 1, "netDevices",
+        "enabled", 1);
 }
 
 /* The names that callers of runc look for stand beside Hull's own. */
