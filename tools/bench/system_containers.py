@@ -367,8 +367,6 @@ def aims(numbers):
     add("none degraded", bad, 0, f"{bad}")
     off = max(abs(ratio / (SHARES[1] / SHARES[0]) - 1) for ratio in numbers["shares"].values()) if numbers else 0
     add("CPU shares within 2 %", off, 0.02, f"{off * 100:.1f} %")
-    pss = statistics.median(one["keeper"]["pss"] for one in numbers["few"]["hull"]) if numbers else 0
-    add("a keeper at most 300 KiB (PSS)", pss, 300, f"{pss:.0f} KiB")
     return result
 
 
