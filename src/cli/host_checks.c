@@ -115,11 +115,52 @@ static void check_cgroups(json_t *rows)
     }
 }
 
+static bool has_file_system(const char *name)
+{
+    FILE *file = fopen("/proc/filesystems", "re");
+    char line[64];
+    bool is_found = false;
+    while (file != NULL && fgets(line, sizeof(line), file) != NULL) {
+        line[strcspn(line, "\n")] = '\0';
+        const char *tab = strrchr(line, '\t');
+        is_found = is_found || (tab != NULL && strcmp(tab + 1, name) == 0);
+    }
+    if (file != NULL) {
+        (void)fclose(file);
+    }
+    return is_found;
+}
+
+/* What `hull ct` needs besides. A module of overlayfs or FUSE may be there and not loaded: the first use loads it. */
+static void check_system_containers(json_t *rows)
+{
+    char path[PATH_MAX];
+    struct error err;
+    if (program_find("hull-ct-keeper", false, path, sizeof(path), &err) < 0) {
+        host_row(rows, "containers", "system containers", "unusable", err.text,
+                 "install hull completely");
+    } else if (!has_file_system("overlay") && access("/sys/module/overlay", F_OK) < 0) {
+        host_row(rows, "containers", "system containers", "limited",
+                 "overlayfs is not in the kernel, or not loaded", "modprobe overlay");
+    } else if (access("/dev/fuse", F_OK) < 0) {
+        host_row(rows, "containers", "system containers", "limited",
+                 "/dev/fuse is missing: /proc shows the host's CPUs and memory", "modprobe fuse");
+    } else if (program_find("mmdebstrap", true, path, sizeof(path), &err) < 0) {
+        host_row(rows, "containers", "system containers", "limited",
+                 "mmdebstrap is not found: no templates of Debian can be built",
+                 "apt install mmdebstrap");
+    } else {
+        host_row(rows, "containers", "system containers", "usable",
+                 geteuid() == 0 ? "hull ct makes them" : "root makes them by hull ct", "");
+    }
+}
+
 void host_check_containers(json_t *rows)
 {
     check_namespaces(rows);
     check_user_namespaces(rows);
     check_cgroups(rows);
+    check_system_containers(rows);
 }
 
 /* CAP_NET_ADMIN, bit 12 of the effective set: capabilities(7). */

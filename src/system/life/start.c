@@ -92,11 +92,15 @@ static int prepare(const struct life *life, const char *name, struct error *err)
                 : document_start(&life->store, config, (const char *const *)layers.path,
                                  layers.count, &start, err);
     store_keeper_path(&life->store, name, NULL, folder);
-    if (rc == 0 && mkdir(folder, 0700) < 0 && errno != EEXIST) {
-        rc = error_set_errno(err, errno, "making %s", folder);
+    /* Twice: a keeper that is ending may take the folder away in between, as the last thing it does. */
+    bool is_prepared = rc == 0;
+    for (unsigned i = 0; is_prepared && i < 2 && (i == 0 || rc == -ENOENT); i++) {
+        rc = mkdir(folder, 0700) < 0 && errno != EEXIST
+                 ? error_set_errno(err, errno, "making %s", folder)
+                 : 0;
+        fault_step("start-folder");
+        rc = rc < 0 ? rc : write_document(life, name, KEEPER_CONFIG, spec, err);
     }
-    fault_step("start-folder");
-    rc = rc < 0 ? rc : write_document(life, name, KEEPER_CONFIG, spec, err);
     rc = rc < 0 ? rc : write_document(life, name, KEEPER_START, start, err);
     json_decref(spec);
     json_decref(start);
