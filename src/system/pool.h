@@ -1,5 +1,5 @@
-/* Pools of CPUs: names for sets of them, which containers share fairly by their shares, in the manner of Solaris' resource pools.
- * STATE/pools.yaml: a mapping of names to lists as in cpuset(7). */
+/* Pools of CPUs: names for sets of them, which containers share fairly by their shares, in the manner of Solaris' resource
+ * pools. STATE/pools.yaml: a mapping of names to lists as in cpuset(7). */
 #ifndef SYSTEM_POOL_H
 #define SYSTEM_POOL_H
 

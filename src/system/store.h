@@ -29,7 +29,8 @@ struct store {
  * Errors: -ENAMETOOLONG, -EACCES, or what making them says. */
 int must_check store_open(const char *state, struct store *out_store, struct error *err);
 
-/* "STATE/containers/NAME/FILE" and the like: 'file' NULL leaves it away. The result always fits: names are at most 64 characters. */
+/* "STATE/containers/NAME/FILE" and the like: 'file' NULL leaves it away. The result always fits: names are at most 64
+ * characters. */
 void store_container_path(const struct store *store, const char *name, const char *file,
                           char out_path[PATH_MAX]);
 void store_keeper_path(const struct store *store, const char *name, const char *file,

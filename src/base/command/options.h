@@ -14,7 +14,8 @@ struct option_spec {
     char letter;       /* 'm', or 0 */
     const char *value; /* what stands for the value in help texts ("SIZE"); NULL: takes none */
     const char *help;  /* one sentence without a dot */
-    /* For completion: words separated by '|', or "FILE", "DIR", "CONTAINER", "TEMPLATE" (names that there are); NULL: nothing to offer. */
+    /* For completion: words separated by '|', or "FILE", "DIR", "CONTAINER", "TEMPLATE" (names that there are); NULL: nothing
+     * to offer. */
     const char *complete;
     /* Takes the value (NULL for a flag; borrowed as long as argv). Called once for each time the option is given.
      * Errors: the text after "option --NAME: ". */
@@ -40,7 +41,8 @@ struct verb {
     const struct option_spec *options;   /* NULL: none but --help */
     const char *complete;                /* for positional arguments, as option_spec.complete */
     bool is_hidden;
-    /* A verb of verbs, NULL at the end, which have all words as their name ("disk info", "ct template build"); no options and no run() then. */
+    /* A verb of verbs, NULL at the end, which have all words as their name ("disk info", "ct template build"); no options and
+     * no run() then. */
     const struct verb *const *verbs;
     int (*run)(int argc, char **argv); /* argv[0] is the verb; returns the exit status */
 };

@@ -329,7 +329,8 @@ static int probe(const struct ct_create_options *options, const struct life_inde
     return rc;
 }
 
-/* All of them, one after the other: that is quick, and addresses stay in order. A failure is told, and those before it are kept. */
+/* All of them, one after the other: that is quick, and addresses stay in order. A failure is told, and those before it are
+ * kept. */
 static int create_all(const struct ct_create_options *options, const struct life *life,
                       const char *base, struct made *made)
 {

@@ -88,8 +88,8 @@ static bool is_program(const char *folder, size_t size, const char *below, char 
     return length > 0 && length < PATH_MAX && access(out_path, X_OK) == 0;
 }
 
-/* In $HULL_LIBEXEC, beside the runtime, in the libexec folder of a moved installation, or of this one. The runtime's own path is
- * that by which it was called: it may run from a copy that has none. */
+/* In $HULL_LIBEXEC, beside the runtime, in the libexec folder of a moved installation, or of this one. The runtime's own path
+ * is that by which it was called: it may run from a copy that has none. */
 static int find_program(char out_path[PATH_MAX], struct error *err)
 {
     const char *chosen = getenv("HULL_LIBEXEC");

@@ -1,5 +1,5 @@
-/* What a configuration limits, in systemd's words. systemd writes it to the group again whenever it likes (daemon-reload), so it has to
- * know of it; what it has no word for is in the files alone. */
+/* What a configuration limits, in systemd's words. systemd writes it to the group again whenever it likes (daemon-reload), so
+ * it has to know of it; what it has no word for is in the files alone. */
 #include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>

@@ -24,8 +24,8 @@ struct resctrl {
 /* The file system's root: a descriptor, or -ENODEV where it is not mounted. */
 int resctrl_open(const char *path);
 
-/* What has to be done for a container. 'root' is the file system's. Errors: -ENOENT for a closID without a schema that is not there,
- * -EEXIST for a group of the container's name, -EINVAL for schemas that an existing group has not. */
+/* What has to be done for a container. 'root' is the file system's. Errors: -ENOENT for a closID without a schema that is not
+ * there, -EEXIST for a group of the container's name, -EINVAL for schemas that an existing group has not. */
 int must_check resctrl_plan(int root, const char *id, const struct spec_intel_rdt *rdt,
                             struct resctrl *out_plan, struct error *err);
 /* Makes the groups and sets their schemas; a failure leaves none. */
@@ -42,7 +42,8 @@ int must_check resctrl_remove(int root, const char *id, const struct resctrl *pl
 json_t *resctrl_save(const struct resctrl *plan);
 int must_check resctrl_load(const json_t *saved, struct resctrl *out_plan);
 
-/* Does the content of a file 'schemata' say what 'line' wants ("L3:0=7f0;1=1f")? Of what it does not speak, anything is right. */
+/* Does the content of a file 'schemata' say what 'line' wants ("L3:0=7f0;1=1f")? Of what it does not speak, anything is
+ * right. */
 bool schemata_have(const char *content, const char *line);
 
 #endif

@@ -1,4 +1,5 @@
-/* Inside of the runtime: a container that is being made. Runtime and container's process both have it, as one is the other's fork. */
+/* Inside of the runtime: a container that is being made. Runtime and container's process both have it, as one is the other's
+ * fork. */
 #ifndef CONTAINER_RUNTIME_CONTAINER_H
 #define CONTAINER_RUNTIME_CONTAINER_H
 
@@ -44,7 +45,8 @@ struct container {
     bool is_locked;       /* its mount namespace is to be: at CHANNEL_ENTERED */
 };
 
-/* The steps that `create` and `restore` share. Of what fails behind container_configure container_undo removes all that there is. */
+/* The steps that `create` and `restore` share. Of what fails behind container_configure container_undo removes all that there
+ * is. */
 struct container *container_new(const struct runtime *runtime, const struct create_options *options,
                                 enum container_gate gate);
 /* Reads and checks the configuration, makes the container's folder. A failure leaves none. */
@@ -52,7 +54,8 @@ int must_check container_configure(struct container *c, const char *id, struct e
 int must_check container_make_groups(struct container *c, struct error *err);
 /* As `state` lists it, each line once: a new reference. */
 json_t *container_report(const struct degrade *told, const struct degrade *own);
-/* The process is there: 'report' is what the host could not give (taken), the state is saved and told to who has asked for it. */
+/* The process is there: 'report' is what the host could not give (taken), the state is saved and told to who has asked for
+ * it. */
 int must_check container_finish(struct container *c, json_t *report, struct error *err);
 void container_undo(struct container *c);
 void container_release(struct container *c);

@@ -132,7 +132,8 @@ void launch_close_descriptors(unsigned preserve_fds, const int *kept, size_t cou
         end = MAX(end, kept[i] + 1);
     }
     for (int fd = 3; fd < end; fd++) {
-        /* Of the caller's are those that an exec leaves open; where he has fewer than he says, the runtime's own are in their place. */
+        /* Of the caller's are those that an exec leaves open; where he has fewer than he says, the runtime's own are in their
+         * place. */
         bool is_callers = fd < 3 + (int)preserve_fds && (fcntl(fd, F_GETFD) & FD_CLOEXEC) == 0;
         if (!is_callers && !is_among(fd, kept, count)) {
             (void)close(fd);
@@ -171,7 +172,8 @@ static int install_filter(const struct launch *launch, struct error *err)
     return rc;
 }
 
-/* A program may open /dev/stdout again, which asks who owns the pipe. Files and devices stay whose they are: they are the host's. */
+/* A program may open /dev/stdout again, which asks who owns the pipe. Files and devices stay whose they are: they are the
+ * host's. */
 static int give_pipes(uint32_t uid, struct error *err)
 {
     for (int fd = 0; fd <= 2; fd++) {
@@ -200,7 +202,8 @@ int launch_execute(struct launch *launch, struct degrade *degrade, struct error 
         (void)snprintf(home, sizeof(home), "HOME=%s", user != NULL ? user->pw_dir : "/");
         env[process->env.count] = home;
     }
-    /* A filter needs CAP_SYS_ADMIN or no_new_privs: with the latter it comes last, so that it need not allow what sets the identity. */
+    /* A filter needs CAP_SYS_ADMIN or no_new_privs: with the latter it comes last, so that it need not allow what sets the
+     * identity. */
     bool is_early = launch->program != NULL && !process->no_new_privileges;
     int rc = give_pipes(process->uid, err);
     rc = rc < 0 ? rc : process_set_identity(process, is_early, degrade, err);

@@ -33,14 +33,14 @@ void namespaces_close(struct namespaces *namespaces);
 int must_check namespaces_join(const struct namespaces *namespaces, const struct spec_linux *linux_,
                                struct error *err);
 
-/* Between the two, a user namespace that is cloned is owned by 'uid', the host's id of the container's root (-1: by the caller), and what the
- * kernel counts for each user, as inotify's instances, is counted for it: else all containers of the host would share root's limits
- * (user_namespaces(7), ucounts). The caller is root and keeps its capabilities. */
+/* Between the two, a user namespace that is cloned is owned by 'uid', the host's id of the container's root (-1: by the
+ * caller), and what the kernel counts for each user, as inotify's instances, is counted for it: else all containers of the host
+ * would share root's limits (user_namespaces(7), ucounts). The caller is root and keeps its capabilities. */
 void namespaces_take_owner(int64_t uid);
 void namespaces_give_owner_back(int64_t uid);
 
-/* fork into new namespaces. Returns as fork; 'cgroup' is a v2 group's descriptor or -1; with 'is_sibling' the child is the caller's
- * parent's. 'out_pidfd' NULL: none. errno is set on failure. */
+/* fork into new namespaces. Returns as fork; 'cgroup' is a v2 group's descriptor or -1; with 'is_sibling' the child is the
+ * caller's parent's. 'out_pidfd' NULL: none. errno is set on failure. */
 pid_t namespaces_clone(uint64_t flags, int cgroup, bool is_sibling, int *out_pidfd);
 
 #endif

@@ -1,5 +1,5 @@
-/* Looking at all processes' descriptors, namespaces, sockets and locks. What is known to end in an error of criu's, which is hard to read
- * and comes when half of the container has been stopped and written, is told here in words. */
+/* Looking at all processes' descriptors, namespaces, sockets and locks. What is known to end in an error of criu's, which is
+ * hard to read and comes when half of the container has been stopped and written, is told here in words. */
 #include "container/runtime/preflight.h"
 
 #include <dirent.h>
@@ -192,7 +192,8 @@ static bool is_of_container(const struct scan *scan, uint64_t inode)
     return false;
 }
 
-/* proc(5), /proc/net/tcp: the state is field 4, the inode field 10; 01 is ESTABLISHED, 02 to 09 are on the way to it or to the end. */
+/* proc(5), /proc/net/tcp: the state is field 4, the inode field 10; 01 is ESTABLISHED, 02 to 09 are on the way to it or to the
+ * end. */
 static void look_at_connections(struct scan *scan, const char *file)
 {
     char path[64], line[512];

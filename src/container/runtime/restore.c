@@ -67,8 +67,8 @@ static int open_network(struct restoration *r, struct error *err)
     return r->network < 0 ? error_set_errno(err, errno, "opening %s", network->path) : 0;
 }
 
-/* In criu's process, which is born in the container's place: its groups are those of what it makes. Its root has to be a mount; that is one
- * of a mount namespace that ends with it. */
+/* In criu's process, which is born in the container's place: its groups are those of what it makes. Its root has to be a mount;
+ * that is one of a mount namespace that ends with it. */
 static int prepare_process(void *argument, struct error *err)
 {
     const struct restoration *r = argument;

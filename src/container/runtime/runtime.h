@@ -83,7 +83,8 @@ int must_check runtime_pause(const struct runtime *runtime, const char *id, bool
 int must_check runtime_update(const struct runtime *runtime, const char *id, const char *resources,
                               size_t size, struct error *err);
 
-/* By the program criu. What cannot be written is told before anything is touched; a container that is not left running is deleted. */
+/* By the program criu. What cannot be written is told before anything is touched; a container that is not left running is
+ * deleted. */
 int must_check runtime_checkpoint(const struct runtime *runtime, const char *id,
                                   const struct checkpoint_options *options, struct error *err);
 /* Unless detached the wait for its end too, and delete. 'out_status': the program's. */

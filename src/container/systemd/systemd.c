@@ -218,7 +218,8 @@ static int start(struct session *session, const json_t *properties, json_t *answ
     return rc < 0 ? rc : read_group(session, answer, err);
 }
 
-/* systemd writes the files after its answer, but before it looks for the next request: the group is asked for, so that it has. */
+/* systemd writes the files after its answer, but before it looks for the next request: the group is asked for, so that it
+ * has. */
 static int update(const struct session *session, const json_t *properties, json_t *answer,
                   struct error *err)
 {

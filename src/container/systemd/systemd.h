@@ -1,8 +1,8 @@
-/* The program hull-oci-systemd, which has libsystemd so that hull-oci need not: one request on standard input, one answer on standard output,
- * both JSON.
+/* The program hull-oci-systemd, which has libsystemd so that hull-oci need not: one request on standard input, one answer on
+ * standard output, both JSON.
  *
- * Request: "verb" (start, update, stop), "unit", "user" (whose systemd), "properties" [[NAME, TYPE, VALUE, VERSION]...]: those that are
- * younger than the systemd that runs are left out. Answer: {} or {"group": PATH} or {"error": TEXT, "errno": N}. */
+ * Request: "verb" (start, update, stop), "unit", "user" (whose systemd), "properties" [[NAME, TYPE, VALUE, VERSION]...]: those
+ * that are younger than the systemd that runs are left out. Answer: {} or {"group": PATH} or {"error": TEXT, "errno": N}. */
 #ifndef CONTAINER_SYSTEMD_SYSTEMD_H
 #define CONTAINER_SYSTEMD_SYSTEMD_H
 

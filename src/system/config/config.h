@@ -1,8 +1,9 @@
 /* A system container's configuration: STATE/containers/NAME/config.yaml.
  *
- * The document is what counts: it is read with libyaml into JSON values, checked against one table (config_keys), and written back from it.
- * The table also makes the options of `hull ct create` and the keys of `hull ct set`. Keys that are not in the table are errors that name the nearest one.
- * Not trusted: whoever may write there is root, but a damaged file gets a clear error.
+ * The document is what counts: it is read with libyaml into JSON values, checked against one table (config_keys), and written
+ * back from it. The table also makes the options of `hull ct create` and the keys of `hull ct set`. Keys that are not in the
+ * table are errors that name the nearest one. Not trusted: whoever may write there is root, but a damaged file gets a clear
+ * error.
  *
  * Threads: none. */
 #ifndef SYSTEM_CONFIG_CONFIG_H
@@ -77,7 +78,8 @@ struct config {
     size_t kept_count;
 };
 
-/* Reads and checks. The result is freed by config_destroy. Errors: -ENOENT "container NAME does not exist", -EINVAL naming the key. */
+/* Reads and checks. The result is freed by config_destroy. Errors: -ENOENT "container NAME does not exist", -EINVAL naming the
+ * key. */
 int must_check config_load(const struct store *store, const char *name, struct config **out_config,
                            struct error *err);
 /* The same from another folder below STATE/containers, for a snapshot. */
@@ -90,8 +92,8 @@ int must_check config_save(const struct store *store, const char *name, const js
                            struct error *err);
 void config_destroy(struct config *config);
 
-/* Changes the document by a word of the command line, and checks nothing but the key: "KEY=VALUE"; "KEY=" takes it away; of lists "KEY+=ITEM" and
- * "KEY-=ITEM" too, and "KEY=ITEM" leaves one. */
+/* Changes the document by a word of the command line, and checks nothing but the key: "KEY=VALUE"; "KEY=" takes it away; of
+ * lists "KEY+=ITEM" and "KEY-=ITEM" too, and "KEY=ITEM" leaves one. */
 int must_check config_change(json_t *document, const char *word, struct error *err);
 
 /* Names of all containers, sorted; each and the list are the caller's to free. */

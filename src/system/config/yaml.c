@@ -208,7 +208,8 @@ static int keep(void *ctx, unsigned char *data, size_t size)
     return 1;
 }
 
-/* Words that other readers take for truth values or nothing, and what looks like a number, are quoted to stay words, unless they are numbers. */
+/* Words that other readers take for truth values or nothing, and what looks like a number, are quoted to stay words, unless
+ * they are numbers. */
 static bool needs_quotes(const char *text)
 {
     static const char *const words[] = {"",   "~",  "null", "true", "false", "yes",

@@ -17,8 +17,8 @@ struct attributes_shift {
 int must_check attributes_shift_id(const struct attributes_shift *shift, uint32_t id,
                                    uint32_t *out_id);
 
-/* The ids within an extended attribute's value: ACLs, and the root for whom a file capability counts. 'value' has room for 4 bytes more.
- * Returns the new size or -EINVAL. */
+/* The ids within an extended attribute's value: ACLs, and the root for whom a file capability counts. 'value' has room for 4
+ * bytes more. Returns the new size or -EINVAL. */
 int must_check attributes_shift_value(const struct attributes_shift *shift, const char *name,
                                       uint8_t *value, size_t size);
 

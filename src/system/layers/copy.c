@@ -1,5 +1,6 @@
-/* Copies of trees. A copy is made in a folder of its own beside its place, ".hull-copy-...", with "tree", which is renamed at the end, and
- * "links", where files with several names have one more until the last of them is made: so no path is ever needed. */
+/* Copies of trees. A copy is made in a folder of its own beside its place, ".hull-copy-...", with "tree", which is renamed at
+ * the end, and "links", where files with several names have one more until the last of them is made: so no path is ever
+ * needed. */
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -62,8 +63,8 @@ static void format_link_name(uint64_t number, char out_name[LINK_NAME_SIZE])
     (void)snprintf(out_name, LINK_NAME_SIZE, "%llu", (unsigned long long)number);
 }
 
-/* One more name of a file that is there. The last one takes the place of that in "links": a file has never more names than its original,
- * of which some have as many as the file system allows. */
+/* One more name of a file that is there. The last one takes the place of that in "links": a file has never more names than its
+ * original, of which some have as many as the file system allows. */
 static int add_link(struct copy *copy, struct links_entry *entry, const char *name)
 {
     char link_name[LINK_NAME_SIZE];

@@ -14,7 +14,8 @@ struct data_copy {
     void *ctx;
 };
 
-/* The first 'size' bytes into an empty file, fewer where 'from' became shorter: the rest is a hole. 0, -errno, or what 'progress' said. */
+/* The first 'size' bytes into an empty file, fewer where 'from' became shorter: the rest is a hole. 0, -errno, or what
+ * 'progress' said. */
 int must_check data_copy(struct data_copy *copy, int from, int to, uint64_t size);
 
 #endif

@@ -1,5 +1,5 @@
-/* Images. Who uses one holds a lock (flock) on it: a loop device keeps the open file that it was given, and the lock with it, until it goes
- * with its mount. So no image is checked, resized or mounted under another mount of it. */
+/* Images. Who uses one holds a lock (flock) on it: a loop device keeps the open file that it was given, and the lock with it,
+ * until it goes with its mount. So no image is checked, resized or mounted under another mount of it. */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/loop.h>
@@ -67,7 +67,8 @@ int layers_image_create(const char *path, uint64_t size_bytes, struct error *err
     if (ftruncate(fd, (off_t)(size_bytes - size_bytes % IMAGE_BLOCK_SIZE)) < 0) {
         rc = error_set_errno(err, errno, "making the image %s", path);
     }
-    /* Without blocks for root alone, since every container has one; inodes and journal are cleared later, or the file would not be sparse. */
+    /* Without blocks for root alone, since every container has one; inodes and journal are cleared later, or the file would not
+     * be sparse. */
     const char *const args[] = {
         "mkfs.ext4", "-q",   "-F",
         "-b",        "4096", "-m",

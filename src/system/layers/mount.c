@@ -14,7 +14,8 @@
 
 #define OPTIONS_SIZE 4096 /* the kernel's limit too */
 
-/* Renamed folders of the lower layers need redirects, or mv(1) copies them. metacopy is off, so that a layer's files are whole. */
+/* Renamed folders of the lower layers need redirects, or mv(1) copies them. metacopy is off, so that a layer's files are
+ * whole. */
 #define OPTIONS "redirect_dir=on,metacopy=off,index=off,nfs_export=off,xino=auto"
 
 /* What is open while it mounts. */
@@ -126,8 +127,8 @@ static int detach_all(struct work *work)
     return rc;
 }
 
-/* Overlayfs takes layers that are attached in this namespace only (all kernels do). They lie on top of each other at the target, where
- * nothing but their descriptors reaches the lower ones. */
+/* Overlayfs takes layers that are attached in this namespace only (all kernels do). They lie on top of each other at the
+ * target, where nothing but their descriptors reaches the lower ones. */
 static int attach_clones(struct work *work, struct error *err)
 {
     for (size_t i = 0; i < work->lower_count; i++) {
@@ -155,7 +156,8 @@ static void format_options(const struct work *work, char *out_text)
     }
 }
 
-/* The overlay as a mount that is attached nowhere. Nothing stays at the target, also when it fails: overlayfs holds the layers. */
+/* The overlay as a mount that is attached nowhere. Nothing stays at the target, also when it fails: overlayfs holds the
+ * layers. */
 static int make_overlay(struct work *work, struct error *err)
 {
     char options[OPTIONS_SIZE];

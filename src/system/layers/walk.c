@@ -1,4 +1,5 @@
-/* A walk by descriptors. Levels high above the one it is in are closed, and found again by "..", which must be the same folder then. */
+/* A walk by descriptors. Levels high above the one it is in are closed, and found again by "..", which must be the same folder
+ * then. */
 #include "system/layers/walk.h"
 
 #include <errno.h>

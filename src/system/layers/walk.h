@@ -1,5 +1,5 @@
-/* A walk through a tree that somebody else filled, by descriptors alone: no name in it is followed, no mount crossed, and its depth is
- * limited neither by the stack nor by the number of descriptors, of which some levels hold theirs only. */
+/* A walk through a tree that somebody else filled, by descriptors alone: no name in it is followed, no mount crossed, and its
+ * depth is limited neither by the stack nor by the number of descriptors, of which some levels hold theirs only. */
 #ifndef SYSTEM_LAYERS_WALK_H
 #define SYSTEM_LAYERS_WALK_H
 
@@ -26,13 +26,14 @@ struct walk {
 #define AUTO_WALK __attribute__((cleanup(walk_fini)))
 void walk_fini(struct walk *walk);
 
-/* Opens 'name', no path, in a folder: -EXDEV if something is mounted there, -ELOOP for a link. Access times stay as they are. */
+/* Opens 'name', no path, in a folder: -EXDEV if something is mounted there, -ELOOP for a link. Access times stay as they
+ * are. */
 int must_check walk_open(int folder_fd, const char *name, int flags);
 /* A folder below 'folder_fd' for reading: also -ENOTDIR. */
 int must_check walk_open_folder(int folder_fd, const char *name);
 
-/* Goes into a folder, the first time into the tree's root. 'other_fd' is the same folder of a second tree (or -1). Takes both descriptors,
- * also when it fails. 'name' is copied. -ELOOP: deeper than 'depth_max'. */
+/* Goes into a folder, the first time into the tree's root. 'other_fd' is the same folder of a second tree (or -1). Takes both
+ * descriptors, also when it fails. 'name' is copied. -ELOOP: deeper than 'depth_max'. */
 int must_check walk_enter(struct walk *walk, int fd, int other_fd, const char *name);
 
 /* The next entry of the folder it is in, valid until the next call. 1, 0 at its end, or -errno. */

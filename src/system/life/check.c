@@ -55,7 +55,8 @@ static void each_entry(const char *folder, void (*fn)(struct check *check, const
     (void)closedir(dir);
 }
 
-/* Somebody starts it or works on it: nothing of it is left over. Else nobody does, until *out_lock is closed (-1: there is no such container). */
+/* Somebody starts it or works on it: nothing of it is left over. Else nobody does, until *out_lock is closed (-1: there is no
+ * such container). */
 static bool is_busy(const struct check *check, const char *name, int *out_lock)
 {
     struct error err;

@@ -15,7 +15,8 @@ struct counter {
     const char *v1_file, *v1_key, *v2_file, *v2_key; /* a key of NULL: the file is the number */
 };
 
-/* Memory: the limit was reached; processes were killed for want of it. Processes: one could not be made. CPU: periods in which it had to wait. */
+/* Memory: the limit was reached; processes were killed for want of it. Processes: one could not be made. CPU: periods in which
+ * it had to wait. */
 static const struct counter counters[] = {
     {"memory_limit", CGROUP_MEMORY, "memory.failcnt", NULL, "memory.events", "max"},
     {"memory_oom_kills", CGROUP_MEMORY, "memory.oom_control", "oom_kill", "memory.events",

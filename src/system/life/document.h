@@ -26,12 +26,12 @@
 #define CONTAINER_CONSOLE "console.log"
 #define CONTAINER_WRITTEN "files-written"
 
-/* The runtime's configuration (config.md). 'views' is the folder of the keeper's views, NULL: none; 'listener' its socket for notified system
- * calls. New references; errors name what the configuration asks for and cannot have. */
+/* The runtime's configuration (config.md). 'views' is the folder of the keeper's views, NULL: none; 'listener' its socket for
+ * notified system calls. New references; errors name what the configuration asks for and cannot have. */
 int must_check document_spec(const struct store *store, const struct config *config,
                              json_t **out_spec, struct error *err);
-/* linux.resources. 'device' is the disk that the container's files lie on ("8:0"); "": not known. With 'is_update' limits that are not given are
- * set to none. */
+/* linux.resources. 'device' is the disk that the container's files lie on ("8:0"); "": not known. With 'is_update' limits that
+ * are not given are set to none. */
 json_t *document_resources(const struct config *config, const char *cpu_set, const char *device,
                            bool is_update);
 /* The whole disk with the file system of a folder, as "MAJOR:MINOR", or "" where there is none (network, overlay, tmpfs). */

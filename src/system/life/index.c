@@ -7,7 +7,8 @@
 #include "base/host/file.h"
 #include "system/life/internal.h"
 
-/* Ranges that systemd-nspawn takes too (0x00080000 to 0x6fffffff); users' own ranges (subuid(5)) begin at 100000 and seldom come so far. */
+/* Ranges that systemd-nspawn takes too (0x00080000 to 0x6fffffff); users' own ranges (subuid(5)) begin at 100000 and seldom
+ * come so far. */
 #define FIRST_ID  0x40000000u
 #define LAST_ID   0x6fff0000u
 #define ID_COUNT  65536u

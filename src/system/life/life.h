@@ -1,7 +1,7 @@
 /* A system container's life, as `hull ct` and the manager use it: everything but its running, which is the keeper's (keeper.h).
  *
- * Threads: none; several processes may work on the same store, on one container one after the other (a lock). What fails leaves nothing behind
- * but what was there before. */
+ * Threads: none; several processes may work on the same store, on one container one after the other (a lock). What fails leaves
+ * nothing behind but what was there before. */
 #ifndef SYSTEM_LIFE_LIFE_H
 #define SYSTEM_LIFE_LIFE_H
 
@@ -52,8 +52,8 @@ int must_check life_index_find_address(const struct life_index *index, const cha
 const char *life_index_owner(const struct life_index *index, const char *bridge,
                              const struct network_address *address);
 
-/* Makes a container of a document (config.h) with 'root' or 'template_name'; ids and 'created' are added, and the digest of the template, which is
- * verified once for each index. Errors: -EEXIST; -EADDRINUSE naming the container that has the address. */
+/* Makes a container of a document (config.h) with 'root' or 'template_name'; ids and 'created' are added, and the digest of the
+ * template, which is verified once for each index. Errors: -EEXIST; -EADDRINUSE naming the container that has the address. */
 int must_check life_create(struct life_index *index, const char *name, json_t *document,
                            struct error *err);
 /* One that is stopped, with its snapshots. 'is_forced': it is ended first. */
@@ -71,8 +71,8 @@ int must_check life_start_begin(const struct life *life, const char *name,
 /* Waits for the report, and takes it. */
 int must_check life_start_end(struct life_start *start, struct error *err);
 
-/* Starts them, 'width' at a time, and calls 'done' for each as it is through ('err' NULL: it runs). 'done' returns not 0: no further ones are
- * begun. Returns how many failed. */
+/* Starts them, 'width' at a time, and calls 'done' for each as it is through ('err' NULL: it runs). 'done' returns not 0: no
+ * further ones are begun. Returns how many failed. */
 unsigned life_start_all(const struct life *life, const char *const *names, size_t count,
                         unsigned width,
                         int (*done)(void *ctx, const char *name, const struct error *err),
@@ -85,14 +85,15 @@ int must_check life_stop(const struct life *life, const char *name, bool is_forc
 int must_check life_pause(const struct life *life, const char *name, bool is_paused,
                           struct error *err);
 
-/* Changes the configuration by words (config_change), and what is live of a running container at once. 'out_waits' says whether something waits
- * for the next start. */
+/* Changes the configuration by words (config_change), and what is live of a running container at once. 'out_waits' says whether
+ * something waits for the next start. */
 int must_check life_set(const struct life *life, const char *name, const char *const *words,
                         size_t count, bool *out_waits, struct error *err);
 /* After a pool's CPUs were changed: for all that run in it. */
 int must_check life_apply_pool(const struct life *life, const char *pool, struct error *err);
 
-/* One object for lists: name, status, template, ipv4, ipv6, cpus, memory_bytes (limit), memory_used_bytes, processes, pid, created_at ... */
+/* One object for lists: name, status, template, ipv4, ipv6, cpus, memory_bytes (limit), memory_used_bytes, processes, pid,
+ * created_at ... */
 int must_check life_info(const struct life *life, const char *name, json_t **out_info,
                          struct error *err);
 /* Which limit was hit how often: memory_limit, memory_oom_kills, swap_limit, processes_limit, cpu_throttled, as far as
@@ -117,8 +118,9 @@ int must_check life_clone(const struct life *life, const char *name, const char 
 int must_check life_upgrade(const struct life *life, const char *name, bool *out_is_new,
                             struct error *err);
 
-/* Looks for what crashes have left: containers without keepers, half-made and half-removed folders, groups, network devices, run folders.
- * Calls 'found' with each in words; 'repairs': it is removed. Returns how many there are (not repaired ones, with 'repairs'), or -errno. */
+/* Looks for what crashes have left: containers without keepers, half-made and half-removed folders, groups, network devices,
+ * run folders. Calls 'found' with each in words; 'repairs': it is removed. Returns how many there are (not repaired ones, with
+ * 'repairs'), or -errno. */
 int life_check(const struct life *life, bool repairs,
                void (*found)(void *ctx, const char *what, bool is_repaired), void *ctx,
                struct error *err);

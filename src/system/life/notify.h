@@ -1,5 +1,5 @@
-/* The listeners of notified system calls, which the runtime hands to the keeper: one of the container's init, and one of each program that was
- * executed in it from outside. */
+/* The listeners of notified system calls, which the runtime hands to the keeper: one of the container's init, and one of each
+ * program that was executed in it from outside. */
 #ifndef SYSTEM_LIFE_NOTIFY_H
 #define SYSTEM_LIFE_NOTIFY_H
 

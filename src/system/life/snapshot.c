@@ -13,8 +13,8 @@
 #include "container/runtime/fault.h"
 #include "system/life/internal.h"
 
-/* STATE/containers/NAME/snapshots/SNAPSHOT/{config.yaml, upper/ or disk.img}: the same as a container's folder, so that it is read as one:
- * as the container "NAME/snapshots/SNAPSHOT". */
+/* STATE/containers/NAME/snapshots/SNAPSHOT/{config.yaml, upper/ or disk.img}: the same as a container's folder, so that it is
+ * read as one: as the container "NAME/snapshots/SNAPSHOT". */
 static void snapshot_name(const char *name, const char *snapshot, char out_name[PATH_MAX])
 {
     (void)snprintf(out_name, PATH_MAX, "%s/snapshots/%s", name, snapshot);

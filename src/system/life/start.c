@@ -133,7 +133,8 @@ static int spawn(const struct life *life, const char *name, int report, int lock
     posix_spawnattr_t attributes;
     sigset_t held, all;
     sigfillset(&all);
-    /* Ctrl-C is for the one who starts it, also before the child has a session of its own. The keeper ignores these before it lets them in. */
+    /* Ctrl-C is for the one who starts it, also before the child has a session of its own. The keeper ignores these before it
+     * lets them in. */
     const int terminal[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM};
     sigemptyset(&held);
     for (size_t i = 0; i < ARRAY_COUNT(terminal); i++) {

@@ -29,7 +29,8 @@ static uint64_t hash_name(const char *name)
     return hash;
 }
 
-/* The host's end has a high one: a bridge whose own is not fixed takes the lowest of its ports', and would change it with each container. */
+/* The host's end has a high one: a bridge whose own is not fixed takes the lowest of its ports', and would change it with each
+ * container. */
 static void choose_macs(const struct network_card *card, struct pair *pair)
 {
     static const uint8_t none[6];

@@ -30,8 +30,8 @@ int must_check link_find(int fd, const char *name, struct link *out);
 /* As link_find; what is no bridge is -ENODEV too, and both have a text. */
 int must_check link_find_bridge(int fd, const char *name, struct link *out, struct error *err);
 bool link_is_kind(const struct link *link, const char *kind);
-/* Calls 'fn' for each device with that kind ("": any) and that master (0: any). Anything but 0 of it ends this with that result; the
- * socket is of no use then. */
+/* Calls 'fn' for each device with that kind ("": any) and that master (0: any). Anything but 0 of it ends this with that
+ * result; the socket is of no use then. */
 typedef int (*link_fn)(const struct link *link, void *ctx);
 int must_check link_each(int fd, const char *kind, unsigned master, link_fn fn, void *ctx);
 /* One that is not there any more is no error. */

@@ -1,4 +1,5 @@
-/* Networks of system containers, by rtnetlink(7): bridges on the host, pairs of virtual Ethernet devices into containers, addresses.
+/* Networks of system containers, by rtnetlink(7): bridges on the host, pairs of virtual Ethernet devices into containers,
+ * addresses.
  *
  * Threads: none. Everything is one or a few netlink messages; no program is started. */
 #ifndef SYSTEM_NETWORK_NETWORK_H
@@ -53,18 +54,19 @@ struct network_card {
     struct network_address gateway4, gateway6;
 };
 
-/* Makes the pair, with one end in the bridge and up, the other in the network namespace 'namespace_fd' with its name, addresses, up, and the
- * default routes. The calling thread is in that namespace for a moment; should there be no way back, the program ends.
- * Duplicate address detection of IPv6 is off for given addresses (as it would delay the start), lo of the namespace is up.
- * Errors: -EEXIST naming the device that is in the way, -ENODEV naming the bridge that is not there or is none; nothing is left. */
+/* Makes the pair, with one end in the bridge and up, the other in the network namespace 'namespace_fd' with its name,
+ * addresses, up, and the default routes. The calling thread is in that namespace for a moment; should there be no way back, the
+ * program ends. Duplicate address detection of IPv6 is off for given addresses (as it would delay the start), lo of the
+ * namespace is up. Errors: -EEXIST naming the device that is in the way, -ENODEV naming the bridge that is not there or is
+ * none; nothing is left. */
 int must_check network_attach(const struct network_card *card, int namespace_fd, struct error *err);
 /* Removes a pair by the name of its end on the host. One that is not there is no error; one that is no veth is (-EINVAL). */
 int must_check network_detach(const char *host_name, struct error *err);
 
-/* Makes a bridge with an address if there is none of that name, and has it up; the address is added to one without any of that family
- * (IPv6's link-local ones do not count).
- * 'address' NULL: none. IPv6's duplicate detection and STP are off, so that it forwards at once. 'out_is_new' may be NULL.
- * Errors: -EEXIST: a device of the name is no bridge, or the address's network overlaps that of another device of the host. */
+/* Makes a bridge with an address if there is none of that name, and has it up; the address is added to one without any of that
+ * family (IPv6's link-local ones do not count). 'address' NULL: none. IPv6's duplicate detection and STP are off, so that it
+ * forwards at once. 'out_is_new' may be NULL. Errors: -EEXIST: a device of the name is no bridge, or the address's network
+ * overlaps that of another device of the host. */
 int must_check network_bridge_make(const char *name, const struct network_address *address,
                                    bool *out_is_new, struct error *err);
 /* Removes a bridge that nobody is connected to. Errors: -EBUSY naming one that is, -ENODEV where there is none. */
@@ -77,9 +79,10 @@ int must_check network_device_addresses(const char *name,
 int must_check network_each_veth(const char *prefix, void (*fn)(const char *name, void *ctx),
                                  void *ctx, struct error *err);
 
-/* Does anybody in the network of that bridge answer for the addresses (ARP, neighbor solicitation for IPv6)? Asks for all at once, twice, waits
- * for 'timeout_ms' at most and returns as soon as all are answered for. The host's own addresses are used too; a bridge without ports, or down, has
- * nobody else. 'out_used' has a flag for each, and nothing useful after an error. 1: some are used; 0: none. Errors: -ENODEV as above. */
+/* Does anybody in the network of that bridge answer for the addresses (ARP, neighbor solicitation for IPv6)? Asks for all at
+ * once, twice, waits for 'timeout_ms' at most and returns as soon as all are answered for. The host's own addresses are used
+ * too; a bridge without ports, or down, has nobody else. 'out_used' has a flag for each, and nothing useful after an error. 1:
+ * some are used; 0: none. Errors: -ENODEV as above. */
 int must_check network_probe(const char *bridge, const struct network_address *addresses,
                              size_t count, unsigned timeout_ms, bool *out_used, struct error *err);
 

@@ -1,5 +1,6 @@
-/* Does anybody have an address already? ARP probes (RFC 5227) and the neighbor solicitations of duplicate address detection (RFC 4862), as
- * packets on the bridge, so that it needs no addresses. Whoever answers is not trusted: at worst an address counts as used. */
+/* Does anybody have an address already? ARP probes (RFC 5227) and the neighbor solicitations of duplicate address detection
+ * (RFC 4862), as packets on the bridge, so that it needs no addresses. Whoever answers is not trusted: at worst an address
+ * counts as used. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <linux/filter.h>

@@ -1,4 +1,5 @@
-/* Runs a program, or a function, in a process of its own that sees its own mounts, processes and host name, and that dies with this one. */
+/* Runs a program, or a function, in a process of its own that sees its own mounts, processes and host name, and that dies with
+ * this one. */
 #ifndef SYSTEM_TEMPLATE_BOXED_H
 #define SYSTEM_TEMPLATE_BOXED_H
 
@@ -17,7 +18,8 @@ struct boxed {
     void *ctx;
 };
 
-/* Waits for its end, and no process of it is left then. Errors: -ECANCELED, -ENOENT: no such program; -ECHILD: it failed, with its own words. */
+/* Waits for its end, and no process of it is left then. Errors: -ECANCELED, -ENOENT: no such program; -ECHILD: it failed, with
+ * its own words. */
 int must_check boxed_run(const struct boxed *program, struct error *err);
 
 #endif

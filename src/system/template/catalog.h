@@ -18,8 +18,8 @@ const char *catalog_name_of(const json_t *names, const char *digest);
 int must_check catalog_find(const struct store *store, const char *word,
                             char out_digest[TEMPLATE_DIGEST_SIZE], bool *out_is_name,
                             struct error *err);
-/* A new list of "container NAME" and "template NAME" (the digest where it has no name): who says in its configuration or manifest that it
- * needs the template. A configuration that holds the digest anywhere counts, readable or not. */
+/* A new list of "container NAME" and "template NAME" (the digest where it has no name): who says in its configuration or
+ * manifest that it needs the template. A configuration that holds the digest anywhere counts, readable or not. */
 int must_check catalog_users(const struct store *store, const char *digest, const json_t *names,
                              json_t **out_users, struct error *err);
 /* Lets a name mean a digest, whatever it meant before. */

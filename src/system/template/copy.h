@@ -4,8 +4,9 @@
 
 #include "base/core/error.h"
 
-/* 'from' is a plain file or a folder, opened with O_PATH; to 'path' as it is found from the root of this process, with the folders above it. A folder's
- * content is added to one that is there. Everything belongs to root and keeps modes and times; links stay links. */
+/* 'from' is a plain file or a folder, opened with O_PATH; to 'path' as it is found from the root of this process, with the
+ * folders above it. A folder's content is added to one that is there. Everything belongs to root and keeps modes and times;
+ * links stay links. */
 int must_check copy_in(int from, const char *path, struct error *err);
 
 #endif

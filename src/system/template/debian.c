@@ -53,9 +53,9 @@ void build_apt_line(void *ctx, const char *line)
     }
 }
 
-/* What makes a Debian tree a container's. Units that are masked need hardware, kernel interfaces or an owner of the host, and would fail: the
- * system would call itself degraded. The console's shell is root's without a password: whoever is there is root of the
- * host. It waits for the Enter key, since a session that nobody uses takes memory in each container. */
+/* What makes a Debian tree a container's. Units that are masked need hardware, kernel interfaces or an owner of the host, and
+ * would fail: the system would call itself degraded. The console's shell is root's without a password: whoever is there is root
+ * of the host. It waits for the Enter key, since a session that nobody uses takes memory in each container. */
 static const char finish[] =
     "cd /etc/systemd/system\n"
     "for unit in systemd-udevd.service systemd-udev-trigger.service systemd-udev-settle.service \\\n"

@@ -140,7 +140,8 @@ static void take_line(struct sources *s, char *line)
     }
 }
 
-/* The value of a field in a paragraph of a .sources file, lines that go on included (joined by blanks by the caller); "" if it is not there. */
+/* The value of a field in a paragraph of a .sources file, lines that go on included (joined by blanks by the caller); "" if it
+ * is not there. */
 static const char *field(const char *paragraph, const char *name)
 {
     size_t length = strlen(name);

@@ -9,8 +9,9 @@
 /* The code name of the host's own suite: "bookworm". Errors: -ENOENT: it is no Debian. */
 int must_check host_apt_suite(char *out_suite, size_t size, struct error *err);
 
-/* Writes the host's sources of the suite (and of suites that begin with "SUITE-") with a component "main" to a file, in apt's format of one line
- * each. Names and passwords of users in them are left out with 'is_public'. 'out_count' 0: the host has none. */
+/* Writes the host's sources of the suite (and of suites that begin with "SUITE-") with a component "main" to a file, in apt's
+ * format of one line each. Names and passwords of users in them are left out with 'is_public'. 'out_count' 0: the host has
+ * none. */
 int must_check host_apt_sources(const char *suite, const char *path, bool is_public,
                                 unsigned *out_count, struct error *err);
 

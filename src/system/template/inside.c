@@ -1,5 +1,6 @@
-/* What runs in a template that is being built: apt, the user's command, copies of files. In namespaces of its own, changed to the root, and with
- * what the host lends for the time of the build (/run, /tmp, /dev, names of servers) mounted, so that nothing of it stays.
+/* What runs in a template that is being built: apt, the user's command, copies of files. In namespaces of its own, changed to
+ * the root, and with what the host lends for the time of the build (/run, /tmp, /dev, names of servers) mounted, so that
+ * nothing of it stays.
  *
  * The tree is not trusted: from the change of the root on, all paths are resolved in it. */
 #include <errno.h>

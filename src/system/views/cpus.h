@@ -14,7 +14,8 @@ struct cpus {
     uint64_t set[CPUS_MAX / 64]; /* these */
 };
 
-/* "0-1,4"; what is beyond CPUS_MAX, and rubbish, is left out. 'quota' of each 'period', both in microseconds; quota <= 0: none. */
+/* "0-1,4"; what is beyond CPUS_MAX, and rubbish, is left out. 'quota' of each 'period', both in microseconds; quota <= 0:
+ * none. */
 void cpus_parse(struct cpus *out_cpus, const char *list, int64_t quota, int64_t period);
 /* The text of v2's cpu.max, "max 100000", as that. */
 void cpus_parse_max(const char *text, int64_t *out_quota, int64_t *out_period);
@@ -22,8 +23,8 @@ void cpus_parse_max(const char *text, int64_t *out_quota, int64_t *out_period);
 struct cpu_time {
     uint64_t user_ns, system_ns;
 };
-/* For each of the CPUs that are shown. 'usage_all' is the text of v1's cpuacct.usage_all. Where CPUs of the host are no CPUs of the
- * container's (a quota, v2, which does not count them apart), all have the same part of the sum. */
+/* For each of the CPUs that are shown. 'usage_all' is the text of v1's cpuacct.usage_all. Where CPUs of the host are no CPUs of
+ * the container's (a quota, v2, which does not count them apart), all have the same part of the sum. */
 void cpu_times_parse_v1(const struct cpus *cpus, const char *usage_all, struct cpu_time *out_times);
 void cpu_times_split(const struct cpus *cpus, struct cpu_time sum, struct cpu_time *out_times);
 /* Not below 0. */

@@ -76,7 +76,8 @@ static void reply_with(struct fuse_reply *reply, const void *data, size_t size)
     reply->header.len += (uint32_t)size;
 }
 
-/* Each answers one kind of request: 0 or -errno. 'in' is what follows the header, of at least the size that the table below says. */
+/* Each answers one kind of request: 0 or -errno. 'in' is what follows the header, of at least the size that the table below
+ * says. */
 typedef int (*answer_fn)(struct fuse_server *server, const struct fuse_in_header *header,
                          const void *in, size_t size, struct fuse_reply *reply);
 

@@ -1,7 +1,8 @@
 /* A file system of FUSE with the files of views_files, as answers to the kernel's requests: no descriptor, no system call here.
  *
- * By hand instead of libfuse3: the tree is fixed and read-only, so that 14 kinds of requests are all there is, and the keeper, of
- * which hundreds run, needs neither its threads, options, signal handlers and 128 KiB buffers nor a library that Debian has only shared. */
+ * By hand instead of libfuse3: the tree is fixed and read-only, so that 14 kinds of requests are all there is, and the keeper,
+ * of which hundreds run, needs neither its threads, options, signal handlers and 128 KiB buffers nor a library that Debian has
+ * only shared. */
 #ifndef SYSTEM_VIEWS_FUSE_H
 #define SYSTEM_VIEWS_FUSE_H
 
@@ -17,8 +18,8 @@
 /* What the file views_files[file] shows now; 'reader' is the process that asks (0: not known). */
 typedef void (*fuse_render_fn)(void *ctx, unsigned file, pid_t reader, struct text *text);
 
-/* Open files keep what their first read found, so that small reads fit together. There are so many of them only; who opens more has
- * the oldest rendered again. */
+/* Open files keep what their first read found, so that small reads fit together. There are so many of them only; who opens more
+ * has the oldest rendered again. */
 #define FUSE_MAX_SNAPSHOTS     32
 #define FUSE_MAX_SNAPSHOT_SIZE ((size_t)2 << 20) /* of all of them */
 
@@ -59,9 +60,9 @@ struct fuse_reply {
 void fuse_server_init(struct fuse_server *server, fuse_render_fn render, void *ctx,
                       uint64_t made_s);
 void fuse_server_fini(struct fuse_server *server);
-/* sendfile(2) and splice(2) go by the page cache and the size that the kernel believes, which shrinks to what a short read has found. This
- * message (FUSE_NOTIFY_STORE) makes it as large again as the content, in whole pages, before each open; so programs that begin at a file's end
- * (tail) find it, too. */
+/* sendfile(2) and splice(2) go by the page cache and the size that the kernel believes, which shrinks to what a short read has
+ * found. This message (FUSE_NOTIFY_STORE) makes it as large again as the content, in whole pages, before each open; so programs
+ * that begin at a file's end (tail) find it, too. */
 struct fuse_growth {
     struct fuse_out_header header;
     struct fuse_notify_store_out store;

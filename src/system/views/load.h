@@ -25,8 +25,8 @@ struct load {
 /* The averages after 'times' samples (of 5 s each) of 'active' threads. */
 void load_advance(uint64_t average[3], unsigned active, uint64_t times);
 
-/* Counts the threads of the group 'group_fd' and of those below it. Of many only some are looked at, and the rest is taken to be
- * like them; 'before' is what was counted the last time. 'proc_fd': of a proc file system of the caller's pid namespace. */
+/* Counts the threads of the group 'group_fd' and of those below it. Of many only some are looked at, and the rest is taken to
+ * be like them; 'before' is what was counted the last time. 'proc_fd': of a proc file system of the caller's pid namespace. */
 void load_count(int group_fd, bool is_unified, int proc_fd, const struct load_counts *before,
                 struct load_counts *out_counts);
 
@@ -36,7 +36,8 @@ void load_ask(struct load *load, uint64_t now_ns, int group_fd, bool is_unified,
 int load_timeout_ms(const struct load *load, uint64_t now_ns);
 void load_tick(struct load *load, uint64_t now_ns, int group_fd, bool is_unified, int proc_fd);
 
-/* A thread's id in the pid namespace at 'level' (1: the caller's own), from the text of its /proc/PID/status; 0: it is not in it. */
+/* A thread's id in the pid namespace at 'level' (1: the caller's own), from the text of its /proc/PID/status; 0: it is not in
+ * it. */
 pid_t load_namespace_pid(const char *status, unsigned level);
 /* How many levels there are. */
 unsigned load_namespace_level(const char *status);

@@ -185,7 +185,8 @@ static int start_thread(struct writing *writing)
     return -rc;
 }
 
-/* Opens the caller's memory and then asks whether it still waits: so this is not the memory of somebody who got its id later. */
+/* Opens the caller's memory and then asks whether it still waits: so this is not the memory of somebody who got its id
+ * later. */
 static int open_memory(int listener_fd, int proc_fd, const struct seccomp_notif *call)
 {
     char path[32];

@@ -24,8 +24,8 @@ void sysinfo_fill(struct sysinfo *out_info, const struct memory_totals *totals, 
 /* With a larger unit where the numbers need it. */
 void sysinfo_fill_32(struct sysinfo_32 *out_info, const struct sysinfo *info);
 
-/* The answers are written into the callers' memory by threads, a few at a time: a page of that memory may be one that somebody in the
- * container has to supply (a file system of its own), or this very keeper (a private mapping of a file of the views).
+/* The answers are written into the callers' memory by threads, a few at a time: a page of that memory may be one that somebody
+ * in the container has to supply (a file system of its own), or this very keeper (a private mapping of a file of the views).
  * They may outlive the desk. */
 struct sysinfo_desk;
 int must_check sysinfo_desk_create(struct sysinfo_desk **out_desk, struct error *err);

@@ -16,8 +16,9 @@
  *
  * Also sysinfo(2), by user notification of seccomp: totals and uptime as above, so that busybox's free and uptime are right.
  *
- * Threads: all from one thread (the keeper's loop). What the container sends (reads of FUSE, the pointer of sysinfo) is not trusted. Reads take at most
- * a few system calls on files of control groups, held open or opened below a held descriptor; nothing blocks on the container. */
+ * Threads: all from one thread (the keeper's loop). What the container sends (reads of FUSE, the pointer of sysinfo) is not
+ * trusted. Reads take at most a few system calls on files of control groups, held open or opened below a held descriptor;
+ * nothing blocks on the container. */
 #ifndef SYSTEM_VIEWS_VIEWS_H
 #define SYSTEM_VIEWS_VIEWS_H
 
@@ -30,13 +31,13 @@
 
 struct views;
 
-/* Mounts the file system on 'target' (an empty folder) in the caller's mount namespace, for all users. Serve from here on: whoever binds the files
- * waits for their names. Until views_start they show the host's values.
- * Errors: -ENODEV or -EPERM with words: the host has no FUSE; nothing is mounted then, and the container can do without. */
+/* Mounts the file system on 'target' (an empty folder) in the caller's mount namespace, for all users. Serve from here on:
+ * whoever binds the files waits for their names. Until views_start they show the host's values. Errors: -ENODEV or -EPERM with
+ * words: the host has no FUSE; nothing is mounted then, and the container can do without. */
 int must_check views_create(const char *target, struct views **out_views, struct error *err);
 
-/* What is shown, from now on: 'cgroup' is the container's (borrowed as long as the views live; its values are read at each read of a
- * file), 'pid' its first process as the caller sees it. */
+/* What is shown, from now on: 'cgroup' is the container's (borrowed as long as the views live; its values are read at each read
+ * of a file), 'pid' its first process as the caller sees it. */
 int must_check views_start(struct views *views, const struct cgroup *cgroup, pid_t pid,
                            struct error *err);
 
@@ -47,16 +48,16 @@ int must_check views_serve(struct views *views, struct error *err);
 int views_timeout_ms(const struct views *views);
 void views_tick(struct views *views);
 
-/* Answers one notification of the seccomp listener 'listener_fd', which is readable: sysinfo is answered, everything else goes on
- * (SECCOMP_USER_NOTIF_FLAG_CONTINUE). The answer is written by a short-lived thread, as the memory may be one that waits for the views.
- * -ENOENT: the process is gone, fine. */
+/* Answers one notification of the seccomp listener 'listener_fd', which is readable: sysinfo is answered, everything else goes
+ * on (SECCOMP_USER_NOTIF_FLAG_CONTINUE). The answer is written by a short-lived thread, as the memory may be one that waits for
+ * the views. -ENOENT: the process is gone, fine. */
 int must_check views_sysinfo(struct views *views, int listener_fd, struct error *err);
 
 /* Unmounts nothing (the mount goes with the mount namespace); closes the connection. NULL is fine. */
 void views_destroy(struct views *views);
 
-/* Pairs of a file's name in the file system and the path that it is bound over, NULL at the end: {"meminfo", "/proc/meminfo"} ...
- * 'is_available' says whether this host has what it covers (PSI). */
+/* Pairs of a file's name in the file system and the path that it is bound over, NULL at the end: {"meminfo", "/proc/meminfo"}
+ * ... 'is_available' says whether this host has what it covers (PSI). */
 struct views_file {
     const char *name, *covers;
 };

@@ -12,7 +12,8 @@
 #define FIRST_ID 100000
 #define ID_COUNT 65536
 
-/* In main, first: false after saying why the tests cannot run here. The current folder is the test's own afterwards, "/tmp/hull-layers-...". */
+/* In main, first: false after saying why the tests cannot run here. The current folder is the test's own afterwards,
+ * "/tmp/hull-layers-...". */
 bool box_open(void);
 void box_close(void);
 
@@ -28,7 +29,8 @@ bool box_exists(const char *path);
 /* Mount points below the folder. */
 unsigned box_count_mounts(void);
 
-/* Runs 'function' in 'folder' as root of a user namespace with FIRST_ID on; fails the test if it does not end with box_inside_ok. */
+/* Runs 'function' in 'folder' as root of a user namespace with FIRST_ID on; fails the test if it does not end with
+ * box_inside_ok. */
 void box_run_inside(const char *folder, void (*function)(void));
 /* There: ends with the line and the errno if it does not hold. */
 #define inside(condition)                                                                          \

@@ -1,5 +1,5 @@
-/* Covers template/catalog.c, remove.c and template.c: names, who needs a template, what is removed and what is not, changed files. Templates are
- * trees of the test's own, which are built. */
+/* Covers template/catalog.c, remove.c and template.c: names, who needs a template, what is removed and what is not, changed
+ * files. Templates are trees of the test's own, which are built. */
 #include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>

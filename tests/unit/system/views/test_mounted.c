@@ -1,5 +1,5 @@
-/* Covers src/system/views as a container meets it: mounted, in a mount namespace of its own, with a group that has limits; a child in
- * that group reads while the test serves. Needs root, FUSE and control groups. */
+/* Covers src/system/views as a container meets it: mounted, in a mount namespace of its own, with a group that has limits; a
+ * child in that group reads while the test serves. Needs root, FUSE and control groups. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -73,7 +73,8 @@ static const char *read_view(const char *name, size_t piece)
     return text;
 }
 
-/* By sendfile, as busybox' cat does: the kernel goes by the file's size then. Several times, as each shrinks what it believes. */
+/* By sendfile, as busybox' cat does: the kernel goes by the file's size then. Several times, as each shrinks what it
+ * believes. */
 static void sent_views_are_whole(const char *name)
 {
     char text[4096];

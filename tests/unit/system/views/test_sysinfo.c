@@ -1,5 +1,5 @@
-/* Covers src/system/views/sysinfo.c: children install a filter that notifies of sysinfo, and call it. Needs root, FUSE and seccomp's
- * notifications. */
+/* Covers src/system/views/sysinfo.c: children install a filter that notifies of sysinfo, and call it. Needs root, FUSE and
+ * seccomp's notifications. */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/audit.h>
@@ -327,8 +327,8 @@ static int open_view(const char *name)
     return fd;
 }
 
-/* Memory that is there only when the one who answers has answered something else: a copy of a page of the views. Mapped once, as a
- * second mapping waits for the page of the first. */
+/* Memory that is there only when the one who answers has answered something else: a copy of a page of the views. Mapped once,
+ * as a second mapping waits for the page of the first. */
 static char *view_page;
 
 static int call_into_a_view(void)
