@@ -15,6 +15,7 @@ import xml.etree.ElementTree
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PYTHON = "/usr/bin/python3"
 FUZZ_SECONDS, LONG_FUZZ_SECONDS = 60, 300
+TEST_FOLDERS = ("tests/integration", "tests/security")
 MAX_REPEATED = 5
 CPUS = os.cpu_count() or 1
 
@@ -66,6 +67,12 @@ def differential_step(tally, arguments):
     meson_step(tally, arguments.build, *(word for suite in suites for word in ("--suite", suite)))
 
 
+def file_of(classname):
+    """pytest names modules by the folder that has its configuration."""
+    module = classname.split(".")[-1] + ".py"
+    return next((f"{folder}/{module}" for folder in TEST_FOLDERS if (ROOT / folder / module).exists()), module)
+
+
 def run_pytest(arguments, *words):
     """Returns how each test ended, by its name."""
     report = arguments.build / "pytest.xml"
@@ -74,7 +81,7 @@ def run_pytest(arguments, *words):
     subprocess.run(command, cwd=ROOT, env={**os.environ, "HULL_BUILD": str(arguments.build)})
     results = {}
     for case in xml.etree.ElementTree.parse(report).getroot().iter("testcase"):
-        name = f"{case.get('classname').replace('.', '/')}.py::{case.get('name')}"
+        name = f"{file_of(case.get('classname'))}::{case.get('name')}"
         tags = {child.tag for child in case}
         result = "failed" if tags & {"failure", "error"} else "skipped" if "skipped" in tags else "passed"
         results[name] = "failed" if "failed" in (result, results.get(name)) else result
@@ -85,7 +92,7 @@ def pytest_step(tally, arguments):
     """All cores are busy here, and tests wait for real guests and servers. A few that fail run again alone; what passes then is
     told, for it may still be a bug that needs a busy machine."""
     selection = [] if arguments.long else ["-m", "not long"]
-    results = run_pytest(arguments, "-n", str(CPUS), "--dist", "loadgroup", *selection, "tests/integration", "tests/security")
+    results = run_pytest(arguments, "-n", str(CPUS), "--dist", "loadgroup", *selection, *TEST_FOLDERS)
     failed = [name for name, result in results.items() if result == "failed"]
     if 0 < len(failed) <= MAX_REPEATED:
         print(f"  again, alone: {len(failed)} that failed", flush=True)

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -270,6 +271,11 @@ noreturn_fn static void stage_process(struct container *c)
 {
     struct error err = {0};
     int channel = c->channel[1];
+    /* Whoever is root where it joins may not look into it, nor into what it makes, before the program is executed: they have the
+     * host's root and descriptors (CVE-2016-9962). A caller who is not root himself could not reach their files in /proc either. */
+    if (!c->runtime->is_rootless) {
+        (void)prctl(PR_SET_DUMPABLE, 0);
+    }
     int rc = c->is_put_in_groups ? 0
                                  : cgroup_attach(c->cgroup, 0, c->is_in_unified,
                                                  &err); /* its groups are those of its children */
