@@ -14,15 +14,15 @@
 #define MAX_SIZE (1u << 20)
 #define MAX_CPU  8192
 
-static void file_path(const struct store *store, const char *ending, char out_path[PATH_MAX])
+static void file_path(const struct store *store, char out_path[PATH_MAX])
 {
-    (void)snprintf(out_path, PATH_MAX, "%s/pools.yaml%s", store->state, ending);
+    (void)snprintf(out_path, PATH_MAX, "%s/pools.yaml", store->state);
 }
 
 int pool_list(const struct store *store, json_t **out_pools, struct error *err)
 {
     char path[PATH_MAX];
-    file_path(store, "", path);
+    file_path(store, path);
     AUTO_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     if (fd < 0 && errno == ENOENT) {
         *out_pools = json_object();
@@ -132,16 +132,7 @@ int pool_set(const struct store *store, const char *name, const char *cpus, stru
     AUTO_FREE char *text = NULL;
     rc = rc < 0 ? rc : yaml_write(pools, &text, err);
     json_decref(pools);
-    if (rc < 0) {
-        return rc;
-    }
-    char path[PATH_MAX], made[PATH_MAX];
-    file_path(store, "", path);
-    file_path(store, ".new", made);
-    AUTO_CLOSE int fd = open(made, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (fd < 0) {
-        return error_set_errno(err, errno, "writing %s", made);
-    }
-    rc = file_write_all(fd, text, strlen(text), made, err);
-    return rc == 0 && rename(made, path) < 0 ? error_set_errno(err, errno, "writing %s", path) : rc;
+    char path[PATH_MAX];
+    file_path(store, path);
+    return rc < 0 ? rc : file_replace(path, text, 0600, false, err);
 }

@@ -6,35 +6,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
+
+#include "base/host/file.h"
 
 #define MAX_NAME 64
-
-static int make_folders(const char *path, mode_t mode, struct error *err)
-{
-    char part[PATH_MAX];
-    size_t length = strlen(path);
-    if (length >= sizeof(part)) {
-        return error_set(err, ENAMETOOLONG, "%.100s...: too long", path);
-    }
-    for (size_t i = 1; i <= length; i++) {
-        if (path[i] != '/' && path[i] != '\0') {
-            continue;
-        }
-        memcpy(part, path, i);
-        part[i] = '\0';
-        if (mkdir(part, i == length ? mode : 0755) < 0 && errno != EEXIST) {
-            return error_set_errno(err, errno, "making the folder %s", part);
-        }
-    }
-    return 0;
-}
 
 static int make_below(const char *folder, const char *name, mode_t mode, struct error *err)
 {
     char path[PATH_MAX];
     (void)snprintf(path, sizeof(path), "%s/%s", folder, name);
-    return make_folders(path, mode, err);
+    return file_make_folders(path, mode, 0755, err);
 }
 
 int store_open(const char *state, struct store *out, struct error *err)
@@ -42,7 +23,7 @@ int store_open(const char *state, struct store *out, struct error *err)
     struct store store;
     const char *given = state != NULL ? state : STORE_DEFAULT_STATE;
     bool is_default = strcmp(given, STORE_DEFAULT_STATE) == 0;
-    int rc = make_folders(given, 0711, err);
+    int rc = file_make_folders(given, 0711, 0755, err);
     if (rc < 0) {
         return rc;
     }

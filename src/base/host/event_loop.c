@@ -66,6 +66,11 @@ uint64_t clock_monotonic_ns(void)
     return clock_ns(CLOCK_MONOTONIC);
 }
 
+int64_t clock_monotonic_ms(void)
+{
+    return (int64_t)(clock_monotonic_ns() / 1000000);
+}
+
 uint64_t clock_realtime_ns(void)
 {
     return clock_ns(CLOCK_REALTIME);

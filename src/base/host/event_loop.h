@@ -61,6 +61,7 @@ int must_check event_loop_defer(struct event_loop *loop, event_fn fn, void *ctx,
 
 /* Nanoseconds of CLOCK_MONOTONIC. Threads: any. */
 uint64_t clock_monotonic_ns(void);
+int64_t clock_monotonic_ms(void); /* the same, for timeouts */
 /* Nanoseconds since 1970 of CLOCK_REALTIME. Threads: any. */
 uint64_t clock_realtime_ns(void);
 

@@ -1,6 +1,9 @@
 #include "base/host/file.h"
 
+#include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <string.h>
 #include <sys/stat.h>
 
 int file_read_at(int fd, void *out_data, size_t size, uint64_t offset, const char *what,
@@ -83,6 +86,46 @@ int file_read_whole(int fd, size_t max_size, const char *what, void **out_data, 
     data[size] = '\0';
     *out_data = TAKE_PTR(data);
     *out_size = size;
+    return 0;
+}
+
+int file_replace(const char *path, const char *text, mode_t mode, bool is_synced, struct error *err)
+{
+    char made[PATH_MAX];
+    if (snprintf(made, sizeof(made), "%s.new", path) >= (int)sizeof(made)) {
+        return error_set(err, ENAMETOOLONG, "%.100s...: too long", path);
+    }
+    AUTO_CLOSE int fd = open(made, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, mode);
+    if (fd < 0) {
+        return error_set_errno(err, errno, "writing %s", made);
+    }
+    int rc = file_write_all(fd, text, strlen(text), made, err);
+    if (rc == 0 && ((is_synced && fsync(fd) < 0) || rename(made, path) < 0)) {
+        rc = error_set_errno(err, errno, "writing %s", path);
+    }
+    if (rc < 0) {
+        (void)unlink(made); /* it has failed already */
+    }
+    return rc;
+}
+
+int file_make_folders(const char *path, mode_t mode, mode_t mode_above, struct error *err)
+{
+    char part[PATH_MAX];
+    size_t length = strlen(path);
+    if (length >= sizeof(part)) {
+        return error_set(err, ENAMETOOLONG, "%.100s...: too long", path);
+    }
+    for (size_t i = 1; i <= length; i++) {
+        if (path[i] != '/' && path[i] != '\0') {
+            continue;
+        }
+        memcpy(part, path, i);
+        part[i] = '\0';
+        if (mkdir(part, i == length ? mode : mode_above) < 0 && errno != EEXIST) {
+            return error_set_errno(err, errno, "making the folder %s", part);
+        }
+    }
     return 0;
 }
 

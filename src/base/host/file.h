@@ -2,10 +2,12 @@
 #ifndef BASE_HOST_FILE_H
 #define BASE_HOST_FILE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/types.h>
 #include <unistd.h>
 
 #include "base/core/cleanup.h"
@@ -34,6 +36,14 @@ int must_check file_write_all(int fd, const void *data, size_t size, const char 
  * byte follows the data and is not counted. */
 int must_check file_read_whole(int fd, size_t max_size, const char *what, void **out_data,
                                size_t *out_size, struct error *err);
+
+/* Writes a file whole or not at all: beside it as "PATH.new" with 'mode', then renamed. 'is_synced': it is on the disk before that. */
+int must_check file_replace(const char *path, const char *text, mode_t mode, bool is_synced,
+                            struct error *err);
+
+/* The folder with 'mode', and those above it that are missing with 'mode_above'; what is there stays as it is. */
+int must_check file_make_folders(const char *path, mode_t mode, mode_t mode_above,
+                                 struct error *err);
 
 int must_check file_set_nonblocking(int fd, struct error *err);
 

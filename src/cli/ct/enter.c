@@ -83,13 +83,7 @@ static int execute(struct exec_words *words, const char *name, const char *const
     struct error err = {0};
     int status = CLI_FAILURE;
     int rc = ct_open(&words->ct, &life, &err);
-    if (rc == 0) {
-        struct config *config;
-        rc = config_load(&life.store, name, &config, &err);
-        if (rc == 0) {
-            config_destroy(config);
-        }
-    }
+    rc = rc < 0 ? rc : config_check(&life.store, name, &err);
     if (rc == 0 && life_status(&life, name) != LIFE_RUNNING) {
         rc = error_set(&err, ESRCH, "container %s is %s", name,
                        life_status_name(life_status(&life, name)));
@@ -257,12 +251,8 @@ static int console_run(int argc, char **argv)
     if (status >= 0) {
         return status;
     }
-    struct config *config;
     int rc = ct_open(&options, &life, &err);
-    rc = rc < 0 ? rc : config_load(&life.store, argv[0], &config, &err);
-    if (rc == 0) {
-        config_destroy(config);
-    }
+    rc = rc < 0 ? rc : config_check(&life.store, argv[0], &err);
     AUTO_CLOSE int connection = rc < 0 ? rc : life_connect(&life, argv[0], KEEPER_ATTACH, &err);
     if (connection < 0) {
         return cli_fail(&err);
@@ -321,13 +311,11 @@ static int logs_run(int argc, char **argv)
     if (status >= 0) {
         return status;
     }
-    struct config *config;
     int rc = ct_open(&options, &life, &err);
-    rc = rc < 0 ? rc : config_load(&life.store, argv[0], &config, &err);
+    rc = rc < 0 ? rc : config_check(&life.store, argv[0], &err);
     if (rc < 0) {
         return cli_fail(&err);
     }
-    config_destroy(config);
     char path[PATH_MAX];
     store_container_path(&life.store, argv[0], CONTAINER_CONSOLE ".1", path);
     rc = copy_file(path, &err);

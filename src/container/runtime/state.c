@@ -34,32 +34,11 @@ int state_check_id(const char *id, struct error *err)
                            id, NAME_MAX);
 }
 
-/* mkdir -p, for the runtime's root. */
-static int make_folders(const char *path, struct error *err)
-{
-    char part[PATH_MAX];
-    size_t length = strlen(path);
-    if (length >= sizeof(part)) {
-        return error_set(err, ENAMETOOLONG, "the root folder's name is too long");
-    }
-    for (size_t i = 1; i <= length; i++) {
-        if (path[i] != '/' && path[i] != '\0') {
-            continue;
-        }
-        memcpy(part, path, i);
-        part[i] = '\0';
-        if (mkdir(part, i == length ? 0700 : 0711) < 0 && errno != EEXIST) {
-            return error_set_errno(err, errno, "making the folder %s", part);
-        }
-    }
-    return 0;
-}
-
 static int open_root(const char *root, bool is_made, struct error *err)
 {
     int fd = open(root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0 && errno == ENOENT && is_made) {
-        int rc = make_folders(root, err);
+        int rc = file_make_folders(root, 0700, 0711, err);
         if (rc < 0) {
             return rc;
         }

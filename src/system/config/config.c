@@ -13,7 +13,6 @@
 #include "system/config/yaml.h"
 
 #define FILE_NAME  "config.yaml"
-#define FILE_NEW   "config.yaml.new"
 #define MAX_SIZE   (1u << 20)
 #define STOP_AFTER 30
 
@@ -142,6 +141,16 @@ int config_load(const struct store *store, const char *name, struct config **out
     return rc < 0 ? rc : config_load_at(store, name, name, out_config, err);
 }
 
+int config_check(const struct store *store, const char *name, struct error *err)
+{
+    struct config *config;
+    int rc = config_load(store, name, &config, err);
+    if (rc == 0) {
+        config_destroy(config);
+    }
+    return rc;
+}
+
 int config_load_at(const struct store *store, const char *folder, const char *name,
                    struct config **out_config, struct error *err)
 {
@@ -172,23 +181,11 @@ int config_load_at(const struct store *store, const char *folder, const char *na
 int config_save(const struct store *store, const char *name, const json_t *document,
                 struct error *err)
 {
-    char path[PATH_MAX], made[PATH_MAX];
+    char path[PATH_MAX];
     store_container_path(store, name, FILE_NAME, path);
-    store_container_path(store, name, FILE_NEW, made);
     AUTO_FREE char *text = NULL;
     int rc = yaml_write(document, &text, err);
-    if (rc < 0) {
-        return rc;
-    }
-    AUTO_CLOSE int fd = open(made, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (fd < 0) {
-        return error_set_errno(err, errno, "writing %s", made);
-    }
-    rc = file_write_all(fd, text, strlen(text), made, err);
-    if (rc == 0 && rename(made, path) < 0) {
-        rc = error_set_errno(err, errno, "writing %s", path);
-    }
-    return rc;
+    return rc < 0 ? rc : file_replace(path, text, 0600, false, err);
 }
 
 static void remove_item(json_t *list, const char *text)

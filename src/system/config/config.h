@@ -82,7 +82,9 @@ struct config {
  * key. */
 int must_check config_load(const struct store *store, const char *name, struct config **out_config,
                            struct error *err);
-/* The same from another folder below STATE/containers, for a snapshot. */
+/* That there is such a container, and that its configuration can be read. */
+int must_check config_check(const struct store *store, const char *name, struct error *err);
+/* As config_load, from another folder below STATE/containers, for a snapshot. */
 int must_check config_load_at(const struct store *store, const char *folder, const char *name,
                               struct config **out_config, struct error *err);
 /* From a document; takes its own reference. */

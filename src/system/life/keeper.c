@@ -20,6 +20,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/host/event_loop.h"
 #include "base/host/file.h"
 #include "container/runtime/fault.h"
 #include "container/runtime/loaded.h"
@@ -317,13 +318,6 @@ static void remove_container(struct keeper *k)
     /* Its network devices go with its network namespace, in the kernel's time. */
 }
 
-static int64_t now_ms(void)
-{
-    struct timespec now;
-    (void)clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
 /* The sooner of the views' time and of that to shrink at (-1: never), as poll wants it. */
 static int poll_timeout(const struct keeper *k, int64_t shrink_at)
 {
@@ -331,7 +325,7 @@ static int poll_timeout(const struct keeper *k, int64_t shrink_at)
     if (shrink_at < 0) {
         return timeout;
     }
-    int64_t left = shrink_at - now_ms();
+    int64_t left = shrink_at - clock_monotonic_ms();
     left = left < 0 ? 0 : left;
     return timeout < 0 || left < timeout ? (int)left : timeout;
 }
@@ -339,7 +333,7 @@ static int poll_timeout(const struct keeper *k, int64_t shrink_at)
 /* Until the container's first process has ended; its status as waitpid has it. */
 static int keep(struct keeper *k)
 {
-    int64_t shrink_at = now_ms() + BOOTED_MS;
+    int64_t shrink_at = clock_monotonic_ms() + BOOTED_MS;
     shrink(); /* what making a container took */
     for (;;) {
         struct pollfd polled[CONSOLE_POLL + NOTIFY_POLL + 2];
@@ -352,7 +346,7 @@ static int keep(struct keeper *k)
         if (poll(polled, ARRAY_COUNT(polled), poll_timeout(k, shrink_at)) < 0 && errno != EINTR) {
             break;
         }
-        if (shrink_at >= 0 && now_ms() >= shrink_at) {
+        if (shrink_at >= 0 && clock_monotonic_ms() >= shrink_at) {
             shrink_at = -1;
             shrink();
         }

@@ -153,12 +153,10 @@ int life_pause(const struct life *life, const char *name, bool is_paused, struct
 {
     enum life_status status = life_status(life, name);
     if (status != (is_paused ? LIFE_RUNNING : LIFE_PAUSED)) {
-        struct config *config;
-        int rc = config_load(&life->store, name, &config, err);
+        int rc = config_check(&life->store, name, err);
         if (rc < 0) {
             return rc;
         }
-        config_destroy(config);
         return error_set(err, EINVAL, "container %s is %s", name, life_status_name(status));
     }
     return runtime_pause(&life->runtime, name, is_paused, err);

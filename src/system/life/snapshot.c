@@ -161,12 +161,10 @@ static void add_snapshot(const char *folder, const char *name, json_t *list)
 int life_snapshot_list(const struct life *life, const char *name, json_t **out_list,
                        struct error *err)
 {
-    struct config *config;
-    int rc = config_load(&life->store, name, &config, err);
+    int rc = config_check(&life->store, name, err);
     if (rc < 0) {
         return rc;
     }
-    config_destroy(config);
     char folder[PATH_MAX];
     store_container_path(&life->store, name, "snapshots", folder);
     json_t *list = json_array();

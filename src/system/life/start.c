@@ -10,9 +10,9 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "base/host/event_loop.h"
 #include "base/host/file.h"
 #include "container/runtime/fault.h"
 #include "container/runtime/loaded.h"
@@ -283,19 +283,12 @@ unsigned life_start_all(const struct life *life, const char *const *names, size_
     return failed;
 }
 
-static int64_t now_ms(void)
-{
-    struct timespec now;
-    (void)clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
 /* Until the keeper has closed the connection: 0, or -ETIME. */
 static int wait_for_end(int connection, int64_t timeout_ms)
 {
-    int64_t end = now_ms() + timeout_ms;
+    int64_t end = clock_monotonic_ms() + timeout_ms;
     for (;;) {
-        int64_t left = end - now_ms();
+        int64_t left = end - clock_monotonic_ms();
         struct pollfd ended = {.fd = connection, .events = POLLIN};
         int n = poll(&ended, 1, left > 0 ? (int)left : 0);
         char byte;

@@ -11,9 +11,9 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 
 #include "base/core/endian.h"
+#include "base/host/event_loop.h"
 #include "base/host/file.h"
 #include "system/network/link.h"
 
@@ -33,13 +33,6 @@ struct probe {
     size_t open; /* addresses that nobody has answered for */
     int arp, neighbor;
 };
-
-static int64_t now_ms(void)
-{
-    struct timespec now;
-    (void)clock_gettime(CLOCK_MONOTONIC, &now); /* cannot fail */
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
 
 static void mark_used(struct probe *probe, int family, const uint8_t *bytes)
 {
@@ -193,7 +186,7 @@ static void take_answers(struct probe *probe, int fd, int64_t deadline_ms)
         } else {
             take_neighbor(probe, packet, (size_t)size);
         }
-        if (now_ms() >= deadline_ms) {
+        if (clock_monotonic_ms() >= deadline_ms) {
             return;
         }
     }
@@ -225,7 +218,7 @@ static int wait_answers(struct probe *probe, int64_t deadline_ms)
     do {
         struct pollfd wait[2] = {{.fd = probe->arp, .events = POLLIN},
                                  {.fd = probe->neighbor, .events = POLLIN}};
-        left = deadline_ms - now_ms();
+        left = deadline_ms - clock_monotonic_ms();
         int rc = poll(wait, 2, left > 0 ? (int)left : 0);
         if (rc < 0 && errno != EINTR) {
             return -errno;
@@ -256,7 +249,7 @@ static int ask(struct probe *probe, unsigned timeout_ms, struct error *err)
     }
     probe->arp = arp;
     probe->neighbor = neighbor;
-    int64_t start_ms = now_ms();
+    int64_t start_ms = clock_monotonic_ms();
     for (unsigned i = 1; i <= ROUNDS && rc == 0 && probe->open > 0; i++) {
         int64_t deadline_ms = start_ms + (int64_t)timeout_ms * i / ROUNDS;
         rc = ask_all(probe, deadline_ms);

@@ -97,28 +97,13 @@ void manifest_fini(struct manifest *manifest)
 
 int manifest_save(const char *folder, json_t *document, struct error *err)
 {
-    char path[PATH_MAX], unfinished[PATH_MAX];
-    int length = snprintf(path, sizeof(path), "%s/manifest.json", folder);
-    if (length < 0 || (size_t)length + sizeof(".new") > sizeof(path)) {
+    char path[PATH_MAX];
+    if (snprintf(path, sizeof(path), "%s/manifest.json", folder) >= (int)sizeof(path)) {
         return error_set(err, ENAMETOOLONG, "%.100s...: too long", folder);
     }
-    (void)snprintf(unfinished, sizeof(unfinished), "%.*s.new", length, path);
     AUTO_FREE char *text = json_dumps(document, JSON_INDENT(2) | JSON_SORT_KEYS);
-    if (text == NULL) {
-        return error_set_errno(err, ENOMEM, "writing %s", path);
-    }
-    AUTO_CLOSE int fd = open(unfinished, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    if (fd < 0) {
-        return error_set_errno(err, errno, "writing %s", unfinished);
-    }
-    int rc = file_write_all(fd, text, strlen(text), unfinished, err);
-    if (rc == 0 && (fsync(fd) < 0 || rename(unfinished, path) < 0)) {
-        rc = error_set_errno(err, errno, "writing %s", path);
-    }
-    if (rc < 0) {
-        (void)unlink(unfinished); /* it has failed already */
-    }
-    return rc;
+    return text == NULL ? error_set_errno(err, ENOMEM, "writing %s", path)
+                        : file_replace(path, text, 0644, true, err);
 }
 
 int manifest_lock(const struct store *store, int *out_fd, struct error *err)
