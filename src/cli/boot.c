@@ -8,9 +8,9 @@
 #include <unistd.h>
 
 #include "base/host/file.h"
+#include "base/host/program.h"
 #include "cli/boot_files.h"
 #include "cli/boot_session.h"
-#include "cli/process.h"
 #include "cli/verbs.h"
 
 /* hull-vmm --config-fd N, with everything that the document names. */

@@ -16,8 +16,8 @@
 #include "base/core/endian.h"
 #include "base/host/file.h"
 #include "base/host/image_lock.h"
+#include "base/host/unix_socket.h"
 #include "block/remote.h"
-#include "cli/unix_socket.h"
 
 /* One that cannot start ends, which is seen at once; a machine under load may take this long. */
 #define HELPER_TIMEOUT_MS 60000

@@ -4,8 +4,8 @@
 
 #include <stdbool.h>
 
-#include "cli/control_client.h"
 #include "cli/output.h"
+#include "control/client.h"
 
 /* The request for a verb and its words KEY=VALUE; owned by the caller. */
 int must_check ctl_request_make(const char *verb, int count, char **words, json_t **out_request,

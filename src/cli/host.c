@@ -7,9 +7,9 @@
 #include <fcntl.h>
 
 #include "base/host/file.h"
+#include "base/host/program.h"
 #include "cli/host_checks.h"
 #include "cli/output.h"
-#include "cli/process.h"
 #include "cli/verbs.h"
 
 #define PROBE_MAX_SIZE 65536u

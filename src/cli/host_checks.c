@@ -13,7 +13,7 @@
 #include <sys/wait.h>
 
 #include "base/host/file.h"
-#include "cli/process.h"
+#include "base/host/program.h"
 
 void host_row(json_t *rows, const char *area, const char *name, const char *status,
               const char *reason, const char *remedy)

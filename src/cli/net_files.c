@@ -8,8 +8,8 @@
 #include <sys/socket.h>
 
 #include "base/host/file.h"
+#include "base/host/program.h"
 #include "cli/boot_files.h"
-#include "cli/process.h"
 
 static int open_tap(const char *name, int *out_fd, struct error *err)
 {

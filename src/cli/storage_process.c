@@ -7,9 +7,9 @@
 #include <unistd.h>
 
 #include "base/host/file.h"
+#include "base/host/program.h"
 #include "block/remote.h"
 #include "cli/boot_files.h"
-#include "cli/process.h"
 
 /* hull-storage --fd N --ready-fd M --uri URI [--readonly] [--reconnect S] */
 static int start(const struct storage_process *process, int fd, int ready_fd, pid_t *out_pid,

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "base/core/size.h"
-#include "cli/process.h"
+#include "base/host/program.h"
 
 static const struct verb *const ct_verbs[] = {
     &ct_create_verb,   &ct_start_verb,   &ct_stop_verb,

@@ -12,8 +12,8 @@
 #include <unistd.h>
 
 #include "base/host/file.h"
+#include "base/host/unix_socket.h"
 #include "cli/disk/serve.h"
-#include "cli/unix_socket.h"
 
 #define FIRST_PASSED_FD 3 /* sd_listen_fds(3) */
 #define DEFAULT_PORT    "10809"

@@ -1,4 +1,4 @@
-#include "cli/control_client.h"
+#include "control/client.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -6,7 +6,7 @@
 
 #include "base/host/file.h"
 #include "base/host/pass_fd.h"
-#include "cli/unix_socket.h"
+#include "base/host/unix_socket.h"
 
 #define READ_SIZE 4096u
 #define MAX_LINE  (4u << 20)

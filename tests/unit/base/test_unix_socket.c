@@ -10,7 +10,7 @@
 #include <sys/stat.h>
 
 #include "base/host/file.h"
-#include "cli/unix_socket.h"
+#include "base/host/unix_socket.h"
 
 static char folder[] = "/tmp/hull-test-socket-XXXXXX";
 static char path[64];

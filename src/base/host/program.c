@@ -1,4 +1,4 @@
-#include "cli/process.h"
+#include "base/host/program.h"
 
 #include <fcntl.h>
 #include <limits.h>

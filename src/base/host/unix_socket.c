@@ -1,4 +1,4 @@
-#include "cli/unix_socket.h"
+#include "base/host/unix_socket.h"
 
 #include <string.h>
 #include <sys/socket.h>

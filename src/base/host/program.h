@@ -1,6 +1,6 @@
 /* Starting Hull's other programs with exactly the descriptors they need. */
-#ifndef CLI_PROCESS_H
-#define CLI_PROCESS_H
+#ifndef BASE_HOST_PROGRAM_H
+#define BASE_HOST_PROGRAM_H
 
 #include <stdbool.h>
 #include <stddef.h>

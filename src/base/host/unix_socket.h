@@ -1,6 +1,6 @@
 /* Listening sockets on paths, without stale files. */
-#ifndef CLI_UNIX_SOCKET_H
-#define CLI_UNIX_SOCKET_H
+#ifndef BASE_HOST_UNIX_SOCKET_H
+#define BASE_HOST_UNIX_SOCKET_H
 
 #include "base/core/error.h"
 

@@ -1,6 +1,6 @@
 /* Our end of a VM's control connection. */
-#ifndef CLI_CONTROL_CLIENT_H
-#define CLI_CONTROL_CLIENT_H
+#ifndef CONTROL_CLIENT_H
+#define CONTROL_CLIENT_H
 
 #include <jansson.h>
 
