@@ -23,7 +23,7 @@ static void option_print(const struct option_spec *option, FILE *to)
 
 void help_print(const char *program, const struct verb *verb, FILE *to)
 {
-    (void)fprintf(to, "Usage: %s %s%s%s%s\n\n%s.\n", program, verb->name,
+    (void)fprintf(to, "Usage: %s%s%s%s%s%s\n\n%s.\n", program, verb->name[0] ? " " : "", verb->name,
                   verb->options != NULL ? " [OPTION]..." : "", verb->arguments[0] ? " " : "",
                   verb->arguments, verb->summary);
     if (verb->description != NULL) {

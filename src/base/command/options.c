@@ -102,8 +102,8 @@ static int unknown_option(const char *program, const struct verb *verb, const ch
     if (nearest_word(text, names, hint, sizeof(hint)) != NULL) {
         return error_set(err, EINVAL, "option %s: unknown: did you mean --%s?", word, hint);
     }
-    return error_set(err, EINVAL, "option %s: unknown: see `%s %s --help`", word, program,
-                     verb->name);
+    return error_set(err, EINVAL, "option %s: unknown: see `%s%s%s --help`", word, program,
+                     verb->name[0] ? " " : "", verb->name);
 }
 
 static int take_value(const struct option_spec *option, const char *value, void *into,
@@ -154,8 +154,8 @@ static int parse_short(const char *program, const struct verb *verb, const char 
     for (const char *letter = word + 1; *letter != '\0'; letter++) {
         const struct option_spec *option = find_letter(verb->options, *letter);
         if (option == NULL) {
-            return error_set(err, EINVAL, "option -%c: unknown: see `%s %s --help`", *letter,
-                             program, verb->name);
+            return error_set(err, EINVAL, "option -%c: unknown: see `%s%s%s --help`", *letter,
+                             program, verb->name[0] ? " " : "", verb->name);
         }
         if (option->value != NULL) {
             const char *value = letter[1] != '\0' ? letter + 1 : next;

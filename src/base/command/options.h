@@ -14,8 +14,8 @@ struct option_spec {
     char letter;       /* 'm', or 0 */
     const char *value; /* what stands for the value in help texts ("SIZE"); NULL: takes none */
     const char *help;  /* one sentence without a dot */
-    /* For completion: words separated by '|', or "FILE", "DIR", "CONTAINER", "TEMPLATE" (names that there are); NULL: nothing
-     * to offer. */
+    /* For completion: words separated by '|', or "FILE", "DIR", or names that there are ("INSTANCE"; cli/completion.c has
+     * all kinds); NULL: nothing to offer. */
     const char *complete;
     /* Takes the value (NULL for a flag; borrowed as long as argv). Called once for each time the option is given.
      * Errors: the text after "option --NAME: ". */

@@ -146,31 +146,51 @@ void event_loop_destroy(struct event_loop *loop)
     free(loop);
 }
 
+/* Waits at most 'timeout_ms' (-1: for ever) and calls back for what has come. */
+static int turn(struct event_loop *loop, int timeout_ms, struct error *err)
+{
+    struct epoll_event events[EVENTS_PER_WAIT];
+    int count = epoll_wait(loop->epoll_fd, events, EVENTS_PER_WAIT, timeout_ms);
+    if (count < 0) {
+        return errno == EINTR ? 0 : error_set_errno(err, errno, "waiting for events");
+    }
+    for (int i = 0; i < count; i++) {
+        struct event_source *source = events[i].data.ptr;
+        if (!source->is_removed) {
+            source->fn(source->ctx, source->fd, events[i].events);
+        }
+    }
+    free_removed(loop);
+    return 0;
+}
+
 int event_loop_run(struct event_loop *loop, struct error *err)
 {
     loop->thread = pthread_self();
     atomic_store(&loop->is_running, true);
     int rc = 0;
-    while (!atomic_load(&loop->stop_requested)) {
-        struct epoll_event events[EVENTS_PER_WAIT];
-        int count = epoll_wait(loop->epoll_fd, events, EVENTS_PER_WAIT, -1);
-        if (count < 0) {
-            if (errno == EINTR) {
-                continue;
-            }
-            rc = error_set_errno(err, errno, "waiting for events");
-            break;
-        }
-        for (int i = 0; i < count; i++) {
-            struct event_source *source = events[i].data.ptr;
-            if (!source->is_removed) {
-                source->fn(source->ctx, source->fd, events[i].events);
-            }
-        }
-        free_removed(loop);
+    while (rc == 0 && !atomic_load(&loop->stop_requested)) {
+        rc = turn(loop, -1, err);
     }
     atomic_store(&loop->is_running, false);
     atomic_store(&loop->stop_requested, false);
+    return rc;
+}
+
+int event_loop_fd(const struct event_loop *loop)
+{
+    return loop->epoll_fd;
+}
+
+int event_loop_turn(struct event_loop *loop, bool *out_stopped, struct error *err)
+{
+    loop->thread = pthread_self();
+    atomic_store(&loop->is_running, true);
+    int rc = turn(loop, 0, err);
+    atomic_store(&loop->is_running, false);
+    if (rc == 0) {
+        *out_stopped = atomic_exchange(&loop->stop_requested, false);
+    }
     return rc;
 }
 

@@ -25,6 +25,10 @@ int must_check event_loop_create(struct event_loop **out_loop, struct error *err
 void event_loop_destroy(struct event_loop *loop);
 /* Runs until event_loop_stop; may be run again. */
 int must_check event_loop_run(struct event_loop *loop, struct error *err);
+/* For a thread that waits elsewhere: this descriptor can be read when there is something to do, and event_loop_turn does it without
+ * waiting. 'out_stopped': event_loop_stop was called. The descriptor stays the loop's. */
+int event_loop_fd(const struct event_loop *loop);
+int must_check event_loop_turn(struct event_loop *loop, bool *out_stopped, struct error *err);
 /* Threads: any. */
 void event_loop_stop(struct event_loop *loop);
 /* Is this the thread that runs the loop? Threads: any. */

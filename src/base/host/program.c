@@ -78,7 +78,7 @@ noreturn_fn static void child_run(const struct process_spec *spec, const char *p
         (void)signal(number, SIG_DFL); /* SIGKILL and SIGSTOP refuse, rightly */
     }
     int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
-    if (null_fd < 0 || dup2(null_fd, 0) < 0 ||
+    if (null_fd < 0 || dup2(spec->stdin_fd > 0 ? spec->stdin_fd : null_fd, 0) < 0 ||
         dup2(spec->stdout_fd >= 0 ? spec->stdout_fd : null_fd, 1) < 0 ||
         (spec->stderr_fd > 0 && dup2(spec->stderr_fd, 2) < 0)) {
         _exit(127);

@@ -8,11 +8,12 @@
 
 #include "base/core/error.h"
 
-#define PROCESS_MAX_FDS 256
+#define PROCESS_MAX_FDS 512
 
 struct process_spec {
     const char *program;       /* "hull-vmm": searched as program_find does */
     const char *const *argv;   /* NULL at the end; argv[0] is the program's name */
+    int stdin_fd;              /* 0: /dev/null */
     int stdout_fd;             /* -1: /dev/null */
     int stderr_fd;             /* 0: ours */
     bool outlives_us;          /* it is not killed when this program dies */
@@ -25,8 +26,8 @@ struct process_spec {
 int must_check program_find(const char *name, bool is_foreign, char *out_path, size_t size,
                             struct error *err);
 
-/* Starts it in a session of its own (no terminal, no Ctrl-C), with an empty signal mask, standard input from
- * /dev/null, and killed when this program dies unless it is to outlive that. */
+/* Starts it in a session of its own (no terminal, no Ctrl-C), with an empty signal mask, and killed when this program dies
+ * unless it is to outlive that. */
 int must_check process_spawn(const struct process_spec *spec, bool is_foreign, pid_t *out_pid,
                              struct error *err);
 

@@ -1,4 +1,5 @@
 /* Covers base/host/event_loop.c. */
+#include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -49,6 +50,35 @@ static void descriptor_calls_until_removed(void **state)
     close(fds[1]);
 }
 
+/* As a thread sees it that waits on the loop's descriptor with poll. */
+static void turns_do_what_is_ready(void **state)
+{
+    struct fixture f = {0};
+    int fds[2];
+    assert_int_equal(pipe(fds), 0);
+    assert_int_equal(event_loop_create(&f.loop, NULL), 0);
+    assert_int_equal(event_loop_add_fd(f.loop, fds[0], EPOLLIN, readable, &f, &f.source, NULL), 0);
+    bool is_stopped = true;
+    assert_int_equal(event_loop_turn(f.loop, &is_stopped, NULL), 0); /* nothing: does not wait */
+    assert_int_equal(f.calls, 0);
+    assert_false(is_stopped);
+    assert_false(event_loop_is_own_thread(f.loop));
+    struct pollfd waits = {.fd = event_loop_fd(f.loop), .events = POLLIN};
+    assert_int_equal(poll(&waits, 1, 0), 0);
+    assert_int_equal(write(fds[1], "a", 1), 1);
+    assert_int_equal(poll(&waits, 1, 0), 1);
+    assert_int_equal(event_loop_turn(f.loop, &is_stopped, NULL), 0);
+    assert_int_equal(f.calls, 1);
+    assert_true(is_stopped);
+    /* The stop's own wake-up, after which nothing is left. */
+    assert_int_equal(event_loop_turn(f.loop, &is_stopped, NULL), 0);
+    assert_false(is_stopped);
+    assert_int_equal(poll(&waits, 1, 0), 0);
+    event_loop_destroy(f.loop);
+    close(fds[0]);
+    close(fds[1]);
+}
+
 static void timer_fires_also_in_the_past(void **state)
 {
     struct fixture f = {0};
@@ -87,6 +117,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(descriptor_calls_until_removed),
+        cmocka_unit_test(turns_do_what_is_ready),
         cmocka_unit_test(timer_fires_also_in_the_past),
         cmocka_unit_test(notifier_merges),
     };
