@@ -462,7 +462,7 @@ int cgroup_load(const json_t *saved, struct cgroup **out_cgroup, struct error *e
 int cgroup_open_unified(const struct cgroup *cgroup)
 {
     const struct cgroup_place *place = cgroup_find_unified(cgroup);
-    int fd = place == NULL ? -1 : place_open(place);
+    int fd = place == NULL ? -1 : place_open_group(place);
     return fd < 0 ? -1 : fd;
 }
 
@@ -473,7 +473,7 @@ int cgroup_open_controller(const struct cgroup *cgroup, enum cgroup_controller c
     if (place == NULL) {
         place = cgroup_find_unified(cgroup);
     }
-    AUTO_HANDLE int fd = place == NULL ? -ENOENT : place_open(place);
+    AUTO_HANDLE int fd = place == NULL ? -ENOENT : place_open_group(place);
     if (fd < 0 || (place_controllers(place, fd) & 1U << controller) == 0) {
         return fd < 0 ? fd : -ENOENT;
     }
@@ -512,7 +512,7 @@ int cgroup_attach(struct cgroup *cgroup, pid_t pid, bool is_in_unified, struct e
         if (place->is_unified && is_in_unified) {
             continue;
         }
-        AUTO_HANDLE int group_fd = place_open(place);
+        AUTO_HANDLE int group_fd = place_open_group(place);
         if (group_fd < 0) {
             return error_set_errno(err, -group_fd, "opening group %s/%s/%s", CGROUP_ROOT,
                                    place->folder, place->path);
@@ -558,7 +558,7 @@ int cgroup_attach_below(struct cgroup *cgroup, const char *below, pid_t pid, str
     for (size_t i = 0; i < cgroup->count; i++) {
         const struct cgroup_place *place = &cgroup->place[i];
         bool is_meant = controllers == UINT32_MAX || (place->controllers & controllers) != 0;
-        AUTO_HANDLE int group_fd = place_open(place);
+        AUTO_HANDLE int group_fd = place_open_group(place);
         AUTO_HANDLE int below_fd =
             group_fd < 0 ? group_fd : group_open(group_fd, is_meant ? path : "");
         if (below_fd < 0) {

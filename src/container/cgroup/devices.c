@@ -120,7 +120,7 @@ static int set_filter(const struct cgroup_place *place, const struct spec_resour
                    ? -program_fd
                    : error_set_errno(err, -program_fd, FIELD ": loading the filter");
     }
-    AUTO_HANDLE int group_fd = place_open(place);
+    AUTO_HANDLE int group_fd = place_open_group(place);
     rc = group_fd < 0 ? group_fd : attach_program(group_fd, program_fd, is_new);
     if (rc == -EPERM || rc == -EACCES) {
         return -rc;
@@ -179,7 +179,7 @@ static int set_controller(const struct cgroup_place *place, const struct spec_re
                                                      .can_read = true,
                                                      .can_write = true,
                                                      .can_mknod = true};
-    AUTO_HANDLE int group_fd = place_open(place);
+    AUTO_HANDLE int group_fd = place_open_group(place);
     if (group_fd < 0) {
         return error_set_errno(err, -group_fd, FIELD ": opening group /%s", place->path);
     }

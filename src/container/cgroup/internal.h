@@ -28,7 +28,7 @@ struct cgroup {
 };
 
 /* A new descriptor of the group, or -errno; -ENOENT: it is gone. */
-int place_open(const struct cgroup_place *place);
+int place_open_group(const struct cgroup_place *place);
 /* Of v1, or what the groups above have given to a group of v2. */
 uint32_t place_controllers(const struct cgroup_place *place, int group_fd);
 

@@ -289,7 +289,7 @@ static int place_fd(const struct cgroup_place *const_place, struct cgroup *cgrou
 {
     struct cgroup_place *place = &cgroup->place[const_place - cgroup->place];
     if (place->fd < 0) {
-        int fd = place_open(place);
+        int fd = place_open_group(place);
         if (fd < 0) {
             return fd;
         }

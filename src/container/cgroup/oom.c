@@ -105,8 +105,8 @@ int cgroup_wait_oom(struct cgroup *cgroup, struct error *err)
     if (memory == NULL) {
         return error_set(err, EOPNOTSUPP, "the container has no group that counts memory");
     }
-    AUTO_HANDLE int memory_fd = place_open(memory);
-    AUTO_HANDLE int group_fd = unified == NULL ? -1 : place_open(unified);
+    AUTO_HANDLE int memory_fd = place_open_group(memory);
+    AUTO_HANDLE int group_fd = unified == NULL ? -1 : place_open_group(unified);
     if (memory_fd < 0) {
         return memory_fd == -ENOENT
                    ? 0

@@ -6,7 +6,7 @@
 #include "container/cgroup/internal.h"
 #include "container/cgroup/tree.h"
 
-int place_open(const struct cgroup_place *place)
+int place_open_group(const struct cgroup_place *place)
 {
     if (place->fd >= 0) {
         int fd = fcntl(place->fd, F_DUPFD_CLOEXEC, 3);

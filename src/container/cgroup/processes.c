@@ -64,7 +64,7 @@ static int add_pids(int group_fd, void *ctx)
 static int list_place(const struct cgroup_place *place, struct pid_list *out_list)
 {
     *out_list = (struct pid_list){0};
-    AUTO_HANDLE int group_fd = place_open(place);
+    AUTO_HANDLE int group_fd = place_open_group(place);
     if (group_fd < 0) {
         return group_fd == -ENOENT ? 0 : group_fd;
     }
@@ -100,7 +100,7 @@ static int has_pids(int group_fd, void *ctx)
 bool cgroup_has_processes(const struct cgroup *cgroup)
 {
     const struct cgroup_place *place = cgroup_find_processes(cgroup);
-    AUTO_HANDLE int group_fd = place == NULL ? -1 : place_open(place);
+    AUTO_HANDLE int group_fd = place == NULL ? -1 : place_open_group(place);
     uint64_t is_populated;
     if (group_fd < 0) {
         return false;
@@ -180,7 +180,7 @@ static const struct cgroup_place *find_freezer(const struct cgroup *cgroup)
 {
     const struct cgroup_place *place = cgroup_find_unified(cgroup);
     if (place != NULL) {
-        AUTO_HANDLE int group_fd = place_open(place);
+        AUTO_HANDLE int group_fd = place_open_group(place);
         if (group_fd < 0 || faccessat(group_fd, "cgroup.freeze", F_OK, 0) == 0) {
             return place;
         }
@@ -194,7 +194,7 @@ static int freeze_quietly(const struct cgroup *cgroup, bool is_frozen)
     if (place == NULL) {
         return -EOPNOTSUPP;
     }
-    AUTO_HANDLE int group_fd = place_open(place);
+    AUTO_HANDLE int group_fd = place_open_group(place);
     if (group_fd < 0) {
         return group_fd;
     }
@@ -222,7 +222,7 @@ int cgroup_freeze(struct cgroup *cgroup, bool is_frozen, struct error *err)
 bool cgroup_is_frozen(const struct cgroup *cgroup)
 {
     const struct cgroup_place *place = find_freezer(cgroup);
-    AUTO_HANDLE int group_fd = place == NULL ? -1 : place_open(place);
+    AUTO_HANDLE int group_fd = place == NULL ? -1 : place_open_group(place);
     char state[16];
     if (group_fd < 0) {
         return false;
@@ -299,7 +299,7 @@ int cgroup_kill(struct cgroup *cgroup, int signal, struct error *err)
 {
     if (signal == SIGKILL) {
         const struct cgroup_place *place = cgroup_find_unified(cgroup);
-        AUTO_HANDLE int group_fd = place == NULL ? -1 : place_open(place);
+        AUTO_HANDLE int group_fd = place == NULL ? -1 : place_open_group(place);
         if (group_fd >= 0 && control_write(group_fd, "cgroup.kill", "1") == 0) {
             return 0;
         }
@@ -378,7 +378,7 @@ int cgroup_remove(struct cgroup *cgroup, unsigned timeout_ms, struct error *err)
     int64_t deadline_ms = now_ms() + timeout_ms;
     const struct cgroup_place *unified = cgroup_find_unified(cgroup);
     if (unified != NULL) {
-        AUTO_HANDLE int group_fd = place_open(unified);
+        AUTO_HANDLE int group_fd = place_open_group(unified);
         int rc = group_fd < 0 ? 0 : wait_event(group_fd, "populated", false, deadline_ms);
         if (rc == -ETIMEDOUT) {
             return error_set(err, EBUSY, "removing group /%s: its processes do not end",

@@ -175,7 +175,7 @@ json_t *cgroup_stats(const struct cgroup *cgroup)
     json_t *data = empty_data();
     for (size_t i = 0; i < cgroup->count && !cgroup->is_planned; i++) {
         const struct cgroup_place *place = &cgroup->place[i];
-        AUTO_HANDLE int group_fd = place_open(place);
+        AUTO_HANDLE int group_fd = place_open_group(place);
         if (group_fd < 0) {
             continue;
         }
