@@ -189,7 +189,7 @@ static void check_device(const char *device, void *ctx)
                 life_status(d->check->life, d->names[i]) != LIFE_STOPPED) {
                 continue;
             }
-            int rc = d->check->repairs ? network_detach(device, &err) : 0;
+            int rc = d->check->repairs ? network_detach_card(device, &err) : 0;
             tell(d->check, rc, &err, "network device", device, "its container does not run");
         }
     }

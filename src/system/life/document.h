@@ -25,6 +25,7 @@
 #define CONTAINER_DISK    "disk.img"
 #define CONTAINER_CONSOLE "console.log"
 #define CONTAINER_WRITTEN "files-written"
+#define CONTAINER_GIVEN   "files-given" /* life_give_files */
 
 /* The runtime's configuration (config.md). 'views' is the folder of the keeper's views, NULL: none; 'listener' its socket for
  * notified system calls. New references; errors name what the configuration asks for and cannot have. */

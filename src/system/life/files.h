@@ -7,8 +7,8 @@
 
 #include "base/core/error.h"
 
-/* 'files': a list of {"path", "text"}. What is there under the name is replaced (a link itself, not what it names), owned by
- * 'owner'. The tree is the container's: nothing outside of it is reached. */
+/* 'files': a list of {"path", "text"}; without a text it is removed. What is there under the name is replaced (a link itself, not
+ * what it names), owned by 'owner'. The tree is the container's: nothing outside of it is reached. */
 int must_check files_write(const char *root, const json_t *files, uint32_t owner,
                            struct error *err);
 

@@ -180,6 +180,11 @@ static int mount_root(struct keeper *k, struct error *err)
     char marker[PATH_MAX];
     store_container_path(&k->store, k->name, CONTAINER_WRITTEN, marker);
     AUTO_CLOSE int fd = rc == 0 ? open(marker, O_WRONLY | O_CREAT | O_CLOEXEC, 0600) : -1;
+    if (fd >= 0) {
+        char given[PATH_MAX];
+        store_container_path(&k->store, k->name, CONTAINER_GIVEN, given);
+        (void)unlink(given);
+    }
     return rc == 0 && fd < 0 ? error_set_errno(err, errno, "making %s", marker) : rc;
 }
 
@@ -274,8 +279,8 @@ static int connect_network(struct keeper *k, struct error *err)
         char host_name[IFNAMSIZ];
         document_host_name(&k->store, k->name, i, host_name);
         card.host_name = host_name;
-        rc = network_detach(host_name, err); /* of a keeper that was killed */
-        rc = rc < 0 ? rc : network_attach(&card, namespace_fd, err);
+        rc = network_detach_card(host_name, err); /* of a keeper that was killed */
+        rc = rc < 0 ? rc : network_attach_card(&card, namespace_fd, err);
     }
     return rc;
 }

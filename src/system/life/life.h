@@ -85,6 +85,11 @@ int must_check life_stop(const struct life *life, const char *name, bool is_forc
 int must_check life_pause(const struct life *life, const char *name, bool is_paused,
                           struct error *err);
 
+/* Files that are written into it (or removed, without a text) by its next start, and not again: a list of {"path", "text"}. It is
+ * owned by the container's root; nothing outside of its tree is reached. Replaces what was given and not written yet. */
+int must_check life_give_files(const struct life *life, const char *name, const json_t *files,
+                               struct error *err);
+
 /* Changes the configuration by words (config_change), and what is live of a running container at once. 'out_waits' says whether
  * something waits for the next start. */
 int must_check life_set(const struct life *life, const char *name, const char *const *words,

@@ -326,7 +326,7 @@ static int end_lost(const struct life *life, const struct config *config, struct
     for (size_t i = 0; rc == 0 && i < config->card_count; i++) {
         char host_name[IFNAMSIZ];
         document_host_name(&life->store, config->name, i, host_name);
-        rc = network_detach(host_name, err);
+        rc = network_detach_card(host_name, err);
     }
     return rc;
 }

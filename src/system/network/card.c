@@ -204,7 +204,7 @@ static int attach(const struct network_card *card, struct pair *pair, struct err
     return rc;
 }
 
-int network_attach(const struct network_card *card, int namespace_fd, struct error *err)
+int network_attach_card(const struct network_card *card, int namespace_fd, struct error *err)
 {
     AUTO_CLOSE int host = -1;
     AUTO_CLOSE int inside = -1;
@@ -221,7 +221,7 @@ int network_attach(const struct network_card *card, int namespace_fd, struct err
     return attach(card, &pair, err);
 }
 
-int network_detach(const char *host_name, struct error *err)
+int network_detach_card(const char *host_name, struct error *err)
 {
     struct link link;
     AUTO_CLOSE int host = -1;

@@ -59,9 +59,9 @@ struct network_card {
  * program ends. Duplicate address detection of IPv6 is off for given addresses (as it would delay the start), lo of the
  * namespace is up. Errors: -EEXIST naming the device that is in the way, -ENODEV naming the bridge that is not there or is
  * none; nothing is left. */
-int must_check network_attach(const struct network_card *card, int namespace_fd, struct error *err);
+int must_check network_attach_card(const struct network_card *card, int namespace_fd, struct error *err);
 /* Removes a pair by the name of its end on the host. One that is not there is no error; one that is no veth is (-EINVAL). */
-int must_check network_detach(const char *host_name, struct error *err);
+int must_check network_detach_card(const char *host_name, struct error *err);
 
 /* Makes a bridge with an address if there is none of that name, and has it up; the address is added to one without any of that
  * family (IPv6's link-local ones do not count). 'address' NULL: none. IPv6's duplicate detection and STP are off, so that it

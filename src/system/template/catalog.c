@@ -211,8 +211,8 @@ static int find_prefix(const struct store *store, const char *word, const json_t
     return count == 1 ? 0 : not_found(word, names, err);
 }
 
-int catalog_find(const struct store *store, const char *word, char out_digest[TEMPLATE_DIGEST_SIZE],
-                 bool *out_is_name, struct error *err)
+int template_find(const struct store *store, const char *word,
+                  char out_digest[TEMPLATE_DIGEST_SIZE], bool *out_is_name, struct error *err)
 {
     json_t *names;
     int rc = store_check_name("template", word, err);

@@ -15,7 +15,7 @@ int must_check catalog_names(const struct store *store, json_t **out_names, stru
 /* The first name of 'names' that means the digest, or NULL. */
 const char *catalog_name_of(const json_t *names, const char *digest);
 /* The digest that a name, a digest or the beginning of one means; 'out_is_name' may be NULL. */
-int must_check catalog_find(const struct store *store, const char *word,
+int must_check template_find(const struct store *store, const char *word,
                             char out_digest[TEMPLATE_DIGEST_SIZE], bool *out_is_name,
                             struct error *err);
 /* A new list of "container NAME" and "template NAME" (the digest where it has no name): who says in its configuration or

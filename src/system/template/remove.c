@@ -178,7 +178,7 @@ static int delete_locked(const struct store *store, const char *word, bool is_fo
     bool is_name = false;
     json_t *users;
     unsigned count = 0;
-    int rc = catalog_find(store, word, digest, &is_name, err);
+    int rc = template_find(store, word, digest, &is_name, err);
     rc = rc < 0 ? rc : catalog_users(store, digest, names, &users, err);
     if (rc < 0) {
         return rc;

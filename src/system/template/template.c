@@ -66,7 +66,7 @@ int template_open(const struct store *store, const char *name, bool is_verified,
     char digest[TEMPLATE_DIGEST_SIZE];
     char below[TEMPLATE_DIGEST_SIZE];
     bool is_name = false;
-    int rc = catalog_find(store, name, layers.digest, &is_name, err);
+    int rc = template_find(store, name, layers.digest, &is_name, err);
     rc = rc < 0 ? rc : catalog_hold(store, layers.digest, &layers.lock_fd, err);
     if (rc < 0) {
         return rc;
@@ -164,7 +164,7 @@ int template_check(const struct store *store, const char *name, struct error *er
     char digest[TEMPLATE_DIGEST_SIZE];
     char below[TEMPLATE_DIGEST_SIZE] = "";
     int hold;
-    int rc = catalog_find(store, name, digest, NULL, err);
+    int rc = template_find(store, name, digest, NULL, err);
     rc = rc < 0 ? rc : catalog_hold(store, digest, &hold, err);
     if (rc < 0) {
         return rc;

@@ -43,7 +43,7 @@ bool support_enter(void)
         return false;
     }
     struct network_card card = {.name = "eth0", .host_name = "probe0"};
-    if (network_attach(&card, own, &err) < 0) {
+    if (network_attach_card(&card, own, &err) < 0) {
         printf("skipped: no pair of devices in a network namespace: %s\n", err.text);
         return false;
     }
@@ -109,7 +109,7 @@ struct network_card support_card(const char *host_name, const char *bridge, cons
 void support_attach(const struct network_card *card, int namespace_fd)
 {
     struct error err = {0};
-    int rc = network_attach(card, namespace_fd, &err);
+    int rc = network_attach_card(card, namespace_fd, &err);
     assert_string_equal(err.text, "");
     assert_int_equal(rc, 0);
 }

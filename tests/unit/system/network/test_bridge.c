@@ -159,7 +159,7 @@ static void bridge_in_use_stays(void **state)
     assert_int_equal(network_bridge_remove("hull0", &err), -EBUSY);
     assert_non_null(strstr(err.text, "pair0"));
     assert_int_equal(network_bridge_remove("hull1", &err), 0);
-    assert_int_equal(network_detach("pair0", &err), 0);
+    assert_int_equal(network_detach_card("pair0", &err), 0);
     assert_int_equal(network_bridge_remove("hull0", &err), 0);
     assert_false(support_exists(support_own(), "hull0"));
     assert_false(support_exists(support_own(), "hull1"));
@@ -189,7 +189,7 @@ static void remove_each(const char *name, void *ctx)
     struct removed *removed = ctx;
     removed->count++;
     removed->has_other |= strncmp(name, "hc-", 3) != 0;
-    assert_int_equal(network_detach(name, NULL), 0);
+    assert_int_equal(network_detach_card(name, NULL), 0);
 }
 
 static void pairs_are_found_by_prefix(void **state)

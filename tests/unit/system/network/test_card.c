@@ -35,7 +35,7 @@ static void expect_refused(const struct network_card *card, int container, int c
                            const char *reason)
 {
     struct error err = {0};
-    assert_int_equal(network_attach(card, container, &err), -code);
+    assert_int_equal(network_attach_card(card, container, &err), -code);
     if (strstr(err.text, reason) == NULL) {
         fail_msg("'%s' has no '%s'", err.text, reason);
     }
@@ -100,7 +100,7 @@ static void gateways_lead_outside(void **state)
     struct network_card card = support_card("hc-1", "hull0", "10.90.0.10/24", "fd00:90::10/64");
     support_attach(&card, f->first);
     assert_false(support_connects(f->first, support_own(), "192.0.2.1"));
-    assert_int_equal(network_detach("hc-1", NULL), 0);
+    assert_int_equal(network_detach_card("hc-1", NULL), 0);
     card.gateway4 = support_address("10.90.0.1");
     card.gateway6 = support_address("fd00:90::1");
     support_attach(&card, f->first);
@@ -147,7 +147,7 @@ static void hardware_addresses_are_lasting(void **state)
     assert_int_equal(made[0] & 3, 2); /* local, of one device */
     mac_of(support_own(), "hc-1", outside);
     assert_memory_not_equal(outside, made, 6);
-    assert_int_equal(network_detach("hc-1", NULL), 0);
+    assert_int_equal(network_detach_card("hc-1", NULL), 0);
     support_attach(&card, f->first);
     mac_of(f->first, "eth0", again);
     assert_memory_equal(made, again, 6);
@@ -155,7 +155,7 @@ static void hardware_addresses_are_lasting(void **state)
     support_attach(&card, f->second);
     mac_of(f->second, "eth0", other);
     assert_memory_not_equal(made, other, 6);
-    assert_int_equal(network_detach("hc-1", NULL), 0);
+    assert_int_equal(network_detach_card("hc-1", NULL), 0);
     memcpy(card.mac, given, sizeof(given));
     card.host_name = "hc-1";
     support_attach(&card, f->first);
@@ -282,13 +282,13 @@ static void detached_pairs_are_gone(void **state)
     const struct fixture *f = *state;
     struct error err = {0};
     const struct network_card card = support_card("hc-1", "hull0", "10.90.0.10/24", NULL);
-    assert_int_equal(network_detach("hc-1", &err), 0);
-    assert_int_equal(network_detach("a name that is too long", &err), 0);
+    assert_int_equal(network_detach_card("hc-1", &err), 0);
+    assert_int_equal(network_detach_card("a name that is too long", &err), 0);
     support_attach(&card, f->first);
-    assert_int_equal(network_detach("hc-1", &err), 0);
+    assert_int_equal(network_detach_card("hc-1", &err), 0);
     assert_false(support_exists(support_own(), "hc-1"));
     assert_false(support_exists(f->first, "eth0"));
-    assert_int_equal(network_detach("hull0", &err), -EINVAL);
+    assert_int_equal(network_detach_card("hull0", &err), -EINVAL);
     assert_non_null(strstr(err.text, "hull0"));
     assert_true(support_exists(support_own(), "hull0"));
 }

@@ -109,7 +109,7 @@ static void nobody_is_asked_on_an_empty_bridge(void **state)
 {
     (void)state;
     static const char *const some[] = {"10.90.0.10", "fd00:90::10"};
-    assert_int_equal(network_detach("hc-1", NULL), 0);
+    assert_int_equal(network_detach_card("hc-1", NULL), 0);
     assert_int_equal(expect_probe(some, 2, FOR_EVER_MS, "00"), 0);
     /* One that never had a port says that it is running. */
     assert_int_equal(network_bridge_remove("hull0", NULL), 0);
