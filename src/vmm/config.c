@@ -83,6 +83,8 @@ static void read_console(struct config_reader *reader, const json_t *root, struc
     };
     static const char *const devices[] = {"serial", "virtio"};
     config->console_fd = -1;
+    config->console_log_fd = -1;
+    config->console_old_log_fd = -1;
     const json_t *object = json_object_get(root, "console");
     if (object == NULL) {
         return;
@@ -93,6 +95,8 @@ static void read_console(struct config_reader *reader, const json_t *root, struc
     if (config->console != CONFIG_CONSOLE_NONE) {
         config->console_fd = config_get_fd(reader, object, "fd", false);
     }
+    config->console_log_fd = config_get_fd(reader, object, "log_fd", true);
+    config->console_old_log_fd = config_get_fd(reader, object, "old_log_fd", true);
     config->is_console_virtio = config_get_word(reader, object, "device", devices,
                                                 ARRAY_COUNT(devices), "serial or virtio") == 1;
     reader->where = "";

@@ -83,6 +83,7 @@ struct config {
     size_t net_count;
     enum config_console_kind console;
     int console_fd;
+    int console_log_fd, console_old_log_fd; /* -1: none */
     bool is_console_virtio;
 
     int log_fd, control_fd, owner_fd; /* -1: none */

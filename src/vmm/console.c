@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 
 #include "base/host/file.h"
+#include "vmm/console_log.h"
 
 #define RING_SIZE      (64u << 10)
 #define INPUT_SIZE     4096u
@@ -33,6 +34,7 @@ struct console {
     bool is_stalled;      /* the reader took nothing for WAIT_MS: output is dropped until it does */
     size_t ring_start, ring_used;
     uint8_t ring[RING_SIZE];
+    struct console_log log;
 };
 
 static ssize_t write_now(struct console *console, const uint8_t *data, size_t size)
@@ -95,6 +97,7 @@ static void console_write(void *ctx, const uint8_t *data, size_t size)
     struct console *console = ctx;
     pthread_mutex_lock(&console->lock);
     bool was_empty = console->ring_used == 0;
+    bool is_log_due = console_log_put(&console->log, data, size);
     while (size != 0 && console->fd >= 0) {
         if (console->ring_used == 0) {
             ssize_t count = write_now(console, data, size);
@@ -116,7 +119,7 @@ static void console_write(void *ctx, const uint8_t *data, size_t size)
     }
     bool is_flush_wanted = was_empty && console->ring_used != 0;
     pthread_mutex_unlock(&console->lock);
-    if (is_flush_wanted) {
+    if (is_flush_wanted || is_log_due) {
         event_notifier_signal(console->flush_wanted);
     }
 }
@@ -161,7 +164,11 @@ static void input_wanted(void *ctx)
 
 static void flush_wanted(void *ctx)
 {
-    watch(ctx);
+    struct console *console = ctx;
+    pthread_mutex_lock(&console->lock);
+    console_log_flush(&console->log);
+    pthread_mutex_unlock(&console->lock);
+    watch(console);
 }
 
 static void input_ready(void *ctx)
@@ -254,6 +261,7 @@ int console_create(enum config_console_kind kind, int fd, bool is_virtio, struct
     console->is_virtio = is_virtio;
     console->fd = -1;
     console->listen_fd = -1;
+    console_log_init(&console->log, -1, -1);
     pthread_mutex_init(&console->lock, NULL);
     int rc = event_notifier_create(loop, flush_wanted, console, &console->flush_wanted, err);
     if (rc == 0) {
@@ -287,6 +295,11 @@ struct console_backend console_virtio_backend(struct console *console)
     return console_serial_backend(console);
 }
 
+void console_set_log(struct console *console, int fd, int old_fd)
+{
+    console_log_init(&console->log, fd, old_fd);
+}
+
 void console_attach(struct console *console, struct machine *machine)
 {
     console->machine = machine;
@@ -298,6 +311,7 @@ void console_finish(struct console *console)
 {
     console->machine = NULL;
     pthread_mutex_lock(&console->lock);
+    console_log_flush(&console->log);
     uint64_t deadline_ns = clock_monotonic_ns() + FINISH_WAIT_MS * 1000000ull;
     while (console->fd >= 0 && console->ring_used != 0 && ring_flush(console) &&
            console->ring_used != 0) {
@@ -326,6 +340,7 @@ void console_destroy(struct console *console)
     if (console->listen_fd >= 0) {
         close(console->listen_fd);
     }
+    console_log_fini(&console->log);
     pthread_mutex_destroy(&console->lock);
     free(console);
 }

@@ -16,6 +16,8 @@ int must_check console_create(enum config_console_kind kind, int fd, bool is_vir
 /* The ends for machine_config. */
 struct console_backend console_serial_backend(struct console *console);
 struct console_backend console_virtio_backend(struct console *console);
+/* Before the guest runs: its output goes to a log, too (console_log.h), which owns both descriptors. */
+void console_set_log(struct console *console, int fd, int old_fd);
 /* From now on what is typed reaches this machine. */
 void console_attach(struct console *console, struct machine *machine);
 /* No more input; waits for the reader to take what the guest wrote, at most two seconds. */

@@ -131,6 +131,22 @@ static int run_snapshot(struct vmm *vmm, struct control_client *client,
     return 0;
 }
 
+/* All that the guest was told is in the files then: who pauses the VM may copy them. */
+static int run_flush(struct vmm *vmm, struct control_client *client,
+                     struct control_request *request, json_t **out_answer, struct error *err)
+{
+    for (size_t i = 0; i < vmm->config.disk_count; i++) {
+        struct block_info info;
+        block_get_info(vmm->disk[i], &info);
+        block_drain(vmm->disk[i]);
+        int rc = info.is_readonly ? 0 : block_flush(vmm->disk[i]);
+        if (rc < 0) {
+            return error_set_errno(err, -rc, "%s: disk%zu", request->verb, i);
+        }
+    }
+    return 0;
+}
+
 static int run_resize(struct vmm *vmm, struct control_client *client,
                       struct control_request *request, json_t **out_answer, struct error *err)
 {
@@ -220,6 +236,7 @@ static int run_throttle(struct vmm *vmm, struct control_client *client,
 
 const struct control_verb vmm_disk_verbs[] = {
     {"disk-list", run_list},
+    {"disk-flush", run_flush},
     {"disk-snapshot", run_snapshot},
     {"disk-resize", run_resize},
     {"disk-throttle", run_throttle},

@@ -244,6 +244,9 @@ static int start(struct vmm *vmm, struct error *err)
                             vmm->loop, &vmm->console, err);
     }
     if (rc == 0) {
+        console_set_log(vmm->console, config->console_log_fd, config->console_old_log_fd);
+    }
+    if (rc == 0) {
         rc = block_jobs_create(vmm->loop, vmm_job_event, vmm, &vmm->jobs, err);
     }
     if (rc == 0) {

@@ -8,10 +8,12 @@
 #include <cmocka.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "vmm/console.h"
+#include "vmm/console_log.h"
 
 /* The guest: takes 'room' bytes. */
 static uint8_t typed[65536];
@@ -180,6 +182,40 @@ static void no_console_swallows_output(void **state)
     console_finish(fixture.console);
 }
 
+/* The newest output is in the first file, what was before in the second, and neither grows without end. */
+static void log_keeps_the_last_output(void **state)
+{
+    static uint8_t block[CONSOLE_LOG_SIZE / 4];
+    uint8_t text[16];
+    int fd = memfd_create("log", MFD_CLOEXEC);
+    int old_fd = memfd_create("old log", MFD_CLOEXEC);
+    assert_int_equal(fcntl(fd, F_SETFL, O_APPEND), 0);
+    assert_int_equal(fcntl(old_fd, F_SETFL, O_APPEND), 0);
+    console_set_log(fixture.console, dup(fd), dup(old_fd));
+    close(fixture.user); /* nobody listens */
+    fixture.user = dup(fd);
+    fixture.backend.write(fixture.backend.ctx, (const uint8_t *)"hello", 5);
+    serve();
+    assert_int_equal(pread(fd, text, sizeof(text), 0), 5);
+    assert_memory_equal(text, "hello", 5);
+    for (int i = 0; i < 9; i++) {
+        memset(block, 'a' + i, sizeof(block));
+        fixture.backend.write(fixture.backend.ctx, block, sizeof(block));
+        serve();
+    }
+    off_t size = lseek(fd, 0, SEEK_END);
+    assert_in_range(size, 1, CONSOLE_LOG_SIZE);
+    assert_in_range(lseek(old_fd, 0, SEEK_END), CONSOLE_LOG_SIZE / 2, CONSOLE_LOG_SIZE);
+    assert_int_equal(pread(fd, text, 1, size - 1), 1);
+    assert_int_equal(text[0], 'i');
+    uint8_t last_old, first_new;
+    assert_int_equal(pread(old_fd, &last_old, 1, lseek(old_fd, 0, SEEK_END) - 1), 1);
+    assert_int_equal(pread(fd, &first_new, 1, 0), 1);
+    assert_in_range(first_new - last_old, 0, 1); /* nothing is lost between the two */
+    close(fd);
+    close(old_fd);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -187,6 +223,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(input_waits_for_the_guest, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_slow_terminal_gets_every_byte, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_user_who_leaves_is_no_trouble, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(log_keeps_the_last_output, set_up, tear_down),
         cmocka_unit_test_teardown(a_file_takes_output_only, tear_down),
         cmocka_unit_test_teardown(no_console_swallows_output, tear_down),
     };
