@@ -1,5 +1,5 @@
-/* Runs inside a Linux guest: vsock_tool connect PORT, sends standard input to the host's port and prints what comes back;
- * vsock_tool serve PORT, answers one connection from the host with what it sent, in capitals. */
+/* Runs inside a Linux guest: vsock_tool connect PORT [CID], sends standard input to that port (of the host) and prints
+ * what comes back; vsock_tool serve PORT, answers one connection from the host with what it sent, in capitals. */
 #include <ctype.h>
 #include <linux/vm_sockets.h>
 #include <stdio.h>
@@ -30,8 +30,8 @@ static void copy(int from, int to, int shout)
 
 int main(int argc, char **argv)
 {
-    if (argc != 3) {
-        (void)fprintf(stderr, "usage: vsock_tool connect|serve PORT\n");
+    if (argc != 3 && argc != 4) {
+        (void)fprintf(stderr, "usage: vsock_tool connect|serve PORT [CID]\n");
         return 2;
     }
     struct sockaddr_vm address = {.svm_family = AF_VSOCK,
@@ -41,7 +41,7 @@ int main(int argc, char **argv)
         return fail("socket");
     }
     if (strcmp(argv[1], "connect") == 0) {
-        address.svm_cid = VMADDR_CID_HOST;
+        address.svm_cid = argc == 4 ? (unsigned)strtoul(argv[3], NULL, 10) : VMADDR_CID_HOST;
         if (connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0) {
             return fail("connect");
         }
