@@ -1,0 +1,23 @@
+/* The kernel that VMs of images boot: Debian's for clouds, from the host's package sources. Kept unpacked under the cache folder,
+ * CACHE/kernels/VERSION/{vmlinuz, layer/usr/lib/modules/VERSION}, and made into a boot medium with the host's busybox. */
+#ifndef MANAGER_IMAGE_KERNEL_H
+#define MANAGER_IMAGE_KERNEL_H
+
+#include <limits.h>
+
+#include "base/core/error.h"
+#include "manager/operation/job.h"
+
+struct kernel {
+    char version[80];
+    char image[PATH_MAX]; /* vmlinuz */
+    char layer[PATH_MAX]; /* a folder with usr/lib/modules/VERSION */
+};
+
+/* The newest that apt knows; when it cannot be had the newest that is kept. Errors: -ENOENT naming what is missing. */
+int must_check kernel_get(struct job *job, struct kernel *out_kernel, struct error *err);
+/* Writes an initrd to 'path' that loads the virtio modules and goes on in root=. 'scratch' is an empty folder. */
+int must_check kernel_make_initrd(struct job *job, const struct kernel *kernel, const char *scratch,
+                                  const char *path, struct error *err);
+
+#endif
