@@ -1,0 +1,29 @@
+/* The words of `hull boot` for a VM. */
+#ifndef MANAGER_INSTANCE_VM_COMMAND_H
+#define MANAGER_INSTANCE_VM_COMMAND_H
+
+#include "manager/instance/vm/disks.h"
+
+#define VM_GUEST_CID 3 /* each VM has its own vsock: no other one is there to be confused with */
+
+/* What came with the image when the VM was made: STATE/instances/NAME/boot.json. */
+struct vm_boot {
+    const char *kernel, *initrd, *append; /* NULL: none */
+};
+
+struct vm_command {
+    char **word; /* NULL at the end */
+    size_t count, capacity;
+    bool is_short_of_memory;
+};
+
+/* Networks are attached, what disks stand on is read. 'restore': a saved state, from which it goes on; NULL: it boots. */
+int must_check vm_command_make(const struct vm *vm, const struct vm_disks *disks,
+                               const struct vm_boot *boot, const char *restore, bool is_paused,
+                               struct vm_command *out_command, struct error *err);
+void vm_command_fini(struct vm_command *command);
+
+/* "tcp:127.0.0.1:8080" and "tcp:80" as a rule of --net user's hostfwd. Owned by the caller. */
+int must_check vm_forward_rule(const json_t *forward, char **out_rule, struct error *err);
+
+#endif

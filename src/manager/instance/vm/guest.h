@@ -1,0 +1,24 @@
+/* What the driver asks a VM's guest for, where that has hull-agent (agent.h). */
+#ifndef MANAGER_INSTANCE_VM_GUEST_H
+#define MANAGER_INSTANCE_VM_GUEST_H
+
+#include "manager/instance/vm/vm.h"
+
+/* One request, taken over, and its answer: 'out_answer' may be NULL. */
+int must_check guest_ask(const struct vm *vm, json_t *request, int timeout_ms, json_t **out_answer,
+                         struct error *err);
+bool guest_has_agent(const struct vm *vm); /* one that answers now */
+/* Freezes the guest's file systems. -1: there is no agent, or it cannot; then the guest's disks are as after a power cut,
+ * which its file systems are made for. */
+int guest_freeze(const struct vm *vm);
+void guest_thaw(const struct vm *vm, int fd); /* -1 is fine */
+/* A guest that was saved takes its clock from the host again. Without an agent it does so by itself, or not. */
+void guest_set_time(const struct vm *vm);
+/* A clone becomes somebody else: another name, machine-id and keys. Waits a little for the agent. */
+int must_check guest_give_identity(const struct vm *vm, struct error *err);
+
+/* Its card with one address gets another, and asks anew for its IP addresses. -EIO: it has none such, or its tools cannot. */
+int must_check guest_change_mac(const struct vm *vm, const char *from, const char *to,
+                                struct error *err);
+
+#endif

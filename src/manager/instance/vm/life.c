@@ -1,0 +1,367 @@
+#include "manager/instance/vm/life.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/core/size.h"
+#include "base/host/file.h"
+#include "manager/instance/vm/command.h"
+#include "manager/instance/vm/guest.h"
+#include "manager/instance/vm/seed.h"
+#include "manager/instance/vm/status.h"
+#include "manager/network/network.h"
+
+#define STOP_TIMEOUT_S    30
+#define AGENT_TIMEOUT_MS  1000
+#define QUIT_TIMEOUT_MS   5000
+#define CHANGE_TIMEOUT_MS 5000
+#define DEFAULT_MEMORY    (512ull << 20)
+#define NOBODY            65534 /* whom hull-vmm becomes if it may */
+
+static int read_boot(const struct vm *vm, json_t **out_boot, struct error *err)
+{
+    char path[PATH_MAX];
+    json_error_t problem;
+    vm_state_path(vm, "boot.json", path);
+    *out_boot = json_load_file(path, 0, &problem);
+    return *out_boot != NULL
+               ? 0
+               : error_set(err, EIO, "vm %s: %s: %.100s", vm->name, path, problem.text);
+}
+
+static int make_folders(const struct vm *vm, struct error *err)
+{
+    char path[PATH_MAX];
+    vm_run_path(vm, "vsock", path);
+    int rc = file_make_folders(path, 0700, 0700, err);
+    if (rc == 0 && vm->place->is_root && chown(path, NOBODY, NOBODY) < 0) {
+        rc = error_set_errno(err, errno, "vm %s: %s", vm->name, path);
+    }
+    if (rc == 0) {
+        vm_state_path(vm, "logs", path);
+        rc = file_make_folders(path, 0700, 0700, err);
+    }
+    return rc;
+}
+
+/* For those who have no documents of networks: of what type each NIC's is. */
+static int write_networks(const struct vm *vm, struct error *err)
+{
+    char path[PATH_MAX];
+    json_t *types = json_object();
+    const char *name;
+    json_t *device;
+    json_object_foreach(json_object_get(vm->document, "devices"), name, device)
+    {
+        const char *type = vm_property(device, "type");
+        json_t *network = NULL;
+        if (type != NULL && strcmp(type, "nic") == 0 &&
+            vm_find_network(vm, device, &network, NULL) == 0) {
+            json_object_set(types, name, json_object_get(network, "type"));
+            json_decref(network);
+        }
+    }
+    AUTO_FREE char *text = json_dumps(types, JSON_COMPACT);
+    json_decref(types);
+    vm_run_path(vm, "networks.json", path);
+    return text == NULL ? error_set_errno(err, ENOMEM, "vm %s", vm->name)
+                        : file_replace(path, text, 0600, false, err);
+}
+
+static int start(const struct vm *vm, const json_t *boot, const char *restore, bool is_paused,
+                 struct vm_disks *disks, struct error *err)
+{
+    struct vm_boot files = {.kernel = vm_property(boot, "kernel"),
+                            .initrd = vm_property(boot, "initrd"),
+                            .append = vm_property(boot, "append")};
+    struct vm_command command = {0};
+    if (files.kernel == NULL && vm_config(vm, "kernel") == NULL) {
+        return error_set(err, EPROTONOSUPPORT,
+                         "vm %s: its image has no kernel of its own: kernel, or another image",
+                         vm->name);
+    }
+    int rc = vm_disks_init(vm, disks, err);
+    if (rc == 0) {
+        rc = vm_disks_find(disks, err);
+    }
+    if (rc == 0) {
+        rc = vm_command_make(vm, disks, &files, restore, is_paused, &command, err);
+    }
+    if (rc == 0) {
+        rc = vm_process_start(vm, (const char *const *)command.word, err);
+    }
+    vm_command_fini(&command);
+    vm_disks_fini(disks);
+    return rc;
+}
+
+int vm_life_start(const struct vm *vm, const char *restore, bool is_paused, struct error *err)
+{
+    json_t *boot = NULL;
+    if (vm_process_find(vm->place, vm->name) != 0) {
+        return error_set(err, EALREADY, "vm %s: it runs already", vm->name);
+    }
+    struct vm_disks *disks = calloc(1, sizeof(*disks));
+    int rc =
+        disks == NULL ? error_set_errno(err, ENOMEM, "vm %s", vm->name) : make_folders(vm, err);
+    if (rc == 0) {
+        rc = write_networks(vm, err);
+    }
+    if (rc == 0) {
+        rc = read_boot(vm, &boot, err);
+    }
+    if (rc == 0) {
+        rc = start(vm, boot, restore, is_paused, disks, err);
+        if (rc < 0) {
+            vm_life_detach(vm, false);
+        }
+    }
+    json_decref(boot);
+    free(disks);
+    return rc;
+}
+
+void vm_life_detach(const struct vm *vm, bool is_forgotten)
+{
+    const char *name;
+    json_t *device;
+    json_object_foreach(json_object_get(vm->document, "devices"), name, device)
+    {
+        const char *type = vm_property(device, "type");
+        json_t *network = NULL;
+        if (type == NULL || strcmp(type, "nic") != 0 ||
+            vm_find_network(vm, device, &network, NULL) < 0) {
+            continue;
+        }
+        const char *kind = vm_property(network, "type");
+        struct network_port port = {.place = vm->place,
+                                    .network = network,
+                                    .instance = vm->name,
+                                    .device = name,
+                                    .nic = device};
+        if (kind != NULL && strcmp(kind, "user") != 0) {
+            error_ignore(network_release(&port, is_forgotten, NULL));
+        }
+        json_decref(network);
+    }
+}
+
+/* False: nobody has been asked. */
+static bool ask_guest(const struct vm *vm)
+{
+    json_t *request = json_pack("{s:s, s:s}", "do", "shutdown", "how", "poweroff");
+    /* A guest that is paused hears nothing. */
+    error_ignore(vm_control(vm, "resume", NULL, NULL));
+    return guest_ask(vm, request, AGENT_TIMEOUT_MS, NULL, NULL) == 0 ||
+           vm_control(vm, "poweroff", NULL, NULL) == 0;
+}
+
+/* One that ended badly is stopped from now on, as if it had ended well. */
+static int forget_failure(const struct vm *vm, struct error *err)
+{
+    static const char *const files[] = {"status", "pid"};
+    char path[PATH_MAX];
+    for (size_t i = 0; i < ARRAY_COUNT(files); i++) {
+        vm_run_path(vm, files[i], path);
+        if (unlink(path) < 0 && errno != ENOENT) {
+            return error_set_errno(err, errno, "vm %s: %s", vm->name, path);
+        }
+    }
+    vm_life_detach(vm, false);
+    return 0;
+}
+
+static int end_now(const struct vm *vm, struct error *err)
+{
+    error_ignore(vm_control(vm, "quit", NULL, NULL));
+    if (vm_process_await_end(vm, NULL, QUIT_TIMEOUT_MS, NULL) == 0) {
+        return 0;
+    }
+    vm_process_kill(vm);
+    return vm_process_await_end(vm, NULL, QUIT_TIMEOUT_MS, err);
+}
+
+int vm_life_stop(const struct vm *vm, struct job *job, bool is_forced, int timeout_s,
+                 struct error *err)
+{
+    char why[ERROR_TEXT_SIZE];
+    if (vm_process_find(vm->place, vm->name) == 0) {
+        return vm_has_failed(vm->place, vm->name, why, sizeof(why))
+                   ? forget_failure(vm, err)
+                   : error_set(err, EALREADY, "vm %s: it does not run", vm->name);
+    }
+    bool has_waited = false;
+    int rc = -ETIMEDOUT;
+    const char *usual = vm_config(vm, "stop_timeout");
+    if (timeout_s < 0) {
+        timeout_s = usual != NULL ? atoi(usual) : STOP_TIMEOUT_S; /* it is checked */
+    }
+    if (!is_forced && ask_guest(vm)) {
+        job_progress(job, "waiting for the guest to end", 0, 0);
+        rc = vm_process_await_end(vm, job, MIN(timeout_s, INT_MAX / 1000) * 1000, err);
+    }
+    if (rc == -ECANCELED) {
+        return rc; /* the guest goes on with what it was asked for */
+    }
+    if (rc < 0) {
+        rc = end_now(vm, err);
+        has_waited = !is_forced;
+    }
+    if (rc == 0) {
+        vm_life_detach(vm, false);
+    }
+    return rc == 0 && has_waited
+               ? error_set(err, ETIME, "vm %s: its guest took too long: it was ended", vm->name)
+               : rc;
+}
+
+static bool is_other(const struct vm *vm, const struct vm *old, const char *key)
+{
+    const char *now = vm_config(vm, key);
+    const char *before = vm_config(old, key);
+    return now == NULL || before == NULL ? now != before : strcmp(now, before) != 0;
+}
+
+/* The balloon takes memory from the guest; what it got at its start is all that there is to give back. */
+static int change_memory(const struct vm *vm, bool *out_waits, struct error *err)
+{
+    const char *text = vm_config(vm, "memory");
+    uint64_t bytes = DEFAULT_MEMORY;
+    struct control_client client;
+    json_t *status = NULL;
+    int rc = text != NULL ? size_parse(text, 1ull << 20, &bytes, err) : 0;
+    if (rc == 0) {
+        rc = vm_control_open(vm->place, vm->name, CHANGE_TIMEOUT_MS, &client, err);
+    }
+    if (rc < 0) {
+        return rc;
+    }
+    rc = vm_control_ask(&client, json_pack("{s:s}", "do", "status"), -1, &status, err);
+    uint64_t all = (uint64_t)json_integer_value(json_object_get(status, "memory_bytes"));
+    json_decref(status);
+    if (rc == 0 &&
+        vm_control_ask(
+            &client, json_pack("{s:s, s:I}", "do", "balloon", "bytes", (json_int_t)MIN(bytes, all)),
+            -1, NULL, NULL) < 0) {
+        *out_waits = true;
+    }
+    *out_waits = *out_waits || bytes > all;
+    control_client_close(&client);
+    return rc;
+}
+
+static uint64_t size_of(const json_t *device)
+{
+    uint64_t bytes = 0;
+    const char *text = vm_property(device, "size");
+    return text != NULL && size_parse(text, 1, &bytes, NULL) == 0 ? bytes : 0;
+}
+
+/* A disk's new size: the VM changes it if it runs, as it has the file, and tells the guest. */
+static int grow(const struct vm *vm, const struct vm_disk *disk, bool is_up, struct error *err)
+{
+    struct control_client client;
+    if (!is_up) {
+        return disk->driver->disk_resize(disk->pool, disk->name, disk->size_bytes, err);
+    }
+    int rc = vm_control_open(vm->place, vm->name, CHANGE_TIMEOUT_MS, &client, err);
+    if (rc < 0) {
+        return rc;
+    }
+    rc = vm_control_ask(&client,
+                        json_pack("{s:s, s:s, s:I}", "do", "disk-resize", "disk", disk->device,
+                                  "bytes", (json_int_t)disk->size_bytes),
+                        -1, NULL, err);
+    control_client_close(&client);
+    if (rc == 0 && strcmp(disk->device, "root") == 0) {
+        /* A guest without agent does that itself, at its next start perhaps. */
+        error_ignore(guest_ask(vm, json_pack("{s:s}", "do", "grow"), AGENT_TIMEOUT_MS, NULL, NULL));
+    }
+    return rc;
+}
+
+static int change_disk(const struct vm *vm, const struct vm_disk *disk, const json_t *before,
+                       bool is_up, bool *out_waits, struct error *err)
+{
+    struct pool_disk made;
+    if (disk->is_volume) {
+        *out_waits = *out_waits || (is_up && !json_equal(disk->settings, (json_t *)before));
+        return 0;
+    }
+    if (before == NULL) {
+        *out_waits = *out_waits || is_up;
+        return disk->size_bytes == 0
+                   ? error_set(err, EINVAL, "disk %s: size is missing: as in 10G", disk->device)
+                   : disk->driver->disk_create(disk->pool, disk->name, disk->size_bytes, NULL,
+                                               &made, err);
+    }
+    if (disk->size_bytes == 0 || disk->size_bytes == size_of(before)) {
+        return 0;
+    }
+    return disk->size_bytes < size_of(before)
+               ? error_set(err, EINVAL, "disk %s: a disk grows only: more than %s", disk->device,
+                           vm_property(before, "size"))
+               : grow(vm, disk, is_up, err);
+}
+
+static int change_disks(const struct vm *vm, const struct vm *old, bool is_up, bool *out_waits,
+                        struct error *err)
+{
+    const json_t *before = json_object_get(old->document, "devices");
+    const json_t *after = json_object_get(vm->document, "devices");
+    struct vm_disks *disks = calloc(1, sizeof(*disks));
+    int rc = disks == NULL ? error_set_errno(err, ENOMEM, "vm %s", vm->name)
+                           : vm_disks_init(vm, disks, err);
+    for (unsigned i = 0; rc == 0 && i < disks->count; i++) {
+        const struct vm_disk *disk = &disks->disk[i];
+        rc = change_disk(vm, disk, json_object_get(before, disk->device), is_up, out_waits, err);
+    }
+    if (disks != NULL) {
+        vm_disks_fini(disks);
+        rc = rc == 0 ? vm_disks_init(old, disks, err) : rc;
+    }
+    for (unsigned i = 0; rc == 0 && i < disks->count; i++) {
+        const struct vm_disk *disk = &disks->disk[i];
+        if (json_object_get(after, disk->device) == NULL && !disk->is_volume) {
+            rc = is_up
+                     ? error_set(err, EBUSY, "disk %s: the VM uses it: stop it first", disk->device)
+                     : disk->driver->disk_remove(disk->pool, disk->name, err);
+        }
+    }
+    if (disks != NULL) {
+        vm_disks_fini(disks);
+    }
+    free(disks);
+    return rc;
+}
+
+int vm_change(struct job *job, const json_t *document, const json_t *old_document, bool *out_waits,
+              struct error *err)
+{
+    static const char *const at_start[] = {"engine", "cpus",   "cpu_model",  "kernel",
+                                           "initrd", "append", "huge_pages", "hostname"};
+    struct vm vm;
+    struct vm old;
+    char seed[PATH_MAX];
+    struct stat info;
+    vm_init(&vm, &job->place, job, document);
+    vm_init(&old, &job->place, job, old_document);
+    bool is_up = vm_process_find(vm.place, vm.name) != 0;
+    bool waits = false;
+    for (unsigned i = 0; is_up && i < ARRAY_COUNT(at_start); i++) {
+        waits = waits || is_other(&vm, &old, at_start[i]);
+    }
+    vm_state_path(&vm, "seed.iso", seed);
+    int rc = is_up && is_other(&vm, &old, "memory") ? change_memory(&vm, &waits, err) : 0;
+    if (rc == 0) {
+        rc = change_disks(&vm, &old, is_up, &waits, err);
+    }
+    if (rc == 0) {
+        rc = vm_seed_write(&vm, stat(seed, &info) == 0, err);
+    }
+    *out_waits = waits;
+    return rc;
+}
