@@ -22,8 +22,10 @@ static int start_vmm(const struct boot_files *files, int config_fd, pid_t *out_p
     const char *argv[] = {"hull-vmm", "--config-fd", fd_text, NULL};
     struct process_spec spec = {
         .program = "hull-vmm", .argv = argv, .stdout_fd = -1, .keep = {config_fd}, .keep_count = 1};
-    const int single[] = {files->kernel,    files->initrd,  files->restore,    files->log,
-                          files->vsock_dir, files->control, files->control_vm, files->console_vm};
+    const int single[] = {
+        files->kernel,      files->initrd,         files->restore,    files->log,
+        files->vsock_dir,   files->control,        files->control_vm, files->console_vm,
+        files->console_log, files->console_old_log};
     for (size_t i = 0; i < ARRAY_COUNT(single); i++) {
         if (single[i] >= 0) {
             spec.keep[spec.keep_count++] = single[i];
@@ -158,6 +160,11 @@ static int boot_run(int argc, char **argv)
         struct boot_files files;
         boot_files_init(&files);
         status = run(&options, &files);
+        /* Before the lock of the pid file goes: who finds that free finds this, too. */
+        if (options.status_file != NULL && !(files.pid < 0 && options.pid_file != NULL) &&
+            boot_write_status(options.status_file, status, &err) < 0) {
+            (void)cli_fail(&err);
+        }
         boot_files_fini(&files, &options);
     }
     boot_options_fini(&options);

@@ -143,8 +143,14 @@ static json_t *console_entry(const struct boot_options *options, const struct bo
         [BOOT_CONSOLE_UNIX] = "listen",  [BOOT_CONSOLE_FILE] = "file",
         [BOOT_CONSOLE_NONE] = "none",
     };
-    return json_pack("{s:s, s:i, s:s}", "kind", kinds[options->console], "fd", files->console_vm,
-                     "device", options->has_virtio_console ? "virtio" : "serial");
+    json_t *entry =
+        json_pack("{s:s, s:i, s:s}", "kind", kinds[options->console], "fd", files->console_vm,
+                  "device", options->has_virtio_console ? "virtio" : "serial");
+    if (files->console_log >= 0) {
+        json_object_set_new(entry, "log_fd", json_integer(files->console_log));
+        json_object_set_new(entry, "old_log_fd", json_integer(files->console_old_log));
+    }
+    return entry;
 }
 
 char *boot_config_make(const struct boot_options *options, const struct boot_files *files)

@@ -29,6 +29,9 @@ void boot_files_init(struct boot_files *files)
         .initrd = -1,
         .restore = -1,
         .log = -1,
+        .console_log = -1,
+        .console_old_log = -1,
+        .pid = -1,
         .vsock_dir = -1,
         .control = -1,
         .control_vm = -1,
@@ -257,6 +260,26 @@ static int open_log(struct boot_files *files, const struct boot_options *options
     return 0;
 }
 
+static int open_console_log(struct boot_files *files, const struct boot_options *options,
+                            struct error *err)
+{
+    if (options->console_log == NULL) {
+        return 0;
+    }
+    char old[PATH_MAX];
+    int length = snprintf(old, sizeof(old), "%s.1", options->console_log);
+    int flags = O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NOCTTY;
+    files->console_log = open(options->console_log, flags, 0600);
+    if (files->console_log >= 0 && length < PATH_MAX) {
+        files->console_old_log = open(old, flags, 0600);
+    }
+    if (files->console_old_log < 0) {
+        return error_set(err, errno, "console log %s: %s: a file that can be written",
+                         options->console_log, strerror(errno));
+    }
+    return 0;
+}
+
 static int open_vsock(struct boot_files *files, const struct boot_options *options,
                       struct error *err)
 {
@@ -335,8 +358,12 @@ static int open_chain(const struct boot_disk *disk, struct boot_files *files, un
 /* What only reads comes first, and what leaves traces last. */
 int boot_files_open(struct boot_files *files, const struct boot_options *options, struct error *err)
 {
-    int rc = open_input(options->kernel, "kernel",
+    int rc =
+        options->pid_file == NULL ? 0 : boot_open_pid_file(options->pid_file, &files->pid, err);
+    if (rc == 0) {
+        rc = open_input(options->kernel, "kernel",
                         "a Linux bzImage, or a PVH or multiboot ELF file", &files->kernel, err);
+    }
     if (rc == 0) {
         rc = open_input(options->initrd, "initrd", "the initial RAM disk of the kernel",
                         &files->initrd, err);
@@ -360,6 +387,9 @@ int boot_files_open(struct boot_files *files, const struct boot_options *options
     }
     if (rc == 0) {
         rc = open_log(files, options, err);
+    }
+    if (rc == 0) {
+        rc = open_console_log(files, options, err);
     }
     if (rc == 0) {
         rc = open_console(files, options, err);
@@ -438,6 +468,8 @@ void boot_files_hand_over(struct boot_files *files)
     close_fd(&files->control);
     close_fd(&files->control_vm);
     close_fd(&files->console_vm);
+    close_fd(&files->console_log);
+    close_fd(&files->console_old_log);
 }
 
 void boot_files_fini(struct boot_files *files, const struct boot_options *options)
@@ -460,4 +492,5 @@ void boot_files_fini(struct boot_files *files, const struct boot_options *option
     if (files->has_console_path) {
         (void)unlink(options->console_path);
     }
+    close_fd(&files->pid);
 }

@@ -25,6 +25,8 @@ struct boot_storage {
 
 struct boot_files {
     int kernel, initrd, restore, log, vsock_dir;
+    int console_log, console_old_log;
+    int pid; /* of --pid-file, locked; not for the VM */
     int disk[BOOT_MAX_DISKS];
     int layer[BOOT_MAX_DISKS][BOOT_MAX_LAYERS]; /* what each stands on */
     int data[BOOT_MAX_DISKS];                   /* its data file */
@@ -77,6 +79,9 @@ int must_check boot_read_ready(int fd, char *out_line, size_t size);
 /* A descriptor with what unlocks the image in 'fd' (a struct block_crypt); -1: it is not encrypted. boot_crypt.c. */
 int must_check boot_unlock_disk(const struct boot_disk *disk, int fd, int *out_fd,
                                 struct error *err);
+/* --pid-file, locked until its descriptor is closed; -EBUSY: a VM has it. --status-file. boot_marks.c. */
+int must_check boot_open_pid_file(const char *path, int *out_fd, struct error *err);
+int must_check boot_write_status(const char *path, int status, struct error *err);
 /* The network behind one card: net_files.c. */
 int must_check boot_open_net(const struct boot_net *net, int *out_fd, pid_t *out_helper,
                              int *out_ready_fd, struct error *err);

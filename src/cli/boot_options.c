@@ -216,6 +216,9 @@ KEEP_DEFINE(initrd, initrd)
 KEEP_DEFINE(control, control)
 KEEP_DEFINE(restore, restore)
 KEEP_DEFINE(log, log)
+KEEP_DEFINE(console_log, console_log)
+KEEP_DEFINE(status_file, status_file)
+KEEP_DEFINE(pid_file, pid_file)
 
 static int parse_cpu(void *into, const char *value, struct error *err)
 {
@@ -285,6 +288,9 @@ const struct option_spec boot_option_table[] = {
      "stdio|pty|unix:|file:|none", parse_console},
     {"console-device", 0, "DEVICE", "serial (ttyS0, default) or virtio (hvc0)", "serial|virtio",
      parse_console_device},
+    {"console-log", 0, "FILE",
+     "append the guest's output to FILE, too; what is older than 1 MiB goes to FILE.1, the rest is lost",
+     "FILE", parse_console_log},
     {"display", 0, "WHERE", "the guest's screen: none", "none", parse_display},
     {"vga", 0, "CARD", "the graphics card: none", "none", parse_display},
     {"control", 0, "PATH", "listen for control commands on this unix socket", "FILE",
@@ -300,6 +306,11 @@ const struct option_spec boot_option_table[] = {
      parse_no_reboot},
     {"timeout", 't', "SECONDS", "end with status 124 after this time", NULL, parse_timeout},
     {"log", 0, "FILE", "append log lines to FILE in place of standard error", "FILE", parse_log},
+    {"pid-file", 0, "FILE",
+     "hold FILE, with this process's number in it, locked (F_OFD_SETLK) as long as the VM runs",
+     "FILE", parse_pid_file},
+    {"status-file", 0, "FILE", "write the exit status to FILE at the end, in one line", "FILE",
+     parse_status_file},
     {"verbose", 'v', NULL, "log more", NULL, parse_verbose},
     {0},
 };

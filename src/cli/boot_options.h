@@ -5,12 +5,12 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/command/options.h"
 #include "block/filter.h"
 #include "cli/key.h"
-#include "base/command/options.h"
 
 #define BOOT_MAX_DISKS    16
-#define BOOT_MAX_LAYERS   8
+#define BOOT_MAX_LAYERS   16
 #define BOOT_MAX_NETS     8
 #define BOOT_MAX_HOSTFWDS 32
 
@@ -84,12 +84,14 @@ struct boot_options {
 
     enum boot_console console;
     const char *console_path;
+    const char *console_log;
     bool has_virtio_console;
     bool has_balloon, has_rng;
     uint32_t vsock_cid; /* 0: no vsock */
     char *vsock_dir;    /* owned */
 
     const char *control, *restore, *log;
+    const char *status_file, *pid_file;
     bool debug_exit, no_reboot, paused, verbose;
     double timeout_s;    /* 0: none */
     uint64_t started_ns; /* CLOCK_MONOTONIC when the command started */

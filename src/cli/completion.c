@@ -8,24 +8,43 @@ static bool is_path(const char *complete)
     return complete != NULL && (strcmp(complete, "FILE") == 0 || strcmp(complete, "DIR") == 0);
 }
 
-/* What hull is asked when names are to be completed; NULL: they are words, or paths. */
+/* Names that there are, of which hull is asked when they are completed. */
+static const struct {
+    const char *complete, *command;
+} names[] = {
+    {"CONTAINER", "hull ct list --format csv 2>/dev/null | sed 1d | cut -d, -f1"},
+    {"TEMPLATE", "hull ct template list --format csv 2>/dev/null | sed 1d | cut -d, -f1"},
+    {"INSTANCE", "hull names instances 2>/dev/null"},
+    {"IMAGE", "hull names images 2>/dev/null"},
+    {"NETWORK", "hull names networks 2>/dev/null"},
+    {"POOL", "hull names pools 2>/dev/null"},
+    {"VOLUME", "hull names volumes 2>/dev/null"},
+    {"PROFILE", "hull names profiles 2>/dev/null"},
+};
+/* Snapshots are those of the instance among the words before, which each shell calls something else. */
+#define SNAPSHOT_BASH "hull names snapshots \"${COMP_WORDS[@]:0:COMP_CWORD}\" 2>/dev/null"
+#define SNAPSHOT_ZSH  "hull names snapshots \"${(@)words[1,CURRENT-1]}\" 2>/dev/null"
+#define SNAPSHOT_FISH "hull names snapshots (commandline -opc) 2>/dev/null"
+
+static const char *snapshot_command = SNAPSHOT_BASH; /* of the shell whose script is printed */
+
+/* NULL: they are words, or paths. */
 static const char *command_of(const char *complete)
 {
-    return complete == NULL                     ? NULL
-           : strcmp(complete, "CONTAINER") == 0 ? "hull ct list --format csv"
-           : strcmp(complete, "TEMPLATE") == 0  ? "hull ct template list --format csv"
-                                                : NULL;
+    for (size_t i = 0; complete != NULL && i < ARRAY_COUNT(names); i++) {
+        if (strcmp(complete, names[i].complete) == 0) {
+            return names[i].command;
+        }
+    }
+    return complete != NULL && strcmp(complete, "SNAPSHOT") == 0 ? snapshot_command : NULL;
 }
-
-/* Of a table the first column, without its title. */
-#define FIRST_COLUMN " 2>/dev/null | sed 1d | cut -d, -f1"
 
 /* "a|b" as "a b", or a command that 'opening' has the shell expand: "$(" or "(". */
 static void words_print(const char *words, const char *opening)
 {
     const char *command = command_of(words);
     if (command != NULL) {
-        (void)printf("%s%s" FIRST_COLUMN ")", opening, command);
+        (void)printf("%s%s)", opening, command);
         return;
     }
     for (; words != NULL && *words != '\0'; words++) {
@@ -272,6 +291,7 @@ static void zsh_ctl_keys(void)
 
 static void zsh_print(void)
 {
+    snapshot_command = SNAPSHOT_ZSH;
     (void)fputs(
         "#compdef hull\n# zsh completion for hull: hull completion zsh > a folder of $fpath/_hull\n",
         stdout);
@@ -373,6 +393,7 @@ static void fish_names(const struct verb *const *among, const struct verb *group
 
 static void fish_print(void)
 {
+    snapshot_command = SNAPSHOT_FISH;
     (void)fputs("# fish completion for hull: hull completion fish | source\ncomplete -c hull -f\n",
                 stdout);
     fish_names(verbs, NULL, 1);

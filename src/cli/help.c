@@ -130,10 +130,10 @@ static void man_verb_page(const struct verb *verb, const struct verb *const *amo
 static void man_overview(void)
 {
     (void)printf(
-        ".TH HULL 1 \"\" \"hull %s\" \"Hull\"\n.SH NAME\nhull \\- run virtual machines\n"
+        ".TH HULL 1 \"\" \"hull %s\" \"Hull\"\n.SH NAME\nhull \\- virtual machines and containers\n"
         ".SH SYNOPSIS\n.B hull\n\\fIVERB\\fR [\\fIOPTION\\fR]... [\\fIARGUMENT\\fR]...\n"
         ".SH DESCRIPTION\nHull runs virtual machines in the foreground or under its daemon, on the "
-        "hardware's\nvirtualization or on its own software CPU.\n"
+        "hardware's\nvirtualization or on its own software CPU, and containers beside them.\n"
         "Each verb has a page of its own and answers to \\fB\\-\\-help\\fR.\n.SH VERBS\n",
         HULL_VERSION);
     roff_verbs(verbs);
@@ -141,6 +141,9 @@ static void man_overview(void)
         ".SH OPTIONS\n.TP\n.B \\-h\\fR, \\fB\\-\\-help\nHelp of hull, or after a verb of that verb.\n"
         ".TP\n.B \\-\\-version\nPrint the version.\n"
         ".SH ENVIRONMENT\n.TP\n.B NO_COLOR\nSet to anything: no colours.\n"
+        ".TP\n.B HULL_SOCKET\nThe socket of the hulld that the verbs of instances talk to, in place of the user's own or the "
+        "host's.\n"
+        ".TP\n.B HULL_STATE\nThe folder of the hulld that these verbs start, in place of the usual one.\n"
         ".TP\n.B HULL_LIBEXEC\nA folder to look for \\fBhull\\-vmm\\fR and the other helper "
         "programs in, before the folder of hull itself.\n"
         ".SH SEE ALSO\n",

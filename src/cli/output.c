@@ -80,7 +80,9 @@ static const char *status_color(const char *text)
 {
     static const struct {
         const char *word, *color;
-    } colors[] = {{"usable", "\033[32m"}, {"limited", "\033[33m"}, {"unusable", "\033[31m"}};
+    } colors[] = {{"usable", "\033[32m"},  {"limited", "\033[33m"},  {"unusable", "\033[31m"},
+                  {"running", "\033[32m"}, {"starting", "\033[33m"}, {"paused", "\033[33m"},
+                  {"error", "\033[31m"}};
     for (size_t i = 0; i < ARRAY_COUNT(colors); i++) {
         if (strcmp(text, colors[i].word) == 0) {
             return colors[i].color;
@@ -92,7 +94,12 @@ static const char *status_color(const char *text)
 static void cell_print(const char *text, size_t width, bool is_last, bool has_color)
 {
     const char *color = has_color ? status_color(text) : NULL;
-    (void)printf("%s%s%s", color != NULL ? color : "", text, color != NULL ? "\033[0m" : "");
+    (void)fputs(color != NULL ? color : "", stdout);
+    for (const char *c = text; *c != '\0'; c++) { /* names and texts of others stay texts */
+        bool is_control = ((unsigned char)*c < ' ' && *c != '\n' && *c != '\t') || *c == 0x7f;
+        (void)putchar(is_control ? '?' : *c);
+    }
+    (void)fputs(color != NULL ? "\033[0m" : "", stdout);
     for (size_t used = text_width(text); !is_last && used < width + 2; used++) {
         (void)putchar(' ');
     }

@@ -45,11 +45,19 @@ static void remaining(const struct progress *progress, uint64_t now, double part
     }
 }
 
+/* Nobody knows how much it is: how long it takes. */
+static void show_time(const struct progress *progress, uint64_t now)
+{
+    unsigned seconds = (unsigned)((now - progress->start_ns) / SECOND_NS);
+    (void)fprintf(stderr, "\r%.*s %us\033[K", MAX((int)terminal_columns() - 12, MIN_BAR),
+                  progress->label, seconds);
+}
+
 static void show_bar(const struct progress *progress, uint64_t now, uint64_t done, uint64_t total)
 {
     char text[160];
     char left[40];
-    double part = total != 0 ? (double)done / (double)total : 1;
+    double part = MIN((double)done / (double)total, 1);
     remaining(progress, now, part, left, sizeof(left));
     int length = snprintf(text, sizeof(text), "%.80s %3u%% %s", progress->label,
                           (unsigned)(part * 100), left);
@@ -75,11 +83,15 @@ void progress_update(struct progress *progress, uint64_t done, uint64_t total)
     }
     progress->shown_ns = now;
     progress->is_shown = true;
-    if (progress->is_terminal) {
+    if (progress->is_terminal && total == 0) {
+        show_time(progress, now);
+    } else if (progress->is_terminal) {
         show_bar(progress, now, done, total);
+    } else if (total == 0) {
+        (void)fprintf(stderr, "%s\n", progress->label);
     } else {
         (void)fprintf(stderr, "%s: %u%%\n", progress->label,
-                      total != 0 ? (unsigned)((double)done * 100 / (double)total) : 100);
+                      (unsigned)((double)done * 100 / (double)total));
     }
 }
 

@@ -17,6 +17,7 @@ struct progress {
 #define PROGRESS_INTERVAL_NS 100000000ull /* how often it is worth asking */
 
 void progress_begin(struct progress *progress, const char *label, bool is_quiet);
+/* 'total' 0: it is not known. */
 void progress_update(struct progress *progress, uint64_t done, uint64_t total);
 /* Takes the bar away. */
 void progress_end(struct progress *progress);

@@ -26,14 +26,14 @@ static void crash_handler(int number)
     (void)raise(number); /* SA_RESETHAND: the default action now */
 }
 
-bool terminal_set_raw(int fd)
+static bool set(int fd, tcflag_t output)
 {
     if (tcgetattr(fd, &terminal_saved) < 0 || tcgetpgrp(fd) != getpgrp()) {
         return false;
     }
     terminal_raw = terminal_saved;
     cfmakeraw(&terminal_raw);
-    terminal_raw.c_oflag |= OPOST | ONLCR; /* for the lines of hull and its helpers */
+    terminal_raw.c_oflag |= output;
     terminal_fd = fd;
     static const int crashes[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGSYS, SIGQUIT};
     struct sigaction action = {.sa_handler = crash_handler, .sa_flags = (int)SA_RESETHAND};
@@ -45,6 +45,16 @@ bool terminal_set_raw(int fd)
         return false;
     }
     return true;
+}
+
+bool terminal_set_raw(int fd)
+{
+    return set(fd, OPOST | ONLCR); /* for the lines of hull and its helpers */
+}
+
+bool terminal_set_transparent(int fd)
+{
+    return set(fd, 0);
 }
 
 void terminal_resume(void)

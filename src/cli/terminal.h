@@ -8,6 +8,9 @@
  * still look right. Installs handlers that restore it when this program crashes. True if it is raw now. */
 bool terminal_set_raw(int fd);
 
+/* The same, but also what is printed goes through as it is: for a program behind a terminal of its own. */
+bool terminal_set_transparent(int fd);
+
 /* Back to what it was; may be called at any time, also in a signal handler. */
 void terminal_restore(void);
 

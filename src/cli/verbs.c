@@ -2,8 +2,15 @@
 
 #include <string.h>
 
+#include "cli/managed/managed.h"
+
 const struct verb *const verbs[] = {
-    &boot_verb, &ct_verb, &ctl_verb, &disk_verb, &host_verb, &completion_verb, &man_verb, NULL,
+    &launch_verb, &create_verb,   &start_verb,      &stop_verb,  &restart_verb, &pause_verb,
+    &resume_verb, &delete_verb,   &list_verb,       &info_verb,  &config_verb,  &logs_verb,
+    &top_verb,    &events_verb,   &exec_verb,       &shell_verb, &console_verb, &push_verb,
+    &pull_verb,   &snapshot_verb, &clone_verb,      &image_verb, &network_verb, &pool_verb,
+    &volume_verb, &profile_verb,  &system_verb,     &boot_verb,  &ct_verb,      &ctl_verb,
+    &disk_verb,   &host_verb,     &completion_verb, &names_verb, &man_verb,     NULL,
 };
 
 int cli_fail(const struct error *err)
@@ -28,6 +35,18 @@ int cli_options(const struct verb *verb, bool stops_at_word, int argc, char **ar
     return -1;
 }
 
+int cli_words(const struct verb *verb, int min, int max, int argc, char **argv, void *into,
+              int *out_count)
+{
+    int status = cli_options(verb, false, argc, argv, into, out_count);
+    if (status < 0 && (*out_count < min || (max >= 0 && *out_count > max))) {
+        (void)fprintf(stderr, "hull: usage: hull %s %s (see `hull %s --help`)\n", verb->name,
+                      verb->arguments, verb->name);
+        status = CLI_FAILURE;
+    }
+    return status;
+}
+
 static void overview_print(FILE *to)
 {
     (void)fputs(
@@ -42,6 +61,8 @@ static void overview_print(FILE *to)
                 "  -h, --help     help of hull, or after a verb of that verb\n"
                 "      --version  print the version\n"
                 "\nExamples:\n"
+                "  hull launch debian/12 web1\n"
+                "  hull shell web1\n"
                 "  hull host\n"
                 "  hull disk create vm.raw 20G\n"
                 "  hull boot --kernel vmlinuz --initrd initrd.img --memory 1G\n",
@@ -61,7 +82,7 @@ static const struct verb *verb_find(const struct verb *const *among, const char 
 /* 'group' is the verb whose verbs these are; NULL: hull itself. */
 static int unknown_verb(const struct verb *const *among, const struct verb *group, const char *word)
 {
-    char names[256] = "";
+    char names[768] = "";
     for (size_t i = 0; among[i] != NULL; i++) {
         if (!among[i]->is_hidden) {
             size_t used = strlen(names);

@@ -38,4 +38,8 @@ int cli_fail(const struct error *err);
 int must_check cli_options(const struct verb *verb, bool stops_at_word, int argc, char **argv,
                            void *into, int *out_count);
 
+/* Parses options and words: of these at least 'min' and at most 'max' (-1: any number). As cli_options returns. */
+int must_check cli_words(const struct verb *verb, int min, int max, int argc, char **argv,
+                         void *into, int *out_count);
+
 #endif

@@ -1,9 +1,11 @@
 """The command line where no guest is needed: bad input, exit statuses, the terminal, the control connection, the jail. The null
 engine stands for a guest that does nothing."""
+import fcntl
 import json
 import os
 import pathlib
 import pty
+import re
 import signal
 import socket
 import struct
@@ -102,8 +104,22 @@ def test_no_verb_is_an_error_and_help_is_not():
 
 
 def test_help_has_examples():
-    for verb in ("boot", "host", "ctl", "disk", "completion"):
-        assert f"hull {verb}" in hull(verb, "--help").stdout.split("Examples:")[1]
+    for verb in all_verbs():
+        assert f"hull {' '.join(verb)}" in hull(*verb, "--help").stdout.split("Examples:")[1], verb
+
+
+def all_verbs(*group):
+    """Of hull and of its verbs of verbs, as lists of words."""
+    for line in re.findall(r"^  ([a-z]+) +[A-Z]", hull(*group, "--help").stdout.partition("Verbs:\n")[2].partition("\n\n")[0], re.MULTILINE):
+        yield [*group, line]
+        if "\nVerbs:\n" in hull(*group, line, "--help").stdout:
+            yield from all_verbs(*group, line)
+
+
+def test_each_verb_has_a_man_page():
+    for verb in all_verbs():
+        assert hull("man", *verb).stdout.startswith(".TH " + "\\-".join(["HULL", *verb]) + " 1")
+        assert (HULL.parent.parent / "man" / f"hull-{'-'.join(verb)}.1").exists(), verb
 
 
 @pytest.mark.parametrize("words, text", [
@@ -432,6 +448,27 @@ def test_console_on_a_socket(engine, echo_kernel, tmp_path):
             assert vm.wait(30) == 11
 
 
+def test_marks_of_a_vm(engine, echo_kernel, tmp_path):
+    """A locked pid file, the exit status, and what the guest wrote while nobody listened."""
+    arguments = echo_arguments(engine, echo_kernel, "--console", f"unix:{tmp_path}/console", "--console-log", tmp_path / "log",
+                               "--pid-file", tmp_path / "pid", "--status-file", tmp_path / "status")
+    with subprocess.Popen(arguments) as vm:
+        while not (tmp_path / "log").exists() or (tmp_path / "log").read_bytes() != b"H":
+            assert vm.poll() is None
+            time.sleep(0.01)
+        assert (tmp_path / "pid").read_text() == f"{vm.pid}\n"
+        second = subprocess.run(arguments, capture_output=True, text=True, check=False)
+        assert second.returncode == 1 and "the VM runs already" in second.stderr
+        assert not (tmp_path / "status").exists()
+        with socket.socket(socket.AF_UNIX) as console:
+            console.connect(str(tmp_path / "console"))
+            console.sendall(b"q")
+            status = vm.wait()
+    assert (tmp_path / "status").read_text() == f"{status}\n"
+    with open(tmp_path / "pid", "r+b") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def test_console_in_a_file(engine, echo_kernel, tmp_path):
     path = tmp_path / "out"
     result = subprocess.run(echo_arguments(engine, echo_kernel, "--console", f"file:{path}", "--timeout", "2"),
@@ -473,8 +510,8 @@ def test_the_terminal_is_raw_and_comes_back(kernel):
     terminal.read_until(b"q quit")
     os.write(terminal.master, b"\x1dp")
     terminal.read_until(b"paused")
-    os.write(terminal.master, b"\x1dq")
     before = terminal.attributes()
+    os.write(terminal.master, b"\x1dq")
     assert terminal.wait() == 0
     after = terminal.attributes()
     assert after[3] & termios.ICANON and after[3] & termios.ECHO and after != before

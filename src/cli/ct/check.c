@@ -31,7 +31,7 @@ static int check_run(int argc, char **argv)
     struct life life;
     struct error err = {0};
     int count;
-    int status = ct_words(&ct_check_verb, 0, 0, argc, argv, &options, &count);
+    int status = cli_words(&ct_check_verb, 0, 0, argc, argv, &options, &count);
     if (status >= 0) {
         return status;
     }
@@ -51,6 +51,7 @@ const struct verb ct_check_verb = {
     .arguments = "",
     .summary = "Look for what crashes have left: processes, groups, devices, half-made files",
     .exit_status = "  0 when there is nothing (any more).\n",
+    .examples = "  hull ct check\n",
     .options = check_table,
     .run = check_run,
 };

@@ -32,7 +32,7 @@ static int snapshot_run(int argc, char **argv)
     struct life life;
     struct error err = {0};
     int count;
-    int status = ct_words(&ct_snapshot_verb, 2, 3, argc, argv, &options, &count);
+    int status = cli_words(&ct_snapshot_verb, 2, 3, argc, argv, &options, &count);
     if (status >= 0) {
         return status;
     }
@@ -80,7 +80,7 @@ static int clone_run(int argc, char **argv)
     struct life life;
     struct error err = {0};
     int count;
-    int status = ct_words(&ct_clone_verb, 2, -1, argc, argv, &options, &count);
+    int status = cli_words(&ct_clone_verb, 2, -1, argc, argv, &options, &count);
     if (status >= 0) {
         return status;
     }

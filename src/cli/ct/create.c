@@ -422,7 +422,7 @@ static int create_run(int argc, char **argv)
     struct error err = {0};
     const char *base = NULL;
     int count;
-    int status = ct_words(&ct_create_verb, 0, 1, argc, argv, &options, &count);
+    int status = cli_words(&ct_create_verb, 0, 1, argc, argv, &options, &count);
     if (status < 0) {
         int rc = check(&options, count, &base, &err, argv);
         rc = rc < 0 ? rc : ct_open(&options.ct, &life, &err);

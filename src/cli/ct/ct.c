@@ -85,18 +85,6 @@ int ct_parse_autostart(void *into, const char *value, struct error *err)
     return 0;
 }
 
-int ct_words(const struct verb *verb, int min, int max, int argc, char **argv, void *into,
-             int *out_count)
-{
-    int status = cli_options(verb, false, argc, argv, into, out_count);
-    if (status < 0 && (*out_count < min || (max >= 0 && *out_count > max))) {
-        (void)fprintf(stderr, "hull: usage: hull %s %s (see `hull %s --help`)\n", verb->name,
-                      verb->arguments, verb->name);
-        status = CLI_FAILURE;
-    }
-    return status;
-}
-
 int ct_open(const struct ct_options *options, struct life *out_life, struct error *err)
 {
     static char keeper[PATH_MAX];

@@ -44,9 +44,6 @@ int ct_parse_autostart(void *into, const char *value, struct error *err);
         "all", 'a', NULL, help, NULL, ct_parse_all                                                 \
     }
 
-/* Parses options and words: of these at least 'min' and at most 'max' (-1: any number). As cli_options returns. */
-int ct_words(const struct verb *verb, int min, int max, int argc, char **argv, void *into,
-             int *out_count);
 /* The store, and the keeper's program, whose path 'life' keeps. */
 int must_check ct_open(const struct ct_options *options, struct life *out_life, struct error *err);
 

@@ -148,7 +148,7 @@ static int shell_run(int argc, char **argv)
     if (protect_program(argv - 2, &err) < 0) {
         return cli_fail(&err);
     }
-    int status = ct_words(&ct_shell_verb, 1, 1, argc, argv, &words, &count);
+    int status = cli_words(&ct_shell_verb, 1, 1, argc, argv, &words, &count);
     if (status >= 0) {
         return status;
     }
@@ -161,6 +161,7 @@ const struct verb ct_shell_verb = {
     .name = "ct shell",
     .arguments = "NAME",
     .summary = "Get a shell in a container",
+    .examples = "  hull ct shell web\n",
     .options = exec_table,
     .complete = "CONTAINER",
     .run = shell_run,
@@ -247,7 +248,7 @@ static int console_run(int argc, char **argv)
     struct life life;
     struct error err = {0};
     int count;
-    int status = ct_words(&ct_console_verb, 1, 1, argc, argv, &options, &count);
+    int status = cli_words(&ct_console_verb, 1, 1, argc, argv, &options, &count);
     if (status >= 0) {
         return status;
     }
@@ -274,6 +275,7 @@ const struct verb ct_console_verb = {
     .name = "ct console",
     .arguments = "NAME",
     .summary = "Use a container's console; Ctrl-] leaves it",
+    .examples = "  hull ct console web\n",
     .options = plain_table,
     .complete = "CONTAINER",
     .run = console_run,
@@ -307,7 +309,7 @@ static int logs_run(int argc, char **argv)
     struct life life;
     struct error err = {0};
     int count;
-    int status = ct_words(&ct_logs_verb, 1, 1, argc, argv, &options, &count);
+    int status = cli_words(&ct_logs_verb, 1, 1, argc, argv, &options, &count);
     if (status >= 0) {
         return status;
     }
@@ -328,6 +330,7 @@ const struct verb ct_logs_verb = {
     .name = "ct logs",
     .arguments = "NAME",
     .summary = "Print what a container's console has shown",
+    .examples = "  hull ct logs web\n",
     .options = plain_table,
     .complete = "CONTAINER",
     .run = logs_run,

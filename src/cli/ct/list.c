@@ -49,7 +49,7 @@ static int list_run(int argc, char **argv)
     char **names = NULL;
     size_t count = 0;
     int words;
-    int status = ct_words(&ct_list_verb, 0, 0, argc, argv, &options, &words);
+    int status = cli_words(&ct_list_verb, 0, 0, argc, argv, &options, &words);
     if (status >= 0) {
         return status;
     }
@@ -93,7 +93,7 @@ static int info_run(int argc, char **argv)
     struct error err = {0};
     json_t *info, *stats = NULL;
     int words;
-    int status = ct_words(&ct_info_verb, 1, 1, argc, argv, &options, &words);
+    int status = cli_words(&ct_info_verb, 1, 1, argc, argv, &options, &words);
     if (status >= 0) {
         return status;
     }

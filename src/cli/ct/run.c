@@ -219,7 +219,7 @@ static int run(const struct verb *verb, unsigned statuses, const char *label, on
     struct chosen chosen = {0};
     struct error err = {0};
     int count;
-    int status = ct_words(verb, 0, -1, argc, argv, &options, &count);
+    int status = cli_words(verb, 0, -1, argc, argv, &options, &count);
     if (status >= 0) {
         return status;
     }
@@ -322,6 +322,7 @@ const struct verb ct_restart_verb = {
     .name = "ct restart",
     .arguments = "NAME...",
     .summary = "Stop containers and start them again",
+    .examples = "  hull ct restart web\n",
     .options = stop_table,
     .complete = "CONTAINER",
     .run = restart_run,
@@ -354,6 +355,7 @@ const struct verb ct_pause_verb = {
     .name = "ct pause",
     .arguments = "NAME...",
     .summary = "Freeze all processes of containers",
+    .examples = "  hull ct pause web\n",
     .options = pause_table,
     .complete = "CONTAINER",
     .run = pause_run,
@@ -368,6 +370,7 @@ const struct verb ct_resume_verb = {
     .name = "ct resume",
     .arguments = "NAME...",
     .summary = "Let paused containers go on",
+    .examples = "  hull ct resume web\n",
     .options = pause_table,
     .complete = "CONTAINER",
     .run = resume_run,
@@ -396,6 +399,8 @@ const struct verb ct_delete_verb = {
     .name = "ct delete",
     .arguments = "NAME...",
     .summary = "Remove containers with their files and snapshots",
+    .examples = "  hull ct delete web\n"
+                "  hull ct delete web --force\n",
     .options = delete_table,
     .complete = "CONTAINER",
     .run = delete_run,

@@ -20,7 +20,7 @@ static int set_run(int argc, char **argv)
     struct error err = {0};
     bool waits = false;
     int count;
-    int status = ct_words(&ct_set_verb, 2, -1, argc, argv, &options, &count);
+    int status = cli_words(&ct_set_verb, 2, -1, argc, argv, &options, &count);
     if (status >= 0) {
         return status;
     }
@@ -63,7 +63,7 @@ static int upgrade_run(int argc, char **argv)
     struct life life;
     struct error err = {0};
     int count;
-    int status = ct_words(&ct_upgrade_verb, 1, -1, argc, argv, &options, &count);
+    int status = cli_words(&ct_upgrade_verb, 1, -1, argc, argv, &options, &count);
     if (status >= 0) {
         return status;
     }
@@ -89,6 +89,7 @@ const struct verb ct_upgrade_verb = {
     .description =
         "A container stays on the build that it was made of until this is asked for. Files that it has\n"
         "changed itself stay as they are; what its own package manager has upgraded does, too.\n",
+    .examples = "  hull ct upgrade web\n",
     .options = set_table,
     .complete = "CONTAINER",
     .run = upgrade_run,
@@ -150,7 +151,7 @@ static int pool_run(int argc, char **argv)
     struct life life;
     struct error err = {0};
     int count;
-    int status = ct_words(&ct_pool_verb, 0, 3, argc, argv, &options, &count);
+    int status = cli_words(&ct_pool_verb, 0, 3, argc, argv, &options, &count);
     if (status >= 0) {
         return status;
     }

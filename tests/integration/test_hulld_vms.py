@@ -1,0 +1,250 @@
+"""VMs of hulld: Debian's kernel with busybox and hull-agent in its initrd, on the soft engine, with a file system on the root disk."""
+import contextlib
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+from conftest import BUILD, GUESTS, kernel_arguments
+from hulld import NEEDS_ROOT, Failure, manager, until  # noqa: F401 (a fixture)
+
+pytestmark = NEEDS_ROOT
+AGENT = BUILD / "bin/hull-agent"
+
+
+@pytest.fixture(name="image", scope="module")
+def fixture_image(manager, tmp_path_factory):
+    """An image whose guest mounts its root disk and serves the agent."""
+    kernel_arguments("cloud")
+    folder = tmp_path_factory.mktemp("image")
+    (folder / "root/bin").mkdir(parents=True)
+    shutil.copy(AGENT, folder / "root/bin/hull-agent")
+    archive = subprocess.run(["cpio", "-o", "-H", "newc", "--quiet"], input=b"bin/hull-agent\n", cwd=folder / "root", stdout=subprocess.PIPE, check=True)
+    initrd = folder / "initrd"
+    initrd.write_bytes((GUESTS / "initrd-cloud").read_bytes() + archive.stdout)
+    disk = folder / "disk.raw"
+    with open(disk, "wb") as file:
+        file.truncate(64 << 20)
+    subprocess.run(["/sbin/mkfs.ext4", "-q", disk], check=True)
+    manager.do("POST", "/v1/images", {"source": "import", "path": str(disk), "format": "raw", "alias": "tiny", "kernel": str(GUESTS / "vmlinuz-cloud"),
+                                      "initrd": str(initrd), "append": "console=ttyS0 quiet hull.run=mount,/dev/vda,/mnt;hull-agent"})
+    return "tiny"
+
+
+class Guest:
+    def __init__(self, manager, name, **config):
+        self.manager, self.name = manager, name
+        manager.do("POST", "/v1/instances", {"name": name, "kind": "vm", "image": "tiny", "start": True,
+                                             "config": {"engine": "soft", "memory": "256M", **config},
+                                             "devices": {"eth0": {"type": "none"}, "root": {"type": "disk", "size": "128M"}}})
+
+    def status(self):
+        return self.manager.get(f"/v1/instances/{self.name}")["status"]
+
+    def act(self, action, **more):
+        return self.manager.do("POST", f"/v1/instances/{self.name}/actions", {"action": action, **more})
+
+    def run(self, command):
+        done = self.manager.hull("exec", self.name, "--", "sh", "-c", command, check=False)
+        assert done.returncode == 0, (done.returncode, done.stdout, done.stderr)
+        return done.stdout.strip()
+
+    def up(self):
+        until(lambda: self.manager.hull("exec", self.name, "--", "true", check=False).returncode == 0, f"the agent of {self.name}")
+        return self
+
+    def write(self, text):
+        self.run(f"echo {text} >/mnt/file; sync")
+
+    def read(self):
+        return self.run("cat /mnt/file")
+
+    def pid(self):
+        return self.manager.get(f"/v1/instances/{self.name}")["info"].get("pid")
+
+    def counter(self, name):
+        counters = self.manager.get(f"/v1/instances/{self.name}")["info"].get("counters", {})
+        return next((device[name] for device in counters.values() if name in device), None)
+
+
+class Existing(Guest):
+    def __init__(self, manager, name):  # pylint: disable=super-init-not-called
+        self.manager, self.name = manager, name
+
+
+@contextlib.contextmanager
+def guest_of(manager, name, **config):
+    guest = Guest(manager, name, **config)
+    try:
+        yield guest.up()
+    finally:
+        for instance in manager.names():
+            with contextlib.suppress(Failure):
+                manager.do("DELETE", f"/v1/instances/{instance}?force=true")
+
+
+def test_life(manager, image):
+    with guest_of(manager, "vm1") as guest:
+        assert guest.status() == "running"
+        info = manager.get("/v1/instances/vm1")["info"]
+        assert info["disk"][0]["name"] == "root" and info["disk"][0]["read_bytes"] > 0
+        assert info["engine"] == "soft" and info["cpu_time_ns"] > 0 and info["memory_used_bytes"] > 1 << 20
+        assert guest.run("cat /proc/sys/kernel/hostname") == "vm1"
+        assert guest.run("grep -c vda /proc/partitions") == "1"
+        guest.act("pause")
+        assert guest.status() == "paused"
+        guest.act("resume")
+        guest.write("kept")
+        guest.act("stop")
+        assert guest.status() == "stopped"
+        with pytest.raises(AssertionError, match="does not run"):
+            guest.run("true")
+        guest.act("start")
+        assert guest.up().read() == "kept"
+        assert "hull" not in manager.hull("logs", "vm1").stderr
+        manager.do("DELETE", "/v1/instances/vm1?force=true")
+        assert not (manager.state / "instances/vm1").exists() and not (manager.state / "run/instances/vm1").exists()
+        assert not list((manager.state / "pools/default/disks").rglob("vm1*"))
+
+
+def test_snapshots(manager, image):
+    with guest_of(manager, "vm1") as guest:
+        guest.write("first")
+        manager.do("POST", "/v1/instances/vm1/snapshots", {"name": "cold"})
+        guest.write("second")
+        guest.run("echo alive >/tmp/only-in-memory")
+        manager.do("POST", "/v1/instances/vm1/snapshots", {"name": "warm", "memory": True})
+        guest.write("third")
+        guest.run("rm /tmp/only-in-memory")
+        manager.do("POST", "/v1/instances/vm1/snapshots/warm/restore", {})
+        assert guest.up().read() == "second"
+        assert guest.run("cat /tmp/only-in-memory") == "alive"
+        manager.do("POST", "/v1/instances/vm1/snapshots/cold/restore", {})
+        assert guest.up().read() == "first"
+        manager.do("DELETE", "/v1/instances/vm1/snapshots/cold")
+        manager.do("DELETE", "/v1/instances/vm1/snapshots/warm")
+        guest.act("restart")
+        assert guest.up().read() == "first"
+
+
+def test_clones(manager, image):
+    with guest_of(manager, "vm1") as guest:
+        guest.write("shared")
+        guest.run("echo alive >/tmp/only-in-memory")
+        manager.do("POST", "/v1/instances/vm1/clone", {"name": "live", "live": True})
+        live = Existing(manager, "live").up()
+        assert live.read() == "shared" and live.run("cat /tmp/only-in-memory") == "alive"
+        assert live.run("cat /proc/sys/kernel/hostname") == "live"
+        live.write("own")
+        assert guest.read() == "shared" and guest.run("cat /proc/sys/kernel/hostname") == "vm1"
+        guest.act("stop", force=True)
+        manager.do("POST", "/v1/instances/vm1/clone", {"name": "copy"})
+        copy = Existing(manager, "copy")
+        assert copy.status() == "stopped"
+        copy.act("start")
+        assert copy.up().read() == "shared"
+        manager.do("DELETE", "/v1/instances/vm1?force=true")
+        copy.write("alone")
+        assert copy.read() == "alone" and live.read() == "own"
+
+
+def test_a_vm_outlives_hulld(manager, image):
+    with guest_of(manager, "vm1") as guest:
+        pid = guest.pid()
+        guest.act("pause")
+        manager.kill()
+        manager.start()
+        assert guest.status() == "paused" and guest.pid() == pid
+        guest.act("resume")
+        assert guest.run("echo here") == "here"
+
+
+def test_one_that_ends_by_itself_is_started_again(manager, image):
+    with guest_of(manager, "vm1", restart="on-failure") as guest:
+        pid = guest.pid()
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: guest.status() == "running" and guest.pid() not in (None, pid), "another life")
+        guest.up()
+        manager.hull("exec", "vm1", "--", "poweroff", "-f", check=False)
+        until(lambda: guest.status() == "stopped", "the end that the guest wanted")
+
+
+def test_the_log_is_there_when_nobody_listened(manager, image):
+    with guest_of(manager, "vm1") as guest:
+        guest.run("echo out-of-the-guest >/dev/console")
+        until(lambda: "out-of-the-guest" in manager.hull("logs", "vm1").stdout, "the console's log")
+        log = pathlib.Path(manager.state / "instances/vm1/logs/console.log")
+        assert log.stat().st_mode & 0o077 == 0
+
+
+def test_changes(manager, image):
+    with guest_of(manager, "vm1") as guest:
+        manager.do("PATCH", "/v1/instances/vm1", {"devices": {"root": {"type": "disk", "size": "192M"}}})
+        assert guest.run("cat /sys/block/vda/size") == str((192 << 20) // 512)
+        manager.do("PATCH", "/v1/instances/vm1", {"config": {"memory": "192M"}})
+        until(lambda: guest.counter("actual_pages") == (64 << 20) // 4096, "the balloon")
+        manager.do("PATCH", "/v1/instances/vm1", {"devices": {"data": {"type": "disk", "size": "32M"}}})
+        guest.act("restart")
+        guest.up()
+        assert guest.run("cat /sys/block/vdb/size") == str((32 << 20) // 512)
+
+
+def kill_worker(manager, operation, delay_s):
+    """The operation's worker, that long after its beginning."""
+    journal = manager.state / "operations" / f"{operation['name']}.jsonl"
+    first = until(lambda: journal.exists() and journal.read_text().split("\n", 1)[0], "a journal")
+    time.sleep(delay_s)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(json.loads(first)["worker"], signal.SIGKILL)
+
+
+def test_workers_killed_while_the_guest_stands_still(manager, image):
+    """Whenever it dies: the guest goes on, on disks that its pool knows."""
+    rng = random.Random(7)
+    with guest_of(manager, "vm1") as guest:
+        for turn in range(6):
+            guest.write(f"turn-{turn}")
+            path, body = [("snapshots", {"name": f"s{turn}", "memory": turn % 3 == 0}), ("clone", {"name": "new", "live": True})][turn % 2]
+            operation = manager.ok("POST", f"/v1/instances/vm1/{path}", body)
+            kill_worker(manager, operation, rng.random() * 0.3)
+            ended = manager.wait(operation)
+            assert ended["status"] in ("done", "failed", "cancelled"), ended
+            assert guest.read() == f"turn-{turn}", ended
+            guest.write(f"after-{turn}")
+            if "new" in manager.names():
+                assert Existing(manager, "new").up().read() == f"turn-{turn}"
+                manager.do("DELETE", "/v1/instances/new?force=true")
+        guest.act("restart")
+        assert guest.up().read() == "after-5"
+        for snapshot in manager.get("/v1/instances/vm1/snapshots"):
+            turn = int(snapshot["name"].removeprefix("s"))
+            manager.do("POST", f"/v1/instances/vm1/snapshots/{snapshot['name']}/restore", {})
+            assert guest.up().read() == f"turn-{turn}"
+
+
+def test_a_card_on_the_nat_network(manager, image):
+    manager.do("POST", "/v1/networks", {"name": "lab", "type": "nat", "config": {"ipv4": "10.77.0.1/24", "ipv6": "none"}})
+    manager.do("POST", "/v1/instances", {"name": "vm1", "kind": "vm", "image": "tiny", "start": True, "config": {"engine": "soft", "memory": "256M"},
+                                         "devices": {"eth0": {"type": "nic", "network": "lab", "ipv4": "10.77.0.10"}, "root": {"type": "disk", "size": "128M"}}})
+    guest = Existing(manager, "vm1").up()
+    try:
+        guest.run("ip addr flush dev eth0; ip addr add 10.77.0.10/24 dev eth0; ip link set eth0 up; ping -c 1 -w 20 10.77.0.1")
+        row = next(row for row in manager.get("/v1/instances") if row["name"] == "vm1")
+        assert row["ipv4"] == ["10.77.0.10"]
+        card = manager.get("/v1/instances/vm1")["info"]["network"][0]
+        assert card["name"] == "eth0" and card["sent_bytes"] > 0 and card["received_bytes"] > 0
+        manager.do("POST", "/v1/instances/vm1/clone", {"name": "live", "live": True})
+        live = Existing(manager, "live").up()
+        mac = manager.get("/v1/instances/live")["devices"]["eth0"]["mac"]
+        assert live.run("cat /sys/class/net/eth0/address") == mac != guest.run("cat /sys/class/net/eth0/address")
+        assert "10.77.0.10" not in live.run("ip addr show dev eth0")
+    finally:
+        with contextlib.suppress(Failure):
+            manager.do("DELETE", "/v1/instances/live?force=true")
+        manager.do("DELETE", "/v1/instances/vm1?force=true")
+        manager.do("DELETE", "/v1/networks/lab")

@@ -1,0 +1,183 @@
+/* Covers manager/instance/vm/command.c and disks.c: what a VM's document becomes on the command line of hull boot. Pools and networks are
+ * the test's own. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "manager/instance/vm/command.h"
+#include "manager/network/network.h"
+
+static int find_disk(const json_t *pool, const char *name, struct pool_disk *out_disk,
+                     struct error *err)
+{
+    (void)snprintf(out_disk->path, sizeof(out_disk->path), "/pool/%s.qcow2", name);
+    (void)snprintf(out_disk->format, sizeof(out_disk->format), "qcow2");
+    return 0;
+}
+
+static const char *below = "/images/base.raw";
+
+static int find_layers(const json_t *pool, const char *name, json_t **out_layers, struct error *err)
+{
+    *out_layers = json_pack("[{s:s, s:s}]", "path", below, "format", "raw");
+    return 0;
+}
+
+static const struct pool_driver driver = {
+    .name = "dir", .disk_find = find_disk, .disk_layers = find_layers};
+
+int pool_driver_find(const json_t *pool, const struct pool_driver **out_driver, struct error *err)
+{
+    *out_driver = &driver;
+    return 0;
+}
+
+static size_t attached;
+
+int network_attach_tap(const struct network_port *port, char out_interface[IFNAMSIZ],
+                       struct error *err)
+{
+    attached++;
+    assert_string_equal(port->instance, "web1");
+    assert_int_equal(json_array_size(port->forwards), strcmp(port->device, "eth0") == 0 ? 1 : 0);
+    (void)snprintf(out_interface, IFNAMSIZ, "tap-%.8s", port->device);
+    return 0;
+}
+
+static const char *const networks =
+    "{\"networks\": {\"lan\": {\"name\": \"lan\", \"type\": \"nat\"},"
+    "                \"mine\": {\"name\": \"mine\", \"type\": \"user\"},"
+    "                \"far\": {\"name\": \"far\", \"type\": \"tube\"}}}";
+
+/* The words with a space between; NULL: refused, see 'err'. */
+static char *make(const char *document_text, const char *restore, struct error *err)
+{
+    static char text[8192];
+    struct place place = {.state = "/state", .run = "/run/hull"};
+    struct vm vm;
+    struct vm_command command;
+    struct vm_disks *disks = calloc(1, sizeof(*disks));
+    const struct vm_boot boot = {.kernel = "/images/vmlinuz", .append = "root=/dev/vda"};
+    json_t *request = json_loads(networks, 0, NULL);
+    json_t *document = json_loads(document_text, 0, NULL);
+    assert_non_null(document);
+    assert_non_null(disks);
+    const struct job job = {.request = request};
+    vm_init(&vm, &place, &job, document);
+    int rc = vm_disks_init(&vm, disks, err);
+    rc = rc == 0 ? vm_disks_find(disks, err) : rc;
+    rc = rc == 0 ? vm_command_make(&vm, disks, &boot, restore, false, &command, err) : rc;
+    size_t used = 0;
+    for (size_t i = 0; rc == 0 && i < command.count; i++) {
+        used += (size_t)snprintf(text + used, sizeof(text) - used, "%s ", command.word[i]);
+    }
+    if (rc == 0) {
+        assert_null(command.word[command.count]);
+        vm_command_fini(&command);
+    }
+    vm_disks_fini(disks);
+    free(disks);
+    json_decref(document);
+    json_decref(request);
+    return rc == 0 ? text : NULL;
+}
+
+static void assert_has(const char *text, const char *words)
+{
+    assert_non_null(text);
+    if (strstr(text, words) == NULL) {
+        fail_msg("no '%s' in: %s", words, text);
+    }
+}
+
+static void a_document_becomes_options(void **state)
+{
+    attached = 0;
+    const char *text = make(
+        "{\"name\": \"web1\", \"config\": {\"memory\": \"1G\", \"cpus\": \"2\", \"append\": \"debug\"},"
+        " \"devices\": {\"data\": {\"type\": \"disk\", \"size\": \"1G\", \"cache\": \"none\"},"
+        "   \"root\": {\"type\": \"disk\"},"
+        "   \"shared\": {\"type\": \"disk\", \"source\": \"tools\", \"readonly\": \"true\"},"
+        "   \"raw\": {\"type\": \"disk\", \"source\": \"/srv/x.img\"},"
+        "   \"eth0\": {\"type\": \"nic\", \"network\": \"lan\", \"mac\": \"52:54:00:01:02:03\"},"
+        "   \"eth1\": {\"type\": \"nic\", \"network\": \"mine\"},"
+        "   \"web\": {\"type\": \"forward\", \"listen\": \"tcp:127.0.0.1:80\", \"connect\": \"tcp:8080\"},"
+        "   \"dns\": {\"type\": \"forward\", \"listen\": \"udp:127.0.0.1:53\", \"connect\": \"udp:53\","
+        "             \"nic\": \"eth1\"}}}",
+        NULL, NULL);
+    assert_has(text, "hull boot --name web1 --engine auto --cpus 2 --memory 1G ");
+    assert_has(text, "--append root=/dev/vda hostname=web1 systemd.hostname=web1 debug ");
+    assert_has(text, "--control /run/hull/instances/web1/control.sock ");
+    assert_has(text, "--console-log /state/instances/web1/logs/console.log "
+                     "--disk /pool/instances/web1/root.qcow2,format=qcow2,serial=root,"
+                     "backing=/images/base.raw,backing-format=raw ");
+    assert_has(text, "data.qcow2,format=qcow2,serial=data,cache=none,");
+    assert_has(text, "--disk /pool/volumes/tools.qcow2,format=qcow2,serial=shared,readonly,");
+    assert_has(text, "--disk /srv/x.img,format=raw,serial=raw ");
+    assert_has(text, "--net tap=tap-eth0,mac=52:54:00:01:02:03 ");
+    assert_has(text, "--net user,hostfwd=udp:127.0.0.1:53-:53 ");
+    assert_int_equal(attached, 1);
+    assert_null(strstr(text, "--restore"));
+}
+
+static void a_restore_names_its_state(void **state)
+{
+    assert_has(make("{\"name\": \"web1\", \"devices\": {}}", "/state/memory", NULL),
+               "--restore /state/memory ");
+    assert_has(make("{\"name\": \"web1\", \"devices\": {}}", NULL, NULL), "--net none ");
+}
+
+static void what_cannot_be_is_refused(void **state)
+{
+    static const struct {
+        const char *devices, *why;
+    } bad[] = {
+        {"\"a\": {\"type\": \"nic\", \"network\": \"none\"}", "network none: there is none"},
+        {"\"a\": {\"type\": \"nic\", \"network\": \"far\"}", "type tube"},
+        {"\"a\": {\"type\": \"disk\", \"source\": \"x/../y\"}", "no name of a disk"},
+        {"\"a\": {\"type\": \"disk\", \"source\": \"/srv/a,readonly\"}", "a path with a comma"},
+        {"\"a\": {\"type\": \"disk\", \"size\": \"many\"}", "disk a"},
+        {"\"a\": {\"type\": \"nic\", \"network\": \"mine\"}, \"f\": {\"type\": \"forward\", "
+         "\"listen\": \"tcp:127.0.0.1:80\", \"connect\": \"udp:80\"}",
+         "forward"},
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(bad); i++) {
+        char document[512];
+        struct error err = {0};
+        (void)snprintf(document, sizeof(document), "{\"name\": \"web1\", \"devices\": {%s}}",
+                       bad[i].devices);
+        assert_null(make(document, NULL, &err));
+        assert_has(err.text, bad[i].why);
+    }
+}
+
+static void more_disks_than_there_is_room_for(void **state)
+{
+    char document[4096] = "{\"name\": \"web1\", \"devices\": {";
+    struct error err = {0};
+    for (int i = 0; i <= VM_MAX_DISKS; i++) {
+        size_t used = strlen(document);
+        (void)snprintf(document + used, sizeof(document) - used, "%s\"d%d\": {\"type\": \"disk\"}",
+                       i == 0 ? "" : ", ", i);
+    }
+    strcat(document, "}}");
+    assert_null(make(document, NULL, &err));
+    assert_int_equal(err.code, E2BIG);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_document_becomes_options),
+        cmocka_unit_test(a_restore_names_its_state),
+        cmocka_unit_test(what_cannot_be_is_refused),
+        cmocka_unit_test(more_disks_than_there_is_room_for),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
