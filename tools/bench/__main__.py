@@ -18,6 +18,7 @@ from boots import Boots
 import containers
 import disks
 import fio
+import managers
 from monitors import Hull, Qemu
 import nbd
 from programs import PROGRAMS
@@ -26,7 +27,7 @@ import system_containers
 from suite import Suite, list_cases
 
 # Rows about disks and containers, by the name of their group.
-DISKS = {"disks", "fio", "nbd", "containers", "system-containers"}
+DISKS = {"disks", "fio", "nbd", "containers", "system-containers", "managers"}
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
@@ -154,16 +155,20 @@ def main():
     if "system-containers" in disk_groups:
         system_rows = system_containers.measure(build, arguments.rounds, show)
         system_containers.print_rows(system_rows)
+    manager_rows = {}
+    if "managers" in disk_groups:
+        manager_rows = managers.measure(build, arguments.rounds, show)
+        managers.print_rows(manager_rows)
     print("\nclocks")
     for right, text in clocks:
         print(f"  {'?     ' if right is None else 'right ' if right else 'LIES  '} {text}")
     reached = report.aims(results, boots, memory) + disks.aims(disk_rows, disk_cache) + nbd.aims(nbd_rows) + fio.aims(fio_rows) \
-        + containers.aims(container_rows) + system_containers.aims(system_rows)
+        + containers.aims(container_rows) + system_containers.aims(system_rows) + managers.aims(manager_rows)
     report.print_aims(reached)
     if arguments.json:
         arguments.json.write_text(json.dumps({
             "suites": results, "guests": boots, "disks": disk_rows, "disk_cache_mib": disk_cache, "nbd": nbd_rows, "fio": fio_rows,
-            "containers": container_rows, "system_containers": system_rows, "busy_memory_mib": memory,
+            "containers": container_rows, "system_containers": system_rows, "managers": manager_rows, "busy_memory_mib": memory,
             "means": {cpus: report.means(rows) for cpus, rows in results.items()},
             "clocks": [{"right": right, "text": text} for right, text in clocks],
             "aims": [{"aim": text, "holds": holds, "detail": detail} for text, holds, detail in reached]},
