@@ -215,7 +215,7 @@ static void mutate_all(const struct image_recipe *recipe)
             files.file[0].size = cut;
             repair(recipe, files.file[0].data, cut);
         }
-        (void)alarm(20); /* a hang is a failure */
+        (void)alarm(120); /* a hang is a failure; a busy machine is none */
         opened += explore(&files, recipe, &random);
         if (is_copy) {
             free(files.file[0].data);
