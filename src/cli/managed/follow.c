@@ -286,3 +286,14 @@ int managed_do(struct client *client, const char *method, const char *path, cons
     }
     return batch_end(&batch, out_result);
 }
+
+int managed_prune(struct client *client, bool is_quiet)
+{
+    json_t *result;
+    int status = managed_do(client, "POST", "/v1/images/prune", NULL, is_quiet, &result);
+    if (status == CLI_OK && json_is_object(result)) {
+        output_object(OUTPUT_TABLE, result);
+    }
+    json_decref(result);
+    return status;
+}

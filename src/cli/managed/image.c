@@ -378,18 +378,12 @@ static int prune_run(int argc, char **argv)
 {
     struct managed_options options = {0};
     struct client client;
-    json_t *result;
     int count;
     int status = begin(&image_prune_verb, 0, 0, argc, argv, &options, &count, &client);
     if (status >= 0) {
         return status;
     }
-    status = managed_do(&client, "POST", "/v1/images/prune", NULL, options.is_quiet, &result);
-    if (status == CLI_OK && json_is_object(result)) {
-        output_object(OUTPUT_TABLE, result);
-    }
-    json_decref(result);
-    return status;
+    return managed_prune(&client, options.is_quiet);
 }
 
 const struct verb image_prune_verb = {

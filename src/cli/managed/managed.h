@@ -65,6 +65,8 @@ int must_check batch_end(struct batch *batch, json_t **out_result);
 /* For one request: the exit status. */
 int must_check managed_do(struct client *client, const char *method, const char *path,
                           const json_t *body, bool is_quiet, json_t **out_result);
+/* Has images that nobody needs removed, and shows what went: the exit status. */
+int must_check managed_prune(struct client *client, bool is_quiet);
 
 /* Adds "KEY=VALUE" to an object, in which "DEVICE.PROPERTY=VALUE" belongs to "devices" and all else to "config". */
 int must_check managed_set(json_t *document, const char *word, struct error *err);

@@ -11,21 +11,16 @@
 #include "manager/check/check.h"
 #include "manager/image/image.h"
 #include "manager/instance/instance.h"
+#include "manager/text.h"
 #include "system/layers/layers.h"
 #include "system/life/life.h"
-
-static const char *text_of(const json_t *object, const char *key)
-{
-    const char *text = json_string_value(json_object_get(object, key));
-    return text != NULL ? text : "";
-}
 
 /* Is its own document in its folder the one that the database has? */
 static bool is_kept(const struct place *place, const json_t *document)
 {
     static const char *const members[] = {"name", "kind", "uuid", "config", "devices"};
     json_auto_t *kept = NULL;
-    bool is_same = instance_load(place, text_of(document, "name"), &kept, NULL) == 0;
+    bool is_same = instance_load(place, text_or_empty(document, "name"), &kept, NULL) == 0;
     for (unsigned i = 0; is_same && i < sizeof(members) / sizeof(members[0]); i++) {
         const json_t *left = json_object_get(kept, members[i]);
         const json_t *right = json_object_get(document, members[i]);
@@ -38,7 +33,7 @@ static bool is_kept(const struct place *place, const json_t *document)
 static int check_instance(struct check *check, const json_t *document, struct error *err)
 {
     const struct place *place = &check->job->place;
-    const char *name = text_of(document, "name");
+    const char *name = text_or_empty(document, "name");
     char why[ERROR_TEXT_SIZE] = "";
     const struct instance_driver *driver = instance_driver(document);
     if (json_is_true(json_object_get(document, "incomplete"))) {
@@ -152,7 +147,7 @@ int check_images(struct check *check, struct error *err)
     int rc = documents_list(check->documents, "image", &list, err);
     for (size_t i = 0; rc == 0 && i < json_array_size(list); i++) {
         const json_t *image = json_array_get(list, i);
-        const char *name = text_of(image, "name");
+        const char *name = text_or_empty(image, "name");
         struct image_vm_files files;
         struct error problem = {0};
         char path[PATH_MAX];
@@ -169,8 +164,8 @@ int check_images(struct check *check, struct error *err)
     rc = rc < 0 ? rc : documents_list(check->documents, "alias", &aliases, err);
     for (size_t i = 0; rc == 0 && i < json_array_size(aliases); i++) {
         const json_t *alias = json_array_get(aliases, i);
-        const char *name = text_of(alias, "name");
-        if (!documents_has(check->documents, "image", text_of(alias, "digest"))) {
+        const char *name = text_or_empty(alias, "name");
+        if (!documents_has(check->documents, "image", text_or_empty(alias, "digest"))) {
             rc = check->repairs ? job_drop(check->job, "alias", name, err) : 0;
             check_found(check, check->repairs && rc == 0, "alias", name,
                         "names an image that is not there");

@@ -9,6 +9,7 @@
 #include "base/host/program.h"
 #include "manager/image/build.h"
 #include "manager/image/work.h"
+#include "manager/text.h"
 #include "system/template/host_apt.h"
 
 #define AGENT "hull-agent"
@@ -187,10 +188,10 @@ static int build_tree(struct job *job, const struct distribution *distribution, 
 int image_build(struct job *job, json_t **out_result, struct error *err)
 {
     const struct distribution *distribution;
-    const char *variant = work_text(job->request, "variant");
+    const char *variant = text_or_empty(job->request, "variant");
     char alias[IMAGE_ALIAS_SIZE], source[64], digest[TEMPLATE_DIGEST_SIZE];
     variant = variant[0] != '\0' ? variant : "minimal";
-    int rc = distribution_find(work_text(job->request, "distribution"), &distribution, err);
+    int rc = distribution_find(text_or_empty(job->request, "distribution"), &distribution, err);
     if (rc < 0) {
         return rc;
     }
@@ -199,9 +200,9 @@ int image_build(struct job *job, json_t **out_result, struct error *err)
         return error_set(err, EINVAL, "variant '%.64s': minimal, standard or web", variant);
     }
     default_alias(distribution, variant, alias);
-    if (work_text(job->request, "alias")[0] != '\0') {
-        rc = image_check_alias(work_text(job->request, "alias"), err);
-        (void)snprintf(alias, sizeof(alias), "%s", work_text(job->request, "alias"));
+    if (text_or_empty(job->request, "alias")[0] != '\0') {
+        rc = image_check_alias(text_or_empty(job->request, "alias"), err);
+        (void)snprintf(alias, sizeof(alias), "%s", text_or_empty(job->request, "alias"));
     }
     rc = rc < 0 ? rc : check_sources(job, distribution, err);
     bool is_plain = strcmp(variant, "minimal") == 0;

@@ -10,6 +10,7 @@
 #include "base/host/file.h"
 #include "manager/image/files.h"
 #include "manager/image/work.h"
+#include "manager/text.h"
 #include "system/layers/layers.h"
 #include "system/template/boxed.h"
 
@@ -128,10 +129,11 @@ static int commit(const char *part, const char *path, struct error *err)
 
 int image_export(struct job *job, json_t **out_result, struct error *err)
 {
-    const char *path = work_text(job->request, "path"), *form = work_text(job->request, "form");
+    const char *path = text_or_empty(job->request, "path"),
+               *form = text_or_empty(job->request, "form");
     struct export export = {.job = job,
-                            .digest = work_text(job->request, "digest"),
-                            .format = work_text(job->request, "format"),
+                            .digest = text_or_empty(job->request, "digest"),
+                            .format = text_or_empty(job->request, "format"),
                             .layers.lock_fd = -1};
     struct stat st;
     bool is_disk = strcmp(form, "vm") == 0;

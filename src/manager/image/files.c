@@ -14,6 +14,7 @@
 #include "base/host/file.h"
 #include "manager/image/image.h"
 #include "manager/image/names.h"
+#include "manager/text.h"
 #include "system/layers/layers.h"
 
 #define FORMAT       1
@@ -23,12 +24,6 @@
 #define AREA         "images"
 
 static const char *const file_keys[] = {"disk", "kernel", "initrd"}; /* of "vm" */
-
-static const char *text_of(const json_t *object, const char *key)
-{
-    const char *text = json_string_value(json_object_get(object, key));
-    return text != NULL ? text : "";
-}
 
 /* One word that is the name of a file in a folder. */
 static bool is_plain(const char *name)
@@ -138,9 +133,9 @@ static void make_digest(const json_t *files, const json_t *vm, char out_digest[7
     sha256_init(&sha);
     json_array_foreach(files, i, file)
     {
-        sha256_update(&sha, 64, (const uint8_t *)text_of(file, "sha256"));
+        sha256_update(&sha, 64, (const uint8_t *)text_or_empty(file, "sha256"));
     }
-    const char *append = text_of(vm, "append");
+    const char *append = text_or_empty(vm, "append");
     sha256_update(&sha, strlen(append), (const uint8_t *)append);
     sha256_digest(&sha, sizeof(digest), digest);
     to_hex(digest, hex);
@@ -154,7 +149,7 @@ int files_describe(struct job *job, const char *folder, const char *digest, cons
     json_t *files = json_array();
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < ARRAY_COUNT(file_keys); i++) {
-        const char *name = text_of(vm, file_keys[i]);
+        const char *name = text_or_empty(vm, file_keys[i]);
         rc = name[0] != '\0' ? describe_file(job, folder, name, files, err) : 0;
     }
     if (rc < 0) {
@@ -205,7 +200,7 @@ static bool is_known_file(const json_t *files, const char *name)
     size_t i;
     json_array_foreach(files, i, file)
     {
-        if (strcmp(text_of(file, "name"), name) == 0) {
+        if (strcmp(text_or_empty(file, "name"), name) == 0) {
             return true;
         }
     }
@@ -224,18 +219,18 @@ int files_parse(const char *text, const char *digest, json_t **out_manifest, str
     const json_t *file;
     size_t i;
     bool is_good = json_integer_value(json_object_get(manifest, "format")) == FORMAT &&
-                   strcmp(text_of(manifest, "image"), digest) == 0 && json_is_array(files) &&
-                   json_is_object(vm) && is_known_file(files, text_of(vm, "disk")) &&
-                   text_of(vm, "format")[0] != '\0';
+                   strcmp(text_or_empty(manifest, "image"), digest) == 0 && json_is_array(files) &&
+                   json_is_object(vm) && is_known_file(files, text_or_empty(vm, "disk")) &&
+                   text_or_empty(vm, "format")[0] != '\0';
     json_array_foreach(files, i, file)
     {
-        is_good = is_good && is_plain(text_of(file, "name")) &&
-                  strlen(text_of(file, "sha256")) == 64 &&
+        is_good = is_good && is_plain(text_or_empty(file, "name")) &&
+                  strlen(text_or_empty(file, "sha256")) == 64 &&
                   json_is_integer(json_object_get(file, "size")) &&
                   json_is_integer(json_object_get(file, "mtime_ns"));
     }
     for (i = 0; is_good && i < ARRAY_COUNT(file_keys); i++) {
-        const char *name = text_of(vm, file_keys[i]);
+        const char *name = text_or_empty(vm, file_keys[i]);
         is_good = name[0] == '\0' || is_known_file(files, name);
     }
     if (!is_good) {
@@ -276,7 +271,7 @@ static int compare(const struct place *place, struct job *job, const char *diges
         char path[PATH_MAX], hex[IMAGE_SHA256_SIZE];
         struct stat st;
         AUTO_CLOSE int fd = -1;
-        place_state_path(place, AREA, digest, text_of(file, "name"), path);
+        place_state_path(place, AREA, digest, text_or_empty(file, "name"), path);
         int rc = open_file(path, &fd, &st, err);
         if (rc < 0) {
             return error_prefix(err, rc, "image %.71s", digest);
@@ -291,12 +286,12 @@ static int compare(const struct place *place, struct job *job, const char *diges
             if (rc < 0) {
                 return rc;
             }
-            is_same = strcmp(hex, text_of(file, "sha256")) == 0;
+            is_same = strcmp(hex, text_or_empty(file, "sha256")) == 0;
         }
         if (!is_same) {
             return error_set(err, EBADMSG,
                              "image %.71s: %s was changed: delete the image and make it again",
-                             digest, text_of(file, "name"));
+                             digest, text_or_empty(file, "name"));
         }
     }
     return 0;
@@ -376,7 +371,7 @@ int files_users(const struct place *place, const char *digest, json_t **out_name
 int image_vm_files(const struct place *place, const json_t *image, struct image_vm_files *out_files,
                    struct error *err)
 {
-    const char *digest = text_of(image, "name");
+    const char *digest = text_or_empty(image, "name");
     json_t *vm;
     int rc = image_is_digest(digest)
                  ? files_open(place, digest, &vm, err)
@@ -387,17 +382,17 @@ int image_vm_files(const struct place *place, const json_t *image, struct image_
     if (rc < 0) {
         return rc;
     }
-    const char *kernel = text_of(vm, "kernel"), *initrd = text_of(vm, "initrd");
+    const char *kernel = text_or_empty(vm, "kernel"), *initrd = text_or_empty(vm, "initrd");
     *out_files = (struct image_vm_files){0};
-    place_state_path(place, AREA, digest, text_of(vm, "disk"), out_files->disk);
+    place_state_path(place, AREA, digest, text_or_empty(vm, "disk"), out_files->disk);
     if (kernel[0] != '\0') {
         place_state_path(place, AREA, digest, kernel, out_files->kernel);
     }
     if (initrd[0] != '\0') {
         place_state_path(place, AREA, digest, initrd, out_files->initrd);
     }
-    (void)snprintf(out_files->format, sizeof(out_files->format), "%s", text_of(vm, "format"));
-    (void)snprintf(out_files->append, sizeof(out_files->append), "%s", text_of(vm, "append"));
+    (void)snprintf(out_files->format, sizeof(out_files->format), "%s", text_or_empty(vm, "format"));
+    (void)snprintf(out_files->append, sizeof(out_files->append), "%s", text_or_empty(vm, "append"));
     json_decref(vm);
     return 0;
 }

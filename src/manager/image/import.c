@@ -13,6 +13,7 @@
 #include "manager/image/oci.h"
 #include "manager/image/tool.h"
 #include "manager/image/work.h"
+#include "manager/text.h"
 #include "system/layers/layers.h"
 
 #define DISK "disk.qcow2"
@@ -73,9 +74,9 @@ static int download(struct import *import, const char *url, struct error *err)
 
 static int find_source(struct import *import, struct error *err)
 {
-    const char *path = work_text(import->job->request, "path"),
-               *url = work_text(import->job->request, "url");
-    const char *format = work_text(import->job->request, "format");
+    const char *path = text_or_empty(import->job->request, "path"),
+               *url = text_or_empty(import->job->request, "url");
+    const char *format = text_or_empty(import->job->request, "format");
     struct stat st;
     if ((path[0] != '\0') == (url[0] != '\0')) {
         return error_set(err, EINVAL, "importing an image: needs a path, or a url");
@@ -111,7 +112,7 @@ static int take_file(struct import *import, const char *key, const char *name, s
 {
     char to[PATH_MAX];
     struct stat st;
-    const char *from = work_text(import->job->request, key);
+    const char *from = text_or_empty(import->job->request, key);
     if (from[0] == '\0') {
         return 0;
     }
@@ -136,9 +137,9 @@ static int describe_disk(struct import *import, uint64_t size, char out_digest[7
                          struct error *err)
 {
     const json_t *request = import->job->request;
-    const char *append = work_text(request, "append");
-    bool has_kernel = work_text(request, "kernel")[0] != '\0';
-    bool has_initrd = work_text(request, "initrd")[0] != '\0';
+    const char *append = text_or_empty(request, "append");
+    bool has_kernel = text_or_empty(request, "kernel")[0] != '\0';
+    bool has_initrd = text_or_empty(request, "initrd")[0] != '\0';
     if (strlen(append) >= sizeof(((struct image_vm_files *)NULL)->append)) {
         return error_set(err, EINVAL, "append: at most %zu bytes",
                          sizeof(((struct image_vm_files *)NULL)->append) - 1);
@@ -176,7 +177,7 @@ static int import_disk(struct import *import, json_t **out_document, struct erro
         !ends_with(import->source, ".img")) {
         rc = error_set(err, EINVAL,
                        "%.150s: is of no known format: if it is a raw disk, say so: format raw",
-                       work_text(import->job->request, "path"));
+                       text_or_empty(import->job->request, "path"));
     }
     job_progress(import->job, "copying the disk", 10, 100);
     rc = rc < 0 ? rc : work_convert(import->job, import->path, format, to, "qcow2", err);
@@ -221,7 +222,7 @@ static int import_tree(struct import *import, json_t **out_document, struct erro
 int image_import(struct job *job, json_t **out_result, struct error *err)
 {
     struct import import = {.job = job};
-    const char *alias = work_text(job->request, "alias");
+    const char *alias = text_or_empty(job->request, "alias");
     json_t *document;
     int rc = alias[0] != '\0' ? image_check_alias(alias, err) : 0;
     rc = rc < 0 ? rc : files_begin(job, import.folder, err);

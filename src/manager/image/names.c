@@ -155,3 +155,20 @@ int distribution_find(const char *name, const struct distribution **out_distribu
     return error_set(err, EINVAL, "distribution '%.*s': is unknown: %s",
                      (int)MIN(strcspn(name, "\n\r\t\033"), 64u), name, list);
 }
+
+void image_list_users(const json_t *users, char out_list[IMAGE_USERS_SIZE])
+{
+    size_t used = 0, i;
+    const json_t *user;
+    out_list[0] = '\0';
+    json_array_foreach(users, i, user)
+    {
+        int length = snprintf(out_list + used, IMAGE_USERS_SIZE - used, "%s%s", i > 0 ? ", " : "",
+                              json_string_value(user));
+        if (length < 0 || (size_t)length >= IMAGE_USERS_SIZE - used) {
+            (void)snprintf(out_list + used, IMAGE_USERS_SIZE - used, "...");
+            break;
+        }
+        used += (size_t)length;
+    }
+}

@@ -33,4 +33,8 @@ struct distribution {
 int must_check distribution_find(const char *name, const struct distribution **out_distribution,
                                  struct error *err);
 
+/* The names of those that use an image, for an error: as many as there is room for. 'users': array of texts. */
+#define IMAGE_USERS_SIZE 140
+void image_list_users(const json_t *users, char out_list[IMAGE_USERS_SIZE]);
+
 #endif

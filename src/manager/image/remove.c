@@ -9,7 +9,9 @@
 
 #include "base/host/file.h"
 #include "manager/image/files.h"
+#include "manager/image/names.h"
 #include "manager/image/work.h"
+#include "manager/text.h"
 #include "system/layers/layers.h"
 #include "system/template/catalog.h"
 
@@ -17,19 +19,8 @@
 
 static int say_users(const char *digest, const json_t *users, struct error *err)
 {
-    char list[140] = "";
-    size_t used = 0, i;
-    const json_t *user;
-    json_array_foreach(users, i, user)
-    {
-        int length = snprintf(list + used, sizeof(list) - used, "%s%s", i > 0 ? ", " : "",
-                              json_string_value(user));
-        if (length < 0 || (size_t)length >= sizeof(list) - used) {
-            (void)snprintf(list + used, sizeof(list) - used, "...");
-            break;
-        }
-        used += (size_t)length;
-    }
+    char list[IMAGE_USERS_SIZE];
+    image_list_users(users, list);
     return error_set(err, EBUSY, "image %.19s: is used by %s", digest, list);
 }
 
@@ -83,7 +74,7 @@ static int remove_image(struct job *job, const char *digest, const json_t *alias
 int image_delete(struct job *job, json_t **out_result, struct error *err)
 {
     *out_result = NULL;
-    return remove_image(job, work_text(job->request, "digest"),
+    return remove_image(job, text_or_empty(job->request, "digest"),
                         json_object_get(job->request, "aliases"), err);
 }
 
@@ -203,7 +194,7 @@ int image_prune(struct job *job, json_t **out_result, struct error *err)
 
 int image_check(struct job *job, json_t **out_result, struct error *err)
 {
-    const char *digest = work_text(job->request, "digest");
+    const char *digest = text_or_empty(job->request, "digest");
     char name[65];
     struct store store;
     json_t *checked = json_array();

@@ -8,16 +8,11 @@
 #include "manager/api/api.h"
 #include "manager/image/image.h"
 #include "manager/image/names.h"
+#include "manager/text.h"
 
 /* Builds, imports and exports go side by side; whatever removes images goes alone. */
 #define ALL        "images"
 #define ALL_SHARED "~images"
-
-static const char *text_of(const json_t *object, const char *key)
-{
-    const char *text = json_string_value(json_object_get(object, key));
-    return text != NULL ? text : "";
-}
 
 /* The names of aliases that mean the digest: a new array. */
 static json_t *aliases_of(const json_t *aliases, const char *digest)
@@ -27,7 +22,7 @@ static json_t *aliases_of(const json_t *aliases, const char *digest)
     size_t i;
     json_array_foreach(aliases, i, alias)
     {
-        if (strcmp(text_of(alias, "digest"), digest) == 0) {
+        if (strcmp(text_or_empty(alias, "digest"), digest) == 0) {
             json_array_append(names, json_object_get(alias, "name"));
         }
     }
@@ -42,7 +37,7 @@ static json_t *users_of(const json_t *instances, const char *digest)
     size_t i;
     json_array_foreach(instances, i, instance)
     {
-        if (strcmp(text_of(instance, "image_digest"), digest) == 0) {
+        if (strcmp(text_or_empty(instance, "image_digest"), digest) == 0) {
             json_array_append(names, json_object_get(instance, "name"));
         }
     }
@@ -75,7 +70,7 @@ static int read_lists(struct api_call *call, struct lists *out, struct error *er
 
 static void complete(json_t *image, const struct lists *lists)
 {
-    const char *digest = text_of(image, "name");
+    const char *digest = text_or_empty(image, "name");
     json_object_set_new(image, "aliases", aliases_of(lists->aliases, digest));
     json_object_set_new(image, "used_by", users_of(lists->instances, digest));
 }
@@ -133,7 +128,7 @@ static int begin(struct api_call *call, const char *kind, const char *descriptio
 
 static int check_alias(const json_t *body, struct error *err)
 {
-    const char *alias = text_of(body, "alias");
+    const char *alias = text_or_empty(body, "alias");
     return alias[0] != '\0' ? image_check_alias(alias, err) : 0;
 }
 
@@ -141,8 +136,8 @@ static int build_image(struct api_call *call, struct error *err)
 {
     const struct distribution *distribution;
     char description[160], resource[IMAGE_ALIAS_SIZE + 16];
-    const char *alias = text_of(call->body, "alias");
-    int rc = distribution_find(text_of(call->body, "distribution"), &distribution, err);
+    const char *alias = text_or_empty(call->body, "alias");
+    int rc = distribution_find(text_or_empty(call->body, "distribution"), &distribution, err);
     if (rc < 0) {
         return rc;
     }
@@ -158,7 +153,7 @@ static int import_image(struct api_call *call, struct error *err)
 {
     char description[160];
     static const char *const resources[] = {ALL_SHARED, NULL};
-    const char *path = text_of(call->body, "path"), *url = text_of(call->body, "url");
+    const char *path = text_or_empty(call->body, "path"), *url = text_or_empty(call->body, "url");
     if ((path[0] != '\0') == (url[0] != '\0')) {
         return error_set(err, EINVAL, "importing an image: needs a path of the host, or a url");
     }
@@ -176,25 +171,14 @@ static int make_image(struct api_call *call, struct error *err)
     if (rc < 0) {
         return rc;
     }
-    return strcmp(text_of(call->body, "source"), "build") == 0 ? build_image(call, err)
-                                                               : import_image(call, err);
+    return strcmp(text_or_empty(call->body, "source"), "build") == 0 ? build_image(call, err)
+                                                                     : import_image(call, err);
 }
 
 static int say_users(const char *name, const json_t *users, struct error *err)
 {
-    char list[140] = "";
-    size_t used = 0, i;
-    const json_t *user;
-    json_array_foreach(users, i, user)
-    {
-        int length = snprintf(list + used, sizeof(list) - used, "%s%s", i > 0 ? ", " : "",
-                              json_string_value(user));
-        if (length < 0 || (size_t)length >= sizeof(list) - used) {
-            (void)snprintf(list + used, sizeof(list) - used, "...");
-            break;
-        }
-        used += (size_t)length;
-    }
+    char list[IMAGE_USERS_SIZE];
+    image_list_users(users, list);
     return error_set(err, EBUSY, "image %.64s: is used by %s: delete what uses it first", name,
                      list);
 }
@@ -208,7 +192,7 @@ static int delete_image(struct api_call *call, struct error *err)
         return rc;
     }
     const json_t *users = json_object_get(image, "used_by");
-    const char *digest = text_of(image, "name");
+    const char *digest = text_or_empty(image, "name");
     if (json_array_size(users) > 0) {
         rc = say_users(call->words[0], users, err);
         json_decref(image);
@@ -241,7 +225,7 @@ static int export_image(struct api_call *call, struct error *err)
 {
     char description[160], resource[96];
     json_t *image;
-    const char *form = text_of(call->body, "form"), *path = text_of(call->body, "path");
+    const char *form = text_or_empty(call->body, "form"), *path = text_or_empty(call->body, "path");
     int rc = path[0] == '/'
                  ? find(call, &image, err)
                  : error_set(err, EINVAL, "path '%.100s': a whole path of the host", path);
@@ -256,10 +240,11 @@ static int export_image(struct api_call *call, struct error *err)
         return error_set(err, ENOENT, "image %.64s: has no form for %ss", call->words[0], form);
     }
     (void)snprintf(description, sizeof(description), "exporting the image %.100s", call->words[0]);
-    (void)snprintf(resource, sizeof(resource), "~image/%.71s", text_of(image, "name"));
+    (void)snprintf(resource, sizeof(resource), "~image/%.71s", text_or_empty(image, "name"));
     const char *const resources[] = {ALL_SHARED, resource, NULL};
-    json_t *request = json_pack("{s:s, s:s, s:s, s:s}", "digest", text_of(image, "name"), "path",
-                                path, "form", form, "format", text_of(call->body, "format"));
+    json_t *request =
+        json_pack("{s:s, s:s, s:s, s:s}", "digest", text_or_empty(image, "name"), "path", path,
+                  "form", form, "format", text_or_empty(call->body, "format"));
     rc = begin(call, "image-export", description, resources, request, err);
     json_decref(image);
     return rc;
@@ -274,10 +259,10 @@ static int check_image(struct api_call *call, struct error *err)
         return rc;
     }
     (void)snprintf(description, sizeof(description), "checking the image %.100s", call->words[0]);
-    (void)snprintf(resource, sizeof(resource), "~image/%.71s", text_of(image, "name"));
+    (void)snprintf(resource, sizeof(resource), "~image/%.71s", text_or_empty(image, "name"));
     const char *const resources[] = {ALL_SHARED, resource, NULL};
     rc = begin(call, "image-check", description, resources,
-               json_pack("{s:s}", "digest", text_of(image, "name")), err);
+               json_pack("{s:s}", "digest", text_or_empty(image, "name")), err);
     json_decref(image);
     return rc;
 }
@@ -301,7 +286,7 @@ static int prune_images(struct api_call *call, struct error *err)
         if (resources != NULL && json_array_size(json_object_get(image, "aliases")) == 0 &&
             json_array_size(json_object_get(image, "used_by")) == 0) {
             json_array_append(unused, json_object_get(image, "name"));
-            json_array_append_new(names, json_sprintf("image/%s", text_of(image, "name")));
+            json_array_append_new(names, json_sprintf("image/%s", text_or_empty(image, "name")));
             resources[count] = json_string_value(json_array_get(names, count));
             count++;
         }
@@ -338,11 +323,12 @@ static int put_alias(struct api_call *call, struct error *err)
     const char *name = call->words[0];
     int rc = image_check_alias(name, err);
     rc = rc < 0 ? rc
-                : image_find(call->manager->documents, text_of(call->body, "image"), &image, err);
+                : image_find(call->manager->documents, text_or_empty(call->body, "image"), &image,
+                             err);
     if (rc < 0) {
         return rc;
     }
-    json_t *alias = json_pack("{s:s, s:s}", "name", name, "digest", text_of(image, "name"));
+    json_t *alias = json_pack("{s:s, s:s}", "name", name, "digest", text_or_empty(image, "name"));
     json_decref(image);
     rc = documents_put(call->manager->documents, "alias", name, alias, err);
     if (rc < 0) {

@@ -21,6 +21,7 @@
 #include "manager/image/tool.h"
 #include "manager/image/vm_form.h"
 #include "manager/image/work.h"
+#include "manager/text.h"
 #include "system/template/boxed.h"
 
 #define MIN_DISK  (2ull << 30)
@@ -402,7 +403,7 @@ static int need_locked(struct job *job, const char *digest, json_t **out_vm, str
 
 int image_need_vm_form(struct job *job, const json_t *image, json_t **out_image, struct error *err)
 {
-    const char *digest = work_text(image, "name");
+    const char *digest = text_or_empty(image, "name");
     json_t *vm;
     int fd;
     if (!image_is_digest(digest)) {

@@ -15,16 +15,11 @@
 #include "base/host/file.h"
 #include "manager/image/files.h"
 #include "manager/image/tool.h"
+#include "manager/text.h"
 #include "system/template/catalog.h"
 #include "system/template/manifest.h"
 
 #define MAX_RELEASE (64u << 10)
-
-const char *work_text(const json_t *object, const char *key)
-{
-    const char *text = json_string_value(json_object_get(object, key));
-    return text != NULL ? text : "";
-}
 
 static int show_template(void *ctx, const char *what, int percent)
 {
@@ -53,7 +48,7 @@ static bool was_built(struct job *job, const struct store *store,
                       char out_digest[TEMPLATE_DIGEST_SIZE])
 {
     struct template_layers layers;
-    const char *digest = work_text(job_find_step(job, "template"), "digest");
+    const char *digest = text_or_empty(job_find_step(job, "template"), "digest");
     if (!job->is_recovery || digest[0] == '\0' ||
         template_open(store, digest, true, &layers, NULL) < 0) {
         return false;
@@ -176,7 +171,7 @@ static void add_vm_form(const struct place *place, json_t *document)
 {
     json_t *vm;
     if (json_object_get(document, "vm") == NULL &&
-        files_open(place, work_text(document, "name"), &vm, NULL) == 0) {
+        files_open(place, text_or_empty(document, "name"), &vm, NULL) == 0) {
         json_object_set_new(document, "vm", vm);
         json_array_append_new(json_object_get(document, "forms"), json_string("vm"));
     }
@@ -187,7 +182,7 @@ int work_finish(struct job *job, json_t *document, bool needs_vm_form, const cha
 {
     char digest[TEMPLATE_DIGEST_SIZE];
     json_t *whole;
-    (void)snprintf(digest, sizeof(digest), "%s", work_text(document, "name"));
+    (void)snprintf(digest, sizeof(digest), "%s", text_or_empty(document, "name"));
     add_vm_form(&job->place, document);
     int rc = job_put(job, "image", digest, json_incref(document), err);
     if (rc == 0 && needs_vm_form) {
@@ -234,7 +229,7 @@ int work_disk_info(struct job *job, const char *path, const char *format, char o
         return rc;
     }
     json_t *info = json_loads(text, 0, NULL);
-    const char *found = work_text(info, "format");
+    const char *found = text_or_empty(info, "format");
     json_int_t size = json_integer_value(json_object_get(info, "size_bytes"));
     if (found[0] == '\0' || strlen(found) >= 16 || size <= 0) {
         json_decref(info);

@@ -18,8 +18,6 @@ int must_check image_delete(struct job *job, json_t **out_result, struct error *
 int must_check image_prune(struct job *job, json_t **out_result, struct error *err);
 int must_check image_check(struct job *job, json_t **out_result, struct error *err);
 
-/* A member that is a text; "" where there is none. */
-const char *work_text(const json_t *object, const char *key);
 /* A template is built for the job; see template_build. Its name afterwards is image_template_name's. A worker that takes up the
  * work of a dead one finds what that one had built. */
 int must_check work_template(struct job *job, struct template_build *request,

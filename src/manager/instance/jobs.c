@@ -9,15 +9,11 @@
 #include "manager/instance/instance.h"
 #include "manager/instance/keys.h"
 #include "manager/instance/work.h"
+#include "manager/text.h"
 #include "system/layers/layers.h"
 #include "system/store.h"
 
 #define START_WAIT_MS 60000
-
-static const char *text_of(const json_t *object, const char *key)
-{
-    return json_string_value(json_object_get(object, key));
-}
 
 int work_expand(struct work *work, struct error *err)
 {

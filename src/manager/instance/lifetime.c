@@ -16,6 +16,7 @@
 #include "manager/instance/requests.h"
 #include "manager/instance/schedule.h"
 #include "manager/manager.h"
+#include "manager/text.h"
 
 #define MARKER  "autostarted" /* in RUN: which boot of the host has had its start */
 #define BOOT_ID "/proc/sys/kernel/random/boot_id"
@@ -51,11 +52,6 @@ struct lifetime {
     uint64_t armed_ns; /* when is looked next; 0: when something changes */
     time_t last_minute;
 };
-
-static const char *text_of(const json_t *object, const char *key)
-{
-    return json_string_value(json_object_get(object, key));
-}
 
 /* What cannot be begun now is told to those who listen. */
 static void begin(struct lifetime *lifetime, const char *kind, const char *verb,

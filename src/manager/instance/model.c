@@ -12,6 +12,7 @@
 #include "base/host/file.h"
 #include "manager/instance/instance.h"
 #include "manager/instance/keys.h"
+#include "manager/text.h"
 #include "system/config/yaml.h"
 #include "system/store.h"
 
@@ -28,11 +29,6 @@ const char *instance_status_name(enum instance_status status)
         [INSTANCE_ERROR] = "error",
     };
     return names[status];
-}
-
-static const char *text_of(const json_t *object, const char *key)
-{
-    return json_string_value(json_object_get(object, key));
 }
 
 static unsigned kind_of(const json_t *document)

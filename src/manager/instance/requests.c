@@ -10,14 +10,10 @@
 #include "manager/instance/keys.h"
 #include "manager/instance/vm/watch.h"
 #include "manager/network/network.h"
+#include "manager/text.h"
 
 #define MAX_RESOURCES 64
 #define RESOURCE_SIZE 160
-
-static const char *text_of(const json_t *object, const char *key)
-{
-    return json_string_value(json_object_get(object, key));
-}
 
 int request_related(struct documents *documents, const char *kind, json_t **out_all,
                     struct error *err)

@@ -16,17 +16,13 @@
 #include "manager/instance/keys.h"
 #include "manager/instance/requests.h"
 #include "manager/operation/session.h"
+#include "manager/text.h"
 #include "system/network/network.h"
 #include "system/store.h"
 
 #define MAX_COUNT     1000
 #define MAX_LOG       (256u << 10)
 #define DEFAULT_LINES 1000
-
-static const char *text_of(const json_t *object, const char *key)
-{
-    return json_string_value(json_object_get(object, key));
-}
 
 static bool is_asked(const struct api_call *call, const char *name)
 {

@@ -3,14 +3,10 @@
 #include <string.h>
 
 #include "manager/instance/work.h"
+#include "manager/text.h"
 #include "system/store.h"
 
 #define MAX_SNAPSHOTS 1000
-
-static const char *text_of(const json_t *object, const char *key)
-{
-    return json_string_value(json_object_get(object, key));
-}
 
 static json_t *find(const json_t *document, const char *snapshot, size_t *out_index)
 {

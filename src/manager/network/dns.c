@@ -17,14 +17,10 @@
 #include "base/host/file.h"
 #include "base/host/program.h"
 #include "manager/network/state.h"
+#include "manager/text.h"
 
 #define LEASES_MAX_SIZE (4u << 20)
 #define TITLE           "hull-dnsmasq:" /* argv[0], with the folder behind it: by that it is known again */
-
-static const char *text_of(const json_t *object, const char *key)
-{
-    return json_string_value(json_object_get(object, key));
-}
 
 static void dns_path(const struct place *place, const char *network, const char *file,
                      char out_path[PATH_MAX])

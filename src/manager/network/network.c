@@ -9,12 +9,8 @@
 #include "base/core/crc32c.h"
 #include "base/host/log.h"
 #include "manager/network/state.h"
+#include "manager/text.h"
 #include "system/network/link.h"
-
-static const char *text_of(const json_t *object, const char *key)
-{
-    return json_string_value(json_object_get(object, key));
-}
 
 /* Packets from the network go on: what the host may have switched off. */
 static int let_forward(const struct plan *plan, bool *out_was_set, struct error *err)

@@ -7,15 +7,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "manager/text.h"
 #include "system/store.h"
 
 static const char *const types[] = {
     [PLAN_NAT] = "nat", [PLAN_BRIDGE] = "bridge", [PLAN_USER] = "user"};
-
-static const char *text_of(const json_t *object, const char *key)
-{
-    return json_string_value(json_object_get(object, key));
-}
 
 const char *plan_type_name(enum plan_type type)
 {

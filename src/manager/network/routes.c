@@ -5,14 +5,9 @@
 
 #include "manager/api/api.h"
 #include "manager/network/state.h"
+#include "manager/text.h"
 #include "manager/users.h"
 #include "system/store.h"
-
-static const char *text_of(const json_t *object, const char *key)
-{
-    const char *text = json_string_value(json_object_get(object, key));
-    return text != NULL ? text : "";
-}
 
 static struct users_query query_of(const char *network)
 {
@@ -24,7 +19,7 @@ static int complete(struct api_call *call, json_t *network, struct error *err)
 {
     char ipv4[NETWORK_TEXT_SIZE];
     json_t *users;
-    const char *name = text_of(network, "name");
+    const char *name = text_or_empty(network, "name");
     const struct users_query query = query_of(name);
     int rc = users_find(call->manager->documents, &query, &users, err);
     if (rc < 0) {
@@ -32,7 +27,7 @@ static int complete(struct api_call *call, json_t *network, struct error *err)
     }
     json_object_set_new(network, "used_by", users);
     json_t *config = json_object_get(network, "config");
-    if (strcmp(text_of(network, "type"), "nat") == 0 && config != NULL) {
+    if (strcmp(text_or_empty(network, "type"), "nat") == 0 && config != NULL) {
         net_state_chosen(&call->manager->place, name, ipv4);
         if (ipv4[0] != '\0' && json_object_get(config, "ipv4") == NULL) {
             json_object_set_new(config, "ipv4", json_string(ipv4));
@@ -132,7 +127,7 @@ static int check_document(struct api_call *call, const json_t *document, struct 
     struct plan plan;
     json_auto_t *copy = json_deep_copy(document);
     json_t *config = json_object_get(copy, "config");
-    if (strcmp(text_of(config, "ipv6"), "auto") == 0) {
+    if (strcmp(text_or_empty(config, "ipv6"), "auto") == 0) {
         json_object_del(config, "ipv6"); /* the worker chooses it */
     }
     int rc = plan_read(copy, &plan, err);
@@ -146,7 +141,7 @@ static int check_document(struct api_call *call, const json_t *document, struct 
 static int create_network(struct api_call *call, struct error *err)
 {
     char now[32];
-    const char *name = text_of(call->body, "name");
+    const char *name = text_or_empty(call->body, "name");
     json_auto_t *document = json_deep_copy(call->body);
     int rc = store_check_name("network", name, err);
     if (rc < 0) {

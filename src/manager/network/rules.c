@@ -16,13 +16,9 @@
 #include "base/host/program.h"
 #include "container/network/netlink.h"
 #include "manager/network/state.h"
+#include "manager/text.h"
 
 #define RULES_MAX_SIZE (64u << 20)
-
-static const char *text_of(const json_t *object, const char *key)
-{
-    return json_string_value(json_object_get(object, key));
-}
 
 /* "table FAMILY hull_NAME" is made, so that it can be removed, so that it is new. */
 static void put_table(FILE *out, const char *family, const struct plan *plan)

@@ -10,12 +10,8 @@
 
 #include "base/core/cleanup.h"
 #include "manager/pool/disk_file.h"
+#include "manager/text.h"
 #include "system/store.h"
-
-static const char *text_of(const json_t *object, const char *key)
-{
-    return json_string_value(json_object_get(object, key));
-}
 
 int dir_open(const json_t *pool, enum pool_folder_mode mode, struct pool_folder *out_layers,
              struct error *err)

@@ -4,19 +4,14 @@
 #include <string.h>
 
 #include "manager/pool/pool.h"
-
-static const char *text_of(const json_t *object, const char *key)
-{
-    const char *text = json_string_value(json_object_get(object, key));
-    return text != NULL ? text : "";
-}
+#include "manager/text.h"
 
 /* A document of the request: "document", "pool", "to". */
 static int document_of(const struct job *job, const char *key, const json_t **out_document,
                        struct error *err)
 {
     *out_document = json_object_get(job->request, key);
-    return text_of(*out_document, "name")[0] != '\0'
+    return text_or_empty(*out_document, "name")[0] != '\0'
                ? 0
                : error_set(err, EINVAL, "request without a document '%s'", key);
 }
@@ -50,11 +45,11 @@ static int open_volume(const struct job *job, struct work *out, struct error *er
     if (rc < 0) {
         return rc;
     }
-    const char *name = text_of(out->document, "name"), *slash = strchr(name, '/');
+    const char *name = text_or_empty(out->document, "name"), *slash = strchr(name, '/');
     out->own = slash != NULL ? slash + 1 : name;
     snprintf(out->name, sizeof(out->name), "%s", name);
     snprintf(out->disk, sizeof(out->disk), "volumes/%.140s", out->own);
-    out->is_tree = strcmp(text_of(out->document, "type"), "tree") == 0;
+    out->is_tree = strcmp(text_or_empty(out->document, "type"), "tree") == 0;
     return 0;
 }
 
@@ -65,9 +60,9 @@ static int create_pool(struct job *job, json_t **out_result, struct error *err)
     if (rc == 0) {
         rc = work.driver->create(work.pool, err);
     }
-    return rc < 0
-               ? rc
-               : job_put(job, "pool", text_of(work.pool, "name"), json_deep_copy(work.pool), err);
+    return rc < 0 ? rc
+                  : job_put(job, "pool", text_or_empty(work.pool, "name"),
+                            json_deep_copy(work.pool), err);
 }
 
 static int delete_pool(struct job *job, json_t **out_result, struct error *err)
@@ -79,7 +74,7 @@ static int delete_pool(struct job *job, json_t **out_result, struct error *err)
         /* Gone with its file system, or by an earlier try. */
         rc = rc == -ENOENT ? 0 : rc;
     }
-    return rc < 0 ? rc : job_drop(job, "pool", text_of(work.pool, "name"), err);
+    return rc < 0 ? rc : job_drop(job, "pool", text_or_empty(work.pool, "name"), err);
 }
 
 static int check_pool(struct job *job, json_t **out_result, struct error *err)
@@ -229,7 +224,7 @@ static int move_volume(struct job *job, json_t **out_result, struct error *err)
     if (rc < 0) {
         return rc == 0 ? 0 : error_prefix(err, rc, "volume %s", from.name);
     }
-    const char *pool = text_of(to.pool, "name");
+    const char *pool = text_or_empty(to.pool, "name");
     snprintf(name, sizeof(name), "%.64s/%.100s", pool, from.own);
     json_t *document = json_deep_copy(from.document);
     json_object_set_new(document, "name", json_string(name));

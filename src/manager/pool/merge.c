@@ -4,13 +4,9 @@
 
 #include "manager/pool/dir.h"
 #include "manager/pool/disk_file.h"
+#include "manager/text.h"
 
 #define MAX_MERGES 64 /* of one call */
-
-static const char *text_of(const json_t *object, const char *key)
-{
-    return json_string_value(json_object_get(object, key));
-}
 
 /* A layer that is nobody's any more, with exactly one above it. */
 static bool find_hidden(const struct pool_census *census, const json_t *passed,

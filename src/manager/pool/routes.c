@@ -5,14 +5,9 @@
 
 #include "manager/api/api.h"
 #include "manager/pool/pool.h"
+#include "manager/text.h"
 #include "manager/users.h"
 #include "system/store.h"
-
-static const char *text_of(const json_t *object, const char *key)
-{
-    const char *text = json_string_value(json_object_get(object, key));
-    return text != NULL ? text : "";
-}
 
 static struct users_query pool_query(const char *pool)
 {
@@ -21,10 +16,10 @@ static struct users_query pool_query(const char *pool)
 
 static struct users_query volume_query(const json_t *volume)
 {
-    const char *name = text_of(volume, "name"), *slash = strchr(name, '/');
+    const char *name = text_or_empty(volume, "name"), *slash = strchr(name, '/');
     return (struct users_query){.type = "disk",
                                 .key = "pool",
-                                .value = text_of(volume, "pool"),
+                                .value = text_or_empty(volume, "pool"),
                                 .key2 = "source",
                                 .value2 = slash != NULL ? slash + 1 : name};
 }
@@ -48,7 +43,7 @@ static int complete_pool(struct api_call *call, json_t *pool, struct error *err)
     uint64_t total, available;
     const struct pool_driver *driver;
     struct error why;
-    const struct users_query query = pool_query(text_of(pool, "name"));
+    const struct users_query query = pool_query(text_or_empty(pool, "name"));
     int rc = users_find(call->manager->documents, &query, &users, err);
     if (rc < 0) {
         return rc;
@@ -108,7 +103,7 @@ static int check_path(struct api_call *call, const char *name, const char *path,
     int rc = documents_list(call->manager->documents, "pool", &list, err);
     json_array_foreach(list, i, other)
     {
-        const char *theirs = text_of(json_object_get(other, "config"), "path");
+        const char *theirs = text_or_empty(json_object_get(other, "config"), "path");
         size_t length = strlen(theirs), own = strlen(path);
         size_t common = length < own ? length : own;
         bool is_below = length > 0 && strncmp(theirs, path, common) == 0 &&
@@ -116,7 +111,7 @@ static int check_path(struct api_call *call, const char *name, const char *path,
                         (path[common] == '\0' || path[common] == '/');
         if (rc == 0 && is_below) {
             rc = error_set(err, EEXIST, "pool %s: %s is in the way of the pool %s at %s", name,
-                           path, text_of(other, "name"), theirs);
+                           path, text_or_empty(other, "name"), theirs);
         }
     }
     return rc;
@@ -125,7 +120,7 @@ static int check_path(struct api_call *call, const char *name, const char *path,
 static int create_pool(struct api_call *call, struct error *err)
 {
     char now[32], path[PATH_MAX], description[128], resource[96];
-    const char *name = text_of(call->body, "name");
+    const char *name = text_or_empty(call->body, "name");
     const struct pool_driver *driver;
     int rc = store_check_name("pool", name, err);
     if (rc < 0) {
@@ -150,7 +145,7 @@ static int create_pool(struct api_call *call, struct error *err)
         place_state_path(&call->manager->place, "pools", name, NULL, path);
         json_object_set_new(config, "path", json_string(path));
     }
-    const char *chosen = text_of(config, "path");
+    const char *chosen = text_or_empty(config, "path");
     if (chosen[0] != '/' || strstr(chosen, "/../") != NULL || strstr(chosen, "//") != NULL ||
         strstr(chosen, "/./") != NULL || chosen[strlen(chosen) - 1] == '/') {
         return error_set(err, EINVAL, "pool %s: config.path '%.100s': an absolute path of a folder",
@@ -194,9 +189,9 @@ static int refuse_volumes(struct api_call *call, const char *pool, struct error 
     int rc = documents_list(call->manager->documents, "volume", &list, err);
     json_array_foreach(list, i, volume)
     {
-        if (rc == 0 && strcmp(text_of(volume, "pool"), pool) == 0) {
+        if (rc == 0 && strcmp(text_or_empty(volume, "pool"), pool) == 0) {
             rc = error_set(err, EBUSY, "pool %s: the volume %s is in it", pool,
-                           text_of(volume, "name"));
+                           text_or_empty(volume, "name"));
         }
     }
     return rc;
@@ -250,12 +245,12 @@ static int list_volumes(struct api_call *call, struct error *err)
     json_auto_t *list = NULL;
     size_t i;
     json_t *volume;
-    const char *pool = text_of(call->query, "pool");
+    const char *pool = text_or_empty(call->query, "pool");
     int rc = documents_list(call->manager->documents, "volume", &list, err);
     json_auto_t *answer = json_array();
     json_array_foreach(list, i, volume)
     {
-        if (rc == 0 && (pool[0] == '\0' || strcmp(text_of(volume, "pool"), pool) == 0)) {
+        if (rc == 0 && (pool[0] == '\0' || strcmp(text_or_empty(volume, "pool"), pool) == 0)) {
             rc = complete_volume(call, volume, err);
             json_array_append(answer, volume);
         }
@@ -308,8 +303,8 @@ static int begin_volume(struct api_call *call, const char *kind, const char *ver
 static int create_volume(struct api_call *call, struct error *err)
 {
     char now[32], full[160];
-    const char *name = text_of(call->body, "name"), *pool = text_of(call->body, "pool");
-    const char *type = text_of(call->body, "type");
+    const char *name = text_or_empty(call->body, "name"), *pool = text_or_empty(call->body, "pool");
+    const char *type = text_or_empty(call->body, "type");
     json_int_t size = json_integer_value(json_object_get(call->body, "size_bytes"));
     pool = pool[0] != '\0' ? pool : "default";
     type = type[0] != '\0' ? type : "block";
@@ -339,8 +334,8 @@ static int find_unused(const struct api_call *call, json_t **out_volume, struct 
         return rc;
     }
     const struct users_query query = volume_query(*out_volume);
-    rc =
-        users_refuse(call->manager->documents, &query, "volume", text_of(*out_volume, "name"), err);
+    rc = users_refuse(call->manager->documents, &query, "volume",
+                      text_or_empty(*out_volume, "name"), err);
     if (rc < 0) {
         json_decref(*out_volume);
         *out_volume = NULL;
@@ -364,14 +359,15 @@ static int move_volume(struct api_call *call, const char *to, struct error *err)
         return error_set(err, EEXIST, "volume %s: there is one of that name", full);
     }
     snprintf(resource, sizeof(resource), "volume/%.150s", full);
-    return begin_volume(call, "volume-move", "moving", text_of(volume, "name"), call->words[0],
-                        resource, json_pack("{s:O,s:O}", "document", volume, "to", target), err);
+    return begin_volume(call, "volume-move", "moving", text_or_empty(volume, "name"),
+                        call->words[0], resource,
+                        json_pack("{s:O,s:O}", "document", volume, "to", target), err);
 }
 
 static int change_volume(struct api_call *call, struct error *err)
 {
     json_t *size = json_object_get(call->body, "size_bytes");
-    const char *pool = text_of(call->body, "pool");
+    const char *pool = text_or_empty(call->body, "pool");
     if ((size != NULL) == (pool[0] != '\0')) {
         return error_set(err, EINVAL, "changing a volume: size_bytes or pool");
     }
@@ -382,11 +378,11 @@ static int change_volume(struct api_call *call, struct error *err)
     int rc = find_volume(call, &volume, err);
     if (rc == 0 && json_integer_value(size) % 512 != 0) {
         rc = error_set(err, EINVAL, "volume %s: size_bytes: a multiple of 512",
-                       text_of(volume, "name"));
+                       text_or_empty(volume, "name"));
     }
     return rc < 0
                ? rc
-               : begin_volume(call, "volume-resize", "resizing", text_of(volume, "name"),
+               : begin_volume(call, "volume-resize", "resizing", text_or_empty(volume, "name"),
                               call->words[0], NULL,
                               json_pack("{s:O,s:O}", "document", volume, "size_bytes", size), err);
 }
@@ -396,7 +392,7 @@ static int delete_volume(struct api_call *call, struct error *err)
     json_auto_t *volume = NULL;
     int rc = find_unused(call, &volume, err);
     return rc < 0 ? rc
-                  : begin_volume(call, "volume-delete", "deleting", text_of(volume, "name"),
+                  : begin_volume(call, "volume-delete", "deleting", text_or_empty(volume, "name"),
                                  call->words[0], NULL, json_pack("{s:O}", "document", volume), err);
 }
 

@@ -7,12 +7,8 @@
 
 #include "base/host/file.h"
 #include "manager/pool/dir.h"
+#include "manager/text.h"
 #include "system/layers/layers.h"
-
-static const char *text_of(const json_t *object, const char *key)
-{
-    return json_string_value(json_object_get(object, key));
-}
 
 int dir_tree_path(const struct pool_folder *layers, const char *name, char out_path[PATH_MAX],
                   struct error *err)

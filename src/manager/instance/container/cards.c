@@ -3,6 +3,7 @@
 
 #include "manager/instance/container/container.h"
 #include "manager/network/network.h"
+#include "manager/text.h"
 #include "system/life/document.h"
 
 struct cards {
@@ -78,11 +79,6 @@ static void add_part(json_t **word, const char *key, const char *value)
         json_decref(*word);
         *word = longer;
     }
-}
-
-static const char *text_of(const json_t *object, const char *key)
-{
-    return json_string_value(json_object_get(object, key));
 }
 
 struct attached {

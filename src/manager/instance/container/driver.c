@@ -6,11 +6,7 @@
 
 #include "base/host/program.h"
 #include "manager/instance/container/container.h"
-
-static const char *text_of(const json_t *object, const char *key)
-{
-    return json_string_value(json_object_get(object, key));
-}
+#include "manager/text.h"
 
 static const char *name_of(const json_t *document)
 {

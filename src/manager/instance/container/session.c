@@ -18,16 +18,12 @@
 #include "base/host/file.h"
 #include "manager/instance/container/container.h"
 #include "manager/instance/container/program.h"
+#include "manager/text.h"
 #include "session/frames.h"
 #include "system/life/internal.h"
 #include "system/life/keeper.h"
 
 #define LOG_PAUSE_MS 300
-
-static const char *text_of(const json_t *object, const char *key)
-{
-    return json_string_value(json_object_get(object, key));
-}
 
 static int must_run(const struct life *life, const char *name, struct error *err)
 {
