@@ -10,7 +10,7 @@ const struct verb *const verbs[] = {
     &top_verb,    &events_verb,   &exec_verb,       &shell_verb, &console_verb, &push_verb,
     &pull_verb,   &snapshot_verb, &clone_verb,      &image_verb, &network_verb, &pool_verb,
     &volume_verb, &profile_verb,  &system_verb,     &boot_verb,  &ct_verb,      &ctl_verb,
-    &disk_verb,   &host_verb,     &completion_verb, &names_verb, &man_verb,     NULL,
+    &disk_verb,   &host_verb,     &completion_verb, &names_verb, &dial_verb, &man_verb,     NULL,
 };
 
 int cli_fail(const struct error *err)

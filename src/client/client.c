@@ -5,19 +5,29 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/un.h>
 
 #include "base/host/file.h"
 #include "client/connection.h"
+#include "client/remote.h"
 
-int client_init(struct client *client, const char *socket_path, struct error *err)
+int client_init(struct client *client, const char *where, struct error *err)
 {
-    *client = (struct client){.timeout_ms = CLIENT_TIMEOUT_MS, .wake_fd = -1};
-    if (strlen(socket_path) >= sizeof(client->socket_path)) {
+    struct remote remote;
+    struct sockaddr_un address;
+    *client = (struct client){
+        .timeout_ms = CLIENT_TIMEOUT_MS, .wake_fd = -1, .is_remote = strstr(where, "://") != NULL};
+    if (client->is_remote) {
+        int rc = remote_parse(where, &remote, err);
+        if (rc < 0) {
+            return rc;
+        }
+    } else if (strlen(where) >= sizeof(address.sun_path)) {
         return error_set(err, ENAMETOOLONG,
-                         "hulld at %.120s: a socket's path has at most %zu bytes", socket_path,
-                         sizeof(client->socket_path) - 1);
+                         "hulld at %.120s: a socket's path has at most %zu bytes", where,
+                         sizeof(address.sun_path) - 1);
     }
-    memcpy(client->socket_path, socket_path, strlen(socket_path) + 1);
+    (void)snprintf(client->where, sizeof(client->where), "%s", where);
     return 0;
 }
 

@@ -1,4 +1,4 @@
-/* The client of hulld's API: requests, sessions and events over its unix socket. Blocking; one connection a request.
+/* The client of hulld's API: requests, sessions and events over its unix socket, TLS or ssh. Blocking; one connection a request.
  *
  * What hulld answers is checked like what any peer says: sizes are bounded, and texts of errors have no control characters.
  *
@@ -17,7 +17,8 @@
 #define CLIENT_MAX_BODY   (64u << 20)
 
 struct client {
-    char socket_path[108];
+    char where[280]; /* a socket's path, "https://HOST:PORT", or "ssh://USER@HOST" */
+    bool is_remote;
     int timeout_ms; /* how long hulld may be silent; -1: for ever */
     /* Watched, too, while an answer is awaited; -1: nothing. 'wake' is called when it can be read, and ends the wait with what it
      * returns below 0. */
@@ -26,8 +27,14 @@ struct client {
     void *wake_ctx;
 };
 
-/* -ENAMETOOLONG */
-int must_check client_init(struct client *client, const char *socket_path, struct error *err);
+/* At a unix socket's path; "https://HOST[:PORT]": over TLS, with the certificates in a folder (see hull(1)); "ssh://[USER@]HOST[:PORT]".
+ * -ENAMETOOLONG, -EINVAL */
+int must_check client_init(struct client *client, const char *where, struct error *err);
+
+/* A connection and no more, for the caller to close. What passes one on says CLIENT_READY before hulld's first byte, or "hull: " and an
+ * error in a line. */
+int must_check client_dial(const struct client *client, int *out_fd, struct error *err);
+#define CLIENT_READY "connected\n"
 
 /* "/v1/instances" and words, each behind a slash and percent-encoded, NULL at the end. New memory; NULL: there is none left. */
 char *client_path(const char *first, ...) __attribute__((sentinel));

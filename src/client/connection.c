@@ -11,12 +11,12 @@
 
 #include "base/host/event_loop.h"
 #include "base/host/file.h"
+#include "client/remote.h"
 
-int connection_open(const struct client *client, struct connection *out_connection,
-                    struct error *err)
+static int connect_local(const struct client *client, int *out_fd, struct error *err)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    memcpy(address.sun_path, client->socket_path, sizeof(client->socket_path));
+    memcpy(address.sun_path, client->where, sizeof(address.sun_path)); /* client_init: it fits */
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0) {
         return error_set_errno(err, errno, "a socket");
@@ -25,12 +25,28 @@ int connection_open(const struct client *client, struct connection *out_connecti
     if (rc < 0) {
         int code = errno == ENOENT ? ECONNREFUSED : errno;
         (void)close(fd);
-        return error_set_errno(err, code, "hulld at %s", client->socket_path);
+        return error_set_errno(err, code, "hulld at %s", client->where);
     }
-    out_connection->client = client;
-    out_connection->fd = fd;
-    out_connection->used = 0;
+    *out_fd = fd;
     return 0;
+}
+
+int client_dial(const struct client *client, int *out_fd, struct error *err)
+{
+    struct remote remote;
+    if (!client->is_remote) {
+        return connect_local(client, out_fd, err);
+    }
+    int rc = remote_parse(client->where, &remote, err);
+    return rc < 0 ? rc : remote_connect(&remote, out_fd, err);
+}
+
+int connection_open(const struct client *client, struct connection *out_connection,
+                    struct error *err)
+{
+    out_connection->client = client;
+    out_connection->used = 0;
+    return client_dial(client, &out_connection->fd, err);
 }
 
 void connection_close(struct connection *connection)
@@ -52,7 +68,7 @@ static int wait_for(const struct connection *connection, short events, struct er
             return error_set_errno(err, errno, "waiting for hulld");
         }
         if (ready == 0) {
-            return error_set(err, ETIMEDOUT, "hulld at %s: does not answer", client->socket_path);
+            return error_set(err, ETIMEDOUT, "hulld at %s: does not answer", client->where);
         }
         if (ready > 0 && polled[1].revents != 0) {
             int rc = client->wake(client->wake_ctx, err);
@@ -97,7 +113,7 @@ static int receive_more(struct connection *connection, struct error *err)
         }
         if (got == 0 || errno == ECONNRESET) {
             return error_set(err, ENODATA, "hulld at %s: has ended the connection",
-                             connection->client->socket_path);
+                             connection->client->where);
         }
         if (errno != EAGAIN && errno != EINTR) {
             return error_set_errno(err, errno, "receiving from hulld");

@@ -23,6 +23,15 @@
 int managed_find(struct client *out_client, struct error *err)
 {
     char path[PLACE_MAX_PATH];
+    const char *remote = getenv("HULL_REMOTE");
+    if (remote != NULL && remote[0] != '\0') {
+        return strstr(remote, "://") != NULL
+                   ? client_init(out_client, remote, err)
+                   : error_set(err, EINVAL,
+                               "HULL_REMOTE=%.100s: https://HOST[:PORT] or "
+                               "ssh://[USER@]HOST[:PORT]",
+                               remote);
+    }
     int rc = place_find_socket(path, err);
     return rc < 0 ? rc : client_init(out_client, path, err);
 }
@@ -30,7 +39,10 @@ int managed_find(struct client *out_client, struct error *err)
 static bool is_listening(const struct client *client)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    memcpy(address.sun_path, client->socket_path, sizeof(client->socket_path));
+    if (client->is_remote) {
+        return true; /* what there is, the request will say */
+    }
+    memcpy(address.sun_path, client->where, sizeof(address.sun_path)); /* client_init: it fits */
     AUTO_CLOSE int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     return fd >= 0 &&
            (connect(fd, (struct sockaddr *)&address, sizeof(address)) == 0 ||

@@ -117,6 +117,6 @@ extern const struct verb volume_list_verb, volume_create_verb, volume_info_verb,
 extern const struct verb system_info_verb, system_df_verb, system_prune_verb, system_check_verb;
 extern const struct verb image_verb, network_verb, pool_verb, volume_verb, profile_verb;
 extern const struct verb system_verb;
-extern const struct verb names_verb;
+extern const struct verb names_verb, dial_verb;
 
 #endif
