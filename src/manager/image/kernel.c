@@ -13,10 +13,12 @@
 
 #include "base/core/compiler.h"
 #include "base/host/file.h"
+#include "manager/image/suite.h"
 #include "manager/image/tool.h"
 #include "system/layers/layers.h"
 
-#define POLL_NS 100000000
+#define POLL_NS       100000000
+#define PACKAGE_START "linux-image-"
 
 static const char *const metapackages[] = {"linux-image-cloud-amd64", "linux-image-amd64"};
 
@@ -34,11 +36,12 @@ static bool is_version(const char *text)
 }
 
 /* The version that a metapackage stands for: "  Depends: linux-image-6.1.0-18-cloud-amd64". */
-static int newest_known(struct job *job, char out_package[96], struct error *err)
+static int newest_known(struct job *job, const char *config, char out_package[96],
+                        struct error *err)
 {
-    static const char start[] = "linux-image-";
     for (size_t i = 0; i < ARRAY_COUNT(metapackages); i++) {
-        const char *const argv[] = {"apt-cache", "depends", "--important", metapackages[i], NULL};
+        const char *const argv[] = {"env",         config,          "apt-cache", "depends",
+                                    "--important", metapackages[i], NULL};
         const struct tool tool = {.package = "apt", .argv = argv};
         AUTO_FREE char *text = NULL;
         int rc = tool_read(job, &tool, &text, err);
@@ -48,19 +51,18 @@ static int newest_known(struct job *job, char out_package[96], struct error *err
         char *save = NULL;
         char *line = rc == 0 ? strtok_r(text, "\n", &save) : NULL;
         for (; line != NULL; line = strtok_r(NULL, "\n", &save)) {
-            char *name = strstr(line, start);
+            char *name = strstr(line, PACKAGE_START);
             if (strstr(line, "Depends:") != NULL && name != NULL &&
-                is_version(name + strlen(start))) {
+                is_version(name + strlen(PACKAGE_START))) {
                 (void)snprintf(out_package, 96, "%s", name);
                 return 0;
             }
         }
     }
-    return error_set(
-        err, ENOENT,
-        "the host's apt knows no package %s, of which the kernel is taken: add Debian's "
-        "sources, or run `apt-get update`",
-        metapackages[0]);
+    return error_set(err, ENOENT,
+                     "apt knows no package %s, of which the kernel is taken: add Debian's "
+                     "sources, or run `apt-get update`",
+                     metapackages[0]);
 }
 
 static bool fill(const struct job *job, const char *version, struct kernel *out_kernel)
@@ -118,22 +120,27 @@ static int move(const char *from, const char *to, struct error *err)
     return rename(from, to) < 0 ? error_set_errno(err, errno, "moving %s to %s", from, to) : 0;
 }
 
-/* From the package's files in FOLDER/root to FOLDER/new/{vmlinuz, layer}. */
-static int arrange(struct job *job, const char *folder, char out_version[80], struct error *err)
+/* Packages have the kernel in /boot, or, newer ones, with its modules. */
+static int find_image(const char *root, const char *version, char out_path[PATH_MAX],
+                      struct error *err)
+{
+    (void)snprintf(out_path, PATH_MAX, "%.3800s/boot/vmlinuz-%.79s", root, version);
+    if (access(out_path, R_OK) < 0) {
+        (void)snprintf(out_path, PATH_MAX, "%.3800s/usr/lib/modules/%.79s/vmlinuz", root, version);
+    }
+    return access(out_path, R_OK) < 0 ? error_set(err, ENOENT, "it has no kernel of that name") : 0;
+}
+
+/* From the packages' files in FOLDER/root to FOLDER/new/{vmlinuz, layer}. */
+static int arrange(struct job *job, const char *folder, const char *version, struct error *err)
 {
     char path[PATH_MAX], image[PATH_MAX], to[PATH_MAX];
-    (void)snprintf(path, sizeof(path), "%.3800s/root/boot", folder);
-    int rc = find_one(path, "vmlinuz-", "", image, err);
+    (void)snprintf(path, sizeof(path), "%.3800s/root", folder);
+    int rc = find_image(path, version, image, err);
     if (rc < 0) {
         return rc;
     }
-    const char *version = strrchr(image, '/') + strlen("/vmlinuz-");
-    if (!is_version(version)) {
-        return error_set(err, EBADMSG, "kernel %.80s: no version", version);
-    }
-    (void)snprintf(out_version, 80, "%s", version);
-    (void)snprintf(path, sizeof(path), "%.3800s/root", folder);
-    const char *const depmod[] = {"depmod", "-b", path, out_version, NULL};
+    const char *const depmod[] = {"depmod", "-b", path, version, NULL};
     const struct tool tool = {.package = "kmod", .argv = depmod};
     (void)snprintf(to, sizeof(to), "%.3800s/new/layer/usr/lib/modules", folder);
     rc = file_make_folders(to, 0755, 0755, err);
@@ -143,39 +150,83 @@ static int arrange(struct job *job, const char *folder, char out_version[80], st
         rc = error_set_errno(err, errno, "making %s", to);
     }
     rc = rc < 0 ? rc : tool_run(job, &tool, err);
-    (void)snprintf(path, sizeof(path), "%.3800s/root/lib/modules/%.79s", folder, out_version);
-    (void)snprintf(to, sizeof(to), "%.3800s/new/layer/usr/lib/modules/%.79s", folder, out_version);
-    rc = rc < 0 ? rc : move(path, to, err);
     (void)snprintf(to, sizeof(to), "%.3800s/new/vmlinuz", folder);
-    return rc < 0 ? rc : move(image, to, err);
+    rc = rc < 0 ? rc : move(image, to, err); /* before the folder that it may be in */
+    (void)snprintf(path, sizeof(path), "%.3800s/root/lib/modules/%.79s", folder, version);
+    (void)snprintf(to, sizeof(to), "%.3800s/new/layer/usr/lib/modules/%.79s", folder, version);
+    return rc < 0 ? rc : move(path, to, err);
 }
 
-static int fetch_into(struct job *job, const char *package, const char *folder,
-                      char out_version[80], struct error *err)
+/* The package, and those that have parts of it: all that it depends on with the same version in their names. */
+#define MAX_PARTS 8
+struct parts {
+    char *text;
+    const char *names[MAX_PARTS];
+    size_t count;
+};
+
+static int find_parts(struct job *job, const char *config, const char *package, struct parts *out,
+                      struct error *err)
 {
-    char root[PATH_MAX], archive[PATH_MAX];
+    const char *const argv[] = {"env",         config,  "apt-cache", "depends",
+                                "--important", package, NULL};
+    const struct tool tool = {.package = "apt", .argv = argv};
+    const char *version = package + strlen(PACKAGE_START);
+    size_t length = strlen(version);
+    char *save = NULL;
+    *out = (struct parts){.names = {package}, .count = 1};
+    int rc = tool_read(job, &tool, &out->text, err);
+    char *word = rc == 0 ? strtok_r(out->text, " \n", &save) : NULL;
+    for (; word != NULL && out->count < MAX_PARTS; word = strtok_r(NULL, " \n", &save)) {
+        size_t size = strlen(word);
+        if (size > length && strncmp(word, "linux-", strlen("linux-")) == 0 &&
+            strcmp(word + size - length, version) == 0 && strcmp(word, package) != 0) {
+            out->names[out->count++] = word;
+        }
+    }
+    return rc;
+}
+
+static int fetch_part(struct job *job, const char *config, const char *package, const char *folder,
+                      struct error *err)
+{
+    char root[PATH_MAX], archive[PATH_MAX], start[112];
     (void)snprintf(root, sizeof(root), "%.3800s/root", folder);
-    const char *const download[] = {
-        "env",      "-C",    folder, "apt-get", "-q", "-o", "APT::Sandbox::User=root",
-        "download", package, NULL};
+    (void)snprintf(start, sizeof(start), "%.100s_", package);
+    const char *const download[] = {"env",      "-C",    folder, config,
+                                    "apt-get",  "-q",    "-o",   "APT::Sandbox::User=root",
+                                    "download", package, NULL};
     const char *const unpack[] = {"dpkg-deb", "-x", archive, root, NULL};
     const struct tool downloader = {.package = "coreutils", .argv = download};
     const struct tool unpacker = {.package = "dpkg", .argv = unpack};
     int rc = tool_run(job, &downloader, err);
-    rc = rc < 0 ? rc : find_one(folder, "linux-image-", ".deb", archive, err);
-    rc = rc < 0 ? rc : tool_run(job, &unpacker, err);
-    return rc < 0 ? rc : arrange(job, folder, out_version, err);
+    rc = rc < 0 ? rc : find_one(folder, start, ".deb", archive, err);
+    return rc < 0 ? rc : tool_run(job, &unpacker, err);
 }
 
-static int fetch(struct job *job, const char *package, struct kernel *out_kernel, struct error *err)
+static int fetch_into(struct job *job, const char *config, const char *package, const char *folder,
+                      struct error *err)
 {
-    char folder[PATH_MAX], name[64], from[PATH_MAX], to[PATH_MAX], version[80];
+    struct parts parts;
+    int rc = find_parts(job, config, package, &parts, err);
+    for (size_t i = 0; rc == 0 && i < parts.count; i++) {
+        rc = fetch_part(job, config, parts.names[i], folder, err);
+    }
+    free(parts.text);
+    return rc < 0 ? rc : arrange(job, folder, package + strlen(PACKAGE_START), err);
+}
+
+static int fetch(struct job *job, const char *config, const char *package,
+                 struct kernel *out_kernel, struct error *err)
+{
+    char folder[PATH_MAX], name[64], from[PATH_MAX], to[PATH_MAX];
+    const char *version = package + strlen(PACKAGE_START);
     (void)snprintf(name, sizeof(name), ".new-%.40s", job->id);
     in_cache(job, name, folder);
     job_progress(job, "downloading the kernel", 0, 0);
     int rc = layers_remove(folder, err);
     rc = rc < 0 ? rc : file_make_folders(folder, 0700, 0755, err);
-    rc = rc < 0 ? rc : fetch_into(job, package, folder, version, err);
+    rc = rc < 0 ? rc : fetch_into(job, config, package, folder, err);
     if (rc == 0) {
         (void)snprintf(from, sizeof(from), "%.3800s/new", folder);
         in_cache(job, version, to);
@@ -215,17 +266,40 @@ static int take_lock(struct job *job, int *out_fd, struct error *err)
     return rc;
 }
 
-int kernel_get(struct job *job, struct kernel *out_kernel, struct error *err)
+const char *kernel_suite(const char *id, const char *codename)
 {
-    char package[96];
+    size_t length = strcmp(id, "debian") == 0 ? strlen(codename) : 0;
+    return length > 0 && length < 32 && strspn(codename, "abcdefghijklmnopqrstuvwxyz") == length
+               ? codename
+               : NULL;
+}
+
+static int get_of(struct job *job, const char *suite, struct kernel *out_kernel, struct error *err)
+{
+    static const char plain[] = "HULL=1"; /* env needs a word there */
+    char package[96], config[PATH_MAX];
+    int rc = suite_open(job, suite, config, err);
+    const char *setting = config[0] != '\0' ? config : plain;
+    rc = rc < 0 ? rc : newest_known(job, setting, package, err);
+    return rc < 0 || fill(job, package + strlen(PACKAGE_START), out_kernel)
+               ? rc
+               : fetch(job, setting, package, out_kernel, err);
+}
+
+int kernel_get(struct job *job, const char *suite, struct kernel *out_kernel, struct error *err)
+{
     int fd;
     int rc = take_lock(job, &fd, err);
     if (rc < 0) {
         return rc;
     }
-    rc = newest_known(job, package, err);
-    if (rc == 0 && !fill(job, package + strlen("linux-image-"), out_kernel)) {
-        rc = fetch(job, package, out_kernel, err);
+    struct error why;
+    rc = get_of(job, suite, out_kernel, suite != NULL ? &why : err);
+    if (rc == -ECANCELED && suite != NULL) {
+        rc = error_set(err, ECANCELED, "%s", why.text);
+    } else if (rc < 0 && suite != NULL) {
+        job_progress(job, why.text, 0, 0);
+        rc = get_of(job, NULL, out_kernel, err);
     }
     if (rc < 0 && rc != -ECANCELED && find_kept(job, out_kernel)) {
         rc = 0;

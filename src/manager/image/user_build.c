@@ -175,7 +175,9 @@ static int make_files(struct user_build *b, struct error *err)
     char path[PATH_MAX], scratch[PATH_MAX];
     in_work(b, "scratch", scratch);
     int rc = file_make_folders(scratch, 0755, 0755, err);
-    rc = rc < 0 ? rc : kernel_get(b->job, &b->kernel, err);
+    rc = rc < 0 ? rc
+                : kernel_get(b->job, kernel_suite(b->distribution->id, b->distribution->suite),
+                             &b->kernel, err);
     rc = rc < 0 ? rc : bootstrap(b, err);
     rc = rc < 0 ? rc : make_disk(b, err);
     (void)snprintf(path, sizeof(path), "%.3900s/initrd", b->folder);

@@ -34,6 +34,7 @@
 struct form {
     struct job *job;
     const char *digest;
+    const char *suite; /* whose kernel it gets; NULL: the host's */
     struct kernel kernel;
     struct template_layers layers;
     char folder[PATH_MAX]; /* of the image that is to be */
@@ -332,7 +333,7 @@ static int make_form(struct form *form, struct error *err)
 {
     char digest[72];
     job_progress(form->job, "getting a kernel", 0, 100);
-    int rc = kernel_get(form->job, &form->kernel, err);
+    int rc = kernel_get(form->job, form->suite, &form->kernel, err);
     rc = rc < 0 ? rc : files_begin(form->job, form->folder, err);
     if (rc < 0) {
         return rc;
@@ -384,9 +385,15 @@ static int take_lock(struct job *job, const char *digest, int *out_fd, struct er
     return rc;
 }
 
-static int need_locked(struct job *job, const char *digest, json_t **out_vm, struct error *err)
+static int need_locked(struct job *job, const json_t *image, const char *digest, json_t **out_vm,
+                       struct error *err)
 {
-    struct form form = {.job = job, .digest = digest, .layers.lock_fd = -1};
+    const json_t *os = json_object_get(image, "os");
+    struct form form = {.job = job,
+                        .digest = digest,
+                        .suite =
+                            kernel_suite(text_or_empty(os, "id"), text_or_empty(os, "codename")),
+                        .layers.lock_fd = -1};
     struct store store;
     if (files_open(&job->place, digest, out_vm, NULL) == 0) {
         return 0;
@@ -413,7 +420,7 @@ int image_need_vm_form(struct job *job, const json_t *image, json_t **out_image,
     if (rc < 0) {
         rc = take_lock(job, digest, &fd, err);
         if (rc == 0) {
-            rc = need_locked(job, digest, &vm, err);
+            rc = need_locked(job, image, digest, &vm, err);
             close(fd);
         }
     }
