@@ -44,6 +44,7 @@ bench:
 		$(if $(VCPUS),--vcpus $(VCPUS)) $(if $(QUICK),--quick) $(if $(JSON),--json $(JSON)) $(BUILD)
 
 install: build
+	tools/install_deps run
 	meson install -C $(BUILD) --no-rebuild
 
 clean:

@@ -11,8 +11,11 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/core/compiler.h"
+
 #ifndef HULL_LIBEXEC_DIR
 #define HULL_LIBEXEC_DIR "/usr/libexec/hull"
+#define HULL_BIN_DIR     "/usr/bin"
 #endif
 
 static bool is_program(const char *dir, size_t dir_length, const char *name, char *out_path,
@@ -28,25 +31,25 @@ int program_find(const char *name, bool is_foreign, char *out_path, size_t size,
     if (chosen != NULL && is_program(chosen, strlen(chosen), name, out_path, size)) {
         return 0;
     }
+    /* Beside this program; then in an installation, which may have been moved as a whole: from hull or from a helper of it. */
+    static const char *const from_own[] = {"", "/../libexec/hull", "/../../bin"};
+    static const char *const installed[] = {HULL_LIBEXEC_DIR, HULL_BIN_DIR};
     char own[PATH_MAX];
     ssize_t length = readlink("/proc/self/exe", own, sizeof(own) - 1);
-    if (length > 0) {
-        own[length] = '\0';
-        char *slash = strrchr(own, '/');
-        if (slash != NULL && is_program(own, (size_t)(slash - own), name, out_path, size)) {
-            return 0;
-        }
-        /* An installation that was moved as a whole. */
-        char moved[PATH_MAX + 32];
-        int folder = slash != NULL ? (int)(slash - own) : 0;
-        int moved_length = snprintf(moved, sizeof(moved), "%.*s/../libexec/hull", folder, own);
-        if (moved_length > 0 && (size_t)moved_length < sizeof(moved) &&
-            is_program(moved, (size_t)moved_length, name, out_path, size)) {
+    own[MAX(length, 0)] = '\0';
+    char *slash = strrchr(own, '/');
+    for (size_t i = 0; slash != NULL && i < ARRAY_COUNT(from_own); i++) {
+        char folder[PATH_MAX + 32];
+        int count =
+            snprintf(folder, sizeof(folder), "%.*s%s", (int)(slash - own), own, from_own[i]);
+        if (is_program(folder, (size_t)count, name, out_path, size)) {
             return 0;
         }
     }
-    if (is_program(HULL_LIBEXEC_DIR, strlen(HULL_LIBEXEC_DIR), name, out_path, size)) {
-        return 0;
+    for (size_t i = 0; i < ARRAY_COUNT(installed); i++) {
+        if (is_program(installed[i], strlen(installed[i]), name, out_path, size)) {
+            return 0;
+        }
     }
     const char *dirs = is_foreign ? getenv("PATH") : NULL;
     while (dirs != NULL && *dirs != '\0') {
