@@ -15,7 +15,7 @@ import pytest
 from conftest import BUILD, HULL
 
 HULLD = BUILD / "bin/hulld"
-TIMEOUT = 240  # seconds; an upper bound for a loaded machine
+TIMEOUT = 480  # seconds; an upper bound for a loaded machine
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="containers and bridges need root")
 APPLETS = ("sh", "sleep", "true", "false", "echo", "cat", "mount", "init", "poweroff", "halt", "tar", "ls", "hostname", "id", "kill", "ip", "ping", "env", "pwd",
            "wc", "nslookup", "udhcpc", "head", "seq", "yes", "touch", "rm", "mkdir", "test", "stty", "sha256sum")

@@ -4,8 +4,10 @@ import hashlib
 import io
 import json
 import os
+import pathlib
 import shutil
 import subprocess
+import sys
 import tarfile
 
 import pytest
@@ -168,6 +170,36 @@ def test_oci(manager, tmp_path):
     bad.layer(("../../escaped", b"x"))
     assert "'..'" in refusal(manager, "POST", "/v1/images", {"source": "import", "path": bad.finish()})["message"]
     assert not list(manager.state.rglob("escaped"))
+
+
+def test_registry(tmp_path):
+    """docker://: an image of a registry, which starts as a container. The registry serves without TLS, as its users' configuration says."""
+    if shutil.which("skopeo") is None or shutil.which("busybox") is None:
+        pytest.skip("skopeo or busybox is not installed")
+    layout = Layout(tmp_path / "layout")
+    with open(shutil.which("busybox"), "rb") as file:
+        layout.layer(*((name, None) for name in ("bin", "sbin", "dev", "proc", "sys", "tmp", "etc", "run", "root", "var")), ("bin/busybox", file.read()),
+                     ("bin/sh", "busybox"), ("bin/cat", "busybox"), ("sbin/init", "../bin/busybox"), ("etc/inittab", b"::sysinit:/bin/true\n"))
+    layout.layer(("etc/from", b"a registry\n"))
+    layout.finish()
+    (tmp_path / "hulld").mkdir()
+    manager = Manager(tmp_path / "hulld")
+    registry = subprocess.Popen(manager.within(sys.executable, pathlib.Path(__file__).with_name("oci_registry.py"), layout.folder), stdout=subprocess.PIPE, text=True)
+    try:
+        where = f"127.0.0.1:{registry.stdout.readline().strip()}"
+        (tmp_path / ".config/containers").mkdir(parents=True)
+        (tmp_path / ".config/containers/registries.conf").write_text(f'[[registry]]\nlocation = "{where}"\ninsecure = true\n')
+        manager.environment["HOME"] = str(tmp_path)
+        manager.restart()
+        manager.hull("image", "import", f"docker://{where}/own", "--alias", "own")
+        manager.hull("launch", "own", "web1", "--memory", "64M", "--set", "eth0.type=none")
+        assert manager.hull("exec", "web1", "--", "cat", "/etc/from").stdout == "a registry\n"
+        missing = manager.hull("image", "import", f"docker://{where}/none", check=False)
+        assert missing.returncode == 1 and "manifest unknown" in missing.stderr and "level=" not in missing.stderr, missing.stderr
+    finally:
+        registry.kill()
+        registry.wait()
+        manager.end()
 
 
 def test_prune_and_delete(manager, disk, tmp_path):

@@ -22,6 +22,31 @@ static int missing(const struct tool *tool, struct error *err)
                      tool->package);
 }
 
+/* Programs in Go write lines of a log: time="..." level=fatal msg="text", with quotation marks in the text escaped. */
+static void take_message(char *line)
+{
+    static const char start[] = "msg=\"";
+    const char *from = strstr(line, start);
+    char *to = line;
+    if (from == NULL || strstr(line, "level=") == NULL) {
+        return;
+    }
+    for (from += strlen(start); *from != '\0' && *from != '"'; from++) {
+        from += *from == '\\' && from[1] != '\0';
+        *to++ = *from;
+    }
+    *to = '\0';
+}
+
+/* Of a long line the end says more than the beginning. */
+static void put_end(const char *line, char *out, size_t size)
+{
+    size_t length = strlen(line);
+    bool is_long = length >= size;
+    (void)snprintf(out, size, "%s%s", is_long ? "..." : "",
+                   is_long ? line + length - (size - 1 - strlen("...")) : line);
+}
+
 /* The last line of what it said, which mostly is why it failed; or the first that calls itself an error. */
 static void last_words(int fd, char *out, size_t size)
 {
@@ -39,7 +64,8 @@ static void last_words(int fd, char *out, size_t size)
             for (char *c = line; *c != '\0'; c++) {
                 *c = (unsigned char)*c < ' ' || *c == 0x7f ? ' ' : *c;
             }
-            (void)snprintf(out, size, "%.160s", line);
+            take_message(line);
+            put_end(line, out, size);
             is_error = strncmp(line, "E: ", 3) == 0;
         }
     }
@@ -49,7 +75,7 @@ static int wait_for(struct job *job, const struct tool *tool, pid_t pid, int wor
                     struct error *err)
 {
     static const struct timespec pause = {.tv_nsec = POLL_NS};
-    char text[200];
+    char text[128]; /* and what the operation is about, in an error's text */
     int status;
     for (;;) {
         pid_t ended = waitpid(pid, &status, WNOHANG);
