@@ -478,6 +478,28 @@ static json_t *nat_card(const struct plan *plan, const struct network_port *port
     return card;
 }
 
+/* The address with the length of the network that the host itself has at that device; without, where it has none there. */
+static json_t *outside_address(const char *device, const char *ipv4)
+{
+    struct network_address hosts[NETWORK_MAX_ADDRESSES], own;
+    char text[NETWORK_TEXT_SIZE];
+    size_t count = 0;
+    if (ipv4 == NULL || network_parse(ipv4, 32, true, &own, NULL) < 0) {
+        return NULL;
+    }
+    if (network_device_addresses(device, hosts, &count, NULL) < 0) {
+        count = 0;
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (network_contains(&hosts[i], &own)) {
+            own.prefix = hosts[i].prefix;
+            break;
+        }
+    }
+    network_format(&own, true, text);
+    return json_string(text);
+}
+
 static json_t *make_card(const struct net_state *state, const struct network_port *port,
                          const char *ipv4, const char *mac)
 {
@@ -488,11 +510,11 @@ static json_t *make_card(const struct net_state *state, const struct network_por
     case PLAN_NAT:
         return nat_card(plan, port, ipv4, mac);
     case PLAN_BRIDGE:
-        return json_pack("{s:s,s:s,s:s*}", "bridge", plan->bridge, "mac", mac, "ipv4",
-                         text_of(port->nic, "ipv4"));
+        return json_pack("{s:s,s:s,s:o*}", "bridge", plan->bridge, "mac", mac, "ipv4",
+                         outside_address(plan->bridge, text_of(port->nic, "ipv4")));
     case PLAN_MACVLAN:
-        return json_pack("{s:s,s:s,s:s*}", "parent", plan->parent, "mac", mac, "ipv4",
-                         text_of(port->nic, "ipv4"));
+        return json_pack("{s:s,s:s,s:o*}", "parent", plan->parent, "mac", mac, "ipv4",
+                         outside_address(plan->parent, text_of(port->nic, "ipv4")));
     }
     return NULL;
 }
