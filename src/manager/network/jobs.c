@@ -164,14 +164,9 @@ static int delete (struct job *job, json_t **out_result, struct error *err)
 
 static int bring_up(struct job *job, json_t **out_result, struct error *err)
 {
-    struct plan plan;
     const char *name;
     const json_t *document = document_of(job, &name, err);
-    if (document == NULL) {
-        return -EINVAL;
-    }
-    int rc = plan_read(document, &plan, err);
-    return rc < 0 || plan.type == PLAN_USER ? rc : network_up(&job->place, document, err);
+    return document == NULL ? -EINVAL : network_up(&job->place, document, err);
 }
 
 const struct job_kind network_jobs[] = {

@@ -17,7 +17,7 @@
 #include "base/host/log.h"
 
 #define TAP_FRAMES_PER_TURN 64
-/* One that takes nothing for so long does not hold up the others any more. */
+/* One that is slow for so long does not hold up the others any more. */
 #define PATIENCE_MS 100
 
 static int prepare_tap(int fd, bool *out_has_header, struct error *err)
@@ -116,12 +116,7 @@ bool line_send(void *ctx, const uint8_t *frame, size_t size)
     if (line->is_tap) {
         return send_tap(line, frame, size);
     }
-    bool had_queued = frames_has_queued(line->frames);
-    bool is_sent = frames_send(line->frames, frame, size);
-    if (!had_queued) {
-        line->progress_ms = clock_monotonic_ms();
-    }
-    return is_sent;
+    return frames_send(line->frames, frame, size);
 }
 
 void line_flush(struct line *line)
@@ -129,11 +124,7 @@ void line_flush(struct line *line)
     if (line->frames == NULL || line->has_ended) {
         return;
     }
-    size_t before = line->frames->out_end - line->frames->out_start;
     line->has_ended = frames_flush(line->frames, NULL) < 0;
-    if (line->frames->out_end - line->frames->out_start != before) {
-        line->progress_ms = clock_monotonic_ms();
-    }
 }
 
 bool line_has_queued(const struct line *line)
@@ -141,10 +132,20 @@ bool line_has_queued(const struct line *line)
     return line->frames != NULL && frames_has_queued(line->frames);
 }
 
-bool line_is_congested(const struct line *line)
+bool line_is_congested(struct line *line)
 {
-    return line->frames != NULL && frames_is_congested(line->frames) &&
-           clock_monotonic_ms() - line->progress_ms < PATIENCE_MS;
+    size_t waiting = line->frames != NULL ? line->frames->out_end - line->frames->out_start : 0;
+    if (waiting < FRAMES_OUT_HIGH / 2) {
+        line->congested_ms = 0;
+    }
+    if (waiting < FRAMES_OUT_HIGH) {
+        return false;
+    }
+    int64_t now_ms = clock_monotonic_ms();
+    if (line->congested_ms == 0) {
+        line->congested_ms = now_ms;
+    }
+    return now_ms - line->congested_ms < PATIENCE_MS;
 }
 
 static void receive_tap(struct line *line, line_frame_fn fn, void *ctx)

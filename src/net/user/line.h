@@ -20,7 +20,7 @@ struct line {
     int fd; /* its own */
     bool is_tap, has_header;
     bool has_ended;        /* its owner is gone */
-    int64_t progress_ms;   /* when it last took something */
+    int64_t congested_ms;  /* since when too much waits; 0: it does not */
     struct frames *frames; /* NULL: a tap */
     struct line_forward forwards[LINE_MAX_FORWARDS];
     unsigned forward_count;
@@ -35,8 +35,8 @@ bool line_send(void *line, const uint8_t *frame, size_t size);
 /* Sends what waits. */
 void line_flush(struct line *line);
 bool line_has_queued(const struct line *line);
-/* So much waits that no more should come, and its owner has been taking frames until a moment ago. */
-bool line_is_congested(const struct line *line);
+/* So much waits that no more should come, since a moment ago. Who takes longer only loses frames. */
+bool line_is_congested(struct line *line);
 
 /* Takes what there is, as much as is fair, and calls for each frame. */
 typedef void (*line_frame_fn)(void *ctx, struct line *line, const uint8_t *frame, size_t size);
