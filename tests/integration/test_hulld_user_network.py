@@ -4,14 +4,15 @@ import os
 import pathlib
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 
 import pytest
-from conftest import BUILD, GUESTS, kernel_arguments
+from conftest import BUILD, GUESTS, HULL, kernel_arguments
 from hulld import NEEDS_ROOT, TIMEOUT, Manager, until
+from test_hulld_networks import ONE, THREE, TOOL, TWO, make_host  # noqa: F401 (a fixture)
 from test_hulld_vms import Existing
+from test_net_switch import Machine, Switch
 
 pytestmark = NEEDS_ROOT
 USER = 12345
@@ -139,8 +140,6 @@ def test_instances_of_a_user(user, image):
 
 
 def test_a_forward_that_is_taken(user, image):
-    server = socket.socket()  # in another namespace: no harm
-    server.close()
     forward = {"type": "forward", "listen": "tcp:127.0.0.1:8081", "connect": "tcp:80"}
     launch(user, "web1", web=forward)
     operation = user.wait(user.ok("POST", "/v1/instances", {"name": "web2", "kind": "vm", "image": "tiny", "start": True,
@@ -148,3 +147,52 @@ def test_a_forward_that_is_taken(user, image):
                                                             "devices": {"eth0": {"type": "nic"}, "root": {"type": "disk", "size": "16M"}, "web": forward}}))
     assert operation["status"] == "failed" and "8081 is forwarded to web1/eth0 already" in operation["error"]["message"], operation
     user.do("DELETE", "/v1/instances/web1?force=true")
+
+
+class Attached:
+    """The switch of a network, for a machine that is no VM."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def ask(self, request, fd=None):
+        return Switch.ask(self, request, fd)
+
+    def attach(self, fd, **request):
+        return Switch.attach(self, fd, **request)
+
+
+@pytest.mark.skipif(not TOOL.exists(), reason="needs a build with tests")
+def test_what_a_keeper_attaches_with(host, monkeypatch):
+    """Root has such networks, too. The card says all that goes into the request."""
+    monkeypatch.setenv("HULL_LIBEXEC", str(BUILD / "bin"))
+    network = {"name": "u1", "type": "user", "config": {"ipv4": "172.20.0.1/16"}}
+    nic = {"mac": ONE, "ipv4": "172.20.0.9", "spoofing": "allow"}
+    card = host.tool("container", network=network, instance="c1", nic=nic, forwards=[{"listen": "tcp:8080", "connect": "tcp:80"}])
+    path = str(host.state / "run/networks/u1/switch.sock")
+    assert card == {"switch": path, "name": "c1", "mac": ONE, "ipv4": "172.20.0.9/16", "gateway": "172.20.0.1", "dns": ["172.20.0.2"], "spoofing": True,
+                    "forwards": [{"listen": "tcp:8080", "connect": "tcp:80"}]}
+    switch = Attached(path)
+    machine = Machine(switch, card["name"], card["mac"], address="", **{key: card[key] for key in ("ipv4", "spoofing", "forwards")})
+    machine.namespace.ip("addr add 172.20.0.9/16 dev eth0")
+    assert machine.pings("172.20.0.1")
+    # The same switch again, and addresses that nobody else has.
+    other = host.tool("container", network=network, instance="c2", nic={"mac": TWO})
+    assert other["ipv4"] != card["ipv4"] and [port["name"] for port in switch.ask({"do": "status"})["ports"]] == ["c1"]
+    for wrong in ("172.20.0.9", "172.20.0.1", "172.20.0.2", "172.21.0.1"):
+        assert wrong in host.tool("container", check=False, network=network, instance="c3", nic={"mac": THREE, "ipv4": wrong}).stderr
+    assert host.tool("addresses", network=network, nic={"mac": ONE}) == ["172.20.0.9"]
+    assert "has no interfaces for VMs" in host.tool("tap", check=False, network=network, instance="vm1", nic={"mac": THREE}).stderr
+    host.tool("release", network=network, instance="c1", nic=nic, forget=True)
+    assert host.tool("addresses", network=network, nic={"mac": ONE}) == []
+    pid = int((host.state / "run/networks/u1/switch.pid").read_text())
+    host.tool("down", network=network)
+    assert not pathlib.Path(f"/proc/{pid}/exe").exists() and not list((host.state / "run/networks").iterdir())
+    machine.close()
+
+
+def test_boot_without_a_switch(tmp_path):
+    options = kernel_arguments("cloud")
+    for net, said in ((f"switch={tmp_path}/none", "No such file"), (f"switch={tmp_path}/none,hostfwd=tcp::8080-10.0.2.15:80", "a port alone")):
+        done = subprocess.run([HULL, "boot", *options, "--net", net], capture_output=True, text=True, check=False)
+        assert done.returncode != 0 and said in done.stderr, done
