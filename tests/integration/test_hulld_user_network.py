@@ -184,6 +184,7 @@ def test_what_a_keeper_attaches_with(host, monkeypatch):
     assert host.tool("addresses", network=network, nic={"mac": ONE}) == ["172.20.0.9"]
     assert "has no interfaces for VMs" in host.tool("tap", check=False, network=network, instance="vm1", nic={"mac": THREE}).stderr
     host.tool("release", network=network, instance="c1", nic=nic, forget=True)
+    assert switch.ask({"do": "status"})["ports"] == []
     assert host.tool("addresses", network=network, nic={"mac": ONE}) == []
     pid = int((host.state / "run/networks/u1/switch.pid").read_text())
     host.tool("down", network=network)

@@ -206,6 +206,20 @@ def test_forwards_live_as_long_as_the_port(host, switch, machine):
     assert two.pings("10.0.2.2")
 
 
+def test_a_namespace_that_ended(switch):
+    """The switch's own descriptor keeps it alive: somebody has to say so."""
+    forwards = [{"listen": "tcp:127.0.0.1:8080", "connect": "tcp:80"}]
+    Machine(switch, "web1", ONE, forwards=forwards).close()
+    Machine(switch, "web2", TWO).close()
+    assert switch.ports().keys() == {"web1", "web2"}
+    again = Machine(switch, "web1", ONE, forwards=forwards)
+    assert again.ipv4 == "10.0.2.15" and switch.ports().keys() == {"web1", "web2"} and again.pings("10.0.2.2")
+    assert switch.ask({"do": "detach", "mac": TWO}) == {"ok": True} == switch.ask({"do": "detach", "mac": THREE})
+    assert "error" in switch.ask({"do": "detach"})
+    assert switch.ports().keys() == {"web1"} and again.pings("10.0.2.2")
+    again.close()
+
+
 def test_addresses_of_others(machine, switch):
     one, two = machine("web1", ONE), machine("web2", TWO)
     free = machine("router", THREE, spoofing=True)
@@ -228,16 +242,19 @@ def test_requests_that_make_no_sense(switch, machine):
     machine("web1", ONE)
     own, other = socket.socketpair()
     packets, _ = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-    with own, other, packets, open("/dev/null", "rb") as file:
+    stays, stream = socket.socketpair()
+    with own, other, packets, stays, open("/dev/null", "rb") as file:
+        with stream:
+            switch.attach(stream.fileno(), mac=THREE, name="stream", ipv4="10.0.2.50")
         for request, fd, said in (
-                ({"mac": ONE}, other, "the port of web1 has it"), ({"mac": "52:55:0a:00:02:02"}, other, "the network's own"), ({}, other, "would do"),
+                ({"mac": THREE}, other, "the port of stream has it"), ({"mac": "52:55:0a:00:02:02"}, other, "the network's own"), ({}, other, "would do"),
                 ({"mac": TWO, "ipv4": "10.0.2.2"}, other, "taken"), ({"mac": TWO, "ipv4": "10.0.3.7"}, other, "no such address"),
                 ({"mac": TWO, "name": "a.b"}, other, "letters"), ({"mac": TWO, "ipv6": "2001::1"}, other, "fec0::/64"),
                 ({"mac": TWO, "forwards": [{"listen": "tcp:a", "connect": "tcp:80"}]}, other, "bad host port"), ({"mac": TWO}, None, "descriptor"),
                 ({"mac": TWO}, file, "stream socket or a tap"), ({"mac": TWO}, packets, "stream socket or a tap"), ({"do": "dance"}, None, "request")):
             answer = switch.ask({"do": "attach", **request}, fd.fileno() if fd is not None else None)
             assert said in answer["error"], answer
-        assert switch.ports().keys() == {"web1"}
+        assert switch.ports().keys() == {"web1", "stream"}
         # A frame larger than any is the end of its port, and of nothing else.
         assert switch.attach(other.fileno(), mac=TWO, name="web2") == "10.0.2.16"
         other.close()
@@ -245,7 +262,8 @@ def test_requests_that_make_no_sense(switch, machine):
         own.settimeout(TIMEOUT)
         while own.recv(1 << 16):
             pass
-    assert switch.ports().keys() == {"web1"}
+        assert switch.ports().keys() == {"web1", "stream"}
+    until(lambda: switch.ports().keys() == {"web1"}, "the end of a port")
 
 
 def test_one_who_takes_nothing_holds_up_nobody(switch, machine, host):

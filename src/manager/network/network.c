@@ -374,6 +374,10 @@ static int drop_port(struct net_state *state, const struct network_port *port, b
     char id[160];
     port_id(port, id);
     int rc = 0;
+    const char *mac = text_of(json_object_get(state->ports, id), "mac");
+    if (state->plan.type == PLAN_USER && mac != NULL) {
+        net_switch_detach(state, mac);
+    }
     bool was_there = json_object_del(state->ports, id) == 0;
     bool was_reserved = is_forgotten && json_object_del(state->addresses, id) == 0;
     if (was_there) {
@@ -382,7 +386,6 @@ static int drop_port(struct net_state *state, const struct network_port *port, b
     if (rc == 0 && was_reserved) {
         rc = net_state_save_addresses(state, err);
     }
-    /* A switch forgets by itself, when the NIC is gone. */
     if (rc == 0 && (was_there || was_reserved) && state->plan.type != PLAN_USER &&
         state->plan.type != PLAN_MACVLAN) {
         rc = up(state, err);

@@ -61,6 +61,8 @@ int must_check net_dns_list_leases(const struct place *place, const char *networ
  * switch.log. */
 int must_check net_switch_up(const struct net_state *state, struct error *err);
 void net_switch_down(const struct net_state *state);
+/* The port of that mac goes: of a container the switch does not hear that it ended. */
+void net_switch_detach(const struct net_state *state, const char *mac);
 
 /* A macvtap interface on the network's parent, up: see net_tap_make. */
 int must_check net_macvtap_make(const char *name, const char *parent, const char *mac,

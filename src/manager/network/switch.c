@@ -20,19 +20,31 @@
 #define START_TIMEOUT_MS  20000
 #define ANSWER_TIMEOUT_MS 5000
 
-/* It answers, and will stay long enough for who is about to attach: a request counts as use. */
-static bool is_up(const struct net_state *state)
+/* 0: it has answered, whatever it was. */
+static int ask(const struct net_state *state, const char *request)
 {
     char path[PATH_MAX];
     struct error ignored;
     AUTO_FREE char *answer = NULL;
     net_state_run_path(state, "switch.pid", path);
     if (pid_file_find(path) == 0) {
-        return false;
+        return -ESRCH;
     }
     net_state_run_path(state, "switch.sock", path);
-    return unix_socket_ask(path, "switch", "{\"do\":\"status\"}", -1, ANSWER_TIMEOUT_MS, &answer,
-                           &ignored) == 0;
+    return unix_socket_ask(path, "switch", request, -1, ANSWER_TIMEOUT_MS, &answer, &ignored);
+}
+
+/* It answers, and will stay long enough for who is about to attach: a request counts as use. */
+static bool is_up(const struct net_state *state)
+{
+    return ask(state, "{\"do\":\"status\"}") == 0;
+}
+
+void net_switch_detach(const struct net_state *state, const char *mac)
+{
+    char request[64];
+    snprintf(request, sizeof(request), "{\"do\":\"detach\",\"mac\":\"%.17s\"}", mac);
+    error_ignore(ask(state, request)); /* without a switch there is no port */
 }
 
 /* One line, "ready" or what is wrong. */

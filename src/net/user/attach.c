@@ -174,16 +174,21 @@ static int open_forwards(struct server *server, struct line *line, const json_t 
     return 0;
 }
 
-/* Those of whom the new one takes name or address may have ended a moment ago. */
-static void look_at_lines(struct server *server)
+/* Those of whom the new one takes name or address may have ended a moment ago. A tap never tells: it keeps the namespace alive
+ * that it is in, so another one with its hardware address is its successor. */
+static void clear_way(struct server *server, const uint8_t mac[6])
 {
     for (unsigned i = 0; i < server->line_count; i++) {
-        line_look(server->line[i]);
+        struct line *line = server->line[i];
+        line_look(line);
+        if (line->is_tap && memcmp(line->port.mac, mac, 6) == 0) {
+            line->has_ended = true;
+        }
     }
     server_sweep(server);
 }
 
-static int read_port(const struct server *server, const json_t *request, struct switch_port *port,
+static int read_port(struct server *server, const json_t *request, struct switch_port *port,
                      struct error *err)
 {
     const char *name = text_of(request, "name"), *mac = text_of(request, "mac");
@@ -192,6 +197,7 @@ static int read_port(const struct server *server, const json_t *request, struct 
     if (rc < 0) {
         return rc;
     }
+    clear_way(server, port->mac);
     const struct switch_port *other = switch_find_mac(&server->sw, port->mac);
     if (other != NULL) {
         return error_set(err, EADDRINUSE, "mac %s: the port of %s has it", mac,
@@ -206,7 +212,6 @@ int server_attach(struct server *server, const json_t *request, int fd,
                   const struct line **out_line, struct error *err)
 {
     struct line *line;
-    look_at_lines(server);
     int rc = line_open(fd, &line, err);
     if (rc < 0) {
         return rc;
@@ -226,6 +231,20 @@ int server_attach(struct server *server, const json_t *request, int fd,
     server->line[server->line_count++] = line;
     *out_line = line;
     return 0;
+}
+
+int server_detach(struct server *server, const json_t *request, struct error *err)
+{
+    uint8_t mac[6];
+    const char *text = text_of(request, "mac");
+    int rc = read_mac(text != NULL ? text : "", mac, err);
+    for (unsigned i = 0; rc == 0 && i < server->line_count; i++) {
+        if (memcmp(server->line[i]->port.mac, mac, 6) == 0) {
+            server->line[i]->has_ended = true;
+        }
+    }
+    server_sweep(server);
+    return rc;
 }
 
 void server_remove_line(struct server *server, unsigned index)

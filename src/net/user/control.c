@@ -117,8 +117,11 @@ static json_t *answer(struct server *server, const char *text, size_t size, int 
     if (verb != NULL && strcmp(verb, "status") == 0) {
         return status(server);
     }
+    if (verb != NULL && strcmp(verb, "detach") == 0) {
+        return server_detach(server, request, err) < 0 ? NULL : json_pack("{s:b}", "ok", 1);
+    }
     if (verb == NULL || strcmp(verb, "attach") != 0) {
-        (void)error_set(err, EINVAL, "request: {\"do\":\"attach\"} or {\"do\":\"status\"}");
+        (void)error_set(err, EINVAL, "request: do attach, detach or status");
         return NULL;
     }
     if (owned < 0) {

@@ -6,6 +6,8 @@
  * with one descriptor, a stream socket of frames or a tap interface. "mac" alone has to be there. The port lives until its
  * descriptor ends, and all goes with it. Answer: {"ok":true,"ipv4":"10.0.2.16"} or {"error":"text"}.
  *   {"do":"status"}: {"ok":true,"gateway":"10.0.2.2","dns":"10.0.2.3","ports":[...]}, with counters.
+ *   {"do":"detach","mac":"52:54:00:12:34:56"}: the port goes now. For taps, whose descriptor keeps the namespace alive that they are
+ * in: their end is not heard of unless the interface is removed. Another tap of that mac takes the place of the first, too.
  * Whoever may open the socket is trusted to attach, as he might to run this program; his bytes are checked. */
 #ifndef NET_USER_SERVE_H
 #define NET_USER_SERVE_H

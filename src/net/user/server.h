@@ -28,6 +28,8 @@ struct server {
 /* attach.c: a new port as the request says; 'fd' is the port's then, and closed after an error. */
 int must_check server_attach(struct server *server, const json_t *request, int fd,
                              const struct line **out_line, struct error *err);
+/* The port of that "mac" goes, if there is one. */
+int must_check server_detach(struct server *server, const json_t *request, struct error *err);
 /* Takes away the ports whose owners are gone. */
 void server_sweep(struct server *server);
 void server_remove_line(struct server *server, unsigned index);
