@@ -98,40 +98,23 @@ static json_t *disks_entry(const struct boot_options *options, const struct boot
     return disks;
 }
 
-/* Without a wish each card gets an address that its VM's name and its place decide: the same at each start, so that a
- * guest knows its cards again, and different for VMs with different names. */
-static void make_mac(const struct boot_options *options, unsigned index, uint8_t *out_mac)
-{
-    uint32_t hash = 2166136261u; /* FNV-1a */
-    for (const char *c = options->name; *c != '\0'; c++) {
-        hash = (hash ^ (uint8_t)*c) * 16777619u;
-    }
-    hash = (hash ^ index) * 16777619u;
-    const uint8_t mac[6] = {0x52,         0x54, 0x00, (uint8_t)(hash >> 16), (uint8_t)(hash >> 8),
-                            (uint8_t)hash};
-    for (int i = 0; i < 6; i++) {
-        out_mac[i] = mac[i];
-    }
-}
-
 static json_t *nets_entry(const struct boot_options *options, const struct boot_files *files)
 {
-    static const char *const kinds[] = {
-        [BOOT_NET_USER] = "stream", [BOOT_NET_PASST] = "stream", [BOOT_NET_TAP] = "tap"};
-    static const char *const names[] = {[BOOT_NET_USER] = "user", [BOOT_NET_PASST] = "passt"};
+    static const char *const kinds[] = {[BOOT_NET_USER] = "stream",
+                                        [BOOT_NET_PASST] = "stream",
+                                        [BOOT_NET_TAP] = "tap",
+                                        [BOOT_NET_MACVTAP] = "tap",
+                                        [BOOT_NET_SWITCH] = "stream"};
+    static const char *const names[] = {
+        [BOOT_NET_USER] = "user", [BOOT_NET_PASST] = "passt", [BOOT_NET_SWITCH] = "switch"};
     json_t *nets = json_array();
     for (unsigned i = 0; i < options->net_count; i++) {
         const struct boot_net *net = &options->net[i];
-        uint8_t mac[6];
-        make_mac(options, i, mac);
-        const uint8_t *used = net->has_mac ? net->mac : mac;
-        char text[18];
-        (void)snprintf(text, sizeof(text), "%02x:%02x:%02x:%02x:%02x:%02x", used[0], used[1],
-                       used[2], used[3], used[4], used[5]);
+        char text[BOOT_MAC_SIZE];
+        boot_mac_text(net->mac, text);
         json_array_append_new(
-            nets,
-            json_pack("{s:s, s:i, s:s, s:s}", "kind", kinds[net->kind], "fd", files->net[i], "name",
-                      net->kind == BOOT_NET_TAP ? net->tap : names[net->kind], "mac", text));
+            nets, json_pack("{s:s, s:i, s:s, s:s}", "kind", kinds[net->kind], "fd", files->net[i],
+                            "name", net->tap != NULL ? net->tap : names[net->kind], "mac", text));
     }
     return nets;
 }

@@ -95,7 +95,8 @@ static int net_key(struct boot_net *net, const char *key, const char *value, str
         net->has_mac = true;
         return parse_mac(value != NULL ? value : "", net->mac, err);
     }
-    if (strcmp(key, "hostfwd") == 0 && net->kind == BOOT_NET_USER) {
+    bool is_switch = net->kind == BOOT_NET_SWITCH;
+    if (strcmp(key, "hostfwd") == 0 && (net->kind == BOOT_NET_USER || is_switch)) {
         if (value == NULL || !hostfwd_is_sound(value)) {
             return error_set(
                 err, EINVAL,
@@ -112,7 +113,29 @@ static int net_key(struct boot_net *net, const char *key, const char *value, str
         net->is_restricted = true;
         return 0;
     }
-    return boot_unknown_key(key, net->kind == BOOT_NET_USER ? "hostfwd|restrict|mac" : "mac", err);
+    if (is_switch && value != NULL && strcmp(key, "name") == 0) {
+        net->port_name = value;
+        return 0;
+    }
+    if (is_switch && value != NULL && strcmp(key, "ipv4") == 0) {
+        net->ipv4 = value;
+        return 0;
+    }
+    if (is_switch && value != NULL && strcmp(key, "ipv6") == 0) {
+        net->ipv6 = value;
+        return 0;
+    }
+    if (is_switch && value != NULL && strcmp(key, "spoofing") == 0) {
+        net->may_spoof = strcmp(value, "allow") == 0;
+        return net->may_spoof || strcmp(value, "deny") == 0
+                   ? 0
+                   : error_set(err, EINVAL, "spoofing '%s': allow or deny", value);
+    }
+    return boot_unknown_key(key,
+                            net->kind == BOOT_NET_USER ? "hostfwd|restrict|mac"
+                            : is_switch                ? "hostfwd|ipv4|ipv6|mac|name|spoofing"
+                                                       : "mac",
+                            err);
 }
 
 /* An interface's name as the kernel takes it (IFNAMSIZ is 16). */
@@ -128,15 +151,21 @@ static int net_kind(struct boot_net *net, const char *kind, const char *value, s
         net->kind = BOOT_NET_USER;
     } else if (strcmp(kind, "passt") == 0 && value == NULL) {
         net->kind = BOOT_NET_PASST;
-    } else if (strcmp(kind, "tap") == 0) {
+    } else if (strcmp(kind, "tap") == 0 || strcmp(kind, "macvtap") == 0) {
         if (value == NULL || !ifname_is_sound(value)) {
-            return error_set(err, EINVAL, "'%s' is no interface: tap=IFNAME, of 1 to 15 characters",
-                             value != NULL ? value : "");
+            return error_set(err, EINVAL, "'%s' is no interface: %s=IFNAME, of 1 to 15 characters",
+                             value != NULL ? value : "", kind);
         }
-        net->kind = BOOT_NET_TAP;
+        net->kind = kind[0] == 't' ? BOOT_NET_TAP : BOOT_NET_MACVTAP;
         net->tap = value;
+    } else if (strcmp(kind, "switch") == 0 && value != NULL && value[0] != '\0') {
+        net->kind = BOOT_NET_SWITCH;
+        net->path = value;
     } else {
-        return error_set(err, EINVAL, "'%s' is no network: user, passt, tap=IFNAME or none", kind);
+        return error_set(
+            err, EINVAL,
+            "'%s' is no network: user, passt, tap=IFNAME, macvtap=IFNAME, switch=PATH or none",
+            kind);
     }
     return 0;
 }

@@ -379,7 +379,7 @@ int boot_files_open(struct boot_files *files, const struct boot_options *options
         rc = open_vsock(files, options, err);
     }
     for (unsigned i = 0; rc == 0 && i < options->net_count; i++) {
-        rc = boot_open_net(&options->net[i], &files->net[i], &files->helper[i],
+        rc = boot_open_net(&options->net[i], options->name, &files->net[i], &files->helper[i],
                            &files->helper_ready[i], err);
     }
     if (rc == 0) {

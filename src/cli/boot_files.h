@@ -82,9 +82,9 @@ int must_check boot_unlock_disk(const struct boot_disk *disk, int fd, int *out_f
 /* --pid-file, locked until its descriptor is closed; -EBUSY: a VM has it. --status-file. boot_marks.c. */
 int must_check boot_open_pid_file(const char *path, int *out_fd, struct error *err);
 int must_check boot_write_status(const char *path, int status, struct error *err);
-/* The network behind one card: net_files.c. */
-int must_check boot_open_net(const struct boot_net *net, int *out_fd, pid_t *out_helper,
-                             int *out_ready_fd, struct error *err);
+/* The network behind one card of the VM 'name': net_files.c. */
+int must_check boot_open_net(const struct boot_net *net, const char *name, int *out_fd,
+                             pid_t *out_helper, int *out_ready_fd, struct error *err);
 
 /* The configuration document for hull-vmm. Owned by the caller; NULL: no memory. */
 char *boot_config_make(const struct boot_options *options, const struct boot_files *files);

@@ -273,9 +273,10 @@ const struct option_spec boot_option_table[] = {
     {"cdrom", 0, "FILE", "not in this version: a CD image", "FILE", parse_cdrom},
     {"boot", 0, "ORDER", "not in this version: order of boot devices", NULL, parse_boot_order},
     {"net", 0, "KIND[,KEY=VALUE]...",
-     "a network card: user[,restrict][,hostfwd=tcp:ADDR:PORT-:PORT]..., passt, tap=IFNAME or none; "
-     "also mac=ADDRESS (default: user)",
-     "user|passt|tap=|none", boot_parse_net},
+     "a network card: user[,restrict][,hostfwd=tcp:ADDR:PORT-:PORT]..., "
+     "switch=PATH[,name=NAME][,ipv4=ADDRESS][,ipv6=ADDRESS][,spoofing=allow][,hostfwd=...]... (of hull-net-user), passt, "
+     "tap=IFNAME, macvtap=IFNAME or none; also mac=ADDRESS (default: user)",
+     "user|switch=|passt|tap=|macvtap=|none", boot_parse_net},
     {"share", 0, "DIR:TAG", "not in this version: share a folder with the guest", "DIR",
      parse_share},
     {"vsock", 0, "cid=N,dir=DIR",
@@ -342,6 +343,30 @@ void boot_options_fini(struct boot_options *options)
     options->vsock_dir = NULL;
 }
 
+void boot_mac_text(const uint8_t mac[6], char out_text[BOOT_MAC_SIZE])
+{
+    (void)snprintf(out_text, BOOT_MAC_SIZE, "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2],
+                   mac[3], mac[4], mac[5]);
+}
+
+/* Without a wish each card gets an address that its VM's name and its place decide: the same at each start, so that a
+ * guest knows its cards again, and different for VMs with different names. */
+static void settle_macs(struct boot_options *options)
+{
+    for (unsigned i = 0; i < options->net_count; i++) {
+        uint32_t hash = 2166136261u; /* FNV-1a */
+        for (const char *c = options->name; *c != '\0'; c++) {
+            hash = (hash ^ (uint8_t)*c) * 16777619u;
+        }
+        hash = (hash ^ i) * 16777619u;
+        if (!options->net[i].has_mac) {
+            const uint8_t mac[6] = {
+                0x52, 0x54, 0x00, (uint8_t)(hash >> 16), (uint8_t)(hash >> 8), (uint8_t)hash};
+            memcpy(options->net[i].mac, mac, sizeof(mac));
+        }
+    }
+}
+
 int boot_options_check(struct boot_options *options, struct error *err)
 {
     if (options->kernel == NULL && options->restore == NULL) {
@@ -355,5 +380,6 @@ int boot_options_check(struct boot_options *options, struct error *err)
         options->net[0] = (struct boot_net){.kind = BOOT_NET_USER};
         options->net_count = 1;
     }
+    settle_macs(options);
     return 0;
 }

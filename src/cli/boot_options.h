@@ -46,17 +46,22 @@ enum boot_net_kind {
     BOOT_NET_USER,
     BOOT_NET_PASST,
     BOOT_NET_TAP,
+    BOOT_NET_MACVTAP,
+    BOOT_NET_SWITCH,
 };
 
 struct boot_net {
     enum boot_net_kind kind;
-    char *text; /* owned: the option's words, to which 'tap' and 'hostfwd' point */
-    const char *tap;
+    char *text;       /* owned: the option's words, to which the other texts point */
+    const char *tap;  /* of tap and macvtap: the interface */
+    const char *path; /* of switch: its socket */
+    const char *port_name, *ipv4, *ipv6; /* of switch: what the port has; NULL: what it gives */
+    bool may_spoof;                      /* of switch */
     const char *hostfwd[BOOT_MAX_HOSTFWDS];
     unsigned hostfwd_count;
     bool is_restricted; /* user: nothing but forwarded ports */
-    uint8_t mac[6];
-    bool has_mac;
+    uint8_t mac[6];     /* settled by boot_options_check */
+    bool has_mac;       /* it was said */
 };
 
 enum boot_console {
@@ -104,6 +109,8 @@ void boot_options_init(struct boot_options *options);
 void boot_options_fini(struct boot_options *options);
 /* What single options cannot tell: a kernel is there, at most one of this and that. */
 int must_check boot_options_check(struct boot_options *options, struct error *err);
+#define BOOT_MAC_SIZE 18
+void boot_mac_text(const uint8_t mac[6], char out_text[BOOT_MAC_SIZE]);
 
 /* Splits the next "KEY[=VALUE]" off '*rest', in place. 'out_value' is NULL without '='. */
 bool boot_next_key(char **rest, char **out_key, char **out_value);

@@ -1,15 +1,21 @@
 /* The host side of a network card: a tap interface, or a socket to a helper process. */
 #include <fcntl.h>
-#include <linux/if.h>
+#include <jansson.h>
 #include <linux/if_tun.h>
+#include <net/if.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 
 #include "base/host/file.h"
 #include "base/host/program.h"
+#include "base/host/unix_socket.h"
 #include "cli/boot_files.h"
+
+#define SWITCH_TIMEOUT_MS 10000
 
 static int open_tap(const char *name, int *out_fd, struct error *err)
 {
@@ -27,6 +33,120 @@ static int open_tap(const char *name, int *out_fd, struct error *err)
                          errno == EBUSY ? "a tap that no other program uses" : accepted);
     }
     *out_fd = TAKE_FD(fd);
+    return 0;
+}
+
+/* A macvtap interface has a device of its own, which udev or the kernel has put into /dev by its number: where nobody did, in
+ * a network namespace of one's own, a node is made for the moment. */
+static int open_macvtap(const char *name, int *out_fd, struct error *err)
+{
+    char path[128], node[64], number[32] = "";
+    unsigned index = if_nametoindex(name), major, minor;
+    if (index == 0) {
+        return error_set(err, errno, "network macvtap=%s: %s: an interface of type macvtap", name,
+                         strerror(errno));
+    }
+    (void)snprintf(path, sizeof(path), "/sys/class/net/%s/macvtap/tap%u/dev", name, index);
+    AUTO_CLOSE int description = open(path, O_RDONLY | O_CLOEXEC);
+    if (description < 0 || read(description, number, sizeof(number) - 1) <= 0 ||
+        sscanf(number, "%u:%u", &major, &minor) != 2) {
+        return error_set(err, ENODEV, "network macvtap=%s: it is no macvtap interface (%s)", name,
+                         path);
+    }
+    (void)snprintf(node, sizeof(node), "/dev/tap%u", index);
+    dev_t device = makedev(major, minor);
+    struct stat status;
+    bool is_there = stat(node, &status) == 0 && S_ISCHR(status.st_mode) && status.st_rdev == device;
+    if (!is_there) {
+        (void)snprintf(node, sizeof(node), "/dev/hull-tap%u.%d", index, (int)getpid());
+        if (mknod(node, S_IFCHR | 0600, device) < 0) {
+            return error_set(err, errno, "network macvtap=%s: /dev/tap%u is missing, and %s: %s",
+                             name, index, node, strerror(errno));
+        }
+    }
+    AUTO_CLOSE int fd = open(node, O_RDWR | O_CLOEXEC | O_NONBLOCK);
+    int code = errno;
+    if (!is_there) {
+        (void)unlink(node);
+    }
+    if (fd < 0) {
+        return error_set(err, code, "network macvtap=%s: %s: %s", name, node, strerror(code));
+    }
+    struct ifreq request = {.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR};
+    if (ioctl(fd, TUNSETIFF, &request) < 0) {
+        return error_set_errno(err, errno, "network macvtap=%s", name);
+    }
+    *out_fd = TAKE_FD(fd);
+    return 0;
+}
+
+/* "tcp:127.0.0.1:2222-:22" as the switch takes it; NULL: it leads to another address. */
+static json_t *switch_forward(const char *rule)
+{
+    const char *to = strchr(rule, '-'), *listen = rule + 4;
+    if (to == NULL || to[1] != ':') {
+        return NULL;
+    }
+    listen += *listen == ':'; /* without an address it is a port alone */
+    return json_pack("{s:o,s:o}", "listen",
+                     json_sprintf("%.4s%.*s", rule, (int)(to - listen), listen), "connect",
+                     json_sprintf("%.4s%s", rule, to + 2));
+}
+
+static char *attach_request(const struct boot_net *net, const char *name, struct error *err)
+{
+    char mac[BOOT_MAC_SIZE];
+    boot_mac_text(net->mac, mac);
+    json_auto_t *forwards = json_array();
+    for (unsigned i = 0; i < net->hostfwd_count; i++) {
+        json_t *forward = switch_forward(net->hostfwd[i]);
+        if (forward == NULL) {
+            (void)error_set(err, EINVAL,
+                            "network switch=%s: hostfwd '%s': behind the '-' stands a port alone",
+                            net->path, net->hostfwd[i]);
+            return NULL;
+        }
+        json_array_append_new(forwards, forward);
+    }
+    json_auto_t *request =
+        json_pack("{s:s,s:s,s:s,s:s*,s:s*,s:b,s:O}", "do", "attach", "name",
+                  net->port_name != NULL ? net->port_name : name, "mac", mac, "ipv4", net->ipv4,
+                  "ipv6", net->ipv6, "spoofing", (int)net->may_spoof, "forwards", forwards);
+    char *text = json_dumps(request, JSON_COMPACT);
+    if (text == NULL) {
+        (void)error_set_errno(err, ENOMEM, "network switch=%s", net->path);
+    }
+    return text;
+}
+
+/* One end of a socket pair becomes a port of the switch. */
+static int attach_to_switch(const struct boot_net *net, const char *name, int *out_fd,
+                            struct error *err)
+{
+    int pair[2];
+    AUTO_FREE char *request = attach_request(net, name, err);
+    if (request == NULL) {
+        return -err->code;
+    }
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0) {
+        return error_set_errno(err, errno, "network switch=%s", net->path);
+    }
+    AUTO_CLOSE int own = pair[0];
+    AUTO_CLOSE int its = pair[1];
+    AUTO_FREE char *answer = NULL;
+    int rc =
+        unix_socket_ask(net->path, "network switch", request, its, SWITCH_TIMEOUT_MS, &answer, err);
+    if (rc < 0) {
+        return rc;
+    }
+    json_error_t fault;
+    json_auto_t *said = json_loads(answer, 0, &fault);
+    if (!json_is_true(json_object_get(said, "ok"))) {
+        const char *why = json_string_value(json_object_get(said, "error"));
+        return error_set(err, EINVAL, "network switch=%s: %.200s", net->path,
+                         why != NULL ? why : "an answer that makes no sense");
+    }
+    *out_fd = TAKE_FD(own);
     return 0;
 }
 
@@ -98,9 +218,15 @@ static int start_passt(const struct helper *helper, pid_t *out_pid, struct error
     return process_spawn(&spec, true, out_pid, err);
 }
 
-int boot_open_net(const struct boot_net *net, int *out_fd, pid_t *out_helper, int *out_ready_fd,
-                  struct error *err)
+int boot_open_net(const struct boot_net *net, const char *name, int *out_fd, pid_t *out_helper,
+                  int *out_ready_fd, struct error *err)
 {
+    if (net->kind == BOOT_NET_MACVTAP) {
+        return open_macvtap(net->tap, out_fd, err);
+    }
+    if (net->kind == BOOT_NET_SWITCH) {
+        return attach_to_switch(net, name, out_fd, err);
+    }
     if (net->kind == BOOT_NET_TAP) {
         return open_tap(net->tap, out_fd, err);
     }

@@ -3,9 +3,11 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/un.h>
 
 #include "base/host/file.h"
+#include "base/host/pass_fd.h"
 
 static int address_make(const char *path, const char *what, struct sockaddr_un *out_address,
                         struct error *err)
@@ -19,15 +21,15 @@ static int address_make(const char *path, const char *what, struct sockaddr_un *
     return 0;
 }
 
-static int socket_make(const char *what, const char *path, int *out_fd, struct error *err)
+static int socket_make(int type, const char *what, const char *path, int *out_fd, struct error *err)
 {
-    *out_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    *out_fd = socket(AF_UNIX, type | SOCK_CLOEXEC, 0);
     return *out_fd < 0 ? error_set_errno(err, errno, "%s %s", what, path) : 0;
 }
 
 /* Removes a socket that nobody listens on. */
-static int clear_path(const char *path, const char *what, const struct sockaddr_un *address,
-                      struct error *err)
+static int clear_path(int type, const char *path, const char *what,
+                      const struct sockaddr_un *address, struct error *err)
 {
     struct stat status;
     if (lstat(path, &status) < 0) {
@@ -39,7 +41,7 @@ static int clear_path(const char *path, const char *what, const struct sockaddr_
                          path);
     }
     AUTO_CLOSE int fd = -1;
-    int rc = socket_make(what, path, &fd, err);
+    int rc = socket_make(type, what, path, &fd, err);
     if (rc < 0) {
         return rc;
     }
@@ -54,18 +56,18 @@ static int clear_path(const char *path, const char *what, const struct sockaddr_
     return 0;
 }
 
-int unix_socket_listen(const char *path, const char *what, int *out_fd, struct error *err)
+static int listen_on(int type, const char *path, const char *what, int *out_fd, struct error *err)
 {
     struct sockaddr_un address;
     int rc = address_make(path, what, &address, err);
     if (rc == 0) {
-        rc = clear_path(path, what, &address, err);
+        rc = clear_path(type, path, what, &address, err);
     }
     if (rc < 0) {
         return rc;
     }
     AUTO_CLOSE int fd = -1;
-    rc = socket_make(what, path, &fd, err);
+    rc = socket_make(type, what, path, &fd, err);
     if (rc < 0) {
         return rc;
     }
@@ -85,6 +87,16 @@ int unix_socket_listen(const char *path, const char *what, int *out_fd, struct e
     return 0;
 }
 
+int unix_socket_listen(const char *path, const char *what, int *out_fd, struct error *err)
+{
+    return listen_on(SOCK_STREAM, path, what, out_fd, err);
+}
+
+int unix_socket_listen_packets(const char *path, const char *what, int *out_fd, struct error *err)
+{
+    return listen_on(SOCK_SEQPACKET, path, what, out_fd, err);
+}
+
 int unix_socket_connect(const char *path, const char *what, int *out_fd, struct error *err)
 {
     struct sockaddr_un address;
@@ -93,7 +105,7 @@ int unix_socket_connect(const char *path, const char *what, int *out_fd, struct 
         return rc;
     }
     AUTO_CLOSE int fd = -1;
-    rc = socket_make(what, path, &fd, err);
+    rc = socket_make(SOCK_STREAM, what, path, &fd, err);
     if (rc < 0) {
         return rc;
     }
@@ -103,4 +115,54 @@ int unix_socket_connect(const char *path, const char *what, int *out_fd, struct 
     }
     *out_fd = TAKE_FD(fd);
     return 0;
+}
+
+static int ask(int fd, const char *text, int passed_fd, char **out_answer)
+{
+    if (pass_fd_send(fd, text, strlen(text), &passed_fd, passed_fd >= 0 ? 1 : 0, 0) < 0) {
+        return errno == EAGAIN ? -ETIMEDOUT : -errno;
+    }
+    /* Its size first: a message that is read in part is lost. */
+    ssize_t size;
+    do {
+        size = recv(fd, NULL, 0, MSG_PEEK | MSG_TRUNC);
+    } while (size < 0 && errno == EINTR);
+    if (size <= 0) {
+        return size == 0 ? -EPROTO : errno == EAGAIN ? -ETIMEDOUT : -errno;
+    }
+    AUTO_FREE char *answer = malloc((size_t)size + 1);
+    if (answer == NULL) {
+        return -ENOMEM;
+    }
+    size = recv(fd, answer, (size_t)size, 0);
+    if (size < 0) {
+        return -errno;
+    }
+    answer[size] = '\0';
+    *out_answer = TAKE_PTR(answer);
+    return 0;
+}
+
+int unix_socket_ask(const char *path, const char *what, const char *text, int fd,
+                    unsigned timeout_ms, char **out_answer, struct error *err)
+{
+    struct sockaddr_un address;
+    int rc = address_make(path, what, &address, err);
+    if (rc < 0) {
+        return rc;
+    }
+    AUTO_CLOSE int connection = -1;
+    rc = socket_make(SOCK_SEQPACKET, what, path, &connection, err);
+    if (rc < 0) {
+        return rc;
+    }
+    const struct timeval limit = {.tv_sec = timeout_ms / 1000, .tv_usec = timeout_ms % 1000 * 1000};
+    if (setsockopt(connection, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit)) < 0 ||
+        setsockopt(connection, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit)) < 0 ||
+        connect(connection, (const struct sockaddr *)&address, sizeof(address)) < 0) {
+        rc = -errno;
+    } else {
+        rc = ask(connection, text, fd, out_answer);
+    }
+    return rc < 0 ? error_set_errno(err, -rc, "%s %s", what, path) : 0;
 }

@@ -9,6 +9,14 @@
 int must_check unix_socket_listen(const char *path, const char *what, int *out_fd,
                                   struct error *err);
 
+/* The same for messages (SOCK_SEQPACKET). */
+int must_check unix_socket_listen_packets(const char *path, const char *what, int *out_fd,
+                                          struct error *err);
+/* One message of text to such a socket, with the descriptor 'fd' (-1: none; it stays the caller's), and its answer, in new
+ * memory. Errors: -ENOENT, -ECONNREFUSED: nobody listens; -ETIMEDOUT; -EPROTO: it ended without an answer. */
+int must_check unix_socket_ask(const char *path, const char *what, const char *text, int fd,
+                               unsigned timeout_ms, char **out_answer, struct error *err);
+
 /* Connects to 'path'. */
 int must_check unix_socket_connect(const char *path, const char *what, int *out_fd,
                                    struct error *err);

@@ -22,7 +22,8 @@ OBJECT_RUN(network, set)
 OBJECT_RUN(network, delete)
 
 static const struct option_spec create_table[] = {
-    {"type", 't', "TYPE", "what it is (default: nat)", "nat|bridge|user", object_parse_type},
+    {"type", 't', "TYPE", "what it is (default: nat)", "nat|bridge|macvlan|user",
+     object_parse_type},
     {"description", 0, "TEXT", "what it is for", NULL, object_parse_description},
     MANAGED_OPTION_QUIET,
     {0},
@@ -42,8 +43,8 @@ const struct verb network_create_verb = {
     .arguments = "NAME [KEY=VALUE]...",
     .summary = "Make a network",
     .description =
-        "nat: a bridge of its own with DHCP, DNS and a way out; bridge: one that the host has (bridge=br0); user:\n"
-        "without privileges, for VMs. Keys are in docs/networks.md.\n",
+        "nat: a bridge of its own with DHCP, DNS and a way out; bridge: one that the host has (bridge=br0); macvlan: interfaces\n"
+        "on one of the host's (parent=eth0); user: a private switch without privileges. Keys are in docs/networks.md.\n",
     .examples = "  hull network create lab ipv4=10.90.0.1/24\n"
                 "  hull network create lan --type bridge bridge=br0\n",
     .options = create_table,

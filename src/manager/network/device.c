@@ -87,7 +87,8 @@ int net_tap_remove(const char *name, struct error *err)
     }
     rc = link_find(fd, name, &tap);
     if (rc == 0) {
-        rc = link_is_kind(&tap, "tun") ? link_delete(fd, tap.index) : -EINVAL;
+        rc = link_is_kind(&tap, "tun") || link_is_kind(&tap, "macvtap") ? link_delete(fd, tap.index)
+                                                                        : -EINVAL;
     }
     return rc < 0 && rc != -ENODEV ? error_set_errno(err, -rc, "interface %s: removing it", name)
                                    : 0;

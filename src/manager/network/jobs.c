@@ -22,6 +22,10 @@ static int check_device(const struct plan *plan, struct error *err)
     struct network_address ignored[NETWORK_MAX_ADDRESSES];
     size_t count;
     const char *name = plan->bridge;
+    if (plan->type == PLAN_MACVLAN) {
+        int rc = net_macvlan_check(plan->parent, err);
+        return rc == 0 ? 0 : error_prefix(err, rc, "network %s", plan->name);
+    }
     if (plan->type != PLAN_BRIDGE) {
         return 0;
     }
@@ -149,29 +153,20 @@ static int change(struct job *job, json_t **out_result, struct error *err)
 
 static int delete (struct job *job, json_t **out_result, struct error *err)
 {
-    struct plan plan;
     const char *name;
     const json_t *document = document_of(job, &name, err);
     if (document == NULL) {
         return -EINVAL;
     }
-    int rc = plan_read(document, &plan, err);
-    if (rc == 0 && plan.type != PLAN_USER) {
-        rc = network_down(&job->place, document, err);
-    }
+    int rc = network_down(&job->place, document, err);
     return rc < 0 ? rc : job_drop(job, "network", name, err);
 }
 
 static int bring_up(struct job *job, json_t **out_result, struct error *err)
 {
-    struct plan plan;
     const char *name;
     const json_t *document = document_of(job, &name, err);
-    if (document == NULL) {
-        return -EINVAL;
-    }
-    int rc = plan_read(document, &plan, err);
-    return rc < 0 || plan.type == PLAN_USER ? rc : network_up(&job->place, document, err);
+    return document == NULL ? -EINVAL : network_up(&job->place, document, err);
 }
 
 const struct job_kind network_jobs[] = {

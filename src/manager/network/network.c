@@ -47,8 +47,11 @@ static int up(struct net_state *state, struct error *err)
             log_info("network %s: the host forwards packets from now on", plan->name);
         }
         rc = rc == 0 ? 0 : error_prefix(err, rc, "network %s", plan->name);
-    } else if (plan->type != PLAN_BRIDGE) {
-        return 0;
+    } else if (plan->type == PLAN_USER) {
+        return net_switch_up(state, err);
+    } else if (plan->type == PLAN_MACVLAN) {
+        rc = net_macvlan_check(plan->parent, err);
+        return rc == 0 ? 0 : error_prefix(err, rc, "network %s", plan->name);
     }
     if (rc == 0) {
         char *text = net_rules_text(state);
@@ -106,6 +109,9 @@ int network_down(const struct place *place, const json_t *network, struct error 
         if (rc == 0) {
             net_dns_down(&state);
         }
+    }
+    if (plan->type == PLAN_USER) {
+        net_switch_down(&state);
     }
     if (rc == 0 && (plan->type == PLAN_NAT || plan->type == PLAN_BRIDGE)) {
         char *text = net_rules_text_of_removal(plan);
@@ -199,6 +205,14 @@ static int choose_address(const struct net_state *state, const char *id, const c
     return error_set(err, ENOSPC, "network %s: all its addresses are taken", plan->name);
 }
 
+/* Of a user network it stands behind the gateway. */
+static bool is_name_server(const struct plan *plan, const struct network_address *address)
+{
+    struct network_address server;
+    return network_advance(&plan->ipv4, 1, &server, NULL) == 0 &&
+           memcmp(server.bytes, address->bytes, 4) == 0;
+}
+
 /* What the NIC asks for itself. */
 static int check_wanted(const struct net_state *state, const char *id, const char *wanted,
                         char out_ipv4[NETWORK_TEXT_SIZE], struct error *err)
@@ -215,12 +229,13 @@ static int check_wanted(const struct net_state *state, const char *id, const cha
     if (address.family != AF_INET) {
         return error_set(err, EINVAL, "%s: ipv4 '%s': is no IPv4 address", id, wanted);
     }
-    if (plan->type != PLAN_NAT) {
+    if (!plan_has_addresses(plan)) {
         return 0;
     }
     network_format(&plan->ipv4, true, own);
     if (!network_contains(&plan->ipv4, &address) ||
-        memcmp(plan->ipv4.bytes, address.bytes, 4) == 0) {
+        memcmp(plan->ipv4.bytes, address.bytes, 4) == 0 ||
+        (plan->type == PLAN_USER && is_name_server(plan, &address))) {
         return error_set(err, EINVAL, "%s: ipv4 %s: network %s has %s: another one in it", id,
                          out_ipv4, plan->name, own);
     }
@@ -242,7 +257,7 @@ static int reserve(struct net_state *state, const struct network_port *port, con
     int rc = 0;
     if (wanted != NULL) {
         rc = check_wanted(state, id, wanted, out_ipv4, err);
-    } else if (state->plan.type != PLAN_NAT) {
+    } else if (!plan_has_addresses(&state->plan)) {
         return 0;
     } else if (had != NULL && network_parse(had, 24, true, &address, NULL) == 0 &&
                network_contains(&state->plan.ipv4, &address) && holder_of(state, had, id) == NULL) {
@@ -250,7 +265,7 @@ static int reserve(struct net_state *state, const struct network_port *port, con
     } else {
         rc = choose_address(state, id, mac, out_ipv4, err);
     }
-    if (rc < 0 || state->plan.type != PLAN_NAT ||
+    if (rc < 0 || !plan_has_addresses(&state->plan) ||
         (had != NULL && strcmp(had, out_ipv4) == 0 && had_mac != NULL &&
          strcmp(had_mac, mac) == 0)) {
         return rc;
@@ -270,13 +285,20 @@ static int check_forwards(const struct net_state *state, const struct network_po
     json_array_foreach(port->forwards, i, device)
     {
         struct plan_forward forward;
-        if (state->plan.type != PLAN_NAT) {
+        if (!plan_has_addresses(&state->plan)) {
             return error_set(err, EOPNOTSUPP, "%s: network %s of type %s forwards nothing", id,
                              state->plan.name, plan_type_name(state->plan.type));
         }
         int rc = plan_read_forward(device, &forward, err);
         if (rc < 0) {
             return rc == 0 ? 0 : error_prefix(err, rc, "%s", id);
+        }
+        if (state->plan.type == PLAN_NAT && forward.listen.family == AF_INET6 &&
+            state->plan.ipv6.family == 0) {
+            return error_set(err, EINVAL,
+                             "%s: it listens on IPv6, which network %s does not have: config.ipv6, "
+                             "auto would do",
+                             id, state->plan.name);
         }
         const char *other;
         json_t *its;
@@ -288,9 +310,7 @@ static int check_forwards(const struct net_state *state, const struct network_po
             json_array_foreach(json_object_get(its, "forwards"), k, theirs)
             {
                 if (strcmp(other, id) != 0 && plan_read_forward(theirs, &second, NULL) == 0 &&
-                    second.is_udp == forward.is_udp && second.listen_port == forward.listen_port &&
-                    (second.listen.family == 0 || forward.listen.family == 0 ||
-                     memcmp(second.listen.bytes, forward.listen.bytes, 4) == 0)) {
+                    plan_forwards_clash(&second, &forward)) {
                     return error_set(err, EADDRINUSE, "%s: %s port %u is forwarded to %s already",
                                      id, forward.is_udp ? "udp" : "tcp", forward.listen_port,
                                      other);
@@ -354,6 +374,10 @@ static int drop_port(struct net_state *state, const struct network_port *port, b
     char id[160];
     port_id(port, id);
     int rc = 0;
+    const char *mac = text_of(json_object_get(state->ports, id), "mac");
+    if (state->plan.type == PLAN_USER && mac != NULL) {
+        net_switch_detach(state, mac);
+    }
     bool was_there = json_object_del(state->ports, id) == 0;
     bool was_reserved = is_forgotten && json_object_del(state->addresses, id) == 0;
     if (was_there) {
@@ -362,7 +386,8 @@ static int drop_port(struct net_state *state, const struct network_port *port, b
     if (rc == 0 && was_reserved) {
         rc = net_state_save_addresses(state, err);
     }
-    if (rc == 0 && (was_there || was_reserved)) {
+    if (rc == 0 && (was_there || was_reserved) && state->plan.type != PLAN_USER &&
+        state->plan.type != PLAN_MACVLAN) {
         rc = up(state, err);
     }
     return rc;
@@ -378,7 +403,7 @@ int network_attach_tap(const struct network_port *port, char out_interface[IFNAM
     if (rc < 0) {
         return rc;
     }
-    if (state.plan.type != PLAN_NAT && state.plan.type != PLAN_BRIDGE) {
+    if (state.plan.type == PLAN_USER) {
         rc = error_set(err, EOPNOTSUPP, "network %s of type %s has no interfaces for VMs",
                        state.plan.name, plan_type_name(state.plan.type));
     }
@@ -387,7 +412,9 @@ int network_attach_tap(const struct network_port *port, char out_interface[IFNAM
     if (rc == 0) {
         rc = put_port(&state, port, name, ipv4, mac, err);
         if (rc == 0) {
-            rc = net_tap_make(name, state.plan.bridge, err);
+            rc = state.plan.type == PLAN_MACVLAN
+                     ? net_macvtap_make(name, state.plan.parent, mac, err)
+                     : net_tap_make(name, state.plan.bridge, err);
         }
         if (rc < 0) {
             error_ignore(drop_port(&state, port, false, NULL)); /* what went wrong first is told */
@@ -400,7 +427,103 @@ int network_attach_tap(const struct network_port *port, char out_interface[IFNAM
     return rc;
 }
 
-int network_attach_container(const struct network_port *port, json_t **out_card, struct error *err)
+/* "10.0.2.16/24" of an address of the network. */
+static void with_prefix(const struct plan *plan, const char *ipv4, char out_text[80])
+{
+    snprintf(out_text, 80, "%s/%u", ipv4, plan->ipv4.prefix);
+}
+
+static json_t *switch_card(const struct net_state *state, const struct network_port *port,
+                           const char *ipv4, const char *mac)
+{
+    const struct plan *plan = &state->plan;
+    const char *spoofing = text_of(port->nic, "spoofing");
+    char sock[PATH_MAX], address[80], gateway[NETWORK_TEXT_SIZE], dns[NETWORK_TEXT_SIZE];
+    struct network_address server;
+    json_auto_t *forwards = json_array();
+    size_t i;
+    json_t *device;
+    json_array_foreach(port->forwards, i, device)
+    {
+        json_array_append_new(forwards, json_pack("{s:s,s:s}", "listen", text_of(device, "listen"),
+                                                  "connect", text_of(device, "connect")));
+    }
+    if (network_advance(&plan->ipv4, 1, &server, NULL) < 0) {
+        return NULL;
+    }
+    net_state_run_path(state, "switch.sock", sock);
+    with_prefix(plan, ipv4, address);
+    network_format(&plan->ipv4, false, gateway);
+    network_format(&server, false, dns);
+    return json_pack("{s:s,s:s,s:s,s:s,s:s,s:[s],s:b,s:O,s:s*}", "switch", sock, "name",
+                     port->instance, "mac", mac, "ipv4", address, "gateway", gateway, "dns", dns,
+                     "spoofing", spoofing != NULL && strcmp(spoofing, "allow") == 0, "forwards",
+                     forwards, "ipv6", text_of(port->nic, "ipv6"));
+}
+
+static json_t *nat_card(const struct plan *plan, const struct network_port *port, const char *ipv4,
+                        const char *mac)
+{
+    char address[80], gateway[NETWORK_TEXT_SIZE];
+    with_prefix(plan, ipv4, address);
+    network_format(&plan->ipv4, false, gateway);
+    json_t *card = json_pack("{s:s,s:s,s:s,s:s,s:[s]}", "bridge", plan->bridge, "mac", mac, "ipv4",
+                             address, "gateway", gateway, "dns", gateway);
+    const char *ipv6 = text_of(port->nic, "ipv6");
+    struct network_address own;
+    if (ipv6 != NULL && plan->ipv6.family != 0 && network_parse(ipv6, 64, true, &own, NULL) == 0) {
+        char text[NETWORK_TEXT_SIZE];
+        network_format(&own, true, text);
+        json_object_set_new(card, "ipv6", json_string(text));
+        network_format(&plan->ipv6, false, text);
+        json_object_set_new(card, "gateway6", json_string(text));
+    }
+    return card;
+}
+
+/* The address with the length of the network that the host itself has at that device; without, where it has none there. */
+static json_t *outside_address(const char *device, const char *ipv4)
+{
+    struct network_address hosts[NETWORK_MAX_ADDRESSES], own;
+    char text[NETWORK_TEXT_SIZE];
+    size_t count = 0;
+    if (ipv4 == NULL || network_parse(ipv4, 32, true, &own, NULL) < 0) {
+        return NULL;
+    }
+    if (network_device_addresses(device, hosts, &count, NULL) < 0) {
+        count = 0;
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (network_contains(&hosts[i], &own)) {
+            own.prefix = hosts[i].prefix;
+            break;
+        }
+    }
+    network_format(&own, true, text);
+    return json_string(text);
+}
+
+static json_t *make_card(const struct net_state *state, const struct network_port *port,
+                         const char *ipv4, const char *mac)
+{
+    const struct plan *plan = &state->plan;
+    switch (plan->type) {
+    case PLAN_USER:
+        return switch_card(state, port, ipv4, mac);
+    case PLAN_NAT:
+        return nat_card(plan, port, ipv4, mac);
+    case PLAN_BRIDGE:
+        return json_pack("{s:s,s:s,s:o*}", "bridge", plan->bridge, "mac", mac, "ipv4",
+                         outside_address(plan->bridge, text_of(port->nic, "ipv4")));
+    case PLAN_MACVLAN:
+        return json_pack("{s:s,s:s,s:o*}", "parent", plan->parent, "mac", mac, "ipv4",
+                         outside_address(plan->parent, text_of(port->nic, "ipv4")));
+    }
+    return NULL;
+}
+
+static int attach_card(const struct network_port *port, bool is_switch, json_t **out_card,
+                       struct error *err)
 {
     struct net_state state;
     char ipv4[NETWORK_TEXT_SIZE], mac[PLAN_MAC_SIZE];
@@ -410,40 +533,32 @@ int network_attach_container(const struct network_port *port, json_t **out_card,
     }
     const struct plan *plan = &state.plan;
     json_t *card = NULL;
-    if (plan->type == PLAN_USER) {
-        rc = error_set(err, EOPNOTSUPP, "network %s of type user is for VMs", plan->name);
+    if (is_switch && plan->type != PLAN_USER) {
+        rc = error_set(err, EOPNOTSUPP, "network %s of type %s has no switch", plan->name,
+                       plan_type_name(plan->type));
     } else {
-        /* Its host end has the same guards again when it is there: network_protect. */
+        /* A container's host end has the same guards again when it is there: network_protect. */
         rc = put_port(&state, port, NULL, ipv4, mac, err);
     }
-    if (rc == 0 && plan->type == PLAN_NAT) {
-        char with_prefix[NETWORK_TEXT_SIZE + 8], gateway[NETWORK_TEXT_SIZE];
-        snprintf(with_prefix, sizeof(with_prefix), "%s/%u", ipv4, plan->ipv4.prefix);
-        network_format(&plan->ipv4, false, gateway);
-        card = json_pack("{s:s,s:s,s:s,s:s,s:[s]}", "bridge", plan->bridge, "mac", mac, "ipv4",
-                         with_prefix, "gateway", gateway, "dns", gateway);
-        const char *ipv6 = text_of(port->nic, "ipv6");
-        struct network_address own;
-        if (ipv6 != NULL && plan->ipv6.family != 0 &&
-            network_parse(ipv6, 64, true, &own, NULL) == 0) {
-            char text[NETWORK_TEXT_SIZE];
-            network_format(&own, true, text);
-            json_object_set_new(card, "ipv6", json_string(text));
-            network_format(&plan->ipv6, false, text);
-            json_object_set_new(card, "gateway6", json_string(text));
-        }
-    } else if (rc == 0) {
-        card = json_pack("{s:s,s:s,s:s*}", "bridge", plan->bridge, "mac", mac, "ipv4",
-                         text_of(port->nic, "ipv4"));
-    }
-    if (rc == 0 && card == NULL) {
-        rc = error_set_errno(err, ENOMEM, "network %s", plan->name);
+    if (rc == 0) {
+        card = make_card(&state, port, ipv4, mac);
+        rc = card != NULL ? 0 : error_set_errno(err, ENOMEM, "network %s", plan->name);
     }
     net_state_close(&state);
     if (rc == 0) {
         *out_card = card;
     }
     return rc;
+}
+
+int network_attach_switch(const struct network_port *port, json_t **out_card, struct error *err)
+{
+    return attach_card(port, true, out_card, err);
+}
+
+int network_attach_container(const struct network_port *port, json_t **out_card, struct error *err)
+{
+    return attach_card(port, false, out_card, err);
 }
 
 int network_protect(const struct network_port *port, const char *interface, struct error *err)
@@ -454,10 +569,14 @@ int network_protect(const struct network_port *port, const char *interface, stru
     if (rc == 0) {
         rc = open_state(port->place, port->network, &state, err);
     }
-    if (rc == 0) {
-        rc = put_port(&state, port, interface, ipv4, mac, err);
-        net_state_close(&state);
+    if (rc < 0) {
+        return rc;
     }
+    /* A switch guards its ports itself; macvlan has no guards. */
+    if (state.plan.type == PLAN_NAT || state.plan.type == PLAN_BRIDGE) {
+        rc = put_port(&state, port, interface, ipv4, mac, err);
+    }
+    net_state_close(&state);
     return rc;
 }
 
@@ -470,7 +589,7 @@ int network_release(const struct network_port *port, bool is_forgotten, struct e
         return rc;
     }
     tap_name(port, name);
-    if (state.plan.type == PLAN_NAT || state.plan.type == PLAN_BRIDGE) {
+    if (state.plan.type != PLAN_USER) {
         rc = net_tap_remove(name, err);
     }
     if (rc == 0) {

@@ -5,12 +5,14 @@
  *           said) and config.ipv6 (fd00::1/64; none when not said; "auto" when it is made), masquerading by nftables
  *           (tables inet and bridge hull_NAME), DHCP and DNS by dnsmasq: instances find each other by name
  *   bridge  config.bridge: one of the host's that is there already
- *   user    what a VM of an ordinary user has: hull-net-user, one for each VM
+ *   user    a private switch: hull-net-user, one for each network, without privileges. config.ipv4 is its gateway (10.0.2.2/24)
+ *   macvlan root: interfaces of their own on config.parent, one of the host's; the outside gives addresses
  * "default" is made when hulld starts first: nat for root, user for others.
  *
  * NICs: type nic, network, mac (made up when not said: 52:54:00 and three random bytes), ipv4 and ipv6 (its own for ever). What
  * it sends from other addresses is dropped unless spoofing=allow. Forwards: device type "forward": listen (tcp:0.0.0.0:8080),
- * connect (tcp:80).
+ * connect (tcp:80);
+ * "tcp:[::]:8080" listens on IPv6, and leads to the NIC's ipv6, or to what a kernel makes of the network's prefix and the mac.
  *
  * Jobs (network_jobs): network-create {document}, network-change {document, old}, network-delete {document},
  * network-up {document}: makes what is missing of it (after a boot of the host).
@@ -41,14 +43,20 @@ struct network_port {
     const json_t *nic;
     const json_t *forwards; /* array of the instance's devices of type forward that lead here */
 };
-/* VMs: a tap interface on the bridge, named in 'out_interface', for `hull boot --net tap=`; with static lease, name in DNS,
- * anti-spoofing, forwards. Is there already: checked and kept. -EADDRINUSE naming who has the address or port;
+/* VMs: a tap interface on the bridge, named in 'out_interface', for `hull boot --net tap=`, of macvlan a macvtap interface for
+ * `hull boot --net macvtap=`; with static lease, name in DNS, anti-spoofing, forwards. Is there already: checked and kept. -EADDRINUSE naming who has the address or port;
  * -EOPNOTSUPP: networks of that type have none. */
 int must_check network_attach_tap(const struct network_port *port, char out_interface[IFNAMSIZ],
                                   struct error *err);
+/* User networks: the switch runs, and the NIC has its address: {"switch": PATH of its socket,"name","mac","ipv4":"10.0.2.16/24",
+ * "gateway","dns":[..],"spoofing":bool,"forwards":[{"listen","connect"}]}, with "ipv6" where the NIC says it. Who attaches sends
+ * all of that: src/net/user/serve.h. Another type: -EOPNOTSUPP. A new reference. */
+int must_check network_attach_switch(const struct network_port *port, json_t **out_card,
+                                     struct error *err);
 /* Containers: what `system` needs to know: the address it gets (reserved as a lease), gateway, name server, bridge:
  * {"bridge","ipv4":"10.1.2.3/24","gateway","dns":[..],"mac"}, with "ipv6" and "gateway6" where the NIC says an ipv6.
- * DNS name and forwards are made, guards when network_protect has the interface's name. A new reference. */
+ * DNS name and forwards are made, guards when network_protect has the interface's name. Of user networks it is what
+ * network_attach_switch says; of macvlan "parent" stands in place of "bridge". A new reference. */
 int must_check network_attach_container(const struct network_port *port, json_t **out_card,
                                         struct error *err);
 /* After a container's host end is there: anti-spoofing by its name. */

@@ -10,8 +10,10 @@
 #include "manager/text.h"
 #include "system/store.h"
 
+#define PLAN_USER_IPV4 "10.0.2.2/24"
+
 static const char *const types[] = {
-    [PLAN_NAT] = "nat", [PLAN_BRIDGE] = "bridge", [PLAN_USER] = "user"};
+    [PLAN_NAT] = "nat", [PLAN_BRIDGE] = "bridge", [PLAN_USER] = "user", [PLAN_MACVLAN] = "macvlan"};
 
 const char *plan_type_name(enum plan_type type)
 {
@@ -75,6 +77,32 @@ int plan_set_ipv4(struct plan *plan, const char *text, struct error *err)
     return 0;
 }
 
+/* The switch's gateway, behind which stands its name server: 10.0.2.2 and 10.0.2.3, as QEMU's users know them. */
+static int read_user(const json_t *config, struct plan *plan, struct error *err)
+{
+    const char *text = text_of(config, "ipv4");
+    struct network_address address;
+    int rc = network_parse(text != NULL ? text : PLAN_USER_IPV4, 24, true, &address, err);
+    if (rc < 0) {
+        return error_prefix(err, rc, "config.ipv4");
+    }
+    struct network_address base = host_of(&address, 0, false), last_gateway;
+    last_gateway = host_of(&address, 13, false);
+    if (address.family != AF_INET || address.prefix < 8 || address.prefix > 24 ||
+        memcmp(address.bytes, base.bytes, 4) <= 0 ||
+        memcmp(address.bytes, last_gateway.bytes, 4) > 0) {
+        return error_set(
+            err, EINVAL,
+            "config.ipv4: '%s': one of the first 13 addresses of a network, with /8 to "
+            "/24: " PLAN_USER_IPV4 " would do",
+            text);
+    }
+    plan->ipv4 = address;
+    plan->first = host_of(&address, 15, false);
+    plan->last = host_of(&address, 1, true);
+    return 0;
+}
+
 static int read_addresses(const json_t *config, struct plan *plan, struct error *err)
 {
     const char *ipv4 = text_of(config, "ipv4"), *ipv6 = text_of(config, "ipv6");
@@ -98,8 +126,9 @@ static int check_keys(const json_t *config, enum plan_type type, struct error *e
         const char *name;
         unsigned types;
     } keys[] = {{"bridge", 1u << PLAN_NAT | 1u << PLAN_BRIDGE},
-                {"ipv4", 1u << PLAN_NAT},
-                {"ipv6", 1u << PLAN_NAT}};
+                {"ipv4", 1u << PLAN_NAT | 1u << PLAN_USER},
+                {"ipv6", 1u << PLAN_NAT},
+                {"parent", 1u << PLAN_MACVLAN}};
     const char *name;
     json_t *value;
     json_object_foreach((json_t *)config, name, value)
@@ -113,7 +142,7 @@ static int check_keys(const json_t *config, enum plan_type type, struct error *e
             return error_set(
                 err, EINVAL,
                 "config.%.40s: type %s has no such key: nat has bridge, ipv4 and ipv6, "
-                "bridge has bridge",
+                "bridge has bridge, macvlan has parent, user has ipv4",
                 name, types[type]);
         }
         if (!json_is_string(value)) {
@@ -137,8 +166,8 @@ int plan_read(const json_t *network, struct plan *out_plan, struct error *err)
         i++;
     }
     if (i == ARRAY_COUNT(types)) {
-        return error_set(err, EINVAL, "network %s: type '%.20s': nat, bridge or user", name,
-                         type != NULL ? type : "");
+        return error_set(err, EINVAL, "network %s: type '%.20s': nat, bridge, macvlan or user",
+                         name, type != NULL ? type : "");
     }
     plan.type = (enum plan_type)i;
     const json_t *config = json_object_get(network, "config");
@@ -151,8 +180,13 @@ int plan_read(const json_t *network, struct plan *out_plan, struct error *err)
     } else if (plan.type == PLAN_NAT || plan.type == PLAN_BRIDGE) {
         rc = read_device(config, "bridge", plan.bridge, err);
     }
+    if (rc == 0 && plan.type == PLAN_MACVLAN) {
+        rc = read_device(config, "parent", plan.parent, err);
+    }
     if (rc == 0 && plan.type == PLAN_NAT) {
         rc = read_addresses(config, &plan, err);
+    } else if (rc == 0 && plan.type == PLAN_USER) {
+        rc = read_user(config, &plan, err);
     }
     if (rc == 0) {
         *out_plan = plan;
@@ -222,12 +256,9 @@ int plan_read_forward(const json_t *device, struct plan_forward *out_forward, st
         }
     }
     if (!is_good) {
-        return error_set(err, EINVAL, "listen '%.60s': tcp:8080 or udp:192.0.2.1:53 would do",
+        return error_set(err, EINVAL,
+                         "listen '%.60s': tcp:8080, udp:192.0.2.1:53 or tcp:[::]:8080 would do",
                          listen != NULL ? listen : "");
-    }
-    if (forward.listen.family == AF_INET6) {
-        return error_set(err, EOPNOTSUPP, "listen '%.60s': forwards of nat networks are IPv4's",
-                         listen);
     }
     if (!read_protocol(&to, &is_udp) || is_udp != forward.is_udp ||
         !read_port(to, &forward.connect_port)) {
@@ -236,4 +267,31 @@ int plan_read_forward(const json_t *device, struct plan_forward *out_forward, st
     }
     *out_forward = forward;
     return 0;
+}
+
+static bool is_any(const struct network_address *address)
+{
+    static const uint8_t nothing[16];
+    return address->family == 0 || memcmp(address->bytes, nothing, 16) == 0;
+}
+
+bool plan_forwards_clash(const struct plan_forward *a, const struct plan_forward *b)
+{
+    bool is_a_v6 = a->listen.family == AF_INET6, is_b_v6 = b->listen.family == AF_INET6;
+    return a->is_udp == b->is_udp && a->listen_port == b->listen_port && is_a_v6 == is_b_v6 &&
+           (is_any(&a->listen) || is_any(&b->listen) ||
+            memcmp(a->listen.bytes, b->listen.bytes, is_a_v6 ? 16 : 4) == 0);
+}
+
+void plan_ipv6_of_mac(const struct network_address *network, const char *mac,
+                      struct network_address *out)
+{
+    unsigned byte[6] = {0};
+    *out = *network;
+    /* It was checked. */
+    (void)sscanf(mac, "%2x:%2x:%2x:%2x:%2x:%2x", &byte[0], &byte[1], &byte[2], &byte[3], &byte[4],
+                 &byte[5]);
+    const uint8_t host[8] = {(uint8_t)(byte[0] ^ 2), (uint8_t)byte[1], (uint8_t)byte[2], 0xff, 0xfe,
+                             (uint8_t)byte[3],       (uint8_t)byte[4], (uint8_t)byte[5]};
+    memcpy(out->bytes + 8, host, sizeof(host));
 }

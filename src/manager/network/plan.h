@@ -15,16 +15,25 @@ enum plan_type {
     PLAN_NAT,
     PLAN_BRIDGE,
     PLAN_USER,
+    PLAN_MACVLAN,
 };
 
 struct plan {
     char name[PLAN_NAME_SIZE];
     enum plan_type type;
-    char bridge[IFNAMSIZ];              /* of nat and bridge */
-    struct network_address ipv4;        /* of nat: the bridge's own; family 0: yet to be chosen */
+    char bridge[IFNAMSIZ]; /* of nat and bridge */
+    char parent[IFNAMSIZ]; /* of macvlan */
+    struct network_address
+        ipv4; /* of nat: the bridge's own; of user: the gateway's; family 0: yet to be chosen */
     struct network_address ipv6;        /* family 0: none */
-    struct network_address first, last; /* of those that DHCP gives to whoever asks */
+    struct network_address first, last; /* of those that instances get */
 };
+
+/* Do instances have addresses of ours? */
+static inline bool plan_has_addresses(const struct plan *plan)
+{
+    return plan->type == PLAN_NAT || plan->type == PLAN_USER;
+}
 
 /* Errors: -EINVAL naming the key. */
 int must_check plan_read(const json_t *network, struct plan *out_plan, struct error *err);
@@ -42,11 +51,16 @@ int must_check plan_read_mac(const char *text, char out_text[PLAN_MAC_SIZE], str
 /* What a forward says: "tcp:0.0.0.0:8080" or "tcp:8080" to "tcp:80". */
 struct plan_forward {
     bool is_udp;
-    struct network_address listen; /* family 0: all of the host's */
+    struct network_address listen; /* family 0: all of the host's of IPv4; "[::]" is all of IPv6 */
     unsigned listen_port, connect_port;
 };
 int must_check plan_read_forward(const json_t *device, struct plan_forward *out_forward,
                                  struct error *err);
+/* Do they listen at one place? */
+bool plan_forwards_clash(const struct plan_forward *a, const struct plan_forward *b);
+/* What kernels make of a network of /64 and a mac. */
+void plan_ipv6_of_mac(const struct network_address *network, const char *mac,
+                      struct network_address *out);
 
 /* 10.X.Y.1/24 that overlaps neither with 'taken' (networks, "10.1.2.1/24") nor with what the host has addresses in or routes
  * to. 'seed' decides where to begin to look. -ENOSPC. */

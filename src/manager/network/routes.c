@@ -62,6 +62,32 @@ static int find(const struct api_call *call, json_t **out_network, struct error 
     return documents_get(call->manager->documents, "network", call->words[0], out_network, err);
 }
 
+/* Those of dnsmasq; of a switch its ports, whose addresses are theirs for good. */
+static int network_leases(const struct place *place, const char *name, json_t **out_leases,
+                          struct error *err)
+{
+    char path[PATH_MAX];
+    json_error_t fault;
+    const char *id;
+    json_t *port;
+    int rc = net_dns_list_leases(place, name, out_leases, err);
+    if (rc < 0 || json_array_size(*out_leases) != 0) {
+        return rc;
+    }
+    place_run_path(place, "networks", name, "ports.json", path);
+    json_auto_t *ports = json_load_file(path, 0, &fault);
+    json_object_foreach(ports, id, port)
+    {
+        const char *mac = text_of(port, "mac"), *ipv4 = text_of(port, "ipv4");
+        if (mac != NULL && ipv4 != NULL) {
+            json_array_append_new(*out_leases,
+                                  json_pack("{s:s,s:s,s:o,s:i}", "mac", mac, "ipv4", ipv4, "name",
+                                            json_stringn(id, strcspn(id, "/")), "ends_at", 0));
+        }
+    }
+    return 0;
+}
+
 static int get_network(struct api_call *call, struct error *err)
 {
     json_auto_t *network = NULL;
@@ -71,7 +97,7 @@ static int get_network(struct api_call *call, struct error *err)
         rc = complete(call, network, err);
     }
     if (rc == 0) {
-        rc = net_dns_list_leases(&call->manager->place, call->words[0], &leases, err);
+        rc = network_leases(&call->manager->place, call->words[0], &leases, err);
     }
     if (rc == 0) {
         json_object_set_new(network, "leases", leases);
@@ -84,8 +110,7 @@ static int list_leases(struct api_call *call, struct error *err)
 {
     json_auto_t *network = NULL;
     int rc = find(call, &network, err);
-    return rc < 0 ? rc
-                  : net_dns_list_leases(&call->manager->place, call->words[0], &call->answer, err);
+    return rc < 0 ? rc : network_leases(&call->manager->place, call->words[0], &call->answer, err);
 }
 
 /* 'request' is taken over. */
@@ -247,7 +272,7 @@ const struct api_route network_routes[] = {
     {"DELETE", "/v1/networks/{name}", "deleteNetwork", "Deletes a network that nobody uses.",
      API_OPERATION, NULL, "Operation", NULL, delete_network},
     {"GET", "/v1/networks/{name}/leases", "listLeases",
-     "Addresses that the network's DHCP server has given.", API_PLAIN, NULL, "[Lease]", NULL,
+     "Addresses that instances have of the network.", API_PLAIN, NULL, "[Lease]", NULL,
      list_leases},
     {"POST", "/v1/networks/{name}/up", "upNetwork",
      "Makes what is missing of a network on the host.", API_OPERATION, NULL, "Operation", NULL,
@@ -258,19 +283,19 @@ const struct api_route network_routes[] = {
 #define TEXT "{\"type\":\"string\"}"
 #define CONFIG                                                                                     \
     "\"config\":{\"type\":\"object\",\"description\":\"nat: ipv4 (10.20.30.1/24), ipv6 "           \
-    "(fd00::1/64, auto or none), bridge; bridge: bridge\"}"
+    "(fd00::1/64, auto or none), bridge; bridge: bridge; macvlan: parent; user: ipv4\"}"
 
 const struct api_schema network_schemas[] = {
     {"Network",
      "{\"type\":\"object\",\"required\":[\"name\",\"type\"],\"properties\":{\"name\":" TEXT
-     ",\"type\":{\"type\":\"string\",\"enum\":[\"nat\",\"bridge\",\"user\"]},"
+     ",\"type\":{\"type\":\"string\",\"enum\":[\"nat\",\"bridge\",\"macvlan\",\"user\"]},"
      "\"description\":" TEXT "," CONFIG ",\"created_at\":{\"type\":\"string\",\"format\":"
      "\"date-time\"},\"used_by\":{\"type\":\"array\",\"items\":" TEXT "},"
      "\"leases\":{\"type\":\"array\",\"items\":{\"$ref\":\"#/components/schemas/Lease\"}}}}"},
     {"NetworkRequest",
      "{\"type\":\"object\",\"required\":[\"name\"],\"additionalProperties\":false,\"properties\":{"
      "\"name\":{\"type\":\"string\",\"maxLength\":64},"
-     "\"type\":{\"type\":\"string\",\"enum\":[\"nat\",\"bridge\",\"user\"]},"
+     "\"type\":{\"type\":\"string\",\"enum\":[\"nat\",\"bridge\",\"macvlan\",\"user\"]},"
      "\"description\":{\"type\":\"string\",\"maxLength\":1000}," CONFIG "}}"},
     {"NetworkChange", "{\"type\":\"object\",\"additionalProperties\":false,\"properties\":{"
                       "\"description\":{\"type\":\"string\",\"maxLength\":1000}," CONFIG "}}"},

@@ -106,6 +106,43 @@ static void put_guards(FILE *out, const struct net_state *state)
     fputs("\t\tether type ip6 iifname . ip6 saddr @ipv6s accept\n\t\tdrop\n\t}\n}\n", out);
 }
 
+/* Where an IPv6 forward leads to: the NIC's own address, or what a kernel makes of prefix and mac. */
+static void ipv6_of(const struct plan *plan, const json_t *port, char out_text[NETWORK_TEXT_SIZE])
+{
+    const char *own = text_of(port, "ipv6");
+    struct network_address made;
+    if (own != NULL) {
+        snprintf(out_text, NETWORK_TEXT_SIZE, "%s", own);
+        return;
+    }
+    plan_ipv6_of_mac(&plan->ipv6, text_of(port, "mac"), &made);
+    network_format(&made, false, out_text);
+}
+
+static void put_forward(FILE *out, const struct plan *plan, const json_t *port,
+                        const struct plan_forward *forward)
+{
+    char listen[NETWORK_TEXT_SIZE + 64], address[NETWORK_TEXT_SIZE], ipv6[NETWORK_TEXT_SIZE];
+    static const uint8_t nothing[16];
+    const char *protocol = forward->is_udp ? "udp" : "tcp";
+    bool is_v6 = forward->listen.family == AF_INET6;
+    bool is_any = forward->listen.family == 0 || memcmp(forward->listen.bytes, nothing, 16) == 0;
+    network_format(&forward->listen, false, address);
+    snprintf(listen, sizeof(listen), "%s%s", is_v6 ? "ip6 daddr " : "ip daddr ", address);
+    if (is_any) {
+        snprintf(listen, sizeof(listen), "meta nfproto %s fib daddr type local",
+                 is_v6 ? "ipv6" : "ipv4");
+    }
+    if (is_v6 && plan->ipv6.family != 0) {
+        ipv6_of(plan, port, ipv6);
+        fprintf(out, "\t\t%s %s dport %u dnat ip6 to [%s]:%u\n", listen, protocol,
+                forward->listen_port, ipv6, forward->connect_port);
+    } else if (!is_v6 && text_of(port, "ipv4") != NULL) {
+        fprintf(out, "\t\t%s %s dport %u dnat ip to %s:%u\n", listen, protocol,
+                forward->listen_port, text_of(port, "ipv4"), forward->connect_port);
+    }
+}
+
 static void put_forwards(FILE *out, const struct net_state *state)
 {
     const char *id;
@@ -114,23 +151,13 @@ static void put_forwards(FILE *out, const struct net_state *state)
     {
         size_t i;
         json_t *device;
-        const char *ipv4 = text_of(port, "ipv4");
         json_array_foreach(json_object_get(port, "forwards"), i, device)
         {
             struct plan_forward forward;
-            char listen[NETWORK_TEXT_SIZE + 16] = "fib daddr type local";
             /* They were checked when they came. */
-            if (ipv4 == NULL || plan_read_forward(device, &forward, NULL) < 0) {
-                continue;
+            if (text_of(port, "mac") != NULL && plan_read_forward(device, &forward, NULL) == 0) {
+                put_forward(out, &state->plan, port, &forward);
             }
-            if (forward.listen.family != 0) {
-                char address[NETWORK_TEXT_SIZE];
-                network_format(&forward.listen, false, address);
-                snprintf(listen, sizeof(listen), "ip daddr %s", address);
-            }
-            fprintf(out, "\t\t%s %s dport %u dnat ip to %s:%u\n", listen,
-                    forward.is_udp ? "udp" : "tcp", forward.listen_port, ipv4,
-                    forward.connect_port);
         }
     }
 }
@@ -176,7 +203,10 @@ static void put_translation(FILE *out, const struct net_state *state)
         network = plan->ipv6;
         memset(network.bytes + 8, 0, 8);
         network_format(&network, true, ipv6);
-        fprintf(out, "\t\tip6 saddr %s ip6 daddr != { %s, ff00::/8 } masquerade\n", ipv6, ipv6);
+        fprintf(out,
+                "\t\tip6 saddr %s ip6 daddr != { %s, ff00::/8 } masquerade\n"
+                "\t\tip6 saddr %s oifname \"%s\" ct status dnat masquerade\n",
+                ipv6, ipv6, ipv6, bridge);
     }
     fprintf(out,
             "\t}\n\tchain forward {\n"

@@ -5,6 +5,7 @@
  *   RUN/networks/NAME/ports.json         {"INSTANCE/DEVICE":{"mac","ipv4","ipv6","interface","spoofing","forwards"}}: of those
  *                                        that run
  *   RUN/networks/NAME/lock
+ *   RUN/networks/NAME/switch.*           of user: the switch's socket, its pid (locked as long as it runs), what it says
  *   RUN/networks/NAME/dns/               what dnsmasq sees: dnsmasq.conf, leases, dhcp-hosts, hosts, dnsmasq.pid
  *
  * Threads: none. */
@@ -55,6 +56,19 @@ int must_check net_dns_add_leases(const struct place *place, const char *network
 /* All: [{"mac","ipv4","name","ends_at"}]. */
 int must_check net_dns_list_leases(const struct place *place, const char *network,
                                    json_t **out_leases, struct error *err);
+
+/* The switch of a user network (hull-net-user): starts it if it does not run. RUN/networks/NAME/switch.sock, switch.pid,
+ * switch.log. */
+int must_check net_switch_up(const struct net_state *state, struct error *err);
+void net_switch_down(const struct net_state *state);
+/* The port of that mac goes: of a container the switch does not hear that it ended. */
+void net_switch_detach(const struct net_state *state, const char *mac);
+
+/* A macvtap interface on the network's parent, up: see net_tap_make. */
+int must_check net_macvtap_make(const char *name, const char *parent, const char *mac,
+                                struct error *err);
+/* Is the parent there, and can it have others' addresses? */
+int must_check net_macvlan_check(const char *parent, struct error *err);
 
 /* A persistent tap interface in the bridge, up. One that is there is kept. */
 int must_check net_tap_make(const char *name, const char *bridge, struct error *err);

@@ -41,12 +41,12 @@ static bool make_room(struct frames *frames, size_t size)
     return true;
 }
 
-void frames_send(struct frames *frames, const void *frame, size_t size)
+bool frames_send(struct frames *frames, const void *frame, size_t size)
 {
     uint8_t length[LENGTH_SIZE];
     be32_put(length, (uint32_t)size);
     if (size > FRAMES_MAX_SIZE) {
-        return;
+        return false;
     }
     size_t done = 0;
     if (!frames_has_queued(frames)) {
@@ -55,8 +55,11 @@ void frames_send(struct frames *frames, const void *frame, size_t size)
         ssize_t sent = sendmsg(frames->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
         done = sent > 0 ? (size_t)sent : 0;
     }
-    if (done == LENGTH_SIZE + size || !make_room(frames, LENGTH_SIZE + size - done)) {
-        return;
+    if (done == LENGTH_SIZE + size) {
+        return true;
+    }
+    if (!make_room(frames, LENGTH_SIZE + size - done)) {
+        return false;
     }
     uint8_t *end = frames->out + frames->out_end;
     if (done < LENGTH_SIZE) {
@@ -66,6 +69,7 @@ void frames_send(struct frames *frames, const void *frame, size_t size)
         memcpy(end, (const uint8_t *)frame + done - LENGTH_SIZE, LENGTH_SIZE + size - done);
     }
     frames->out_end += LENGTH_SIZE + size - done;
+    return true;
 }
 
 int frames_flush(struct frames *frames, struct error *err)

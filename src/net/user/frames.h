@@ -25,8 +25,8 @@ struct frames {
 
 void frames_init(struct frames *frames, int fd);
 
-/* Sends or queues one frame, as much as there is room for. Errors show in frames_flush or frames_receive. */
-void frames_send(struct frames *frames, const void *frame, size_t size);
+/* Sends or queues one frame; false: there is no room, and it is lost. Errors show in frames_flush or frames_receive. */
+bool frames_send(struct frames *frames, const void *frame, size_t size);
 /* Sends what was queued, as far as the socket takes it. */
 int must_check frames_flush(struct frames *frames, struct error *err);
 bool frames_has_queued(const struct frames *frames);

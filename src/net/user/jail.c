@@ -3,6 +3,7 @@
 #include <cap-ng.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <linux/if_tun.h>
 #include <sched.h>
 #include <seccomp.h>
 #include <signal.h>
@@ -205,28 +206,45 @@ static const struct conditional_call conditional_calls[] = {
     {SCMP_SYS(mprotect), 2, SCMP_CMP_MASKED_EQ, PROT_EXEC, 0},
 };
 
-static int add_rules(scmp_filter_ctx filter)
+/* What a switch asks of tap interfaces that it is given. */
+static const struct conditional_call tap_calls[] = {
+    {SCMP_SYS(ioctl), 1, SCMP_CMP_EQ, TUNGETIFF},
+    {SCMP_SYS(ioctl), 1, SCMP_CMP_EQ, TUNSETVNETHDRSZ},
+    {SCMP_SYS(ioctl), 1, SCMP_CMP_EQ, TUNSETOFFLOAD},
+};
+
+static int add_conditional(scmp_filter_ctx filter, const struct conditional_call *calls,
+                           size_t count)
 {
     int rc = 0;
-    for (size_t i = 0; i < ARRAY_COUNT(plain_calls) && rc == 0; i++) {
-        rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, plain_calls[i], 0);
-    }
-    for (size_t i = 0; i < ARRAY_COUNT(conditional_calls) && rc == 0; i++) {
-        const struct conditional_call *call = &conditional_calls[i];
+    for (size_t i = 0; i < count && rc == 0; i++) {
+        const struct conditional_call *call = &calls[i];
         struct scmp_arg_cmp condition = SCMP_CMP(call->argument, call->compare, call->a, call->b);
         rc = seccomp_rule_add_array(filter, SCMP_ACT_ALLOW, call->number, 1, &condition);
     }
     return rc;
 }
 
-static int filter_calls(struct error *err)
+static int add_rules(scmp_filter_ctx filter, bool is_switch)
+{
+    int rc = 0;
+    for (size_t i = 0; i < ARRAY_COUNT(plain_calls) && rc == 0; i++) {
+        rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, plain_calls[i], 0);
+    }
+    if (rc == 0) {
+        rc = add_conditional(filter, conditional_calls, ARRAY_COUNT(conditional_calls));
+    }
+    return rc == 0 && is_switch ? add_conditional(filter, tap_calls, ARRAY_COUNT(tap_calls)) : rc;
+}
+
+static int filter_calls(bool is_switch, struct error *err)
 {
     /* A refusal, not a kill: a C library may try a call that it can do without. */
     scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ERRNO(EPERM));
     if (filter == NULL) {
         return error_set_errno(err, ENOMEM, "making the filter of system calls");
     }
-    int rc = add_rules(filter);
+    int rc = add_rules(filter, is_switch);
     if (rc == 0) {
         rc = seccomp_load(filter);
     }
@@ -243,7 +261,7 @@ static int enter_own_root(const char *dns, bool is_root, struct error *err)
     return rc < 0 ? rc : enter_empty_root(resolv_conf, size, err);
 }
 
-int jail_enter(const char *dns, struct error *err)
+int jail_enter(const char *dns, bool is_switch, struct error *err)
 {
     bool is_root = geteuid() == 0;
     struct error why;
@@ -261,8 +279,8 @@ int jail_enter(const char *dns, struct error *err)
     (void)confine_limit(RLIMIT_CORE, 0);
     (void)confine_limit(RLIMIT_NOFILE, MAX_DESCRIPTORS);
     /* After the change of user, which clears it: prctl(2). */
-    if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0) {
+    if (!is_switch && prctl(PR_SET_PDEATHSIG, SIGKILL) < 0) {
         return error_set_errno(err, errno, "asking to end with the parent");
     }
-    return filter_calls(err);
+    return filter_calls(is_switch, err);
 }

@@ -8,7 +8,10 @@
 
 #include "base/host/confine.h"
 #include "base/host/log.h"
+#include "base/host/pid_file.h"
+#include "base/host/unix_socket.h"
 #include "net/user/jail.h"
+#include "net/user/serve.h"
 #include "net/user/user.h"
 
 /* One line to whoever started us; on stderr if nobody said where. */
@@ -65,7 +68,60 @@ static int start(const struct net_user_options *options, struct net_user **out_u
     if (rc == 0) {
         rc = redirect_output(options->is_verbose, err);
     }
-    return rc < 0 ? rc : jail_enter(options->dns, err);
+    return rc < 0 ? rc : jail_enter(options->dns, false, err);
+}
+
+/* The pid file stays open, and locked, until the end. */
+static int start_switch(const struct net_user_options *options, struct server **out_server,
+                        struct error *err)
+{
+    int pid_fd, listen_fd;
+    int rc = confine_close_others(MAX(options->ready_fd, 2), -1, err);
+    if (rc == 0 && options->pid_file != NULL) {
+        rc = pid_file_open(options->pid_file, "the switch", &pid_fd, err);
+    }
+    if (rc == 0) {
+        rc = unix_socket_listen_packets(options->switch_path, "switch", &listen_fd, err);
+    }
+    if (rc == 0) {
+        rc = server_create(options, listen_fd, out_server, err);
+    }
+    if (rc == 0) {
+        rc = redirect_output(options->is_verbose, err);
+    }
+    return rc < 0 ? rc : jail_enter(options->dns, true, err);
+}
+
+static void say_ready(const struct net_user_options *options)
+{
+    if (options->ready_fd >= 0) {
+        report(options->ready_fd, "ready");
+        close(options->ready_fd);
+    }
+}
+
+static int run_one(const struct net_user_options *options, struct error *err)
+{
+    struct net_user *user = NULL;
+    if (start(options, &user, err) < 0) {
+        return fail(options->ready_fd, err);
+    }
+    say_ready(options);
+    int rc = net_user_run(user, err);
+    net_user_destroy(user);
+    return rc;
+}
+
+static int run_switch(const struct net_user_options *options, struct error *err)
+{
+    struct server *server = NULL;
+    if (start_switch(options, &server, err) < 0) {
+        return fail(options->ready_fd, err);
+    }
+    say_ready(options);
+    int rc = server_run(server, err);
+    server_destroy(server);
+    return rc;
 }
 
 int net_user_main(int argc, char **argv)
@@ -81,18 +137,9 @@ int net_user_main(int argc, char **argv)
                     stdout);
         return fflush(stdout) == 0 ? 0 : 1;
     }
-    struct net_user *user = NULL;
-    if (start(&options, &user, &err) < 0) {
-        return fail(options.ready_fd, &err);
-    }
-    if (options.ready_fd >= 0) {
-        report(options.ready_fd, "ready");
-        close(options.ready_fd);
-    }
-    int rc = net_user_run(user, &err);
+    int rc = options.switch_path != NULL ? run_switch(&options, &err) : run_one(&options, &err);
     if (rc < 0) {
         log_error("%s", err.text);
     }
-    net_user_destroy(user);
-    return rc < 0 ? 1 : 0;
+    return rc != 0 ? 1 : 0;
 }

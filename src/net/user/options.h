@@ -10,8 +10,13 @@
 #define NET_USER_MAX_SEARCH   6
 
 struct net_user_options {
-    int fd;       /* the frame socket; -1: not given */
-    int ready_fd; /* -1: none */
+    int fd;                  /* the frame socket; -1: not given */
+    const char *switch_path; /* the switch's socket; NULL: --fd */
+    const char *pid_file;    /* of the switch; NULL: none */
+    struct in_addr gateway;  /* of the switch */
+    unsigned prefix;         /* length of its network's */
+    unsigned idle_s;         /* how long it stays without ports */
+    int ready_fd;            /* -1: none */
     bool is_restricted;
     bool has_ipv6;
     bool is_verbose;

@@ -52,7 +52,7 @@ static int parse_gateway(struct network_card *card, const char *text, struct err
 static int parse_part(struct config *config, struct network_card *card, const char *name,
                       const char *value, struct error *err)
 {
-    if (strcmp(name, "bridge") == 0 || strcmp(name, "name") == 0) {
+    if (strcmp(name, "bridge") == 0 || strcmp(name, "parent") == 0 || strcmp(name, "name") == 0) {
         if (!is_device_name(value)) {
             return error_set(err, EINVAL, "%s '%.40s' is no name of a network device", name, value);
         }
@@ -60,7 +60,8 @@ static int parse_part(struct config *config, struct network_card *card, const ch
         if (copy == NULL) {
             return error_set(err, ENOMEM, "no memory for network cards");
         }
-        *(name[0] == 'b' ? &card->bridge : &card->name) = copy;
+        *(name[0] == 'n' ? &card->name : &card->bridge) = copy;
+        card->is_macvlan = card->is_macvlan || name[0] == 'p';
         return 0;
     }
     if (strcmp(name, "ip") == 0) {
@@ -81,8 +82,8 @@ static int parse_part(struct config *config, struct network_card *card, const ch
         card->mtu = rc == 0 ? (unsigned)mtu : 0;
         return rc;
     }
-    return error_set(err, EINVAL, "'%.40s' is unknown: bridge, name, ip, gateway, mac or mtu",
-                     name);
+    return error_set(err, EINVAL,
+                     "'%.40s' is unknown: bridge, parent, name, ip, gateway, mac or mtu", name);
 }
 
 int config_parse_card(struct config *config, const char *value, struct error *err)

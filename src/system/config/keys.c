@@ -314,7 +314,7 @@ const struct config_key config_keys[] = {
     {"io_read_iops", "N", "most reads a second", NULL, true, false, false, parse_io_read_iops},
     {"io_write_iops", "N", "most writes a second", NULL, true, false, false, parse_io_write_iops},
     {"network", "CARD",
-     "a network card: bridge=NAME,name=eth0,ip=A/N,gateway=A,mac=M,mtu=N; bridge=none for none",
+     "a network card: bridge=NAME,name=eth0,ip=A/N,gateway=A,mac=M,mtu=N; bridge=none for none; parent=IF in place of bridge: macvlan",
      NULL, false, true, false, config_parse_card},
     {"dns", "ADDRESS", "a name server", NULL, false, true, false, parse_dns},
     {"search", "DOMAIN", "domain of names without one", NULL, false, false, false, parse_search},

@@ -7,7 +7,7 @@
 #include <sys/socket.h>
 
 #include "base/host/file.h"
-#include "system/network/link.h"
+#include "system/network/macvlan.h"
 
 #define DEFAULT_MTU 1500
 
@@ -178,6 +178,36 @@ static int configure(const struct network_card *card, const struct pair *pair, s
     return rc;
 }
 
+/* It goes with the container's namespace. */
+static int attach_macvlan(const struct network_card *card, struct pair *pair, struct error *err)
+{
+    struct link parent;
+    int rc = macvlan_find_parent(pair->host, card->bridge, &parent, err);
+    if (rc < 0) {
+        return error_prefix(err, rc, "network card %s", card->name);
+    }
+    choose_macs(card, pair);
+    const struct macvlan_card own = {.kind = "macvlan",
+                                     .name = card->name,
+                                     .parent = parent.index,
+                                     .mac = pair->mac,
+                                     .mtu = card->mtu,
+                                     .in_namespace = true,
+                                     .namespace_fd = pair->namespace_fd};
+    rc = macvlan_make(pair->host, &own);
+    if (rc < 0) {
+        return error_set_errno(err, -rc, "network card %s: making it on %s", card->name,
+                               card->bridge);
+    }
+    rc = configure(card, pair, err);
+    if (rc < 0) {
+        int index = netlink_index(pair->inside, card->name);
+        /* What went wrong first is told. */
+        error_ignore(index < 0 ? index : link_delete(pair->inside, (unsigned)index));
+    }
+    return rc;
+}
+
 static int attach(const struct network_card *card, struct pair *pair, struct error *err)
 {
     struct link bridge = {.mtu = DEFAULT_MTU};
@@ -218,7 +248,7 @@ int network_attach_card(const struct network_card *card, int namespace_fd, struc
         return error_prefix(err, rc, "network card %s", card->name);
     }
     struct pair pair = {.host = host, .inside = inside, .namespace_fd = namespace_fd};
-    return attach(card, &pair, err);
+    return card->is_macvlan ? attach_macvlan(card, &pair, err) : attach(card, &pair, err);
 }
 
 int network_detach_card(const char *host_name, struct error *err)

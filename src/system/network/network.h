@@ -46,8 +46,10 @@ struct network_card {
     const char *name;      /* in the container: "eth0" */
     const char *host_name; /* of the other end, on the host; at most IFNAMSIZ - 1 */
     const char *bridge;    /* on the host; NULL: the other end stands alone */
-    uint8_t mac[6];        /* all 0: made from host_name (locally administered, always the same) */
-    unsigned mtu;          /* 0: the bridge's, or 1500 */
+    bool
+        is_macvlan; /* 'bridge' is no bridge, but the parent of a macvlan interface, which has no other end */
+    uint8_t mac[6]; /* all 0: made from host_name (locally administered, always the same) */
+    unsigned mtu;   /* 0: the bridge's, or 1500 */
     struct network_address addresses[NETWORK_MAX_ADDRESSES];
     size_t address_count;
     /* Family 0: none. A gateway outside of the addresses' networks is reached by a route of its own to it (onlink). */
@@ -59,7 +61,8 @@ struct network_card {
  * program ends. Duplicate address detection of IPv6 is off for given addresses (as it would delay the start), lo of the
  * namespace is up. Errors: -EEXIST naming the device that is in the way, -ENODEV naming the bridge that is not there or is
  * none; nothing is left. */
-int must_check network_attach_card(const struct network_card *card, int namespace_fd, struct error *err);
+int must_check network_attach_card(const struct network_card *card, int namespace_fd,
+                                   struct error *err);
 /* Removes a pair by the name of its end on the host. One that is not there is no error; one that is no veth is (-EINVAL). */
 int must_check network_detach_card(const char *host_name, struct error *err);
 

@@ -59,6 +59,12 @@ static void documents(void **state)
          "config.ipv6"},
         {"{\"name\":\"a\",\"type\":\"nat\",\"config\":{\"colour\":\"red\"}}", "config.colour"},
         {"{\"name\":\"a\",\"type\":\"user\",\"config\":{\"bridge\":\"br0\"}}", "config.bridge"},
+        {"{\"name\":\"a\",\"type\":\"user\",\"config\":{\"ipv4\":\"10.0.2.14/24\"}}",
+         "config.ipv4"},
+        {"{\"name\":\"a\",\"type\":\"user\",\"config\":{\"ipv4\":\"10.0.2.1/25\"}}", "config.ipv4"},
+        {"{\"name\":\"a\",\"type\":\"user\",\"config\":{\"ipv4\":\"fec0::2/24\"}}", "config.ipv4"},
+        {"{\"name\":\"a\",\"type\":\"macvlan\"}", "config.parent"},
+        {"{\"name\":\"a\",\"type\":\"macvlan\",\"config\":{\"parent\":\"a b\"}}", "config.parent"},
     };
     struct plan plan;
     struct error err;
@@ -75,6 +81,19 @@ static void documents(void **state)
                   &err),
         0);
     assert_string_equal(plan.bridge, "br0");
+    assert_int_equal(
+        read_plan("{\"name\":\"a\",\"type\":\"macvlan\",\"config\":{\"parent\":\"eth0\"}}", &plan,
+                  &err),
+        0);
+    assert_string_equal(plan.parent, "eth0");
+    char text[NETWORK_TEXT_SIZE];
+    assert_int_equal(read_plan("{\"name\":\"a\",\"type\":\"user\"}", &plan, &err), 0);
+    network_format(&plan.ipv4, true, text);
+    assert_string_equal(text, "10.0.2.2/24");
+    network_format(&plan.first, false, text);
+    assert_string_equal(text, "10.0.2.15");
+    network_format(&plan.last, false, text);
+    assert_string_equal(text, "10.0.2.254");
 }
 
 static void ranges(void **state)
@@ -148,7 +167,8 @@ static void forwards(void **state)
             fail_msg("%s to %s", bad[i][0], bad[i][1]);
         }
     }
-    assert_int_equal(read_forward("tcp:[::1]:80", "tcp:80", &forward), -EOPNOTSUPP);
+    assert_int_equal(read_forward("tcp:[fd00::1]:80", "tcp:80", &forward), 0);
+    assert_int_equal(forward.listen.family, AF_INET6);
     assert_int_equal(read_forward("tcp:8080", "tcp:80", &forward), 0);
     assert_int_equal(forward.listen.family, 0);
     assert_int_equal(forward.listen_port, 8080);
@@ -158,6 +178,31 @@ static void forwards(void **state)
     assert_int_equal(read_forward("udp:192.0.2.1:53", "udp:5353", &forward), 0);
     assert_true(forward.is_udp);
     assert_int_equal(forward.listen.bytes[0], 192);
+}
+
+static void forwards_at_one_place(void **state)
+{
+    static const struct {
+        const char *a, *b;
+        bool clash;
+    } cases[] = {{"tcp:80", "tcp:80", true},
+                 {"tcp:80", "udp:80", false},
+                 {"tcp:80", "tcp:81", false},
+                 {"tcp:80", "tcp:192.0.2.1:80", true},
+                 {"tcp:192.0.2.2:80", "tcp:192.0.2.1:80", false},
+                 {"tcp:80", "tcp:[::]:80", false},
+                 {"tcp:[fd00::1]:80", "tcp:[::]:80", true},
+                 {"tcp:[fd00::1]:80", "tcp:[fd00::2]:80", false}};
+    for (unsigned i = 0; i < ARRAY_COUNT(cases); i++) {
+        struct plan_forward a, b;
+        char to[] = "tcp:1";
+        memcpy(to, cases[i].a, 3);
+        assert_int_equal(read_forward(cases[i].a, to, &a), 0);
+        memcpy(to, cases[i].b, 3);
+        assert_int_equal(read_forward(cases[i].b, to, &b), 0);
+        assert_int_equal(plan_forwards_clash(&a, &b), cases[i].clash);
+        assert_int_equal(plan_forwards_clash(&b, &a), cases[i].clash);
+    }
 }
 
 static void free_addresses(void **state)
@@ -233,10 +278,12 @@ static void texts(void **state)
     net.addresses =
         json_pack("{s:{s:s,s:s}}", "web1/eth0", "mac", "52:54:00:00:00:01", "ipv4", "10.1.2.7");
     net.ports =
-        json_pack("{s:{s:s,s:s,s:s,s:s,s:[{s:s,s:s}]},s:{s:s,s:s,s:s,s:s}}", "web1/eth0", "mac",
-                  "52:54:00:00:00:01", "ipv4", "10.1.2.7", "ipv6", "fd00:1::7", "interface", "ht1",
-                  "forwards", "listen", "udp:53", "connect", "udp:5353", "free/eth0", "mac",
-                  "52:54:00:00:00:02", "ipv4", "10.1.2.8", "interface", "ht2", "spoofing", "allow");
+        json_pack("{s:{s:s,s:s,s:s,s:s,s:[{s:s,s:s},{s:s,s:s}]},s:{s:s,s:s,s:s,s:s,s:[{s:s,s:s}]}}",
+                  "web1/eth0", "mac", "52:54:00:00:00:01", "ipv4", "10.1.2.7", "ipv6", "fd00:1::7",
+                  "interface", "ht1", "forwards", "listen", "udp:53", "connect", "udp:5353",
+                  "listen", "tcp:[::]:80", "connect", "tcp:81", "free/eth0", "mac",
+                  "52:54:00:00:00:02", "ipv4", "10.1.2.8", "interface", "ht2", "spoofing", "allow",
+                  "forwards", "listen", "tcp:[2001:db8::1]:443", "connect", "tcp:444");
     AUTO_FREE char *rules = net_rules_text(&net);
     AUTO_FREE char *config = net_dns_config(&net);
     AUTO_FREE char *leases = net_dns_leases(&net);
@@ -247,7 +294,12 @@ static void texts(void **state)
     assert_has(rules, "elements = { \"ht1\" . 10.1.2.7 }");
     assert_has(rules, "elements = { \"ht1\" . fd00:1::7 }");
     assert_null(strstr(rules, "ht2"));
-    assert_has(rules, "udp dport 53 dnat ip to 10.1.2.7:5353");
+    assert_has(rules,
+               "meta nfproto ipv4 fib daddr type local udp dport 53 dnat ip to 10.1.2.7:5353");
+    assert_has(rules,
+               "meta nfproto ipv6 fib daddr type local tcp dport 80 dnat ip6 to [fd00:1::7]:81");
+    assert_has(rules,
+               "ip6 daddr 2001:db8::1 tcp dport 443 dnat ip6 to [fd00:1::5054:ff:fe00:2]:444");
     assert_has(rules, "ip saddr 10.1.0.0/20 ip daddr != 10.1.0.0/20 masquerade");
     assert_has(rules, "fd00:1::/64");
     assert_has(config, "dhcp-range=10.1.0.1,10.1.15.254,255.255.240.0,1h\n");
@@ -299,6 +351,7 @@ int main(void)
         cmocka_unit_test(ranges),
         cmocka_unit_test(macs),
         cmocka_unit_test(forwards),
+        cmocka_unit_test(forwards_at_one_place),
         cmocka_unit_test(free_addresses),
         cmocka_unit_test_setup_teardown(chosen, set_up, tear_down),
         cmocka_unit_test_setup_teardown(texts, set_up, tear_down),

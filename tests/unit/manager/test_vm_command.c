@@ -50,9 +50,20 @@ int network_attach_tap(const struct network_port *port, char out_interface[IFNAM
     return 0;
 }
 
+int network_attach_switch(const struct network_port *port, json_t **out_card, struct error *err)
+{
+    const json_t *forward = json_array_get(port->forwards, 0);
+    assert_string_equal(port->instance, "web1");
+    *out_card = json_pack("{s:s,s:s,s:s,s:s,s:b,s:[O*]}", "switch", "/run/hull/s", "name", "web1",
+                          "mac", "52:54:00:00:00:01", "ipv4", "10.0.2.16/24", "spoofing",
+                          strcmp(port->device, "eth2") == 0, "forwards", forward);
+    return 0;
+}
+
 static const char *const networks =
     "{\"networks\": {\"lan\": {\"name\": \"lan\", \"type\": \"nat\"},"
     "                \"mine\": {\"name\": \"mine\", \"type\": \"user\"},"
+    "                \"wire\": {\"name\": \"wire\", \"type\": \"macvlan\"},"
     "                \"far\": {\"name\": \"far\", \"type\": \"tube\"}}}";
 
 /* The words with a space between; NULL: refused, see 'err'. */
@@ -107,6 +118,8 @@ static void a_document_becomes_options(void **state)
         "   \"raw\": {\"type\": \"disk\", \"source\": \"/srv/x.img\"},"
         "   \"eth0\": {\"type\": \"nic\", \"network\": \"lan\", \"mac\": \"52:54:00:01:02:03\"},"
         "   \"eth1\": {\"type\": \"nic\", \"network\": \"mine\"},"
+        "   \"eth2\": {\"type\": \"nic\", \"network\": \"mine\"},"
+        "   \"eth3\": {\"type\": \"nic\", \"network\": \"wire\"},"
         "   \"web\": {\"type\": \"forward\", \"listen\": \"tcp:127.0.0.1:80\", \"connect\": \"tcp:8080\"},"
         "   \"dns\": {\"type\": \"forward\", \"listen\": \"udp:127.0.0.1:53\", \"connect\": \"udp:53\","
         "             \"nic\": \"eth1\"}}}",
@@ -121,8 +134,11 @@ static void a_document_becomes_options(void **state)
     assert_has(text, "--disk /pool/volumes/tools.qcow2,format=qcow2,serial=shared,readonly,");
     assert_has(text, "--disk /srv/x.img,format=raw,serial=raw ");
     assert_has(text, "--net tap=tap-eth0,mac=52:54:00:01:02:03 ");
-    assert_has(text, "--net user,hostfwd=udp:127.0.0.1:53-:53 ");
-    assert_int_equal(attached, 1);
+    assert_has(text, "--net switch=/run/hull/s,name=web1,mac=52:54:00:00:00:01,ipv4=10.0.2.16,"
+                     "hostfwd=udp:127.0.0.1:53-:53 ");
+    assert_has(text, "ipv4=10.0.2.16,spoofing=allow ");
+    assert_has(text, "--net macvtap=tap-eth3 ");
+    assert_int_equal(attached, 2);
     assert_null(strstr(text, "--restore"));
 }
 
@@ -143,9 +159,6 @@ static void what_cannot_be_is_refused(void **state)
         {"\"a\": {\"type\": \"disk\", \"source\": \"x/../y\"}", "no name of a disk"},
         {"\"a\": {\"type\": \"disk\", \"source\": \"/srv/a,readonly\"}", "a path with a comma"},
         {"\"a\": {\"type\": \"disk\", \"size\": \"many\"}", "disk a"},
-        {"\"a\": {\"type\": \"nic\", \"network\": \"mine\"}, \"f\": {\"type\": \"forward\", "
-         "\"listen\": \"tcp:127.0.0.1:80\", \"connect\": \"udp:80\"}",
-         "forward"},
     };
     for (size_t i = 0; i < ARRAY_COUNT(bad); i++) {
         char document[512];

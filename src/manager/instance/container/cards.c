@@ -1,4 +1,5 @@
 /* A container's cards on the manager's networks. */
+#include <errno.h>
 #include <string.h>
 
 #include "manager/instance/container/container.h"
@@ -93,10 +94,16 @@ static int attach(const struct network_port *port, size_t number, void *ctx, str
     size_t i;
     int rc = network_up(port->place, port->network, err);
     rc = rc < 0 ? rc : network_attach_container(port, &card, err);
+    if (rc == 0 && text_of(card, "switch") != NULL) {
+        rc = error_set(err, EOPNOTSUPP, "a network of type user is for VMs");
+        json_decref(card);
+    }
     if (rc < 0) {
         return error_prefix(err, rc, "device %.64s", port->device);
     }
-    json_t *word = json_sprintf("bridge=%s,name=%s", text_of(card, "bridge"),
+    bool is_macvlan = text_of(card, "parent") != NULL;
+    json_t *word = json_sprintf("%s=%s,name=%s", is_macvlan ? "parent" : "bridge",
+                                text_of(card, is_macvlan ? "parent" : "bridge"),
                                 own_name != NULL ? own_name : port->device);
     add_part(&word, "mac", text_of(card, "mac"));
     add_part(&word, "ip", text_of(card, "ipv4"));

@@ -40,22 +40,6 @@ void vm_command_fini(struct vm_command *command)
     *command = (struct vm_command){0};
 }
 
-int vm_forward_rule(const json_t *forward, char **out_rule, struct error *err)
-{
-    const char *listen = vm_property(forward, "listen");
-    const char *connect = vm_property(forward, "connect");
-    if (listen == NULL || connect == NULL || strlen(listen) < 5 || strlen(connect) < 5 ||
-        strncmp(listen, connect, 4) != 0 ||
-        (strncmp(listen, "tcp:", 4) != 0 && strncmp(listen, "udp:", 4) != 0)) {
-        return error_set(err, EINVAL,
-                         "forward: listen tcp:127.0.0.1:8080 and connect tcp:80, or both with udp");
-    }
-    const char *to = connect + 4;
-    /* A port alone leads to the guest's own address. */
-    *out_rule = vm_text("%s-%s%s", listen, strchr(to, ':') != NULL ? "" : ":", to);
-    return *out_rule != NULL ? 0 : error_set_errno(err, ENOMEM, "forward");
-}
-
 static bool is_type(const json_t *device, const char *type)
 {
     const char *own = vm_property(device, "type");
@@ -83,40 +67,82 @@ static json_t *forwards_of(const struct vm *vm, const char *nic, bool is_first)
     return forwards;
 }
 
-static int user_option(const json_t *nic, const json_t *forwards, char **out_text,
-                       struct error *err)
+/* "tcp:[::]:8080" and "tcp:80" as one rule. */
+static int forward_rule(const json_t *forward, char **out_rule, struct error *err)
 {
-    const char *mac = vm_property(nic, "mac");
-    char *text = mac != NULL ? vm_text("user,mac=%s", mac) : vm_text("user");
+    const char *listen = vm_property(forward, "listen");
+    const char *connect = vm_property(forward, "connect");
+    if (listen == NULL || connect == NULL || strlen(listen) < 5 || strlen(connect) < 5) {
+        return error_set(err, EINVAL, "forward: listen tcp:127.0.0.1:8080 and connect tcp:80");
+    }
+    bool has_address = strchr(listen + 4, ':') != NULL;
+    *out_rule = vm_text("%.4s%s%s-:%s", listen, has_address ? "" : ":", listen + 4, connect + 4);
+    return *out_rule != NULL ? 0 : error_set_errno(err, ENOMEM, "forward");
+}
+
+/* Adds ",key=value"; '*text' NULL stays that. */
+static void add_key(char **text, const char *key, const char *value)
+{
+    if (value != NULL && *text != NULL) {
+        char *longer = vm_text("%s,%s=%s", *text, key, value);
+        free(*text);
+        *text = longer;
+    }
+}
+
+static int switch_words(const json_t *card, char **out_text, struct error *err)
+{
+    const char *path = vm_property(card, "switch"), *ipv4 = vm_property(card, "ipv4");
+    char address[64];
     size_t index;
     json_t *forward;
-    json_array_foreach((json_t *)forwards, index, forward)
+    if (path == NULL || ipv4 == NULL || strchr(path, ',') != NULL) {
+        return error_set(err, EINVAL, "switch '%s': a path without a comma",
+                         path != NULL ? path : "");
+    }
+    (void)snprintf(address, sizeof(address), "%.*s", (int)strcspn(ipv4, "/"), ipv4);
+    char *text = vm_text("switch=%s", path);
+    add_key(&text, "name", vm_property(card, "name"));
+    add_key(&text, "mac", vm_property(card, "mac"));
+    add_key(&text, "ipv4", address);
+    add_key(&text, "ipv6", vm_property(card, "ipv6"));
+    add_key(&text, "spoofing", json_is_true(json_object_get(card, "spoofing")) ? "allow" : NULL);
+    json_array_foreach(json_object_get(card, "forwards"), index, forward)
     {
-        char *rule;
-        int rc = vm_forward_rule(forward, &rule, err);
+        char *rule = NULL;
+        int rc = forward_rule(forward, &rule, err);
         if (rc < 0) {
             free(text);
             return rc;
         }
-        char *longer = text != NULL ? vm_text("%s,hostfwd=%s", text, rule) : NULL;
+        add_key(&text, "hostfwd", rule);
         free(rule);
-        free(text);
-        text = longer;
     }
     *out_text = text;
     return text != NULL ? 0 : error_set_errno(err, ENOMEM, "network");
 }
 
-static int tap_option(const struct network_port *port, char **out_text, struct error *err)
+static int switch_option(const struct network_port *port, char **out_text, struct error *err)
+{
+    json_t *card;
+    int rc = network_attach_switch(port, &card, err);
+    if (rc == 0) {
+        rc = switch_words(card, out_text, err);
+        json_decref(card);
+    }
+    return rc;
+}
+
+static int tap_option(const struct network_port *port, const char *kind, char **out_text,
+                      struct error *err)
 {
     char interface[IFNAMSIZ];
-    const char *mac = vm_property(port->nic, "mac");
     int rc = network_attach_tap(port, interface, err);
     if (rc < 0) {
         return rc;
     }
-    *out_text =
-        vm_text("tap=%s%s%s", interface, mac != NULL ? ",mac=" : "", mac != NULL ? mac : "");
+    *out_text = vm_text("%s=%s", kind, interface);
+    add_key(out_text, "mac", vm_property(port->nic, "mac"));
     return *out_text != NULL ? 0 : error_set_errno(err, ENOMEM, "network");
 }
 
@@ -130,18 +156,20 @@ static int add_nic(const struct vm *vm, struct vm_command *command, const char *
         return error_prefix(err, rc, "nic %s", name);
     }
     json_t *forwards = forwards_of(vm, name, is_first);
+    const struct network_port port = {.place = vm->place,
+                                      .network = network,
+                                      .instance = vm->name,
+                                      .device = name,
+                                      .nic = nic,
+                                      .forwards = forwards};
     if (is_type(network, "user")) {
-        rc = user_option(nic, forwards, &text, err);
+        rc = switch_option(&port, &text, err);
     } else if (is_type(network, "nat") || is_type(network, "bridge")) {
-        struct network_port port = {.place = vm->place,
-                                    .network = network,
-                                    .instance = vm->name,
-                                    .device = name,
-                                    .nic = nic,
-                                    .forwards = forwards};
-        rc = tap_option(&port, &text, err);
+        rc = tap_option(&port, "tap", &text, err);
+    } else if (is_type(network, "macvlan")) {
+        rc = tap_option(&port, "macvtap", &text, err);
     } else {
-        rc = error_set(err, EINVAL, "a network of type %s: nat, bridge or user for VMs",
+        rc = error_set(err, EINVAL, "a network of type %s: nat, bridge, macvlan or user for VMs",
                        vm_property(network, "type"));
     }
     json_decref(forwards);

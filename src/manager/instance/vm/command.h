@@ -23,7 +23,4 @@ int must_check vm_command_make(const struct vm *vm, const struct vm_disks *disks
                                struct vm_command *out_command, struct error *err);
 void vm_command_fini(struct vm_command *command);
 
-/* "tcp:127.0.0.1:8080" and "tcp:80" as a rule of --net user's hostfwd. Owned by the caller. */
-int must_check vm_forward_rule(const json_t *forward, char **out_rule, struct error *err);
-
 #endif

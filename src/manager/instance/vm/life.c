@@ -47,30 +47,6 @@ static int make_folders(const struct vm *vm, struct error *err)
     return rc;
 }
 
-/* For those who have no documents of networks: of what type each NIC's is. */
-static int write_networks(const struct vm *vm, struct error *err)
-{
-    char path[PATH_MAX];
-    json_t *types = json_object();
-    const char *name;
-    json_t *device;
-    json_object_foreach(json_object_get(vm->document, "devices"), name, device)
-    {
-        const char *type = vm_property(device, "type");
-        json_t *network = NULL;
-        if (type != NULL && strcmp(type, "nic") == 0 &&
-            vm_find_network(vm, device, &network, NULL) == 0) {
-            json_object_set(types, name, json_object_get(network, "type"));
-            json_decref(network);
-        }
-    }
-    AUTO_FREE char *text = json_dumps(types, JSON_COMPACT);
-    json_decref(types);
-    vm_run_path(vm, "networks.json", path);
-    return text == NULL ? error_set_errno(err, ENOMEM, "vm %s", vm->name)
-                        : file_replace(path, text, 0600, false, err);
-}
-
 static int start(const struct vm *vm, const json_t *boot, const char *restore, bool is_paused,
                  struct vm_disks *disks, struct error *err)
 {
@@ -108,9 +84,6 @@ int vm_life_start(const struct vm *vm, const char *restore, bool is_paused, stru
     int rc =
         disks == NULL ? error_set_errno(err, ENOMEM, "vm %s", vm->name) : make_folders(vm, err);
     if (rc == 0) {
-        rc = write_networks(vm, err);
-    }
-    if (rc == 0) {
         rc = read_boot(vm, &boot, err);
     }
     if (rc == 0) {
@@ -136,15 +109,12 @@ void vm_life_detach(const struct vm *vm, bool is_forgotten)
             vm_find_network(vm, device, &network, NULL) < 0) {
             continue;
         }
-        const char *kind = vm_property(network, "type");
         struct network_port port = {.place = vm->place,
                                     .network = network,
                                     .instance = vm->name,
                                     .device = name,
                                     .nic = device};
-        if (kind != NULL && strcmp(kind, "user") != 0) {
-            error_ignore(network_release(&port, is_forgotten, NULL));
-        }
+        error_ignore(network_release(&port, is_forgotten, NULL));
         json_decref(network);
     }
 }

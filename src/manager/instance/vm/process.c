@@ -15,6 +15,7 @@
 
 #include "base/host/event_loop.h"
 #include "base/host/file.h"
+#include "base/host/pid_file.h"
 #include "base/host/program.h"
 
 #define START_TIMEOUT_MS  30000
@@ -35,13 +36,7 @@ pid_t vm_process_find(const struct place *place, const char *name)
 {
     char path[PATH_MAX];
     place_run_path(place, "instances", name, "pid", path);
-    AUTO_CLOSE int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
-    if (fd < 0 || fcntl(fd, F_OFD_GETLK, &lock) < 0 || lock.l_type == F_UNLCK) {
-        return 0;
-    }
-    int pid = read_number(path);
-    return pid > 0 ? pid : 0; /* 0 for the moment before it is written */
+    return pid_file_find(path);
 }
 
 int vm_process_status(const struct place *place, const char *name)

@@ -113,9 +113,6 @@ static void add_started_at(json_t *info, const struct place *place, const char *
 
 static void add_addresses(json_t *info, const struct vm *vm)
 {
-    char path[PATH_MAX];
-    vm_run_path(vm, "networks.json", path);
-    json_t *types = json_load_file(path, 0, NULL);
     json_t *ipv4 = json_array();
     json_t *ipv6 = json_array();
     const char *name;
@@ -131,12 +128,8 @@ static void add_addresses(json_t *info, const struct vm *vm)
         if (type == NULL || strcmp(type, "nic") != 0) {
             continue;
         }
-        const char *kind = vm_property(types, name);
-        if (kind != NULL && strcmp(kind, "user") == 0) {
-            json_array_append_new(ipv4, json_string("10.0.2.15"));
-        } else if (mac != NULL &&
-                   network_addresses(vm->place, network != NULL ? network : "default", mac,
-                                     &addresses, NULL) == 0) {
+        if (mac != NULL && network_addresses(vm->place, network != NULL ? network : "default", mac,
+                                             &addresses, NULL) == 0) {
             json_array_foreach(addresses, index, address)
             {
                 const char *text = json_string_value(address);
@@ -145,7 +138,6 @@ static void add_addresses(json_t *info, const struct vm *vm)
             json_decref(addresses);
         }
     }
-    json_decref(types);
     json_object_set_new(info, "ipv4", ipv4);
     json_object_set_new(info, "ipv6", ipv6);
 }

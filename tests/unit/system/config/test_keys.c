@@ -202,10 +202,11 @@ static void cards(void **state)
 {
     struct config *config = read_value(
         "network",
-        json_pack("[s, s, s]",
+        json_pack("[s, s, s, s]",
                   "bridge=hull0,ip=10.90.0.10/24,ip=fd00::10/64,gateway=10.90.0.1,gateway=fd00::1",
-                  "bridge=b,name=lan,mac=02:00:00:12:34:56,mtu=1400", "bridge=none"));
-    assert_int_equal(config->card_count, 2);
+                  "bridge=b,name=lan,mac=02:00:00:12:34:56,mtu=1400", "bridge=none",
+                  "parent=up0,name=wire"));
+    assert_int_equal(config->card_count, 3);
     const struct network_card *card = &config->cards[0];
     assert_string_equal(card->bridge, "hull0");
     assert_string_equal(card->name, "eth0");
@@ -215,6 +216,10 @@ static void cards(void **state)
     assert_string_equal(card->name, "lan");
     assert_memory_equal(card->mac, "\x02\x00\x00\x12\x34\x56", 6);
     assert_int_equal(card->mtu, 1400);
+    assert_false(card->is_macvlan);
+    card = &config->cards[2];
+    assert_true(card->is_macvlan);
+    assert_string_equal(card->bridge, "up0");
     config_destroy(config);
     refuse("network", json_pack("[s, s]", "bridge=a,name=x", "bridge=b,name=x"), "the same name");
 }
