@@ -379,6 +379,8 @@ static void acpi_tables_are_linked_and_summed(void **state)
                                        .pm_timer_port = 0x608,
                                        .gpe_port = 0x620,
                                        .gpe_size = 4,
+                                       .hotplug_port = 0x640,
+                                       .hotplug_event = 1,
                                        .reset_port = 0xcf9,
                                        .reset_value = 6,
                                        .sci_gsi = 9,
