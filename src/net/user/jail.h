@@ -3,11 +3,13 @@
 #ifndef NET_USER_JAIL_H
 #define NET_USER_JAIL_H
 
+#include <stdbool.h>
+
 #include "base/core/error.h"
 
 /* Own namespaces (all but network), an empty root that holds only etc/resolv.conf (that of 'dns' if not NULL), no privileges, a
  * filter of system calls. What the kernel does not allow an ordinary user is left out with a line in the log, except with 'dns',
  * which needs the root. Failure leaves the process half locked: end it. */
-int must_check jail_enter(const char *dns, struct error *err);
+int must_check jail_enter(const char *dns, bool outlives_parent, struct error *err);
 
 #endif

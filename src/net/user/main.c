@@ -65,7 +65,7 @@ static int start(const struct net_user_options *options, struct net_user **out_u
     if (rc == 0) {
         rc = redirect_output(options->is_verbose, err);
     }
-    return rc < 0 ? rc : jail_enter(options->dns, err);
+    return rc < 0 ? rc : jail_enter(options->dns, options->outlives_parent, err);
 }
 
 int net_user_main(int argc, char **argv)

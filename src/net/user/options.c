@@ -19,6 +19,7 @@ const char net_user_usage[] =
     "  --dns ADDRESS        the name server to ask, instead of those in /etc/resolv.conf\n"
     "  --hostname NAME      the name that DHCP gives to the guest\n"
     "  --search DOMAIN      a domain that DHCP tells the guest to search; up to 6 times\n"
+    "  --outlive            do not end with the parent, but when nobody has the other end of the socket\n"
     "  --verbose            say on stderr what is locked in and what the guest does wrong\n"
     "  --help, --version\n"
     "\n"
@@ -112,6 +113,9 @@ static int parse_option(int option, const char *value, struct net_user_options *
     case '4':
         options->has_ipv6 = false;
         return 0;
+    case 'o':
+        options->outlives_parent = true;
+        return 0;
     case 'v':
         options->is_verbose = true;
         return 0;
@@ -130,12 +134,19 @@ int net_user_parse_options(int argc, char **argv, struct net_user_options *out_o
                            struct error *err)
 {
     static const struct option known[] = {
-        {"fd", required_argument, NULL, 'f'},      {"ready-fd", required_argument, NULL, 'r'},
-        {"hostfwd", required_argument, NULL, 'p'}, {"dns", required_argument, NULL, 'd'},
-        {"search", required_argument, NULL, 's'},  {"hostname", required_argument, NULL, 'n'},
-        {"restrict", no_argument, NULL, 'R'},      {"no-ipv6", no_argument, NULL, '4'},
-        {"verbose", no_argument, NULL, 'v'},       {"help", no_argument, NULL, 'h'},
-        {"version", no_argument, NULL, 'V'},       {0},
+        {"fd", required_argument, NULL, 'f'},
+        {"ready-fd", required_argument, NULL, 'r'},
+        {"hostfwd", required_argument, NULL, 'p'},
+        {"dns", required_argument, NULL, 'd'},
+        {"search", required_argument, NULL, 's'},
+        {"hostname", required_argument, NULL, 'n'},
+        {"restrict", no_argument, NULL, 'R'},
+        {"no-ipv6", no_argument, NULL, '4'},
+        {"verbose", no_argument, NULL, 'v'},
+        {"help", no_argument, NULL, 'h'},
+        {"version", no_argument, NULL, 'V'},
+        {"outlive", no_argument, NULL, 'o'},
+        {0},
     };
     *out_options = (struct net_user_options){.fd = -1, .ready_fd = -1, .has_ipv6 = true};
     int rc = 0;

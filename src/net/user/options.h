@@ -12,6 +12,7 @@
 struct net_user_options {
     int fd;       /* the frame socket; -1: not given */
     int ready_fd; /* -1: none */
+    bool outlives_parent;
     bool is_restricted;
     bool has_ipv6;
     bool is_verbose;
