@@ -267,14 +267,14 @@ const struct option_spec boot_option_table[] = {
      "cache=" CACHE_MODES ", snapshot (writes are lost at the end), "
      "werror=, rerror=report|stop|ignore|enospc, discard=unmap|ignore, detect-zeroes=off|on|unmap, "
      "copy-on-read, limits: bps, bps-rd, bps-wr, iops, iops-rd, iops-wr=N, each with -max and -max-length, "
-     "iops-size=SIZE, group=NAME; of a URI, as nbd://server/export: reconnect=SECONDS; "
+     "iops-size=SIZE, group=NAME; id=NAME, index=N, slot=N; of a URI, as nbd://server/export: reconnect=SECONDS; "
      "of qcow2: backing=FILE,backing-format=raw|qcow2 for each file it stands on, data-file=FILE",
      "FILE", boot_parse_disk},
     {"cdrom", 0, "FILE", "not in this version: a CD image", "FILE", parse_cdrom},
     {"boot", 0, "ORDER", "not in this version: order of boot devices", NULL, parse_boot_order},
     {"net", 0, "KIND[,KEY=VALUE]...",
      "a network card: user[,restrict][,hostfwd=tcp:ADDR:PORT-:PORT]..., passt, tap=IFNAME or none; "
-     "also mac=ADDRESS (default: user)",
+     "also mac=ADDRESS, id=NAME, index=N, slot=N (default: user)",
      "user|passt|tap=|none", boot_parse_net},
     {"share", 0, "DIR:TAG", "not in this version: share a folder with the guest", "DIR",
      parse_share},

@@ -19,7 +19,16 @@ struct boot_layer {
     const char *path, *format;
 };
 
+/* What a VM calls a disk or card, and where it has it. */
+struct boot_place {
+    const char *id; /* NULL: nothing */
+    unsigned slot;  /* on the PCI bus, 0: any */
+    bool has_index;
+    unsigned index;
+};
+
 struct boot_disk {
+    struct boot_place place;
     char *path; /* owned: the option's words, to which the others point */
     const char *format;
     const char *aio;
@@ -50,10 +59,12 @@ enum boot_net_kind {
 
 struct boot_net {
     enum boot_net_kind kind;
+    struct boot_place place;
     char *text; /* owned: the option's words, to which 'tap' and 'hostfwd' point */
     const char *tap;
     const char *hostfwd[BOOT_MAX_HOSTFWDS];
     unsigned hostfwd_count;
+    bool outlives_us;   /* its helper ends with the VM, not with us */
     bool is_restricted; /* user: nothing but forwarded ports */
     uint8_t mac[6];
     bool has_mac;
@@ -107,6 +118,9 @@ int must_check boot_options_check(struct boot_options *options, struct error *er
 
 /* Splits the next "KEY[=VALUE]" off '*rest', in place. 'out_value' is NULL without '='. */
 bool boot_next_key(char **rest, char **out_key, char **out_value);
+/* id=, slot= and index=; -ENOENT: it is none of these. 'count': the indexes that there can be. */
+int must_check boot_place_key(struct boot_place *place, const char *key, const char *value,
+                              unsigned count, struct error *err);
 /* -EINVAL, with the nearest of 'words', which are divided by '|'. */
 int boot_unknown_key(const char *key, const char *words, struct error *err);
 
