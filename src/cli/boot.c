@@ -180,6 +180,12 @@ static const struct verb_section man_sections[] = {
      "\n"
      "The requests of a remote disk wait for its server for reconnect=SECONDS (60) before they fail.\n"
      "Its process, hull-storage, is started again when it ends; nothing that was written is lost.\n"},
+    {"NAMES AND PLACES OF DEVICES",
+     "Disks are disk0, disk1 and so on in the order of the options, cards net0, net1. index=N gives one\n"
+     "another number, slot=N another PCI slot (1 to 31) than the lowest that is free, id=NAME a name of\n"
+     "the user's. That matters where devices came and went while the VM ran (`hull ctl PATH plug`,\n"
+     "`unplug`): a VM is restored with the numbers that `hull ctl PATH devices` showed when it was\n"
+     "saved; its slots are in the saved state.\n"},
     {"OPTIONS OF THE ENGINE SOFT",
      "  cache=SIZE      memory for translated code, for each virtual CPU: 4M to 1G (default: 64M); a\n"
      "                  bare number counts MiB. Tables take up to two fifths as much, and 4M\n"

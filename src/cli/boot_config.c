@@ -53,52 +53,59 @@ static json_t *throttle_entry(const struct boot_disk *disk)
     return limits;
 }
 
-static json_t *disks_entry(const struct boot_options *options, const struct boot_files *files)
+static void put_place(json_t *entry, const struct boot_place *place)
 {
-    json_t *disks = json_array();
-    for (unsigned i = 0; i < options->disk_count; i++) {
-        const struct boot_disk *disk = &options->disk[i];
-        const struct cache_mode *cache = cache_mode_find(disk->cache);
-        json_t *entry =
-            json_pack("{s:i, s:b, s:o, s:s, s:b, s:b, s:b, s:b, s:s, s:s, s:s, s:s, s:s, s:s, s:b}",
-                      "fd", files->disk[i], "remote", (int)block_is_uri(disk->path), "name",
-                      full_path_text(disk->path), "format", disk->format, "readonly",
-                      (int)disk->is_readonly, "direct", (int)cache->is_direct, "write_through",
-                      (int)cache->is_write_through, "unsafe", (int)cache->is_unsafe, "serial",
-                      disk->serial, "aio", disk->aio, "werror", disk->on_write_error, "rerror",
-                      disk->on_read_error, "detect_zeroes", disk->detect_zeroes, "discard",
-                      disk->discard, "copy_on_read", (int)disk->has_copy_on_read);
-        if (disk->has_reconnect) {
-            json_object_set_new(entry, "reconnect", json_integer(disk->reconnect_s));
-        }
-        if (files->crypt[i] >= 0) {
-            json_object_set_new(entry, "crypt_fd", json_integer(files->crypt[i]));
-        }
-        if (files->overlay[i] >= 0) {
-            json_object_set_new(entry, "overlay_fd", json_integer(files->overlay[i]));
-        }
-        json_object_set_new(entry, "throttle", throttle_entry(disk));
-        json_t *layers = json_array();
-        for (unsigned j = 0; j < disk->layer_count; j++) {
-            json_array_append_new(layers,
-                                  json_pack("{s:i, s:b, s:o, s:s}", "fd", files->layer[i][j],
-                                            "remote", (int)block_is_uri(disk->layer[j].path),
-                                            "name", full_path_text(disk->layer[j].path), "format",
-                                            disk->layer[j].format));
-        }
-        json_object_set_new(entry, "backing", layers);
-        if (disk->data_path != NULL) {
-            json_t *data = json_pack("{s:i, s:b, s:o}", "fd", files->data[i], "remote",
-                                     (int)block_is_uri(disk->data_path), "name",
-                                     full_path_text(disk->data_path));
-            json_object_set_new(entry, "data", data);
-        }
-        json_array_append_new(disks, entry);
+    if (place->id != NULL) {
+        json_object_set_new(entry, "id", path_text(place->id));
     }
-    return disks;
+    if (place->slot != 0) {
+        json_object_set_new(entry, "slot", json_integer(place->slot));
+    }
+    if (place->has_index) {
+        json_object_set_new(entry, "index", json_integer(place->index));
+    }
 }
 
-static json_t *nets_entry(const struct boot_options *options, const struct boot_files *files)
+json_t *boot_config_disk(const struct boot_disk *disk, const struct boot_files *files, unsigned i)
+{
+    const struct cache_mode *cache = cache_mode_find(disk->cache);
+    json_t *entry = json_pack(
+        "{s:i, s:b, s:o, s:s, s:b, s:b, s:b, s:b, s:s, s:s, s:s, s:s, s:s, s:s, s:b}", "fd",
+        files->disk[i], "remote", (int)block_is_uri(disk->path), "name", full_path_text(disk->path),
+        "format", disk->format, "readonly", (int)disk->is_readonly, "direct", (int)cache->is_direct,
+        "write_through", (int)cache->is_write_through, "unsafe", (int)cache->is_unsafe, "serial",
+        disk->serial, "aio", disk->aio, "werror", disk->on_write_error, "rerror",
+        disk->on_read_error, "detect_zeroes", disk->detect_zeroes, "discard", disk->discard,
+        "copy_on_read", (int)disk->has_copy_on_read);
+    put_place(entry, &disk->place);
+    if (disk->has_reconnect) {
+        json_object_set_new(entry, "reconnect", json_integer(disk->reconnect_s));
+    }
+    if (files->crypt[i] >= 0) {
+        json_object_set_new(entry, "crypt_fd", json_integer(files->crypt[i]));
+    }
+    if (files->overlay[i] >= 0) {
+        json_object_set_new(entry, "overlay_fd", json_integer(files->overlay[i]));
+    }
+    json_object_set_new(entry, "throttle", throttle_entry(disk));
+    json_t *layers = json_array();
+    for (unsigned j = 0; j < disk->layer_count; j++) {
+        json_array_append_new(layers, json_pack("{s:i, s:b, s:o, s:s}", "fd", files->layer[i][j],
+                                                "remote", (int)block_is_uri(disk->layer[j].path),
+                                                "name", full_path_text(disk->layer[j].path),
+                                                "format", disk->layer[j].format));
+    }
+    json_object_set_new(entry, "backing", layers);
+    if (disk->data_path != NULL) {
+        json_t *data =
+            json_pack("{s:i, s:b, s:o}", "fd", files->data[i], "remote",
+                      (int)block_is_uri(disk->data_path), "name", full_path_text(disk->data_path));
+        json_object_set_new(entry, "data", data);
+    }
+    return entry;
+}
+
+json_t *boot_config_net(const struct boot_net *net, int fd)
 {
     static const char *const kinds[] = {[BOOT_NET_USER] = "stream",
                                         [BOOT_NET_PASST] = "stream",
@@ -107,16 +114,12 @@ static json_t *nets_entry(const struct boot_options *options, const struct boot_
                                         [BOOT_NET_SWITCH] = "stream"};
     static const char *const names[] = {
         [BOOT_NET_USER] = "user", [BOOT_NET_PASST] = "passt", [BOOT_NET_SWITCH] = "switch"};
-    json_t *nets = json_array();
-    for (unsigned i = 0; i < options->net_count; i++) {
-        const struct boot_net *net = &options->net[i];
-        char text[BOOT_MAC_SIZE];
-        boot_mac_text(net->mac, text);
-        json_array_append_new(
-            nets, json_pack("{s:s, s:i, s:s, s:s}", "kind", kinds[net->kind], "fd", files->net[i],
-                            "name", net->tap != NULL ? net->tap : names[net->kind], "mac", text));
-    }
-    return nets;
+    char text[BOOT_MAC_SIZE];
+    boot_mac_text(net->mac, text);
+    json_t *entry = json_pack("{s:s, s:i, s:s, s:s}", "kind", kinds[net->kind], "fd", fd, "name",
+                              net->tap != NULL ? net->tap : names[net->kind], "mac", text);
+    put_place(entry, &net->place);
+    return entry;
 }
 
 static json_t *console_entry(const struct boot_options *options, const struct boot_files *files)
@@ -181,8 +184,15 @@ char *boot_config_make(const struct boot_options *options, const struct boot_fil
                             json_pack("{s:I, s:i}", "cid", (json_int_t)options->vsock_cid, "dir_fd",
                                       files->vsock_dir));
     }
-    json_object_set_new(root, "disks", disks_entry(options, files));
-    json_object_set_new(root, "nets", nets_entry(options, files));
+    json_t *disks = json_array(), *nets = json_array();
+    for (unsigned i = 0; i < options->disk_count; i++) {
+        json_array_append_new(disks, boot_config_disk(&options->disk[i], files, i));
+    }
+    for (unsigned i = 0; i < options->net_count; i++) {
+        json_array_append_new(nets, boot_config_net(&options->net[i], files->net[i]));
+    }
+    json_object_set_new(root, "disks", disks);
+    json_object_set_new(root, "nets", nets);
     json_object_set_new(root, "console", console_entry(options, files));
     char *text = rc == 0 ? json_dumps(root, JSON_COMPACT) : NULL;
     json_decref(root);

@@ -175,7 +175,7 @@ static int disk_key(struct boot_disk *disk, const char *key, const char *value, 
     static const char words[] =
         "format|readonly|bus|serial|aio|cache|backing|backing-format|data-file|snapshot|werror|rerror|"
         "detect-zeroes|discard|copy-on-read|bps|bps-rd|bps-wr|iops|iops-rd|iops-wr|bps-max|iops-max|"
-        "iops-size|group|key-file|key-env|key-ring|reconnect";
+        "iops-size|group|key-file|key-env|key-ring|reconnect|id|slot|index";
     const char *text = value != NULL ? value : "";
     if (strcmp(key, "readonly") == 0 && (value == NULL || strcmp(value, "on") == 0)) {
         disk->is_readonly = true;
@@ -221,7 +221,8 @@ static int disk_key(struct boot_disk *disk, const char *key, const char *value, 
         disk->has_reconnect = true;
         disk->reconnect_s = (unsigned)seconds;
     } else {
-        int rc = policy_key(disk, key, value, err);
+        int rc = boot_place_key(&disk->place, key, value, BOOT_MAX_DISKS, err);
+        rc = rc == -ENOENT ? policy_key(disk, key, value, err) : rc;
         return rc == -ENOENT ? boot_unknown_key(key, words, err) : rc;
     }
     return 0;

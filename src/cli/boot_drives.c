@@ -7,6 +7,8 @@
 #include "base/host/file.h"
 #include "cli/boot_options.h"
 
+#define PCI_SLOTS 32
+
 bool boot_next_key(char **rest, char **out_key, char **out_value)
 {
     if (*rest == NULL || **rest == '\0') {
@@ -30,6 +32,31 @@ int boot_unknown_key(const char *key, const char *words, struct error *err)
         return error_set(err, EINVAL, "key '%s' is unknown: did you mean %s?", key, hint);
     }
     return error_set(err, EINVAL, "key '%s' is unknown: %s", key, words);
+}
+
+int boot_place_key(struct boot_place *place, const char *key, const char *value, unsigned count,
+                   struct error *err)
+{
+    const char *text = value != NULL ? value : "";
+    uint64_t number = 0;
+    int rc = 0;
+    if (strcmp(key, "id") == 0) {
+        place->id = text;
+        return text[0] != '\0' && strlen(text) <= 64
+                   ? 0
+                   : error_set(err, EINVAL, "id '%s' is no name: 1 to 64 characters", text);
+    }
+    if (strcmp(key, "slot") == 0) {
+        rc = number_parse(text, 1, PCI_SLOTS - 1, &number, err);
+        place->slot = (unsigned)number;
+    } else if (strcmp(key, "index") == 0) {
+        rc = number_parse(text, 0, count - 1, &number, err);
+        place->index = (unsigned)number;
+        place->has_index = true;
+    } else {
+        return -ENOENT;
+    }
+    return rc < 0 ? error_prefix(err, rc, "%s", key) : 0;
 }
 
 static int parse_mac(const char *text, uint8_t *out_mac, struct error *err)
@@ -91,6 +118,10 @@ static bool hostfwd_is_sound(const char *text)
 
 static int net_key(struct boot_net *net, const char *key, const char *value, struct error *err)
 {
+    int rc = boot_place_key(&net->place, key, value, BOOT_MAX_NETS, err);
+    if (rc != -ENOENT) {
+        return rc;
+    }
     if (strcmp(key, "mac") == 0) {
         net->has_mac = true;
         return parse_mac(value != NULL ? value : "", net->mac, err);
@@ -132,9 +163,9 @@ static int net_key(struct boot_net *net, const char *key, const char *value, str
                    : error_set(err, EINVAL, "spoofing '%s': allow or deny", value);
     }
     return boot_unknown_key(key,
-                            net->kind == BOOT_NET_USER ? "hostfwd|restrict|mac"
-                            : is_switch                ? "hostfwd|ipv4|ipv6|mac|name|spoofing"
-                                                       : "mac",
+                            net->kind == BOOT_NET_USER ? "hostfwd|restrict|mac|id|slot|index"
+                            : is_switch ? "hostfwd|ipv4|ipv6|mac|name|spoofing|id|slot|index"
+                                        : "mac|id|slot|index",
                             err);
 }
 

@@ -325,8 +325,8 @@ static int open_overlay(const struct boot_disk *disk, int *out_fd, struct error 
     return 0;
 }
 
-static int open_chain(const struct boot_disk *disk, struct boot_files *files, unsigned index,
-                      struct error *err)
+int boot_open_chain(const struct boot_disk *disk, struct boot_files *files, unsigned index,
+                    struct error *err)
 {
     struct boot_disk image = *disk;
     image.is_readonly = disk->is_readonly || disk->is_snapshot;
@@ -373,7 +373,7 @@ int boot_files_open(struct boot_files *files, const struct boot_options *options
                         &files->restore, err);
     }
     for (unsigned i = 0; rc == 0 && i < options->disk_count; i++) {
-        rc = open_chain(&options->disk[i], files, i, err);
+        rc = boot_open_chain(&options->disk[i], files, i, err);
     }
     if (rc == 0) {
         rc = open_vsock(files, options, err);

@@ -2,6 +2,7 @@
 #ifndef CLI_BOOT_FILES_H
 #define CLI_BOOT_FILES_H
 
+#include <jansson.h>
 #include <poll.h>
 #include <sys/types.h>
 
@@ -24,6 +25,7 @@ struct boot_storage {
 };
 
 struct boot_files {
+    bool is_for_running_vm; /* its processes do not end with us */
     int kernel, initrd, restore, log, vsock_dir;
     int console_log, console_old_log;
     int pid; /* of --pid-file, locked; not for the VM */
@@ -88,5 +90,13 @@ int must_check boot_open_net(const struct boot_net *net, const char *name, int *
 
 /* The configuration document for hull-vmm. Owned by the caller; NULL: no memory. */
 char *boot_config_make(const struct boot_options *options, const struct boot_files *files);
+
+/* Members of its "disks" and "nets", owned by the caller. 'index': whose descriptors in 'files', and which card of the VM. */
+json_t *boot_config_disk(const struct boot_disk *disk, const struct boot_files *files,
+                         unsigned index);
+json_t *boot_config_net(const struct boot_net *net, int fd);
+/* A disk and all that it stands on, as number 'index' in 'files'. */
+int must_check boot_open_chain(const struct boot_disk *disk, struct boot_files *files,
+                               unsigned index, struct error *err);
 
 #endif

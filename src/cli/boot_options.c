@@ -267,7 +267,7 @@ const struct option_spec boot_option_table[] = {
      "cache=" CACHE_MODES ", snapshot (writes are lost at the end), "
      "werror=, rerror=report|stop|ignore|enospc, discard=unmap|ignore, detect-zeroes=off|on|unmap, "
      "copy-on-read, limits: bps, bps-rd, bps-wr, iops, iops-rd, iops-wr=N, each with -max and -max-length, "
-     "iops-size=SIZE, group=NAME; of a URI, as nbd://server/export: reconnect=SECONDS; "
+     "iops-size=SIZE, group=NAME; id=NAME, index=N, slot=N; of a URI, as nbd://server/export: reconnect=SECONDS; "
      "of qcow2: backing=FILE,backing-format=raw|qcow2 for each file it stands on, data-file=FILE",
      "FILE", boot_parse_disk},
     {"cdrom", 0, "FILE", "not in this version: a CD image", "FILE", parse_cdrom},
@@ -275,7 +275,7 @@ const struct option_spec boot_option_table[] = {
     {"net", 0, "KIND[,KEY=VALUE]...",
      "a network card: user[,restrict][,hostfwd=tcp:ADDR:PORT-:PORT]..., "
      "switch=PATH[,name=NAME][,ipv4=ADDRESS][,ipv6=ADDRESS][,spoofing=allow][,hostfwd=...]... (of hull-net-user), passt, "
-     "tap=IFNAME, macvtap=IFNAME or none; also mac=ADDRESS (default: user)",
+     "tap=IFNAME, macvtap=IFNAME or none; also mac=ADDRESS, id=NAME, index=N, slot=N (default: user)",
      "user|switch=|passt|tap=|macvtap=|none", boot_parse_net},
     {"share", 0, "DIR:TAG", "not in this version: share a folder with the guest", "DIR",
      parse_share},
@@ -349,21 +349,17 @@ void boot_mac_text(const uint8_t mac[6], char out_text[BOOT_MAC_SIZE])
                    mac[3], mac[4], mac[5]);
 }
 
-/* Without a wish each card gets an address that its VM's name and its place decide: the same at each start, so that a
- * guest knows its cards again, and different for VMs with different names. */
-static void settle_macs(struct boot_options *options)
+void boot_settle_mac(struct boot_net *net, const char *name, unsigned index)
 {
-    for (unsigned i = 0; i < options->net_count; i++) {
-        uint32_t hash = 2166136261u; /* FNV-1a */
-        for (const char *c = options->name; *c != '\0'; c++) {
-            hash = (hash ^ (uint8_t)*c) * 16777619u;
-        }
-        hash = (hash ^ i) * 16777619u;
-        if (!options->net[i].has_mac) {
-            const uint8_t mac[6] = {
-                0x52, 0x54, 0x00, (uint8_t)(hash >> 16), (uint8_t)(hash >> 8), (uint8_t)hash};
-            memcpy(options->net[i].mac, mac, sizeof(mac));
-        }
+    uint32_t hash = 2166136261u; /* FNV-1a */
+    for (const char *c = name; *c != '\0'; c++) {
+        hash = (hash ^ (uint8_t)*c) * 16777619u;
+    }
+    hash = (hash ^ (net->place.has_index ? net->place.index : index)) * 16777619u;
+    if (!net->has_mac) {
+        const uint8_t mac[6] = {
+            0x52, 0x54, 0x00, (uint8_t)(hash >> 16), (uint8_t)(hash >> 8), (uint8_t)hash};
+        memcpy(net->mac, mac, sizeof(mac));
     }
 }
 
@@ -380,6 +376,8 @@ int boot_options_check(struct boot_options *options, struct error *err)
         options->net[0] = (struct boot_net){.kind = BOOT_NET_USER};
         options->net_count = 1;
     }
-    settle_macs(options);
+    for (unsigned i = 0; i < options->net_count; i++) {
+        boot_settle_mac(&options->net[i], options->name, i);
+    }
     return 0;
 }

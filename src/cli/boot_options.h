@@ -19,7 +19,16 @@ struct boot_layer {
     const char *path, *format;
 };
 
+/* What a VM calls a disk or card, and where it has it. */
+struct boot_place {
+    const char *id; /* NULL: nothing */
+    unsigned slot;  /* on the PCI bus, 0: any */
+    bool has_index;
+    unsigned index;
+};
+
 struct boot_disk {
+    struct boot_place place;
     char *path; /* owned: the option's words, to which the others point */
     const char *format;
     const char *aio;
@@ -52,6 +61,7 @@ enum boot_net_kind {
 
 struct boot_net {
     enum boot_net_kind kind;
+    struct boot_place place;
     char *text;       /* owned: the option's words, to which the other texts point */
     const char *tap;  /* of tap and macvtap: the interface */
     const char *path; /* of switch: its socket */
@@ -59,6 +69,7 @@ struct boot_net {
     bool may_spoof;                      /* of switch */
     const char *hostfwd[BOOT_MAX_HOSTFWDS];
     unsigned hostfwd_count;
+    bool outlives_us;   /* its helper ends with the VM, not with us */
     bool is_restricted; /* user: nothing but forwarded ports */
     uint8_t mac[6];     /* settled by boot_options_check */
     bool has_mac;       /* it was said */
@@ -110,10 +121,16 @@ void boot_options_fini(struct boot_options *options);
 /* What single options cannot tell: a kernel is there, at most one of this and that. */
 int must_check boot_options_check(struct boot_options *options, struct error *err);
 #define BOOT_MAC_SIZE 18
+/* Without a wish each card gets an address that its VM's name and its place decide: the same at each start, so that a
+ * guest knows its cards again, and different for VMs with different names. */
+void boot_settle_mac(struct boot_net *net, const char *name, unsigned index);
 void boot_mac_text(const uint8_t mac[6], char out_text[BOOT_MAC_SIZE]);
 
 /* Splits the next "KEY[=VALUE]" off '*rest', in place. 'out_value' is NULL without '='. */
 bool boot_next_key(char **rest, char **out_key, char **out_value);
+/* id=, slot= and index=; -ENOENT: it is none of these. 'count': the indexes that there can be. */
+int must_check boot_place_key(struct boot_place *place, const char *key, const char *value,
+                              unsigned count, struct error *err);
 /* -EINVAL, with the nearest of 'words', which are divided by '|'. */
 int boot_unknown_key(const char *key, const char *words, struct error *err);
 

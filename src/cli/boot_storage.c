@@ -1,4 +1,5 @@
 /* Remote disks of a VM: which processes belong to it, and what is done when one ends. */
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -13,6 +14,7 @@
 #include "base/host/pass_fd.h"
 #include "block/remote.h"
 #include "cli/boot_files.h"
+#include "cli/storage_keeper.h"
 
 /* Time for what they still have to make durable when the VM has gone. */
 #define END_NS 10000000000ull
@@ -46,10 +48,15 @@ static int hand_over(const struct boot_storage *storage, int connection)
 int boot_open_remote(const struct boot_disk *disk, struct boot_files *files, int *out_fd,
                      struct error *err)
 {
-    const struct storage_process process = {.uri = disk->path,
-                                            .is_readonly = disk->is_readonly,
-                                            .has_reconnect = disk->has_reconnect,
-                                            .reconnect_s = disk->reconnect_s};
+    struct storage_process process = {.uri = disk->path,
+                                      .is_readonly = disk->is_readonly,
+                                      .has_reconnect = disk->has_reconnect,
+                                      .reconnect_s = disk->reconnect_s};
+    if (files->is_for_running_vm) {
+        AUTO_CLOSE int log_fd = open("/dev/null", O_WRONLY | O_CLOEXEC);
+        process.log_fd = log_fd;
+        return storage_keeper_start(&process, out_fd, err);
+    }
     return boot_storage_open(&process, files, out_fd, err);
 }
 

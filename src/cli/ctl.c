@@ -13,7 +13,7 @@
 #define REQUEST_ID 1
 
 const char ctl_verb_words[] =
-    "status|pause|resume|poweroff|reset|quit|save|stats|devices|balloon|events|disk-list|disk-snapshot|"
+    "status|pause|resume|poweroff|reset|quit|save|stats|devices|plug|unplug|balloon|events|disk-list|disk-snapshot|"
     "disk-stream|disk-commit|disk-mirror|disk-mirror-complete|disk-resize|disk-throttle|"
     "disk-backup|disk-bitmap-list|disk-bitmap-add|disk-bitmap-remove|disk-bitmap-clear|"
     "disk-bitmap-merge|disk-bitmap-enable|disk-bitmap-disable|"
@@ -24,6 +24,8 @@ const char ctl_verb_words[] =
 
 const struct ctl_keys ctl_keys[] = {
     {"save", "file=|then=resume|then=quit"},
+    {"plug", "disk=|net="},
+    {"unplug", "device=|wait=true"},
     {"balloon", "bytes="},
     {"disk-snapshot", "disk=|file=|plain=true|reconnect=|log="},
     {"disk-stream", JOB "base=|file="},
@@ -80,8 +82,9 @@ static bool is_one_of(const char *key, const char *const *words, size_t count)
 static json_t *value_of(const char *key, const char *text, struct error *err)
 {
     static const char *const sizes[] = {"bytes", "speed", "granularity"};
-    static const char *const names[] = {
-        "disk", "file", "job", "bitmap", "source", "format", "backing", "backing-format", "log"};
+    static const char *const names[] = {"disk",   "net",    "device", "file",    "job",
+                                        "bitmap", "source", "format", "backing", "backing-format",
+                                        "log"};
     uint64_t number;
     struct block_throttle_limits limits;
     bool is_size = is_one_of(key, sizes, ARRAY_COUNT(sizes));
@@ -202,6 +205,10 @@ static int ctl_run(int argc, char **argv)
         (void)cli_fail(&err);
     } else if (strcmp(argv[1], "save") == 0) {
         status = ctl_save(&client, request, options.format);
+    } else if (strcmp(argv[1], "plug") == 0) {
+        status = ctl_plug(&client, request, options.format);
+    } else if (strcmp(argv[1], "unplug") == 0) {
+        status = ctl_unplug(&client, request, options.format);
     } else if (ctl_disk_has(argv[1], request)) {
         status = ctl_disk(&client, argv[1], request, options.format);
     } else {
@@ -226,7 +233,13 @@ const struct verb ctl_verb = {
         "  save file=F        write the state to F, completely or not at all; the VM stays paused,\n"
         "                     or with then=resume goes on, or with then=quit ends\n"
         "  stats              counters of vCPUs and devices\n"
-        "  devices            what is plugged\n"
+        "  devices            what is plugged, and the slots of disks and cards\n"
+        "  plug disk=FILE[,KEY=VALUE]...\n"
+        "  plug net=KIND[,KEY=VALUE]...\n"
+        "                     add a disk or a network card, with the keys of --disk and --net of hull boot\n"
+        "  unplug device=D [wait=true]\n"
+        "                     ask the guest to let go of disk or card D, a name as disk1 or net0, or its id;\n"
+        "                     wait=true: stay until it has\n"
         "  balloon bytes=N    the memory that the guest should keep\n"
         "  events             print events as they come, until the VM ends\n"
         "Disks and jobs, as docs/disks.md describes them:\n"
@@ -267,6 +280,8 @@ const struct verb ctl_verb = {
                 "  hull ctl /run/vm.sock save file=vm.state then=quit\n"
                 "  hull ctl /run/vm.sock balloon bytes=256M\n"
                 "  hull ctl /run/vm.sock stats --json\n"
+                "  hull ctl /run/vm.sock plug disk=data.qcow2,format=qcow2,id=data\n"
+                "  hull ctl /run/vm.sock unplug device=data wait=true\n"
                 "  hull ctl /run/vm.sock disk-snapshot disk=disk0 file=monday.qcow2\n"
                 "  hull ctl /run/vm.sock disk-stream disk=disk0 speed=50M\n"
                 "  hull ctl /run/vm.sock disk-mirror disk=disk0 file=nbd://server/vm1 wait=true\n",

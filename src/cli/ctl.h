@@ -14,6 +14,10 @@ int must_check ctl_request_make(const char *verb, int count, char **words, json_
 /* Carries out a save request: "file" names the target. Returns an exit status. */
 int ctl_save(struct control_client *client, json_t *request, enum output_format format);
 
+/* Disks and cards that come and go. The file or network is opened here. */
+int ctl_plug(struct control_client *client, const json_t *request, enum output_format format);
+int ctl_unplug(struct control_client *client, json_t *request, enum output_format format);
+
 /* The verbs that need a file, which is made or opened here, as the VM's process can open none. */
 bool ctl_disk_has(const char *verb, const json_t *request);
 int ctl_disk(struct control_client *client, const char *verb, json_t *request,

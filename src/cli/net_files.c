@@ -174,17 +174,27 @@ static int helper_sockets(struct helper *helper, struct error *err)
     return 0;
 }
 
+/* A helper that outlives us keeps nobody waiting who reads what we say. -1: it has ours. */
+static int open_silent(const struct boot_net *net)
+{
+    return net->outlives_us ? open("/dev/null", O_WRONLY | O_CLOEXEC) : -1;
+}
+
 /* hull-net-user --fd N --ready-fd M [--restrict] [--hostfwd RULE]... */
 static int start_user(const struct boot_net *net, const struct helper *helper, pid_t *out_pid,
                       struct error *err)
 {
+    AUTO_CLOSE int silent = open_silent(net);
     char fd_text[16];
     char ready_text[16];
-    const char *argv[7 + 2 * BOOT_MAX_HOSTFWDS] = {"hull-net-user", "--fd", fd_text, "--ready-fd",
+    const char *argv[8 + 2 * BOOT_MAX_HOSTFWDS] = {"hull-net-user", "--fd", fd_text, "--ready-fd",
                                                    ready_text};
     (void)snprintf(fd_text, sizeof(fd_text), "%d", helper->helper_fd);
     (void)snprintf(ready_text, sizeof(ready_text), "%d", helper->ready_vm_fd);
     size_t count = 5;
+    if (net->outlives_us) {
+        argv[count++] = "--outlive";
+    }
     if (net->is_restricted) {
         argv[count++] = "--restrict";
     }
@@ -196,6 +206,8 @@ static int start_user(const struct boot_net *net, const struct helper *helper, p
         .program = "hull-net-user",
         .argv = argv,
         .stdout_fd = -1,
+        .stderr_fd = MAX(silent, 0),
+        .outlives_us = net->outlives_us,
         .keep = {helper->helper_fd, helper->ready_vm_fd},
         .keep_count = 2,
     };
@@ -203,8 +215,10 @@ static int start_user(const struct boot_net *net, const struct helper *helper, p
 }
 
 /* passt serves the one connection that it is given, without going to the background. */
-static int start_passt(const struct helper *helper, pid_t *out_pid, struct error *err)
+static int start_passt(const struct boot_net *net, const struct helper *helper, pid_t *out_pid,
+                       struct error *err)
 {
+    AUTO_CLOSE int silent = open_silent(net);
     char fd_text[16];
     (void)snprintf(fd_text, sizeof(fd_text), "%d", helper->helper_fd);
     const char *argv[] = {"passt", "--foreground", "--quiet", "--fd", fd_text, NULL};
@@ -212,6 +226,8 @@ static int start_passt(const struct helper *helper, pid_t *out_pid, struct error
         .program = "passt",
         .argv = argv,
         .stdout_fd = -1,
+        .stderr_fd = MAX(silent, 0),
+        .outlives_us = net->outlives_us,
         .keep = {helper->helper_fd},
         .keep_count = 1,
     };
@@ -238,7 +254,7 @@ int boot_open_net(const struct boot_net *net, const char *name, int *out_fd, pid
     if (net->kind == BOOT_NET_USER) {
         rc = start_user(net, &helper, out_helper, err);
     } else {
-        rc = start_passt(&helper, out_helper, err);
+        rc = start_passt(net, &helper, out_helper, err);
     }
     close(helper.helper_fd);
     close(helper.ready_vm_fd);

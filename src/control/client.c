@@ -35,13 +35,19 @@ int control_client_send(struct control_client *client, const json_t *request, in
 int control_client_send_files(struct control_client *client, const json_t *request, const int fd[2],
                               struct error *err)
 {
+    size_t count = fd[0] < 0 ? 0 : fd[1] < 0 ? 1 : 2;
+    return control_client_send_many(client, request, fd, count, err);
+}
+
+int control_client_send_many(struct control_client *client, const json_t *request, const int *fd,
+                             size_t fd_count, struct error *err)
+{
     AUTO_FREE char *text = json_dumps(request, JSON_COMPACT);
     if (text == NULL) {
         return error_set_errno(err, ENOMEM, "control request");
     }
     size_t size = strlen(text);
     text[size++] = '\n'; /* in the place of the end mark */
-    size_t fd_count = fd[0] < 0 ? 0 : fd[1] < 0 ? 1 : 2;
     for (size_t sent = 0; sent < size;) {
         ssize_t count =
             pass_fd_send(client->fd, text + sent, size - sent, fd, sent == 0 ? fd_count : 0, 0);

@@ -22,6 +22,9 @@ int must_check control_client_send(struct control_client *client, const json_t *
 /* The same with up to two; -1 after the last one. */
 int must_check control_client_send_files(struct control_client *client, const json_t *request,
                                          const int fd[2], struct error *err);
+/* The same with 'count' of them. */
+int must_check control_client_send_many(struct control_client *client, const json_t *request,
+                                        const int *fd, size_t count, struct error *err);
 /* The next line, owned by the caller. -ENODATA: the VM closed the connection. */
 int must_check control_client_receive(struct control_client *client, json_t **out_line,
                                       struct error *err);

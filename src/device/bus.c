@@ -1,11 +1,13 @@
 /* Address spaces. Writers flatten the enabled regions into one sorted table of pieces that do not overlap; readers search it
- * under a sequence lock, so that a lookup takes no lock and is never kept waiting by a device. Regions and tables live
- * until the bus is destroyed (a table is replaced only when regions are added), so whatever a reader found stays valid. */
+ * under a sequence lock, so that a lookup takes no lock and is never kept waiting by a device. Tables live until the bus is
+ * destroyed (one is replaced only when regions are added), and regions are removed only while nobody reads, so whatever a reader
+ * found stays valid. */
 #include "device/bus.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/core/checked.h"
 #include "base/core/invariant.h"
@@ -165,28 +167,34 @@ static int bus_grow(struct bus *bus, struct error *err)
     return 0;
 }
 
-int bus_add(struct bus *bus, const char *name, uint64_t base, uint64_t size,
-            const struct bus_region_ops *ops, void *ctx, struct bus_region **out_region,
-            struct error *err)
+/* -EEXIST: an enabled region is there. */
+static int check_overlap(const struct bus *bus, const char *name, uint64_t base, uint64_t size,
+                         struct error *err)
 {
-    if (size == 0 || base + (size - 1) < base) {
-        return error_set(err, EINVAL, "adding bus region %s: no valid range", name);
+    for (size_t i = 0; i < bus->region_count; i++) {
+        const struct bus_region *other = bus->region[i];
+        if (other->is_enabled && ranges_overlap(base, size, other->base, other->size)) {
+            return error_set(err, EEXIST, "adding bus region %s: overlaps %s", name, other->name);
+        }
+    }
+    return 0;
+}
+
+static int add_region(struct bus *bus, const struct bus_region *wanted,
+                      struct bus_region **out_region, struct error *err)
+{
+    if (wanted->size == 0 || wanted->base + (wanted->size - 1) < wanted->base) {
+        return error_set(err, EINVAL, "adding bus region %s: no valid range", wanted->name);
     }
     struct bus_region *region = calloc(1, sizeof(*region));
     if (region == NULL) {
         return error_set(err, ENOMEM, "allocating a bus region");
     }
-    *region = (struct bus_region){bus, name, base, size, ops, ctx, true};
+    *region = *wanted;
 
     pthread_mutex_lock(&bus->lock);
-    int rc = 0;
-    for (size_t i = 0; i < bus->region_count; i++) {
-        const struct bus_region *other = bus->region[i];
-        if (other->is_enabled && ranges_overlap(base, size, other->base, other->size)) {
-            rc = error_set(err, EEXIST, "adding bus region %s: overlaps %s", name, other->name);
-            break;
-        }
-    }
+    int rc =
+        wanted->is_enabled ? check_overlap(bus, wanted->name, wanted->base, wanted->size, err) : 0;
     if (rc == 0) {
         rc = bus_grow(bus, err);
     }
@@ -201,6 +209,41 @@ int bus_add(struct bus *bus, const char *name, uint64_t base, uint64_t size,
     }
     pthread_mutex_unlock(&bus->lock);
     return rc;
+}
+
+int bus_add(struct bus *bus, const char *name, uint64_t base, uint64_t size,
+            const struct bus_region_ops *ops, void *ctx, struct bus_region **out_region,
+            struct error *err)
+{
+    const struct bus_region region = {bus, name, base, size, ops, ctx, true};
+    return add_region(bus, &region, out_region, err);
+}
+
+int bus_add_disabled(struct bus *bus, const char *name, uint64_t base, uint64_t size,
+                     const struct bus_region_ops *ops, void *ctx, struct bus_region **out_region,
+                     struct error *err)
+{
+    const struct bus_region region = {bus, name, base, size, ops, ctx, false};
+    return add_region(bus, &region, out_region, err);
+}
+
+void bus_remove(struct bus_region *region)
+{
+    if (region == NULL) {
+        return;
+    }
+    struct bus *bus = region->bus;
+    pthread_mutex_lock(&bus->lock);
+    size_t at = 0;
+    while (bus->region[at] != region) {
+        at++;
+    }
+    bus->region_count--;
+    memmove(&bus->region[at], &bus->region[at + 1],
+            (bus->region_count - at) * sizeof(struct bus_region *));
+    bus_flatten(bus);
+    pthread_mutex_unlock(&bus->lock);
+    free(region);
 }
 
 void bus_region_move(struct bus_region *region, uint64_t base)

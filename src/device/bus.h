@@ -1,7 +1,7 @@
 /* Address spaces: port I/O and memory-mapped I/O, from address to device.
  *
- * Regions are found without a lock held during the device's handler; a region, once added, lives until the bus is destroyed
- * and can be moved or disabled meanwhile (PCI BARs), so an access that is under way stays safe. */
+ * Regions are found without a lock held during the device's handler; a region, once added, lives until it is removed while no
+ * vCPU runs, and can be moved or disabled meanwhile (PCI BARs), so an access that is under way stays safe. */
 #ifndef DEVICE_BUS_H
 #define DEVICE_BUS_H
 
@@ -27,6 +27,12 @@ void bus_destroy(struct bus *bus);
 int must_check bus_add(struct bus *bus, const char *name, uint64_t base, uint64_t size,
                        const struct bus_region_ops *ops, void *ctx, struct bus_region **out_region,
                        struct error *err);
+/* The same, but it answers only when it is moved or enabled: it may overlap. */
+int must_check bus_add_disabled(struct bus *bus, const char *name, uint64_t base, uint64_t size,
+                                const struct bus_region_ops *ops, void *ctx,
+                                struct bus_region **out_region, struct error *err);
+/* Frees the region. No vCPU runs. NULL is fine. */
+void bus_remove(struct bus_region *region);
 /* Moves and enables. Where it overlaps another enabled region the older one wins: a guest may place BARs badly. Any thread. */
 void bus_region_move(struct bus_region *region, uint64_t base);
 void bus_region_set_enabled(struct bus_region *region, bool is_enabled);

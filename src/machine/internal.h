@@ -57,7 +57,8 @@ struct machine {
     struct device *device[MACHINE_MAX_DEVICES];
     size_t device_count;
     struct device *serial, *power, *balloon, *console; /* of those, or NULL */
-    struct device *disk[MACHINE_MAX_DISKS];
+    struct device *disk[MACHINE_MAX_DISKS], *net[MACHINE_MAX_NETS];
+    struct event_notifier *eject_notifier; /* the guest has let go of a device */
 
     pthread_mutex_t lock;
     pthread_cond_t changed;
@@ -111,9 +112,19 @@ int must_check micro_layout(const struct machine_config *config, struct machine_
 int must_check micro_create_irqchip(struct machine *machine, struct error *err);
 int must_check micro_create(struct machine *machine, struct error *err);
 void micro_destroy(struct machine *machine);
+/* config.disk[index] or config.net[index], whose block or net is the device's, also on failure. Paused. */
+int must_check micro_create_disk(struct machine *machine, uint32_t index, bool is_plugged,
+                                 struct error *err);
+int must_check micro_create_net(struct machine *machine, uint32_t index, bool is_plugged,
+                                struct error *err);
 /* ACPI tables and kernel into memory, the first vCPU's entry into 'state'. */
 int must_check micro_boot(struct machine *machine, struct x86_state *state, struct error *err);
 struct vm_callbacks micro_callbacks(struct machine *machine);
+
+/* hotplug.c: takes out what the guest has ejected, and with 'asked_too' what it was asked for. Paused, the devices not yet. */
+void hotplug_take_out(struct machine *machine, bool asked_too);
+/* The eject notifier's. */
+void hotplug_ejected(void *ctx);
 
 /* vcpu_state.c: all fields but those that the archive's reader must not choose. */
 void vcpu_cpuid_save(const struct x86_cpuid *cpuid, struct archive_writer *writer);

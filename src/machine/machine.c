@@ -181,6 +181,10 @@ static int create_parts(struct machine *machine, struct error *err)
                                    err);
     }
     if (rc == 0) {
+        rc = event_notifier_create(config->loop, hotplug_ejected, machine, &machine->eject_notifier,
+                                   err);
+    }
+    if (rc == 0) {
         rc = event_timer_create(config->loop, check_idle, machine, &machine->idle_timer, err);
     }
     if (rc < 0) {
@@ -254,6 +258,9 @@ void machine_destroy(struct machine *machine)
     if (machine->end_notifier != NULL) {
         event_notifier_destroy(machine->end_notifier);
     }
+    if (machine->eject_notifier != NULL) {
+        event_notifier_destroy(machine->eject_notifier);
+    }
     bus_destroy(machine->mmio);
     bus_destroy(machine->pio);
     if (machine->memory != NULL) {
@@ -301,6 +308,7 @@ void machine_pause(struct machine *machine)
     }
     event_timer_disarm(machine->idle_timer);
     vcpus_pause(machine);
+    hotplug_take_out(machine, false);
     pause_devices(machine, true);
     machine->is_running = false;
 }
@@ -320,6 +328,7 @@ int machine_reset(struct machine *machine, struct error *err)
     bool was_running = machine->is_running;
 
     machine_pause(machine);
+    hotplug_take_out(machine, true);
     for (size_t i = 0; i < machine->device_count; i++) {
         machine->device[i]->ops->reset(machine->device[i]);
     }

@@ -46,11 +46,19 @@ struct machine_disk {
     char serial[21];     /* virtio-blk's 20 bytes, may be empty */
     enum virtio_blk_on_error on_read_error, on_write_error;
     bool is_write_through;
+    unsigned slot; /* on the PCI bus; 0: a free one */
 };
 
 struct machine_net {
     struct net *net; /* owned by the machine from then on */
     uint8_t mac[6];
+    unsigned slot; /* as a disk's */
+};
+
+/* What may come and go while the guest runs. */
+enum machine_part {
+    MACHINE_PART_DISK,
+    MACHINE_PART_NET,
 };
 
 struct machine_config {
@@ -69,6 +77,7 @@ struct machine_config {
     const char *kernel_name, *initrd_name; /* for messages */
     const char *command_line;              /* NULL: a default that puts the console on ttyS0 */
 
+    /* Those without a block or net are left out: the numbers of the others stay. */
     struct machine_disk disk[MACHINE_MAX_DISKS];
     size_t disk_count;
     struct machine_net net[MACHINE_MAX_NETS];
@@ -84,6 +93,8 @@ struct machine_config {
     void (*ended)(void *ctx, enum machine_end end, uint32_t code, const char *why);
     /* See device_host.disk_failed; pausing the VM is the owner's business. NULL: nobody does. */
     void (*disk_failed)(void *ctx, const char *device_name, bool is_write, int error, bool stops);
+    /* The part has left the machine, and its block or net is closed. On the loop's thread. NULL: nobody wants to know. */
+    void (*unplugged)(void *ctx, enum machine_part part, size_t index);
     void *ctx;
 };
 
@@ -109,6 +120,23 @@ size_t machine_virtio_console_input(struct machine *machine, const uint8_t *data
 void machine_virtio_console_resize(struct machine *machine, uint16_t columns, uint16_t rows);
 /* Balloon target: bytes that the guest should keep. -ENODEV without a balloon. */
 int must_check machine_set_balloon(struct machine *machine, uint64_t bytes, struct error *err);
+
+/* Adds a disk or card, with a number that is free, and tells the guest. The block or net is the machine's, also on failure. -EBUSY:
+ * the slot is taken; -ENOSPC: all are. hotplug.c. */
+int must_check machine_plug_disk(struct machine *machine, size_t index,
+                                 const struct machine_disk *disk, struct error *err);
+int must_check machine_plug_net(struct machine *machine, size_t index,
+                                const struct machine_net *net, struct error *err);
+/* Asks the guest to let go of it; config.unplugged says when it has, or when the machine is reset meanwhile. May be asked again.
+ * There is no taking away without asking: drivers wait for devices that answer no more, for good. -ENODEV: there is none. */
+int must_check machine_unplug(struct machine *machine, enum machine_part part, size_t index,
+                              struct error *err);
+bool machine_has_part(const struct machine *machine, enum machine_part part, size_t index);
+/* Of a part that is there. */
+unsigned machine_slot(const struct machine *machine, enum machine_part part, size_t index);
+bool machine_is_leaving(const struct machine *machine, enum machine_part part, size_t index);
+/* Has the guest a driver that listens to what comes and goes? */
+bool machine_listens_to_plugs(const struct machine *machine);
 
 /* The size of disk 'index' has changed: the guest is told. */
 void machine_disk_resized(struct machine *machine, size_t index);

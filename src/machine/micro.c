@@ -316,6 +316,18 @@ static void reset_control(void *ctx, uint8_t value)
     power_reset_control(machine->power, value);
 }
 
+static void slots_changed(void *ctx)
+{
+    struct machine *machine = ctx;
+    power_raise_gpe(machine->power, POWER_GPE_PCI);
+}
+
+static void ejected(void *ctx)
+{
+    struct machine *machine = ctx;
+    event_notifier_signal(machine->eject_notifier);
+}
+
 static struct irq_line line(struct machine *machine, uint32_t gsi)
 {
     return (struct irq_line){.set = set_line, .ctx = machine, .line = gsi};
@@ -361,6 +373,8 @@ static int create_platform(struct machine *machine, struct error *err)
         .windows = machine->layout.pci,
         .msi = {.send = send_message, .ctx = machine},
         .reset_control = reset_control,
+        .slots_changed = slots_changed,
+        .ejected = ejected,
         .ctx = machine,
     };
     for (uint32_t i = 0; i < ARRAY_COUNT(pci.intx); i++) {
@@ -396,37 +410,58 @@ static struct virtio_options virtio(struct machine *machine, uint32_t instance)
     };
 }
 
-static int create_disks_and_nets(struct machine *machine, struct error *err)
+int micro_create_disk(struct machine *machine, uint32_t index, bool is_plugged, struct error *err)
 {
-    struct machine_config *config = &machine->config;
+    struct machine_disk *disk = &machine->config.disk[index];
+    struct virtio_blk_options options = {
+        .common = virtio(machine, index),
+        .block = disk->block,
+        .serial = disk->serial,
+        .on_read_error = disk->on_read_error,
+        .on_write_error = disk->on_write_error,
+        .is_write_through = disk->is_write_through,
+    };
+    options.common.slot = disk->slot;
+    options.common.is_plugged = is_plugged;
+    disk->block = NULL; /* the device's, also on failure */
     struct device *device;
+    int rc = virtio_blk_create(&options, &device, err);
+    if (rc == 0) {
+        machine->disk[index] = add_device(machine, device);
+    }
+    return rc;
+}
+
+int micro_create_net(struct machine *machine, uint32_t index, bool is_plugged, struct error *err)
+{
+    struct machine_net *net = &machine->config.net[index];
+    struct virtio_net_options options = {.common = virtio(machine, index), .net = net->net};
+    options.common.slot = net->slot;
+    options.common.is_plugged = is_plugged;
+    memcpy(options.mac, net->mac, sizeof(options.mac));
+    net->net = NULL;
+    struct device *device;
+    int rc = virtio_net_create(&options, &device, err);
+    if (rc == 0) {
+        machine->net[index] = add_device(machine, device);
+    }
+    return rc;
+}
+
+/* Those that have a slot of their own come first, so that no other takes it. */
+static int create_disks_and_nets(struct machine *machine, bool with_slot, struct error *err)
+{
+    const struct machine_config *config = &machine->config;
     int rc = 0;
 
     for (uint32_t i = 0; rc == 0 && i < config->disk_count; i++) {
-        const struct virtio_blk_options options = {
-            .common = virtio(machine, i),
-            .block = config->disk[i].block,
-            .serial = config->disk[i].serial,
-            .on_read_error = config->disk[i].on_read_error,
-            .on_write_error = config->disk[i].on_write_error,
-            .is_write_through = config->disk[i].is_write_through,
-        };
-        config->disk[i].block = NULL; /* the device's, also on failure */
-        rc = virtio_blk_create(&options, &device, err);
-        if (rc == 0) {
-            machine->disk[i] = add_device(machine, device);
+        if (config->disk[i].block != NULL && (config->disk[i].slot != 0) == with_slot) {
+            rc = micro_create_disk(machine, i, false, err);
         }
     }
     for (uint32_t i = 0; rc == 0 && i < config->net_count; i++) {
-        struct virtio_net_options options = {
-            .common = virtio(machine, i),
-            .net = config->net[i].net,
-        };
-        memcpy(options.mac, config->net[i].mac, sizeof(options.mac));
-        config->net[i].net = NULL;
-        rc = virtio_net_create(&options, &device, err);
-        if (rc == 0) {
-            (void)add_device(machine, device);
+        if (config->net[i].net != NULL && (config->net[i].slot != 0) == with_slot) {
+            rc = micro_create_net(machine, i, false, err);
         }
     }
     return rc;
@@ -493,6 +528,10 @@ int micro_boot(struct machine *machine, struct x86_state *state, struct error *e
         .pm1_event_port = POWER_PM1_EVENT,
         .pm1_control_port = POWER_PM1_CONTROL,
         .pm_timer_port = POWER_PM_TIMER,
+        .gpe_port = POWER_GPE,
+        .gpe_size = POWER_GPE_SIZE,
+        .hotplug_port = PCI_HOTPLUG_PORT,
+        .hotplug_event = POWER_GPE_PCI,
         .reset_port = POWER_RESET_PORT,
         .reset_value = POWER_RESET_VALUE,
         .sci_gsi = MICRO_SCI_GSI,
@@ -532,7 +571,10 @@ int micro_create(struct machine *machine, struct error *err)
     };
     int rc = create_platform(machine, err);
     if (rc == 0) {
-        rc = create_disks_and_nets(machine, err);
+        rc = create_disks_and_nets(machine, true, err);
+    }
+    if (rc == 0) {
+        rc = create_disks_and_nets(machine, false, err);
     }
     if (rc == 0) {
         rc = create_others(machine, err);

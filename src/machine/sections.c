@@ -7,7 +7,6 @@
 
 #define IOAPIC_VERSION 1u
 #define CLOCK_VERSION  2u /* 2: with vCPU 0's TSC at the same moment */
-#define PCI_VERSION    1u
 
 /* No CPU's TSC is slower or faster. */
 #define TSC_HZ_MIN 1000000u
@@ -35,7 +34,7 @@ int machine_each_section(struct machine *machine, machine_section_fn visit, void
     const struct machine_section parts[] = {
         {"ioapic", IOAPIC_VERSION, &machine->ioapic},
         {"clock", CLOCK_VERSION, &machine->vm},
-        {"pci", PCI_VERSION, &machine->pci},
+        {"pci", PCI_BUS_VERSION, &machine->pci},
     };
     for (size_t i = 0; i < ARRAY_COUNT(parts); i++) {
         int rc = visit(ctx, machine, &parts[i]);
@@ -243,7 +242,7 @@ int machine_restore_section(struct machine *machine, const struct machine_sectio
     } else if (section->object == &machine->vm) {
         restore_clock(machine, version, reader);
     } else if (section->object == &machine->pci) {
-        rc = pci_bus_restore(machine->pci, reader, err);
+        rc = pci_bus_restore(machine->pci, reader, version, err);
     } else {
         struct device *device = section->object;
         rc = device->ops->restore(device, reader, version, err);

@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "vmm/config_reader.h"
 
@@ -39,6 +40,8 @@ static void read_net(struct config_reader *reader, const json_t *object, struct 
 {
     static const char *const kinds[] = {
         [CONFIG_NET_STREAM] = "stream", [CONFIG_NET_TAP] = "tap", [CONFIG_NET_NONE] = "none"};
+    config_read_place(reader, object, &net->place);
+    net->fd = -1;
     net->kind = (enum config_net_kind)config_get_word(reader, object, "kind", kinds,
                                                       ARRAY_COUNT(kinds), "stream, tap or none");
     net->fd = config_get_fd(reader, object, "fd", net->kind == CONFIG_NET_NONE);
@@ -46,32 +49,102 @@ static void read_net(struct config_reader *reader, const json_t *object, struct 
     read_mac(reader, config_get_text(reader, object, "mac", NULL, 17), net->mac);
 }
 
+/* The number of a member, which says it itself or gets the lowest that is free. */
+static int choose_index(const json_t *object, const struct config_place *first, size_t stride,
+                        size_t max, size_t *out_index, struct error *err)
+{
+    const json_t *wanted = json_object_get(object, "index");
+    json_int_t number = json_integer_value(wanted);
+    if (wanted != NULL &&
+        (!json_is_integer(wanted) || number < 0 || (uint64_t)number >= (uint64_t)max)) {
+        return error_set(err, EINVAL, "index: a number from 0 to %zu is needed", max - 1);
+    }
+    for (size_t i = wanted != NULL ? (size_t)number : 0; i < max; i++) {
+        const struct config_place *place =
+            (const struct config_place *)((const char *)first + i * stride);
+        if (!place->is_there) {
+            *out_index = i;
+            return 0;
+        }
+        if (wanted != NULL) {
+            return error_set(err, EBUSY, "index %zu: another one has it", i);
+        }
+    }
+    return error_set(err, ENOSPC, "there are as many as there can be: %zu", max);
+}
+
+static int choose_disk(const struct config *config, const json_t *object, size_t *out_index,
+                       struct error *err)
+{
+    return choose_index(object, &config->disk[0].place, sizeof(config->disk[0]), MACHINE_MAX_DISKS,
+                        out_index, err);
+}
+
+static int choose_net(const struct config *config, const json_t *object, size_t *out_index,
+                      struct error *err)
+{
+    return choose_index(object, &config->net[0].place, sizeof(config->net[0]), MACHINE_MAX_NETS,
+                        out_index, err);
+}
+
+static void add_disk(struct config_reader *reader, const json_t *object, struct config *config)
+{
+    size_t at;
+    struct error problem;
+    if (choose_disk(config, object, &at, &problem) < 0) {
+        config_fail(reader, "index", "another number");
+        return;
+    }
+    config_read_disk(reader, object, &config->disk[at]);
+    config->disk_count = MAX(config->disk_count, at + 1);
+}
+
+static void add_net(struct config_reader *reader, const json_t *object, struct config *config)
+{
+    size_t at;
+    struct error problem;
+    if (choose_net(config, object, &at, &problem) < 0) {
+        config_fail(reader, "index", "another number");
+        return;
+    }
+    read_net(reader, object, &config->net[at]);
+    config->net_count = MAX(config->net_count, at + 1);
+}
+
+/* Those that have a number of their own come first. */
+static void read_list(struct config_reader *reader, const json_t *list, struct config *config,
+                      void (*add)(struct config_reader *reader, const json_t *object,
+                                  struct config *config))
+{
+    for (int pass = 0; pass < 2; pass++) {
+        size_t index;
+        json_t *object;
+        json_array_foreach(list, index, object)
+        {
+            if ((json_object_get(object, "index") == NULL) == (pass == 1)) {
+                add(reader, object, config);
+            }
+        }
+    }
+    reader->where = "";
+}
+
 static void read_lists(struct config_reader *reader, const json_t *root, struct config *config)
 {
-    size_t index;
-    json_t *object;
     const json_t *list = json_object_get(root, "disks");
     if (json_array_size(list) > MACHINE_MAX_DISKS) {
         config_fail(reader, "disks", "a shorter list");
         return;
     }
     reader->where = "disk ";
-    json_array_foreach(list, index, object)
-    {
-        config_read_disk(reader, object, &config->disk[config->disk_count++]);
-    }
-    reader->where = "";
+    read_list(reader, list, config, add_disk);
     list = json_object_get(root, "nets");
     if (json_array_size(list) > MACHINE_MAX_NETS) {
         config_fail(reader, "nets", "a shorter list");
         return;
     }
     reader->where = "net ";
-    json_array_foreach(list, index, object)
-    {
-        read_net(reader, object, &config->net[config->net_count++]);
-    }
-    reader->where = "";
+    read_list(reader, list, config, add_net);
 }
 
 static void read_console(struct config_reader *reader, const json_t *root, struct config *config)
@@ -178,8 +251,80 @@ int config_parse(const char *text, size_t size, struct config *out_config, struc
     return 0;
 }
 
+static void close_fd(int *fd)
+{
+    if (*fd >= 0) {
+        close(*fd);
+        *fd = -1;
+    }
+}
+
+void config_remove_disk(struct config *config, size_t index)
+{
+    struct config_disk *disk = &config->disk[index];
+    close_fd(&disk->fd);
+    close_fd(&disk->data.fd);
+    close_fd(&disk->crypt_fd);
+    close_fd(&disk->overlay_fd);
+    for (size_t i = 0; i < disk->layer_count; i++) {
+        close_fd(&disk->layer[i].fd);
+    }
+    json_decref(disk->place.own);
+    *disk = (struct config_disk){0};
+}
+
+void config_remove_net(struct config *config, size_t index)
+{
+    struct config_net *net = &config->net[index];
+    close_fd(&net->fd);
+    json_decref(net->place.own);
+    *net = (struct config_net){0};
+}
+
+int config_add_disk(struct config *config, json_t *object, size_t *out_index, struct error *err)
+{
+    struct config_reader reader = {.where = "disk ", .err = err};
+    int rc = choose_disk(config, object, out_index, err);
+    if (rc < 0) {
+        return rc;
+    }
+    config_read_disk(&reader, object, &config->disk[*out_index]);
+    config->disk[*out_index].place.own = json_incref(object);
+    if (reader.status < 0) {
+        json_decref(object);
+        config->disk[*out_index] = (struct config_disk){0};
+        return reader.status;
+    }
+    config->disk_count = MAX(config->disk_count, *out_index + 1);
+    return 0;
+}
+
+int config_add_net(struct config *config, json_t *object, size_t *out_index, struct error *err)
+{
+    struct config_reader reader = {.where = "net ", .err = err};
+    int rc = choose_net(config, object, out_index, err);
+    if (rc < 0) {
+        return rc;
+    }
+    read_net(&reader, object, &config->net[*out_index]);
+    config->net[*out_index].place.own = json_incref(object);
+    if (reader.status < 0) {
+        json_decref(object);
+        config->net[*out_index] = (struct config_net){0};
+        return reader.status;
+    }
+    config->net_count = MAX(config->net_count, *out_index + 1);
+    return 0;
+}
+
 void config_fini(struct config *config)
 {
+    for (size_t i = 0; i < MACHINE_MAX_DISKS; i++) {
+        json_decref(config->disk[i].place.own);
+    }
+    for (size_t i = 0; i < MACHINE_MAX_NETS; i++) {
+        json_decref(config->net[i].place.own);
+    }
     json_decref(config->root);
     config->root = NULL;
 }

@@ -35,8 +35,17 @@ struct config_layer {
     const char *name, *format;
 };
 
+/* What devices that may come and go have in common. */
+struct config_place {
+    bool is_there;
+    const char *id; /* the user's name for it, may be empty */
+    unsigned slot;  /* on the PCI bus, 0: any */
+    json_t *own;    /* owns the strings of one that came later; NULL: config.root does */
+};
+
 struct config_disk {
-    int fd;
+    struct config_place place;
+    int fd; /* those that are opened are -1 from then on */
     bool is_remote;
     const char *name, *format, *serial;
     struct config_layer layer[CONFIG_MAX_LAYERS]; /* backing files, the upper ones first */
@@ -45,10 +54,11 @@ struct config_disk {
     enum block_aio aio;
     uint64_t reconnect_ns; /* how long requests wait for a remote part of it */
     bool is_readonly;
-    bool is_direct;                          /* past the host's page cache */
-    bool is_write_through, is_unsafe;        /* see docs/disks.md, "What survives what" */
-    int crypt_fd;                            /* holds a struct block_crypt, -1: none */
-    int overlay_fd;                          /* an empty file that takes all writes, -1: none */
+    bool is_direct;                   /* past the host's page cache */
+    bool is_write_through, is_unsafe; /* see docs/disks.md, "What survives what" */
+    int crypt_fd;                     /* holds a struct block_crypt, -1: none */
+    int overlay_fd;                   /* an empty file that takes all writes, -1: none */
+    bool has_overlay;
     enum virtio_blk_on_error on_read_error;  /* default: REPORT */
     enum virtio_blk_on_error on_write_error; /* default: ENOSPC */
     enum block_detect_zeroes detect_zeroes;
@@ -58,6 +68,7 @@ struct config_disk {
 };
 
 struct config_net {
+    struct config_place place;
     enum config_net_kind kind;
     int fd;
     const char *name;
@@ -77,8 +88,8 @@ struct config {
 
     int kernel_fd, initrd_fd, restore_fd; /* -1: none */
     const char *kernel_name, *initrd_name, *restore_name;
-    struct config_disk disk[MACHINE_MAX_DISKS];
-    size_t disk_count;
+    struct config_disk disk[MACHINE_MAX_DISKS]; /* by their numbers */
+    size_t disk_count;                          /* up to the last one */
     struct config_net net[MACHINE_MAX_NETS];
     size_t net_count;
     enum config_console_kind console;
@@ -94,5 +105,15 @@ struct config {
 int must_check config_parse(const char *text, size_t size, struct config *out_config,
                             struct error *err);
 void config_fini(struct config *config);
+
+/* One member of "disks" or "nets" that comes while the VM runs. Its number is "index", or the lowest that is free (-ENOSPC: none
+ * is, -EBUSY: that one is not). Descriptors are owned from then on; on failure they are the caller's. */
+int must_check config_add_disk(struct config *config, json_t *object, size_t *out_index,
+                               struct error *err);
+int must_check config_add_net(struct config *config, json_t *object, size_t *out_index,
+                              struct error *err);
+/* It has gone, or was not to be opened: closes what is left of it. */
+void config_remove_disk(struct config *config, size_t index);
+void config_remove_net(struct config *config, size_t index);
 
 #endif

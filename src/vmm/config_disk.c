@@ -54,6 +54,7 @@ static void read_policies(struct config_reader *reader, const json_t *object,
     disk->has_copy_on_read = config_get_bool(reader, object, "copy_on_read");
     disk->crypt_fd = config_get_fd(reader, object, "crypt_fd", true);
     disk->overlay_fd = config_get_fd(reader, object, "overlay_fd", true);
+    disk->has_overlay = disk->overlay_fd >= 0;
     disk->on_read_error = (enum virtio_blk_on_error)get_word(reader, object, "rerror", on_error,
                                                              ARRAY_COUNT(on_error), on_error_words,
                                                              VIRTIO_BLK_REPORT);
@@ -73,6 +74,7 @@ void config_read_disk(struct config_reader *reader, const json_t *object, struct
     static const char *const aio[] = {
         [BLOCK_AIO_AUTO] = "auto", [BLOCK_AIO_URING] = "io_uring", [BLOCK_AIO_THREADS] = "threads"};
     static const uint64_t usual_s = BLOCK_REMOTE_RECONNECT_NS / 1000000000;
+    config_read_place(reader, object, &disk->place);
     disk->fd = config_get_fd(reader, object, "fd", false);
     disk->is_remote = config_get_bool(reader, object, "remote");
     disk->reconnect_ns =

@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "device/pci/pci.h"
+
 void config_fail(struct config_reader *reader, const char *key, const char *accepted)
 {
     if (reader->status == 0) {
@@ -81,4 +83,13 @@ size_t config_get_word(struct config_reader *reader, const json_t *object, const
     }
     config_fail(reader, key, accepted);
     return 0;
+}
+
+void config_read_place(struct config_reader *reader, const json_t *object,
+                       struct config_place *place)
+{
+    static const uint64_t any;
+    place->is_there = true;
+    place->id = config_get_text(reader, object, "id", "", 64);
+    place->slot = (unsigned)config_get_number(reader, object, "slot", 0, PCI_MAX_DEVICES - 1, &any);
 }

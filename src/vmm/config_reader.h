@@ -24,6 +24,10 @@ int config_get_fd(struct config_reader *reader, const json_t *object, const char
 size_t config_get_word(struct config_reader *reader, const json_t *object, const char *key,
                        const char *const *words, size_t count, const char *accepted);
 
+/* Members of any of "disks" and "nets". */
+void config_read_place(struct config_reader *reader, const json_t *object,
+                       struct config_place *place);
+
 /* One member of "disks": config_disk.c. */
 void config_read_disk(struct config_reader *reader, const json_t *object, struct config_disk *disk);
 

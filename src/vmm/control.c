@@ -7,13 +7,12 @@
 #include "base/host/file.h"
 
 #define READ_SIZE 4096u
-#define MAX_FDS   4
 
 struct control_client {
     struct control *control;
     struct event_source *source;
     int fd;
-    int passed_fd[2]; /* came with bytes that are not a whole request yet, or -1 */
+    int passed_fd[CONTROL_MAX_FILES]; /* came with bytes that are not a whole request yet, or -1 */
     bool wants_events;
     bool is_dead; /* to be freed when its callback is done */
     char *line;   /* grows up to CONTROL_MAX_LINE */
@@ -57,6 +56,13 @@ static void client_watch(struct control_client *client)
 {
     event_source_set_events(client->source,
                             EPOLLIN | (client->output_used != 0 ? (uint32_t)EPOLLOUT : 0));
+}
+
+static void forget_passed_fds(struct control_client *client)
+{
+    for (size_t i = 0; i < CONTROL_MAX_FILES; i++) {
+        client->passed_fd[i] = -1;
+    }
 }
 
 static void client_free(struct control_client *client)
@@ -178,20 +184,23 @@ static void serve_request(struct control_client *client, const json_t *request)
         return;
     }
     struct control *control = client->control;
+    int passed[CONTROL_MAX_FILES];
+    memcpy(passed, client->passed_fd, sizeof(passed));
+    forget_passed_fds(client);
     struct control_request call = {.verb = verb,
                                    .arguments = request,
-                                   .fd = client->passed_fd[0],
-                                   .other_fd = client->passed_fd[1]};
-    client->passed_fd[0] = -1;
-    client->passed_fd[1] = -1;
+                                   .fd = passed[0],
+                                   .other_fd = passed[1],
+                                   .more_fd = passed + 2};
     json_t *answer = NULL;
     struct error err = {0};
     int rc = control->handle(control->ctx, client, &call, &answer, &err);
-    if (call.fd >= 0) {
-        close(call.fd);
-    }
-    if (call.other_fd >= 0) {
-        close(call.other_fd);
+    passed[0] = call.fd;
+    passed[1] = call.other_fd;
+    for (size_t i = 0; i < CONTROL_MAX_FILES; i++) {
+        if (passed[i] >= 0) {
+            close(passed[i]);
+        }
     }
     if (rc < 0) {
         answer_error(client, id, control_code(-rc), err.text);
@@ -242,7 +251,7 @@ static void serve_lines(struct control_client *client)
     }
 }
 
-/* Keeps the first two descriptors for the request at hand and closes what nobody asked for. */
+/* Keeps as many descriptors as a request may have for the one at hand, and closes the others. */
 static void take_passed_fds(struct control_client *client, struct msghdr *message)
 {
     for (struct cmsghdr *part = CMSG_FIRSTHDR(message); part != NULL;
@@ -254,9 +263,12 @@ static void take_passed_fds(struct control_client *client, struct msghdr *messag
         for (size_t i = 0; i < count; i++) {
             int fd;
             memcpy(&fd, CMSG_DATA(part) + i * sizeof(fd), sizeof(fd));
-            int *place = &client->passed_fd[client->passed_fd[0] >= 0 ? 1 : 0];
-            if (*place < 0) {
-                *place = fd;
+            size_t place = 0;
+            while (place < CONTROL_MAX_FILES && client->passed_fd[place] >= 0) {
+                place++;
+            }
+            if (place < CONTROL_MAX_FILES) {
+                client->passed_fd[place] = fd;
             } else {
                 close(fd);
             }
@@ -286,7 +298,7 @@ static void client_read(struct control_client *client)
     }
     union {
         struct cmsghdr align;
-        char bytes[CMSG_SPACE(MAX_FDS * sizeof(int))];
+        char bytes[CMSG_SPACE(CONTROL_MAX_FILES * sizeof(int))];
     } ancillary;
     struct iovec vector = {.iov_base = client->line + client->line_used, .iov_len = READ_SIZE};
     struct msghdr message = {.msg_iov = &vector,
@@ -324,7 +336,8 @@ static int client_add(struct control *control, int fd, struct error *err)
         close(fd);
         return error_set_errno(err, ENOMEM, "adding a control client");
     }
-    *client = (struct control_client){.control = control, .fd = fd, .passed_fd = {-1, -1}};
+    *client = (struct control_client){.control = control, .fd = fd};
+    forget_passed_fds(client);
     int rc =
         event_loop_add_fd(control->loop, fd, EPOLLIN, client_ready, client, &client->source, err);
     if (rc < 0) {

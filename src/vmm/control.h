@@ -13,6 +13,9 @@
 #define CONTROL_MAX_OUTPUT  (1u << 20) /* a client that lets more pile up is dropped */
 #define CONTROL_MAX_CLIENTS 32u
 
+/* Descriptors of one request: an image and all that it may stand on. */
+#define CONTROL_MAX_FILES 20u
+
 struct control;
 struct control_client;
 
@@ -21,6 +24,7 @@ struct control_request {
     const json_t *arguments; /* the whole request object */
     int fd;                  /* a descriptor that came with it, or -1; the handler may take it */
     int other_fd;            /* likewise a second one */
+    int *more_fd;            /* likewise the rest: CONTROL_MAX_FILES - 2 */
 };
 
 /* Carries out one request. 0: 'out_answer' is the "ok" object (owned by the caller; NULL: empty). -errno: 'err' is the

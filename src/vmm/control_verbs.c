@@ -117,7 +117,7 @@ static int run_devices(struct vmm *vmm, struct control_client *client,
 {
     json_t *names = json_array();
     machine_devices(vmm->machine, device_emit, names);
-    *out_answer = json_pack("{s:o}", "devices", names);
+    *out_answer = json_pack("{s:o, s:o}", "devices", names, "parts", vmm_list_parts(vmm));
     return 0;
 }
 
@@ -271,6 +271,9 @@ int vmm_handle_request(void *ctx, struct control_client *client, struct control_
         verb = find_verb(vmm_disk_verbs, vmm_disk_verb_count, request->verb);
     }
     if (verb == NULL) {
+        verb = find_verb(vmm_plug_verbs, vmm_plug_verb_count, request->verb);
+    }
+    if (verb == NULL) {
         verb = find_verb(vmm_job_verbs, vmm_job_verb_count, request->verb);
     }
     if (verb == NULL) {
@@ -282,6 +285,6 @@ int vmm_handle_request(void *ctx, struct control_client *client, struct control_
     return error_set(
         err, ENOSYS,
         "verb %.40s is unknown: status, pause, resume, poweroff, reset, quit, stats, "
-        "devices, balloon, events, save, console-size, disk-list, jobs and more for disks",
+        "devices, plug, unplug, balloon, events, save, console-size, disk-list, jobs and more for disks",
         request->verb);
 }

@@ -9,7 +9,7 @@
 #define MAX_FILE_NAME   1023u /* what a qcow2 header holds */
 #define MAX_RECONNECT_S 86400u
 
-/* The disk that a request names: "disk0", or its serial number. */
+/* The disk that a request names: "disk0", its id, or its serial number. */
 int request_find_disk(const struct vmm *vmm, const struct control_request *request,
                       size_t *out_disk, struct error *err)
 {
@@ -17,9 +17,13 @@ int request_find_disk(const struct vmm *vmm, const struct control_request *reque
     for (size_t i = 0; name != NULL && name[0] != '\0' && i < vmm->config.disk_count; i++) {
         char own[32];
         (void)snprintf(own, sizeof(own), "disk%zu", i);
-        if (strcmp(name, own) == 0 || strcmp(name, vmm->config.disk[i].serial) == 0) {
+        const struct config_disk *disk = &vmm->config.disk[i];
+        if (disk->place.is_there && (strcmp(name, own) == 0 || strcmp(name, disk->serial) == 0 ||
+                                     strcmp(name, disk->place.id) == 0)) {
             *out_disk = i;
-            return 0;
+            return machine_is_leaving(vmm->machine, MACHINE_PART_DISK, i)
+                       ? error_set(err, EBUSY, "%s: disk%zu is being unplugged", request->verb, i)
+                       : 0;
         }
     }
     if (name == NULL) {
@@ -183,7 +187,7 @@ int request_take_file(struct vmm *vmm, struct control_request *request, size_t d
 int request_check_lasting(const struct vmm *vmm, const struct control_request *request, size_t disk,
                           struct error *err)
 {
-    return vmm->config.disk[disk].overlay_fd < 0
+    return !vmm->config.disk[disk].has_overlay
                ? 0
                : error_set(err, EOPNOTSUPP,
                            "%s: what disk%zu has of its own ends with the VM (snapshot=on): "

@@ -6,7 +6,7 @@
 
 /* "disk0". Returns 'out_name'. */
 const char *vmm_disk_name(size_t index, char *out_name, size_t size);
-/* The disk that a request names: as above, or its serial number. */
+/* The disk that a request names: as above, its id, or its serial number. */
 int must_check request_find_disk(const struct vmm *vmm, const struct control_request *request,
                                  size_t *out_disk, struct error *err);
 /* NULL: not given; an error if it is given and no text that fits. */

@@ -45,6 +45,9 @@ static int run_list(struct vmm *vmm, struct control_client *client, struct contr
 {
     json_t *disks = json_array();
     for (size_t i = 0; i < vmm->config.disk_count; i++) {
+        if (!vmm->config.disk[i].place.is_there) {
+            continue;
+        }
         struct block *root = block_front_root(vmm->front[i]);
         struct block_info info;
         char name[16];
@@ -56,6 +59,9 @@ static int run_list(struct vmm *vmm, struct control_client *client, struct contr
                       "readonly", (int)info.is_readonly, "chain", chain_of(root));
         if (vmm->config.disk[i].serial[0] != '\0') {
             json_object_set_new(entry, "serial", json_string(vmm->config.disk[i].serial));
+        }
+        if (vmm->config.disk[i].place.id[0] != '\0') {
+            json_object_set_new(entry, "id", json_string(vmm->config.disk[i].place.id));
         }
         struct job_names names = {.disk = name, .ids = json_array()};
         block_jobs_list(vmm->jobs, add_job_name, &names);
@@ -136,6 +142,9 @@ static int run_flush(struct vmm *vmm, struct control_client *client,
                      struct control_request *request, json_t **out_answer, struct error *err)
 {
     for (size_t i = 0; i < vmm->config.disk_count; i++) {
+        if (!vmm->config.disk[i].place.is_there) {
+            continue;
+        }
         struct block_info info;
         block_get_info(vmm->disk[i], &info);
         block_drain(vmm->disk[i]);
@@ -235,10 +244,7 @@ static int run_throttle(struct vmm *vmm, struct control_client *client,
 }
 
 const struct control_verb vmm_disk_verbs[] = {
-    {"disk-list", run_list},
-    {"disk-flush", run_flush},
-    {"disk-snapshot", run_snapshot},
-    {"disk-resize", run_resize},
-    {"disk-throttle", run_throttle},
+    {"disk-list", run_list},     {"disk-flush", run_flush},       {"disk-snapshot", run_snapshot},
+    {"disk-resize", run_resize}, {"disk-throttle", run_throttle},
 };
 const size_t vmm_disk_verb_count = ARRAY_COUNT(vmm_disk_verbs);

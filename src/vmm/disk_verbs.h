@@ -14,8 +14,13 @@ extern const struct control_verb vmm_disk_verbs[];
 extern const size_t vmm_disk_verb_count;
 extern const struct control_verb vmm_job_verbs[];
 extern const size_t vmm_job_verb_count;
+extern const struct control_verb vmm_plug_verbs[];
+extern const size_t vmm_plug_verb_count;
 extern const struct control_verb vmm_bitmap_verbs[];
 extern const size_t vmm_bitmap_verb_count;
+
+/* Disks and cards with their places, as "devices" shows them. */
+json_t *vmm_list_parts(const struct vmm *vmm);
 
 /* Of block_jobs_create, with a struct vmm as context. */
 void vmm_job_event(void *ctx, const struct block_job_info *job, enum block_job_event event);

@@ -38,19 +38,27 @@ static int open_image(struct vmm *vmm, const struct config_disk *disk, int fd, b
     return block_open_format(file, options, out_block, err);
 }
 
+/* A descriptor that whoever opens it owns from now on. */
+static int take_fd(int *fd)
+{
+    int taken = *fd;
+    *fd = -1;
+    return taken;
+}
+
 /* What an image stands on, from the bottom up: nothing else than these descriptors is there to be opened. */
-static int open_layers(struct vmm *vmm, const struct config_disk *disk,
-                       struct block_options *options, struct error *err)
+static int open_layers(struct vmm *vmm, struct config_disk *disk, struct block_options *options,
+                       struct error *err)
 {
     for (size_t i = disk->layer_count; i > 0; i--) {
-        const struct config_layer *layer = &disk->layer[i - 1];
+        struct config_layer *layer = &disk->layer[i - 1];
         struct block_options below = {.format = layer->format,
                                       .is_readonly = true,
                                       .is_direct = disk->is_direct,
                                       .aio = disk->aio,
                                       .backing = options->backing};
         options->backing = NULL; /* handed over, also on failure */
-        int rc = open_image(vmm, disk, layer->fd, layer->is_remote, layer->name, &below,
+        int rc = open_image(vmm, disk, take_fd(&layer->fd), layer->is_remote, layer->name, &below,
                             &options->backing, err);
         if (rc < 0) {
             return rc;
@@ -60,16 +68,16 @@ static int open_layers(struct vmm *vmm, const struct config_disk *disk,
         return 0;
     }
     if (disk->data.is_remote) {
-        return open_remote(vmm, disk, disk->data.fd, disk->data.name, options->is_readonly, true,
-                           &options->data_file, err);
+        return open_remote(vmm, disk, take_fd(&disk->data.fd), disk->data.name,
+                           options->is_readonly, true, &options->data_file, err);
     }
     struct block_file_options file = {.is_readonly = options->is_readonly,
                                       .is_growable = true,
                                       .is_direct = disk->is_direct,
                                       .is_unsafe = disk->is_unsafe,
                                       .aio = disk->aio};
-    return block_open_file(disk->data.fd, disk->data.name, &file, vmm->loop, &options->data_file,
-                           err);
+    return block_open_file(take_fd(&disk->data.fd), disk->data.name, &file, vmm->loop,
+                           &options->data_file, err);
 }
 
 /* What hull has unlocked; the copy that it sent is wiped. */
@@ -87,7 +95,7 @@ static int take_key(void *ctx, const struct block_crypt_header *header,
 }
 
 /* A new image over '*block' that takes all writes and ends with the VM, so that nothing of it needs to be durable. */
-static int add_overlay(struct vmm *vmm, const struct config_disk *disk, struct block **block,
+static int add_overlay(struct vmm *vmm, struct config_disk *disk, struct block **block,
                        struct error *err)
 {
     struct block_file_options options = {
@@ -100,7 +108,8 @@ static int add_overlay(struct vmm *vmm, const struct config_disk *disk, struct b
                                           .backing_format = "raw"};
     struct block_options overlay = {.format = "qcow2", .backing = *block};
     struct block *file;
-    int rc = block_open_file(disk->overlay_fd, disk->name, &options, vmm->loop, &file, err);
+    int rc =
+        block_open_file(take_fd(&disk->overlay_fd), disk->name, &options, vmm->loop, &file, err);
     if (rc < 0) {
         return rc;
     }
@@ -122,7 +131,7 @@ static int find_group(struct vmm *vmm, size_t index, struct error *err)
     struct block_throttle_group *shared = NULL;
     for (size_t i = 0; disk->throttle_group != NULL && i < vmm->config.disk_count; i++) {
         const struct config_disk *other = &vmm->config.disk[i];
-        if (i == index || other->throttle_group == NULL ||
+        if (i == index || !other->place.is_there || other->throttle_group == NULL ||
             strcmp(other->throttle_group, disk->throttle_group) != 0) {
             continue;
         }
@@ -133,7 +142,7 @@ static int find_group(struct vmm *vmm, size_t index, struct error *err)
                              disk->name, other->name, disk->throttle_group);
         }
         limits = has_limits ? other->throttle : limits;
-        shared = i < index ? vmm->policy[i].throttle : shared;
+        shared = vmm->policy[i].throttle != NULL ? vmm->policy[i].throttle : shared;
     }
     vmm->policy[index].throttle = shared;
     if (shared != NULL) {
@@ -166,7 +175,7 @@ static int add_filters(struct vmm *vmm, size_t index, struct block **block, stru
 
 static int open_disk(struct vmm *vmm, size_t index, struct block **out_block, struct error *err)
 {
-    const struct config_disk *disk = &vmm->config.disk[index];
+    struct config_disk *disk = &vmm->config.disk[index];
     bool has_overlay = disk->overlay_fd >= 0;
     struct block_options options = {.format = disk->format,
                                     .is_readonly = disk->is_readonly || has_overlay,
@@ -175,14 +184,15 @@ static int open_disk(struct vmm *vmm, size_t index, struct block **out_block, st
                                     .aio = disk->aio};
     if (disk->crypt_fd >= 0) {
         options.unlock = take_key;
-        options.unlock_ctx = (void *)disk;
+        options.unlock_ctx = disk;
     }
     int rc = open_layers(vmm, disk, &options, err);
     if (rc < 0) {
         block_close(options.backing);
         return rc;
     }
-    rc = open_image(vmm, disk, disk->fd, disk->is_remote, disk->name, &options, out_block, err);
+    rc = open_image(vmm, disk, take_fd(&disk->fd), disk->is_remote, disk->name, &options, out_block,
+                    err);
     if (rc == 0 && has_overlay) {
         rc = add_overlay(vmm, disk, out_block, err);
     }
@@ -198,32 +208,65 @@ static int open_disk(struct vmm *vmm, size_t index, struct block **out_block, st
     return add_filters(vmm, index, out_block, err);
 }
 
+int vmm_open_disk(struct vmm *vmm, size_t index, struct machine_disk *out_disk, struct error *err)
+{
+    const struct config_disk *disk = &vmm->config.disk[index];
+    *out_disk = (struct machine_disk){.on_read_error = disk->on_read_error,
+                                      .on_write_error = disk->on_write_error,
+                                      .is_write_through = disk->is_write_through,
+                                      .slot = disk->place.slot};
+    memcpy(out_disk->serial, disk->serial, strlen(disk->serial) + 1);
+    int rc = open_disk(vmm, index, &out_disk->block, err);
+    if (rc < 0) {
+        block_close(out_disk->block);
+        out_disk->block = NULL;
+        return rc;
+    }
+    vmm->disk[index] = out_disk->block;
+    return 0;
+}
+
 int vmm_open_disks(struct vmm *vmm, struct machine_config *machine, struct error *err)
 {
     for (size_t i = 0; i < vmm->config.disk_count; i++) {
-        const struct config_disk *disk = &vmm->config.disk[i];
-        struct machine_disk *slot = &machine->disk[i];
-        int rc = open_disk(vmm, i, &slot->block, err);
-        if (rc < 0) {
-            block_close(slot->block);
-            slot->block = NULL;
-            return rc;
+        if (vmm->config.disk[i].place.is_there) {
+            int rc = vmm_open_disk(vmm, i, &machine->disk[i], err);
+            if (rc < 0) {
+                return rc;
+            }
         }
-        vmm->disk[i] = slot->block;
-        memcpy(slot->serial, disk->serial, strlen(disk->serial) + 1);
-        slot->on_read_error = disk->on_read_error;
-        slot->on_write_error = disk->on_write_error;
-        slot->is_write_through = disk->is_write_through;
-        machine->disk_count++;
+        machine->disk_count = i + 1;
     }
     return 0;
+}
+
+/* The limits go with the last disk that has them. */
+static void put_limits(struct vmm *vmm, size_t index)
+{
+    struct vmm_disk_policy *policy = &vmm->policy[index];
+    for (size_t i = 0; policy->owns_throttle && i < vmm->config.disk_count; i++) {
+        if (i != index && vmm->policy[i].throttle == policy->throttle) {
+            vmm->policy[i].owns_throttle = true;
+            policy->owns_throttle = false;
+        }
+    }
+    if (policy->owns_throttle) {
+        block_throttle_put(policy->throttle);
+    }
+    *policy = (struct vmm_disk_policy){0};
+}
+
+void vmm_forget_disk(struct vmm *vmm, size_t index)
+{
+    put_limits(vmm, index);
+    vmm->disk[index] = NULL;
+    vmm->front[index] = NULL;
+    config_remove_disk(&vmm->config, index);
 }
 
 void vmm_close_disks(struct vmm *vmm)
 {
     for (size_t i = 0; i < vmm->config.disk_count; i++) {
-        if (vmm->policy[i].owns_throttle) {
-            block_throttle_put(vmm->policy[i].throttle);
-        }
+        put_limits(vmm, i);
     }
 }

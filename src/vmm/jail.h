@@ -15,7 +15,6 @@ struct jail_needs {
     gid_t gid;
     bool has_own_mounts;   /* what jail_enter_early returned */
     bool has_kvm;          /* ioctls of KVM */
-    bool has_tap;          /* ioctls of tap interfaces */
     bool has_unix_sockets; /* vsock: makes and accepts unix sockets in its folder */
 };
 

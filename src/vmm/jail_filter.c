@@ -102,16 +102,9 @@ static int allow_ioctls(scmp_filter_ctx filter, const struct jail_needs *needs)
         /* All of KVM's have 0xae as their type (linux/kvm.h: KVMIO), and only its descriptors know them. */
         rc = allow_if(filter, SCMP_SYS(ioctl), SCMP_A1(SCMP_CMP_MASKED_EQ, 0xff00, 0xae00));
     }
-    if (rc == 0 && needs->has_tap) {
-        /* What the guest's driver negotiates. */
-        rc = allow_if(filter, SCMP_SYS(ioctl), SCMP_A1(SCMP_CMP_EQ, TUNSETOFFLOAD));
-        if (rc == 0) {
-            rc = allow_if(filter, SCMP_SYS(ioctl), SCMP_A1(SCMP_CMP_EQ, TUNSETVNETHDRSZ));
-        }
-    }
-    /* Of block devices, those too that come later, for disk jobs. */
-    static const uint32_t of_devices[] = {BLKDISCARD, BLKZEROOUT, BLKGETSIZE64, BLKSSZGET,
-                                          BLKPBSZGET};
+    /* Of taps and block devices, those too that come later: what the guest's driver negotiates, and what they are. */
+    static const uint32_t of_devices[] = {TUNGETIFF,  TUNSETOFFLOAD, TUNSETVNETHDRSZ, BLKDISCARD,
+                                          BLKZEROOUT, BLKGETSIZE64,  BLKSSZGET,       BLKPBSZGET};
     for (size_t i = 0; rc == 0 && i < sizeof(of_devices) / sizeof(of_devices[0]); i++) {
         rc = allow_if(filter, SCMP_SYS(ioctl), SCMP_A1(SCMP_CMP_EQ, of_devices[i]));
     }
@@ -155,6 +148,10 @@ static int allow_descriptors(scmp_filter_ctx filter, const struct jail_needs *ne
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < sizeof(commands) / sizeof(commands[0]); i++) {
         rc = allow_if(filter, SCMP_SYS(fcntl), SCMP_A1(SCMP_CMP_EQ, (scmp_datum_t)commands[i]));
+    }
+    /* Is it a stream? Of those that come later, for network cards. */
+    if (rc == 0 && !needs->has_unix_sockets) {
+        rc = allow_if(filter, SCMP_SYS(getsockopt), SCMP_A2(SCMP_CMP_EQ, SO_TYPE));
     }
     if (rc == 0 && needs->has_unix_sockets) {
         static const int calls[] = {SCMP_SYS(connect), SCMP_SYS(bind), SCMP_SYS(listen),

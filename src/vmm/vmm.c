@@ -79,28 +79,38 @@ static void machine_ended(void *ctx, enum machine_end end, uint32_t code, const 
     vmm_end(vmm, status);
 }
 
+int vmm_open_net(struct vmm *vmm, size_t index, struct machine_net *out_net, struct error *err)
+{
+    struct config_net *net = &vmm->config.net[index];
+    int rc = 0;
+    int fd = net->fd;
+    net->fd = -1; /* the net's, also on failure */
+    *out_net = (struct machine_net){.slot = net->place.slot};
+    memcpy(out_net->mac, net->mac, sizeof(out_net->mac));
+    switch (net->kind) {
+    case CONFIG_NET_STREAM:
+        rc = net_open_stream(fd, net->name, vmm->loop, &out_net->net, err);
+        break;
+    case CONFIG_NET_TAP:
+        rc = net_open_tap(fd, net->name, vmm->loop, &out_net->net, err);
+        break;
+    case CONFIG_NET_NONE:
+        rc = net_open_none(vmm->loop, &out_net->net, err);
+        break;
+    }
+    return rc;
+}
+
 static int open_nets(struct vmm *vmm, struct machine_config *machine, struct error *err)
 {
     for (size_t i = 0; i < vmm->config.net_count; i++) {
-        const struct config_net *net = &vmm->config.net[i];
-        struct machine_net *slot = &machine->net[i];
-        int rc = 0;
-        switch (net->kind) {
-        case CONFIG_NET_STREAM:
-            rc = net_open_stream(net->fd, net->name, vmm->loop, &slot->net, err);
-            break;
-        case CONFIG_NET_TAP:
-            rc = net_open_tap(net->fd, net->name, vmm->loop, &slot->net, err);
-            break;
-        case CONFIG_NET_NONE:
-            rc = net_open_none(vmm->loop, &slot->net, err);
-            break;
+        if (vmm->config.net[i].place.is_there) {
+            int rc = vmm_open_net(vmm, i, &machine->net[i], err);
+            if (rc < 0) {
+                return rc;
+            }
         }
-        if (rc < 0) {
-            return rc;
-        }
-        memcpy(slot->mac, net->mac, sizeof(slot->mac));
-        machine->net_count++;
+        machine->net_count = i + 1;
     }
     return 0;
 }
@@ -112,7 +122,9 @@ static void close_parts(struct machine_config *machine)
         block_close(machine->disk[i].block);
     }
     for (size_t i = 0; i < machine->net_count; i++) {
-        net_close(machine->net[i].net);
+        if (machine->net[i].net != NULL) {
+            net_close(machine->net[i].net);
+        }
     }
 }
 
@@ -159,6 +171,7 @@ static int create_machine(struct vmm *vmm, struct error *err)
         .loop = vmm->loop,
         .ended = machine_ended,
         .disk_failed = vmm_disk_failed,
+        .unplugged = vmm_unplugged,
         .ctx = vmm,
     };
     rc = vmm_open_disks(vmm, &machine, err);
@@ -201,9 +214,6 @@ static void read_needs(const struct config *config, struct jail_needs *needs)
     if (config->vsock_cid != 0 && fstat(config->vsock_dir_fd, &folder) == 0) {
         needs->uid = folder.st_uid;
         needs->gid = folder.st_gid;
-    }
-    for (size_t i = 0; i < config->net_count; i++) {
-        needs->has_tap = needs->has_tap || config->net[i].kind == CONFIG_NET_TAP;
     }
 }
 

@@ -61,6 +61,15 @@ void vmm_end(struct vmm *vmm, int exit_status);
 /* Opens the disks of vmm->config for the machine that is to be made. On failure those that are open are in machine->disk. */
 int must_check vmm_open_disks(struct vmm *vmm, struct machine_config *machine, struct error *err);
 
+/* One of them. On failure nothing of it is open but what vmm_forget_disk closes. */
+int must_check vmm_open_disk(struct vmm *vmm, size_t index, struct machine_disk *out_disk,
+                             struct error *err);
+/* It has left the machine, or did not get there. */
+void vmm_forget_disk(struct vmm *vmm, size_t index);
+/* The same of a card. */
+int must_check vmm_open_net(struct vmm *vmm, size_t index, struct machine_net *out_net,
+                            struct error *err);
+
 /* After the machine has gone. */
 void vmm_close_disks(struct vmm *vmm);
 /* Before the machine is made. */
@@ -69,6 +78,9 @@ int must_check vmm_watch_disks(struct vmm *vmm, struct error *err);
 void vmm_disk_stop_ends(struct vmm *vmm);
 /* machine_config.disk_failed. */
 void vmm_disk_failed(void *ctx, const char *device_name, bool is_write, int error, bool stops);
+
+/* machine_config.unplugged: plug_verbs.c. */
+void vmm_unplugged(void *ctx, enum machine_part part, size_t index);
 
 /* Prints the engines and their probes to stdout. Returns an exit status. */
 int vmm_probe(void);

@@ -194,6 +194,61 @@ def test_changes(manager, image):
         assert guest.run("cat /sys/block/vdb/size") == str((32 << 20) // 512)
 
 
+def test_devices_come_and_go_while_it_runs(manager, image):
+    manager.do("POST", "/v1/networks", {"name": "lab", "type": "nat", "config": {"ipv4": "10.78.0.1/24", "ipv6": "none"}})
+    manager.do("POST", "/v1/volumes", {"name": "vol1", "size_bytes": 24 << 20})
+    with guest_of(manager, "vm1") as guest:
+        try:
+            manager.hull("config", "vm1", "set", "data.type=disk", "data.source=vol1")
+            until(lambda: guest.run("cat /sys/block/vdb/size") == str((24 << 20) // 512), "the volume")
+            guest.run("echo kept | dd of=/dev/vdb bs=512 conv=sync,fsync 2>/dev/null")
+            done = manager.do("PATCH", "/v1/instances/vm1", {"devices": {"lan": {"type": "nic", "network": "lab", "ipv4": "10.78.0.10"},
+                                                                         "more": {"type": "disk", "size": "32M"}}})
+            assert done["result"]["waits_for_restart"] is False
+            until(lambda: guest.run("ls -d /sys/block/vdc /sys/class/net/eth0 | wc -l") == "2", "the card and the disk")
+            guest.run("ip addr add 10.78.0.10/24 dev eth0; ip link set eth0 up; ping -c 1 -w 20 10.78.0.1")
+            info = manager.get("/v1/instances/vm1")["info"]
+            assert info["network"][0]["received_bytes"] > 0
+            assert next(disk for disk in info["disk"] if disk["name"] == "data")["written_bytes"] > 0
+
+            # One that leaves makes room for the next; what stays keeps its number, also over a snapshot and a clone.
+            assert manager.do("PATCH", "/v1/instances/vm1", {"devices": {"data": None}})["result"]["waits_for_restart"] is False
+            assert guest.run("ls /sys/block | grep ^vd").split() == ["vda", "vdc"]
+            places = json.loads((manager.state / "instances/vm1/places.json").read_text())
+            assert set(places["disks"]) == {"root", "more"} and places["disks"]["more"]["index"] == 2
+            guest.run("echo more | dd of=/dev/vdc bs=512 conv=sync,fsync 2>/dev/null; echo here >/tmp/mark")
+            manager.do("POST", "/v1/instances/vm1/snapshots", {"name": "before", "memory": True})
+            manager.do("POST", "/v1/instances/vm1/clone", {"name": "vm2", "live": True})
+            clone = Existing(manager, "vm2").up()
+            assert clone.run("cat /tmp/mark; head -c 4 /dev/vdc").split() == ["here", "more"]
+            manager.do("DELETE", "/v1/instances/vm2?force=true")
+            guest.run("rm /tmp/mark")
+            manager.do("POST", "/v1/instances/vm1/snapshots/before/restore", {})
+            guest.up()
+            assert guest.run("cat /tmp/mark; head -c 4 /dev/vdc").split() == ["here", "more"]
+
+            # The volume has what was written to it, and a card that is taken away is gone.
+            manager.hull("config", "vm1", "set", "data.type=disk", "data.source=vol1")
+            until(lambda: guest.run("ls /sys/block | grep -c ^vd") == "3", "the volume again")
+            assert guest.run("for disk in /dev/vd?; do head -c 4 $disk; echo; done | grep -c kept") == "1"
+            manager.do("PATCH", "/v1/instances/vm1", {"devices": {"lan": None}})
+            until(lambda: "eth0" not in guest.run("ls /sys/class/net"), "the card to go")
+            with pytest.raises(AssertionError, match="No such file"):
+                manager.do("PATCH", "/v1/instances/vm1", {"devices": {"extra": {"type": "disk", "size": "8M"}, "gone": {"type": "disk", "source": "/nowhere"}}})
+            assert not {"extra", "gone"} & set(manager.get("/v1/instances/vm1")["devices"])
+            assert guest.run("ls /sys/block | grep -c ^vd") == "3"  # what came is gone again
+            assert not list((manager.state / "pools/default/disks").rglob("*extra*"))
+            manager.do("PATCH", "/v1/instances/vm1", {"devices": {"more": None}})
+            guest.act("restart")
+            guest.up()
+            assert guest.run("ls /sys/block | grep -c ^vd") == "2"
+        finally:
+            with contextlib.suppress(Failure):
+                manager.do("DELETE", "/v1/instances/vm2?force=true")
+    manager.do("DELETE", "/v1/volumes/default/vol1")
+    manager.do("DELETE", "/v1/networks/lab")
+
+
 def kill_worker(manager, operation, delay_s):
     """The operation's worker, that long after its beginning."""
     journal = manager.state / "operations" / f"{operation['name']}.jsonl"

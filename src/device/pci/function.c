@@ -29,17 +29,38 @@ static void config_define(struct pci_function *function, uint32_t offset, unsign
     }
 }
 
+/* What only a reset puts there. */
+static void config_clear(struct pci_function *function, uint32_t offset, unsigned size)
+{
+    for (unsigned i = 0; i < size; i++) {
+        function->config[offset + i] &= (uint8_t)~function->write_mask[offset + i];
+    }
+}
+
+static int choose_slot(const struct pci_bus *bus, const char *name, unsigned wanted,
+                       unsigned *out_slot, struct error *err)
+{
+    unsigned slot = wanted != 0 || bus->function[0] == NULL ? wanted : pci_bus_free_slot(bus);
+    if (slot >= PCI_MAX_DEVICES || (slot == 0 && bus->function[0] != NULL)) {
+        return error_set(err, ENOSPC, "adding %s: the PCI bus takes at most %u devices", name,
+                         PCI_MAX_DEVICES);
+    }
+    if (bus->function[slot] != NULL) {
+        return error_set(err, EBUSY, "adding %s: PCI slot %u is %s's", name, slot,
+                         bus->function[slot]->name);
+    }
+    *out_slot = slot;
+    return 0;
+}
+
 int pci_function_create(struct pci_bus *bus, const char *name, const struct pci_identity *identity,
                         const struct pci_function_ops *ops, void *ctx,
                         struct pci_function **out_function, struct error *err)
 {
     unsigned number = 0;
-    while (number < PCI_MAX_DEVICES && bus->function[number] != NULL) {
-        number++;
-    }
-    if (number == PCI_MAX_DEVICES) {
-        return error_set(err, ENOSPC, "adding %s: the PCI bus takes at most %u devices", name,
-                         PCI_MAX_DEVICES);
+    int rc = choose_slot(bus, name, identity->slot, &number, err);
+    if (rc < 0) {
+        return rc;
     }
     struct pci_function *function = calloc(1, sizeof(*function));
     if (function == NULL) {
@@ -48,6 +69,7 @@ int pci_function_create(struct pci_bus *bus, const char *name, const struct pci_
     function->bus = bus;
     function->device_number = number;
     function->name = name;
+    function->is_plugged = identity->is_plugged;
     function->ops = ops;
     function->ctx = ctx;
     function->next_capability = FIRST_CAPABILITY;
@@ -66,9 +88,38 @@ int pci_function_create(struct pci_bus *bus, const char *name, const struct pci_
         config_define(function, PCI_INTERRUPT_LINE, 1, bus->config.intx_line[number % 4], 0xff);
         config_define(function, PCI_INTERRUPT_PIN, 1, 1, 0);
     }
+    if (function->is_plugged) {
+        config_clear(function, PCI_COMMAND, 2);
+    }
     bus->function[number] = function;
     *out_function = function;
     return 0;
+}
+
+/* The level that the input should have now; true if it must be told. Lock held. */
+static bool intx_update(struct pci_function *function)
+{
+    uint32_t command = config_load(function->config, PCI_COMMAND, 2);
+    bool level = function->intx_level && (command & PCI_COMMAND_INTX_OFF) == 0;
+
+    if (function->intx_level) {
+        function->config[PCI_STATUS] |= PCI_STATUS_INTX;
+    } else {
+        function->config[PCI_STATUS] &= (uint8_t)~PCI_STATUS_INTX;
+    }
+    if (level == function->intx_sent || function->config[PCI_INTERRUPT_PIN] == 0) {
+        return false;
+    }
+    function->intx_sent = level;
+    return true;
+}
+
+/* Under the lock, so that two threads cannot swap their levels on the way. */
+static void intx_apply(struct pci_function *function)
+{
+    if (intx_update(function)) {
+        irq_line_set(&function->bus->config.intx[function->device_number % 4], function->intx_sent);
+    }
 }
 
 void pci_function_destroy(struct pci_function *function)
@@ -77,11 +128,12 @@ void pci_function_destroy(struct pci_function *function)
         return;
     }
     for (unsigned i = 0; i < PCI_BAR_COUNT; i++) {
-        if (function->bar[i].is_used) {
-            bus_region_set_enabled(function->bar[i].region, false);
-        }
+        bus_remove(function->bar[i].region);
     }
+    function->intx_level = false;
+    intx_apply(function);
     function->bus->function[function->device_number] = NULL;
+    pci_hotplug_forget(function->bus, function->device_number);
     pthread_mutex_destroy(&function->lock);
     free(function);
 }
@@ -106,14 +158,18 @@ int pci_function_add_bar(struct pci_function *function, unsigned bar, enum pci_b
                          function->name);
     }
     struct pci_bar *entry = &function->bar[bar];
-    int rc = bus_add(space, function->name, address, size, ops, ctx, &entry->region, err);
+    int rc =
+        function->is_plugged
+            ? bus_add_disabled(space, function->name, address, size, ops, ctx, &entry->region, err)
+            : bus_add(space, function->name, address, size, ops, ctx, &entry->region, err);
     if (rc < 0) {
         return rc;
     }
     entry->is_used = true;
     entry->kind = kind;
     entry->size = size;
-    entry->is_mapped = true;
+    entry->home = address;
+    entry->is_mapped = !function->is_plugged;
     entry->address = address;
 
     uint32_t type = kind == PCI_BAR_IO ? 1 : (kind == PCI_BAR_MEMORY64 ? 4 : 0);
@@ -125,6 +181,9 @@ int pci_function_add_bar(struct pci_function *function, unsigned bar, enum pci_b
     if (kind == PCI_BAR_MEMORY64) {
         config_define(function, PCI_BAR0 + 4 * bar + 4, 4, (uint32_t)(address >> 32),
                       (uint32_t)(~(size - 1) >> 32));
+    }
+    if (function->is_plugged) {
+        config_clear(function, PCI_BAR0 + 4 * bar, 4 * slots);
     }
     return 0;
 }
@@ -238,32 +297,6 @@ void pci_function_config_set(struct pci_function *function, uint32_t offset, uns
     pthread_mutex_unlock(&function->lock);
 }
 
-/* The level that the input should have now; true if it must be told. Lock held. */
-static bool intx_update(struct pci_function *function)
-{
-    uint32_t command = config_load(function->config, PCI_COMMAND, 2);
-    bool level = function->intx_level && (command & PCI_COMMAND_INTX_OFF) == 0;
-
-    if (function->intx_level) {
-        function->config[PCI_STATUS] |= PCI_STATUS_INTX;
-    } else {
-        function->config[PCI_STATUS] &= (uint8_t)~PCI_STATUS_INTX;
-    }
-    if (level == function->intx_sent || function->config[PCI_INTERRUPT_PIN] == 0) {
-        return false;
-    }
-    function->intx_sent = level;
-    return true;
-}
-
-/* Under the lock, so that two threads cannot swap their levels on the way. */
-static void intx_apply(struct pci_function *function)
-{
-    if (intx_update(function)) {
-        irq_line_set(&function->bus->config.intx[function->device_number % 4], function->intx_sent);
-    }
-}
-
 void pci_function_set_intx(struct pci_function *function, bool level)
 {
     pthread_mutex_lock(&function->lock);
@@ -373,6 +406,29 @@ void pci_function_save(struct pci_function *function, struct archive_writer *wri
     pthread_mutex_unlock(&function->lock);
 }
 
+/* To the slot that it was saved in, where who has come before it may stand now: the two change places. */
+static int move_to_slot(struct pci_function *function, unsigned number, struct error *err)
+{
+    struct pci_bus *bus = function->bus;
+    unsigned from = function->device_number;
+    if (number == from) {
+        return 0;
+    }
+    struct pci_function *other = number < PCI_MAX_DEVICES ? bus->function[number] : NULL;
+    if (from == 0 || number == 0 || number >= PCI_MAX_DEVICES ||
+        (other != NULL && other->is_restored)) {
+        return error_set(err, EINVAL, "%s: saved in PCI slot %u, which another device has",
+                         function->name, number);
+    }
+    bus->function[from] = other;
+    bus->function[number] = function;
+    function->device_number = number;
+    if (other != NULL) {
+        other->device_number = from;
+    }
+    return 0;
+}
+
 int pci_function_restore(struct pci_function *function, struct archive_reader *reader,
                          struct error *err)
 {
@@ -383,10 +439,14 @@ int pci_function_restore(struct pci_function *function, struct archive_reader *r
     if (reader->status < 0) {
         return error_set(err, EBADMSG, "%s: the PCI state is cut short", function->name);
     }
-    if (number != function->device_number ||
-        memcmp(config, function->config, 4) != 0) { /* vendor and device */
+    if (memcmp(config, function->config, 4) != 0) { /* vendor and device */
         return error_set(err, EINVAL, "%s: the saved PCI function is another one", function->name);
     }
+    int rc = move_to_slot(function, number, err);
+    if (rc < 0) {
+        return rc;
+    }
+    function->is_restored = true;
     pthread_mutex_lock(&function->lock);
     /* Only what the guest could have written: the rest is what this program offers. */
     for (unsigned i = 0; i < PCI_CONFIG_SIZE; i++) {
@@ -396,7 +456,7 @@ int pci_function_restore(struct pci_function *function, struct archive_reader *r
     unsigned changed = bars_update(function);
     function->intx_level = intx_level;
     intx_apply(function);
-    int rc = msix_restore(function, reader, err);
+    rc = msix_restore(function, reader, err);
     pthread_mutex_unlock(&function->lock);
     tell_bars(function, changed);
     if (rc == 0) {

@@ -10,37 +10,57 @@
 #define ECAM_BUS_SIZE      (1u << 20)
 #define ADDRESS_ENABLE     0x80000000u
 
+struct window {
+    uint64_t base, limit;
+};
+
+/* The first address from 'from' on at which no function's BAR is after a reset; false: there is none. */
+static bool find_room(const struct pci_bus *bus, bool is_io, const struct window *window,
+                      uint64_t from, uint64_t size, uint64_t *out_address)
+{
+    uint64_t address = align_up(from, size);
+    for (bool is_moved = true; is_moved;) {
+        is_moved = false;
+        if (address < window->base || !range_fits(address, size, window->limit)) {
+            return false;
+        }
+        for (unsigned i = 0; i < PCI_MAX_DEVICES * PCI_BAR_COUNT; i++) {
+            const struct pci_function *function = bus->function[i / PCI_BAR_COUNT];
+            const struct pci_bar *bar = function != NULL ? &function->bar[i % PCI_BAR_COUNT] : NULL;
+            if (bar != NULL && bar->is_used && (bar->kind == PCI_BAR_IO) == is_io &&
+                ranges_overlap(address, size, bar->home, bar->size)) {
+                address = align_up(bar->home + bar->size, size);
+                is_moved = true;
+            }
+        }
+    }
+    *out_address = address;
+    return true;
+}
+
 bool pci_bus_allocate(struct pci_bus *bus, enum pci_bar_kind kind, uint64_t size,
                       uint64_t *out_address)
 {
     const struct pci_windows *windows = &bus->config.windows;
-    uint64_t base = windows->mmio32_gpa;
-    uint64_t limit = windows->mmio32_gpa + windows->mmio32_size;
-    uint64_t next = bus->mmio32_next;
+    struct window window = {windows->mmio32_gpa, windows->mmio32_gpa + windows->mmio32_size};
+    uint64_t *next = &bus->mmio32_next;
 
     /* Small ones of 64 bits too go below 4 GiB, where any guest can reach them; large ones would fill that window. */
-    bool is_high = kind == PCI_BAR_MEMORY64 && size > windows->mmio32_size / 64;
     if (kind == PCI_BAR_IO) {
-        base = windows->pio_base;
-        limit = (uint64_t)windows->pio_base + windows->pio_size;
-        next = bus->pio_next;
-    } else if (is_high) {
-        base = windows->mmio64_gpa;
-        limit = windows->mmio64_gpa + windows->mmio64_size;
-        next = bus->mmio64_next;
+        window =
+            (struct window){windows->pio_base, (uint64_t)windows->pio_base + windows->pio_size};
+        next = &bus->pio_next;
+    } else if (kind == PCI_BAR_MEMORY64 && size > windows->mmio32_size / 64) {
+        window = (struct window){windows->mmio64_gpa, windows->mmio64_gpa + windows->mmio64_size};
+        next = &bus->mmio64_next;
     }
-    uint64_t address = align_up(next, size);
-    if (address < base || !range_fits(address, size, limit)) {
+    /* Behind the last one; at the end of the window, where devices have gone. */
+    bool is_io = kind == PCI_BAR_IO;
+    if (!find_room(bus, is_io, &window, *next, size, out_address) &&
+        !find_room(bus, is_io, &window, window.base, size, out_address)) {
         return false;
     }
-    if (kind == PCI_BAR_IO) {
-        bus->pio_next = (uint32_t)(address + size);
-    } else if (is_high) {
-        bus->mmio64_next = address + size;
-    } else {
-        bus->mmio32_next = address + size;
-    }
-    *out_address = address;
+    *next = *out_address + size;
     return true;
 }
 
@@ -50,7 +70,8 @@ static struct pci_function *find_function(struct pci_bus *bus, uint32_t bdf)
     if (bdf >= PCI_MAX_DEVICES * 8 || (bdf & 7) != 0) {
         return NULL;
     }
-    return bus->function[bdf >> 3];
+    uint32_t slot = bdf >> 3;
+    return (atomic_load(&bus->ejected) >> slot & 1) == 0 ? bus->function[slot] : NULL;
 }
 
 uint32_t pci_bus_config_read(struct pci_bus *bus, uint32_t vcpu, uint32_t bdf, uint32_t offset,
@@ -154,6 +175,7 @@ int pci_bus_create(const struct pci_bus_config *config, struct pci_bus **out_bus
         return error_set(err, ENOMEM, "allocating the PCI bus");
     }
     bus->config = *config;
+    pthread_mutex_init(&bus->lock, NULL);
     bus->mmio32_next = config->windows.mmio32_gpa;
     bus->mmio64_next = config->windows.mmio64_gpa;
     bus->pio_next = config->windows.pio_base;
@@ -165,6 +187,9 @@ int pci_bus_create(const struct pci_bus_config *config, struct pci_bus **out_bus
     if (rc == 0) {
         rc = bus_add(config->mmio, "pci-ecam", config->windows.ecam_gpa, ECAM_BUS_SIZE, &ecam_ops,
                      bus, NULL, err);
+    }
+    if (rc == 0) {
+        rc = pci_hotplug_create(bus, err);
     }
     if (rc == 0) {
         rc = pci_function_create(bus, "pci-host", &bridge_identity, NULL, NULL, &bus->bridge, err);
@@ -183,12 +208,14 @@ void pci_bus_destroy(struct pci_bus *bus)
         return;
     }
     pci_function_destroy(bus->bridge);
+    pthread_mutex_destroy(&bus->lock);
     free(bus);
 }
 
 void pci_bus_reset(struct pci_bus *bus)
 {
     atomic_store(&bus->address, 0);
+    pci_hotplug_reset(bus);
     pci_function_reset(bus->bridge);
 }
 
@@ -196,10 +223,16 @@ void pci_bus_save(struct pci_bus *bus, struct archive_writer *writer)
 {
     archive_put_u32(writer, atomic_load(&bus->address));
     pci_function_save(bus->bridge, writer);
+    pci_hotplug_save(bus, writer);
 }
 
-int pci_bus_restore(struct pci_bus *bus, struct archive_reader *reader, struct error *err)
+int pci_bus_restore(struct pci_bus *bus, struct archive_reader *reader, uint32_t version,
+                    struct error *err)
 {
     atomic_store(&bus->address, archive_get_u32(reader) & 0x80fffffcu);
-    return pci_function_restore(bus->bridge, reader, err);
+    int rc = pci_function_restore(bus->bridge, reader, err);
+    if (rc == 0 && version >= 2) {
+        pci_hotplug_restore(bus, reader);
+    }
+    return rc;
 }

@@ -17,6 +17,7 @@ struct pci_bar {
     bool is_used;
     enum pci_bar_kind kind;
     uint64_t size;
+    uint64_t home; /* where it is after a reset */
     struct bus_region *region;
     /* As the bus has it now. */
     bool is_mapped;
@@ -33,6 +34,8 @@ struct pci_function {
     struct pci_bus *bus;
     unsigned device_number;
     const char *name;
+    bool is_plugged;
+    bool is_restored; /* and so in its place */
     const struct pci_function_ops *ops;
     void *ctx;
     pthread_mutex_t lock;
@@ -58,14 +61,27 @@ struct pci_bus {
     struct pci_bus_config config;
     struct pci_function *function[PCI_MAX_DEVICES];
     struct pci_function *bridge;
-    uint64_t mmio32_next, mmio64_next;
-    uint32_t pio_next;
+    uint64_t mmio32_next, mmio64_next, pio_next;
     _Atomic uint32_t address; /* port 0xcf8 */
+
+    /* Hot-plug, a bit for each slot, with the lock. */
+    pthread_mutex_t lock;
+    uint32_t arrived, leaving; /* the registers */
+    uint32_t asked;            /* the guest may eject these */
+    _Atomic uint32_t ejected;  /* it has, and sees no device there */
 };
 
 /* Takes the address of a new BAR out of a window; false: it is full. */
 bool pci_bus_allocate(struct pci_bus *bus, enum pci_bar_kind kind, uint64_t size,
                       uint64_t *out_address);
+
+/* hotplug.c */
+int must_check pci_hotplug_create(struct pci_bus *bus, struct error *err);
+/* The slot's function goes. */
+void pci_hotplug_forget(struct pci_bus *bus, unsigned slot);
+void pci_hotplug_reset(struct pci_bus *bus);
+void pci_hotplug_save(struct pci_bus *bus, struct archive_writer *writer);
+void pci_hotplug_restore(struct pci_bus *bus, struct archive_reader *reader);
 
 uint32_t pci_function_config_read(struct pci_function *function, uint32_t vcpu, uint32_t offset,
                                   unsigned size);

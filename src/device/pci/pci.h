@@ -3,9 +3,12 @@
  *
  * A device creates its function, adds BARs and capabilities, and is on the bus from then on. BARs get addresses at once
  * (direct boot: there is no firmware); the guest may move them. Decoding is on from the start: I/O and memory space enabled,
- * bus mastering as the guest says.
+ * bus mastering as the guest says. One that comes while the guest runs has no addresses and decodes nothing, as on hardware: the
+ * guest gives it some, and after a reset it is like the others.
  *
- * Threads: creation and reset on the loop's thread while no vCPU runs; everything else from any thread. A function has
+ * Guests learn of devices that come and go by the registers of hotplug.c.
+ *
+ * Threads: creation, destruction and reset on the loop's thread while no vCPU runs; everything else from any thread. A function has
  * a lock of its own, below the device's: a device may call in with its lock held. The callbacks of pci_function_ops come
  * without the function's lock. */
 #ifndef DEVICE_PCI_PCI_H
@@ -61,8 +64,21 @@ struct pci_bus_config {
     uint8_t intx_line[4]; /* what "interrupt line" registers say: the input's number */
     /* A byte written to port 0xcf9, the chipset's reset control, which shares the address port's range. May be NULL. */
     void (*reset_control)(void *ctx, uint8_t value);
+    /* A slot's register has something for the guest to see: raise the event. Any thread. May be NULL. */
+    void (*slots_changed)(void *ctx);
+    /* The guest has let go of a device that it was asked for, and sees it no more; pci_bus_take_ejected has it. Any vCPU thread.
+     * May be NULL. */
+    void (*ejected)(void *ctx);
     void *ctx;
 };
+
+/* Hot-plug registers, 32 bits each, a bit for each slot: those with a new device, and those whose device is to go; both are
+ * cleared by reading. A bit written to the third ejects. The DSDT's methods use them. */
+#define PCI_HOTPLUG_PORT      0x640
+#define PCI_HOTPLUG_ARRIVED   (PCI_HOTPLUG_PORT + 0)
+#define PCI_HOTPLUG_LEAVING   (PCI_HOTPLUG_PORT + 4)
+#define PCI_HOTPLUG_EJECT     (PCI_HOTPLUG_PORT + 8)
+#define PCI_HOTPLUG_PORT_SIZE 12
 
 /* Adds the ports 0xcf8..0xcff, ECAM and the host bridge as device 0. 'config' is copied. */
 int must_check pci_bus_create(const struct pci_bus_config *config, struct pci_bus **out_bus,
@@ -72,10 +88,26 @@ void pci_bus_destroy(struct pci_bus *bus);
 /* The host bridge's and the address port's own state; functions are their devices' affair. */
 void pci_bus_reset(struct pci_bus *bus);
 void pci_bus_save(struct pci_bus *bus, struct archive_writer *writer);
-int must_check pci_bus_restore(struct pci_bus *bus, struct archive_reader *reader,
+int must_check pci_bus_restore(struct pci_bus *bus, struct archive_reader *reader, uint32_t version,
                                struct error *err);
 
+/* What pci_bus_save writes. 2: with the hot-plug registers. */
+#define PCI_BUS_VERSION 2u
+
+/* 1..31 without a device; 0: there is none. */
+unsigned pci_bus_free_slot(const struct pci_bus *bus);
+/* Tells the guest that the slot has a new device. */
+void pci_bus_announce(struct pci_bus *bus, unsigned slot);
+/* Asks the guest to let go of the slot's device. May be asked again. */
+void pci_bus_ask_for(struct pci_bus *bus, unsigned slot);
+bool pci_bus_is_asked_for(struct pci_bus *bus, unsigned slot);
+/* A slot whose device the guest has ejected, and with 'asked_too' also one that it was only asked for (it forgets everything in
+ * a reset); 0: there is none. Loop's thread. */
+unsigned pci_bus_take_ejected(struct pci_bus *bus, bool asked_too);
+
 struct pci_identity {
+    unsigned slot;   /* 1..31; 0: the lowest free one */
+    bool is_plugged; /* it comes while the guest runs */
     uint16_t vendor, device;
     uint16_t subsystem_vendor, subsystem;
     uint32_t class_code; /* 24 bits: class, subclass, programming interface */
@@ -97,12 +129,12 @@ struct pci_function_ops {
     void (*msix_changed)(void *ctx);
 };
 
-/* Takes the lowest free device number. 'name' is borrowed. -ENOSPC when the bus is full. */
+/* 'name' is borrowed. -ENOSPC when the bus is full, -EBUSY when the slot is taken. */
 int must_check pci_function_create(struct pci_bus *bus, const char *name,
                                    const struct pci_identity *identity,
                                    const struct pci_function_ops *ops, void *ctx,
                                    struct pci_function **out_function, struct error *err);
-/* Takes it off the bus. NULL is fine. Its regions stay with the bus, disabled: no vCPU runs any more. */
+/* Takes it off the bus. NULL is fine. */
 void pci_function_destroy(struct pci_function *function);
 
 enum pci_bar_kind {
@@ -142,7 +174,8 @@ void pci_function_set_intx(struct pci_function *function, bool level);
 /* May the function read and write memory? */
 bool pci_function_is_master(struct pci_function *function);
 
-/* For the device's own reset, save and restore: registers, BARs, MSI-X table and pending bits. */
+/* For the device's own reset, save and restore: registers, BARs, MSI-X table and pending bits. A restore puts the function into
+ * the slot that it was saved in. */
 void pci_function_reset(struct pci_function *function);
 void pci_function_save(struct pci_function *function, struct archive_writer *writer);
 int must_check pci_function_restore(struct pci_function *function, struct archive_reader *reader,

@@ -409,6 +409,8 @@ static int build_function(struct virtio_pci *pci, const struct virtio_options *o
 {
     const struct virtio_ops *ops = pci->device->ops;
     const struct pci_identity identity = {
+        .slot = options->slot,
+        .is_plugged = options->is_plugged,
         .vendor = VIRTIO_VENDOR,
         .device = (uint16_t)(VIRTIO_DEVICE + ops->device_id),
         .subsystem_vendor = VIRTIO_VENDOR,
@@ -474,6 +476,11 @@ void virtio_pci_destroy(struct virtio_pci *pci)
     pci_function_destroy(pci->function);
     pthread_mutex_destroy(&pci->doorbell_lock);
     free(pci);
+}
+
+unsigned virtio_pci_slot(const struct virtio_pci *pci)
+{
+    return pci_function_device_number(pci->function);
 }
 
 void virtio_pci_forget_driver(struct virtio_pci *pci)

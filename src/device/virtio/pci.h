@@ -13,6 +13,8 @@ int must_check virtio_pci_create(struct virtio_device *device, const struct virt
                                  struct virtio_pci **out_pci, struct error *err);
 /* Without the lock. NULL is fine. */
 void virtio_pci_destroy(struct virtio_pci *pci);
+/* Without the lock. */
+unsigned virtio_pci_slot(const struct virtio_pci *pci);
 
 /* By MSI-X 'vector' (0xffff: none), or by the interrupt line where MSI-X is off. */
 void virtio_pci_interrupt(struct virtio_pci *pci, uint16_t vector, bool is_config);

@@ -506,6 +506,11 @@ int virtio_init(struct virtio_device *device, const struct virtio_ops *ops,
     return 0;
 }
 
+unsigned virtio_slot(const struct virtio_device *device)
+{
+    return virtio_pci_slot(device->pci);
+}
+
 void virtio_fini(struct virtio_device *device)
 {
     virtio_pci_destroy(device->pci);

@@ -111,6 +111,8 @@ struct virtio_device {
 int must_check virtio_init(struct virtio_device *device, const struct virtio_ops *ops,
                            uint64_t offered_features, const struct virtio_options *options,
                            struct error *err);
+/* Where it is on the PCI bus. */
+unsigned virtio_slot(const struct virtio_device *device);
 /* Part of ops->destroy. */
 void virtio_fini(struct virtio_device *device);
 

@@ -1,5 +1,6 @@
 #include "machine/boot/acpi.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,7 +14,7 @@
 #define RSDP_SIZE     36u
 #define FADT_SIZE     276u
 #define FACS_SIZE     64u
-#define DSDT_ROOM     8192u
+#define DSDT_ROOM     16384u
 #define PCI_PRT_COUNT (PCI_MAX_DEVICES * 4)
 #define GAS_SYSTEM_IO 1
 #define ISA_IRQ_LEVEL 0x000d /* MADT: active high (01), level-triggered (11) */
@@ -72,6 +73,77 @@ static void put_port(uint8_t *gas, uint16_t port, uint8_t bytes)
     le64_put(gas + 4, port);
 }
 
+/* Notify (OBJECT, VALUE) if Local0 has the slot's bit. */
+static void put_notice(struct aml *aml, unsigned slot, const char *object, uint8_t value)
+{
+    size_t test = aml_begin_if(aml);
+    aml_operator(aml, AML_AND);
+    aml_operator(aml, AML_LOCAL0);
+    aml_integer(aml, 1u << slot);
+    aml_operator(aml, AML_NOWHERE);
+    aml_operator(aml, AML_NOTIFY);
+    aml_name_string(aml, object);
+    aml_integer(aml, value);
+    aml_end(aml, test);
+}
+
+static void put_notices(struct aml *aml, const char *reg, uint8_t value)
+{
+    aml_operator(aml, AML_STORE);
+    aml_name_string(aml, reg);
+    aml_operator(aml, AML_LOCAL0);
+    for (unsigned slot = 1; slot < PCI_MAX_DEVICES; slot++) {
+        char name[8];
+        (void)snprintf(name, sizeof(name), "S%02X", slot);
+        put_notice(aml, slot, name, value);
+    }
+}
+
+/* Slots that devices come to and go from. A guest finds out by itself whether there is a device. */
+static void put_slots(struct aml *aml, const struct acpi_config *config)
+{
+    aml_io_region(aml, "HPRG", config->hotplug_port, PCI_HOTPLUG_PORT_SIZE);
+    size_t field = aml_begin_field(aml, "HPRG");
+    aml_field(aml, "HPUP", 32);
+    aml_field(aml, "HPDN", 32);
+    aml_field(aml, "HPEJ", 32);
+    aml_end(aml, field);
+    for (unsigned slot = 1; slot < PCI_MAX_DEVICES; slot++) {
+        char name[8];
+        (void)snprintf(name, sizeof(name), "S%02X", slot);
+        size_t device = aml_begin_device(aml, name);
+        aml_name(aml, "_ADR");
+        aml_integer(aml, slot << 16);
+        aml_name(aml, "_SUN");
+        aml_integer(aml, slot);
+        size_t eject = aml_begin_method(aml, "_EJ0", 1, false);
+        aml_operator(aml, AML_STORE);
+        aml_integer(aml, 1u << slot);
+        aml_name_string(aml, "HPEJ");
+        aml_end(aml, eject);
+        aml_end(aml, device);
+    }
+    size_t method = aml_begin_method(aml, "HPEV", 0, true);
+    put_notices(aml, "HPUP", 1); /* look at the device */
+    put_notices(aml, "HPDN", 3); /* eject is asked for */
+    aml_end(aml, method);
+}
+
+/* The methods that events run. */
+static void put_events(struct aml *aml, const struct acpi_config *config)
+{
+    if (config->hotplug_port == 0) {
+        return;
+    }
+    char name[8];
+    (void)snprintf(name, sizeof(name), "_E%02X", config->hotplug_event);
+    size_t scope = aml_begin_scope(aml, "\\_GPE");
+    size_t method = aml_begin_method(aml, name, 0, false);
+    aml_name_string(aml, "\\_SB.PCI0.HPEV");
+    aml_end(aml, method);
+    aml_end(aml, scope);
+}
+
 static void put_devices(struct aml *aml, const struct acpi_config *config)
 {
     const struct pci_windows *windows = &config->windows;
@@ -109,6 +181,9 @@ static void put_devices(struct aml *aml, const struct acpi_config *config)
         }
     }
     aml_end(aml, table);
+    if (config->hotplug_port != 0) {
+        put_slots(aml, config);
+    }
     aml_end(aml, bridge);
 
     /* The guest believes MCFG only if the range is reserved here or in the memory map. */
@@ -158,6 +233,7 @@ static uint32_t put_dsdt(struct builder *builder, const struct acpi_config *conf
     }
     struct aml aml = {.data = builder->data + offset, .capacity = DSDT_ROOM, .size = HEADER_SIZE};
     put_devices(&aml, config);
+    put_events(&aml, config);
     aml_name(&aml, "\\_S5");
     size_t package = aml_begin_package(&aml, 4);
     aml_integer(&aml, config->s5_type);
@@ -190,8 +266,13 @@ static uint32_t put_fadt(struct builder *builder, const struct acpi_config *conf
     le32_put(fadt + 56, config->pm1_event_port);
     le32_put(fadt + 64, config->pm1_control_port);
     le32_put(fadt + 76, config->pm_timer_port);
-    fadt[88] = 4;                                  /* PM1_EVT_LEN */
-    fadt[89] = 2;                                  /* PM1_CNT_LEN */
+    fadt[88] = 4; /* PM1_EVT_LEN */
+    fadt[89] = 2; /* PM1_CNT_LEN */
+    if (config->gpe_port != 0) {
+        le32_put(fadt + 80, config->gpe_port);
+        fadt[92] = config->gpe_size; /* GPE0_BLK_LEN */
+        put_port(fadt + 220, config->gpe_port, config->gpe_size);
+    }
     fadt[91] = config->pm_timer_port != 0 ? 4 : 0; /* PM_TMR_LEN */
     le16_put(fadt + 96, 0xffff);                   /* no C2 */
     le16_put(fadt + 98, 0xffff);                   /* no C3 */

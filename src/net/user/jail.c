@@ -261,7 +261,7 @@ static int enter_own_root(const char *dns, bool is_root, struct error *err)
     return rc < 0 ? rc : enter_empty_root(resolv_conf, size, err);
 }
 
-int jail_enter(const char *dns, bool is_switch, struct error *err)
+int jail_enter(const char *dns, bool is_switch, bool outlives_parent, struct error *err)
 {
     bool is_root = geteuid() == 0;
     struct error why;
@@ -279,7 +279,7 @@ int jail_enter(const char *dns, bool is_switch, struct error *err)
     (void)confine_limit(RLIMIT_CORE, 0);
     (void)confine_limit(RLIMIT_NOFILE, MAX_DESCRIPTORS);
     /* After the change of user, which clears it: prctl(2). */
-    if (!is_switch && prctl(PR_SET_PDEATHSIG, SIGKILL) < 0) {
+    if (!outlives_parent && prctl(PR_SET_PDEATHSIG, SIGKILL) < 0) {
         return error_set_errno(err, errno, "asking to end with the parent");
     }
     return filter_calls(is_switch, err);

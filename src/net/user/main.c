@@ -68,7 +68,7 @@ static int start(const struct net_user_options *options, struct net_user **out_u
     if (rc == 0) {
         rc = redirect_output(options->is_verbose, err);
     }
-    return rc < 0 ? rc : jail_enter(options->dns, false, err);
+    return rc < 0 ? rc : jail_enter(options->dns, false, options->outlives_parent, err);
 }
 
 /* The pid file stays open, and locked, until the end. */
@@ -89,7 +89,7 @@ static int start_switch(const struct net_user_options *options, struct server **
     if (rc == 0) {
         rc = redirect_output(options->is_verbose, err);
     }
-    return rc < 0 ? rc : jail_enter(options->dns, true, err);
+    return rc < 0 ? rc : jail_enter(options->dns, true, true, err);
 }
 
 static void say_ready(const struct net_user_options *options)

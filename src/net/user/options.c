@@ -26,6 +26,7 @@ const char net_user_usage[] =
     "  --dns ADDRESS        the name server to ask, instead of those in /etc/resolv.conf\n"
     "  --hostname NAME      with --fd: the name that DHCP gives to the guest\n"
     "  --search DOMAIN      with --fd: a domain that DHCP tells the guest to search; up to 6 times\n"
+    "  --outlive            with --fd: do not end with the parent, but when nobody has the other end of the socket\n"
     "  --verbose            say on stderr what is locked in and what the guest does wrong\n"
     "  --help, --version\n"
     "\n"
@@ -166,6 +167,9 @@ static int parse_option(int option, const char *value, struct net_user_options *
     case '4':
         options->has_ipv6 = false;
         return 0;
+    case 'o':
+        options->outlives_parent = true;
+        return 0;
     case 'v':
         options->is_verbose = true;
         return 0;
@@ -201,14 +205,23 @@ int net_user_parse_options(int argc, char **argv, struct net_user_options *out_o
                            struct error *err)
 {
     static const struct option known[] = {
-        {"fd", required_argument, NULL, 'f'},       {"ready-fd", required_argument, NULL, 'r'},
-        {"hostfwd", required_argument, NULL, 'p'},  {"dns", required_argument, NULL, 'd'},
-        {"search", required_argument, NULL, 's'},   {"hostname", required_argument, NULL, 'n'},
-        {"restrict", no_argument, NULL, 'R'},       {"no-ipv6", no_argument, NULL, '4'},
-        {"verbose", no_argument, NULL, 'v'},        {"help", no_argument, NULL, 'h'},
-        {"version", no_argument, NULL, 'V'},        {"switch", required_argument, NULL, 'S'},
-        {"pid-file", required_argument, NULL, 'P'}, {"ipv4", required_argument, NULL, 'i'},
-        {"idle", required_argument, NULL, 'I'},     {0},
+        {"fd", required_argument, NULL, 'f'},
+        {"ready-fd", required_argument, NULL, 'r'},
+        {"hostfwd", required_argument, NULL, 'p'},
+        {"dns", required_argument, NULL, 'd'},
+        {"search", required_argument, NULL, 's'},
+        {"hostname", required_argument, NULL, 'n'},
+        {"restrict", no_argument, NULL, 'R'},
+        {"no-ipv6", no_argument, NULL, '4'},
+        {"verbose", no_argument, NULL, 'v'},
+        {"help", no_argument, NULL, 'h'},
+        {"version", no_argument, NULL, 'V'},
+        {"switch", required_argument, NULL, 'S'},
+        {"pid-file", required_argument, NULL, 'P'},
+        {"ipv4", required_argument, NULL, 'i'},
+        {"idle", required_argument, NULL, 'I'},
+        {"outlive", no_argument, NULL, 'o'},
+        {0},
     };
     *out_options = (struct net_user_options){.fd = -1,
                                              .ready_fd = -1,

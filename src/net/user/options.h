@@ -17,6 +17,7 @@ struct net_user_options {
     unsigned prefix;         /* length of its network's */
     unsigned idle_s;         /* how long it stays without ports */
     int ready_fd;            /* -1: none */
+    bool outlives_parent;
     bool is_restricted;
     bool has_ipv6;
     bool is_verbose;

@@ -77,7 +77,7 @@ static void everything_at_once(void **state)
         "--memory=2G",
         "-c4",
         "--disk=a.img,readonly,serial=S1,aio=threads,format=raw,bus=virtio",
-        "--net=user,restrict,hostfwd=tcp:127.0.0.1:2222-:22,hostfwd=udp::53-10.0.2.15:53,hostfwd=tcp:[::1]:80-[fec0::5]:80,mac=52:54:00:aa:bb:cc",
+        "--net=user,restrict,hostfwd=tcp:127.0.0.1:2222-:22,hostfwd=udp::53-10.0.2.15:53,hostfwd=tcp:[::1]:80-[fec0::5]:80,mac=52:54:00:aa:bb:cc,id=lan,index=2,slot=9",
         "--net=tap=tap0",
         "--console=unix:/x",
         "--vsock=cid=3,dir=/d",
@@ -92,6 +92,10 @@ static void everything_at_once(void **state)
     assert_int_equal(options.net[0].hostfwd_count, 3);
     assert_string_equal(options.net[0].hostfwd[1], "udp::53-10.0.2.15:53");
     assert_true(options.net[0].is_restricted && !options.net[1].is_restricted);
+    assert_string_equal(options.net[0].place.id, "lan");
+    assert_true(options.net[0].place.has_index && !options.net[1].place.has_index);
+    assert_int_equal(options.net[0].place.index, 2);
+    assert_int_equal(options.net[0].place.slot, 9);
     assert_int_equal(options.net[0].mac[5], 0xcc);
     assert_string_equal(options.net[1].tap, "tap0");
     assert_string_equal(options.console_path, "/x");
@@ -183,6 +187,9 @@ static void each_error_has_its_text(void **state)
          "option --net: mac '1:2' is no address: six hexadecimal bytes of a single card, as in 52:54:00:12:34:56"},
         {{"--net", "user,mac=01:00:00:00:00:00", NULL},
          "option --net: mac '01:00:00:00:00:00' is a group address: six hexadecimal bytes of a single card, as in 52:54:00:12:34:56"},
+        {{"--net", "user,slot=32", NULL}, "option --net: slot: 32 is out of range: 1 to 31"},
+        {{"--disk", "a,index=16", NULL}, "option --disk: index: 16 is out of range: 0 to 15"},
+        {{"--disk", "a,id=", NULL}, "option --disk: id '' is no name: 1 to 64 characters"},
         {{"--net=none", "--net=user", "-kk", NULL},
          "option --net: none and a network card exclude each other: one of them"},
         {{"--console", "file:", NULL},

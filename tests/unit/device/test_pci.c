@@ -245,6 +245,67 @@ static void test_save(void **state)
     assert_int_equal(pci_function_restore(bed->function, &reader, &err), -EINVAL);
 }
 
+static void test_slots(void **state)
+{
+    struct bed *bed = *state;
+    struct error err;
+    struct pci_function *plugged, *other;
+    struct pci_identity identity = {.slot = 5, .is_plugged = true, .vendor = 1, .device = 2};
+    uint64_t address;
+
+    assert_int_equal(
+        pci_function_create(bed->pci, "plugged", &identity, &function_ops, bed, &plugged, NULL), 0);
+    assert_int_equal(
+        pci_function_add_bar(plugged, 0, PCI_BAR_MEMORY32, false, 0x10000, &echo, (void *)5, NULL),
+        0);
+    assert_int_equal(
+        pci_function_create(bed->pci, "other", &identity, &function_ops, bed, &other, &err),
+        -EBUSY);
+    assert_non_null(strstr(err.text, "plugged"));
+    assert_int_equal(pci_bus_free_slot(bed->pci), 2);
+
+    /* Like hardware that comes: no address until the guest or a reset gives one. */
+    uint64_t config = ECAM + 5 * 0x8000;
+    assert_false(pci_function_bar_address(plugged, 0, &address));
+    assert_int_equal(bus_read(bed->mmio, 0, config + PCI_COMMAND, 2), 0);
+    assert_int_equal(bus_read(bed->mmio, 0, config + PCI_BAR0, 4), 0);
+    pci_function_reset(plugged);
+    assert_true(pci_function_bar_address(plugged, 0, &address));
+    assert_int_equal(bus_read(bed->mmio, 0, address + 4, 4), 4);
+
+    /* The same slot can be plugged for ever. */
+    pci_function_destroy(plugged);
+    assert_int_equal(bus_read(bed->mmio, 0, config, 4), 0xffffffff);
+    for (int i = 0; i < 20000; i++) {
+        assert_int_equal(
+            pci_function_create(bed->pci, "plugged", &identity, &function_ops, bed, &plugged, NULL),
+            0);
+        assert_int_equal(pci_function_add_bar(plugged, 0, PCI_BAR_MEMORY32, false, 0x10000, &echo,
+                                              (void *)5, NULL),
+                         0);
+        pci_function_destroy(plugged);
+    }
+}
+
+static void test_removal_from_a_bus(void **state)
+{
+    struct bus *bus;
+    struct bus_region *a, *b;
+    assert_int_equal(bus_create(&bus, NULL), 0);
+    assert_int_equal(bus_add(bus, "a", 0x1000, 0x100, &echo, (void *)1, &a, NULL), 0);
+    assert_int_equal(bus_add_disabled(bus, "b", 0x1080, 0x100, &echo, (void *)2, &b, NULL), 0);
+    assert_true(bus_read(bus, 0, 0x1100, 4) == 0xffffffff);
+    bus_region_set_enabled(b, true);
+    assert_true(bus_read(bus, 0, 0x1090, 8) == 0x100000090ull);
+    assert_true(bus_read(bus, 0, 0x1100, 8) == 0x200000080ull);
+    bus_remove(a);
+    assert_true(bus_read(bus, 0, 0x1090, 8) == 0x200000010ull);
+    assert_true(bus_read(bus, 0, 0x1000, 4) == 0xffffffff);
+    bus_remove(b);
+    assert_true(bus_read(bus, 0, 0x1100, 4) == 0xffffffff);
+    bus_destroy(bus);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -253,6 +314,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_bars, setup, teardown),
         cmocka_unit_test_setup_teardown(test_msix, setup, teardown),
         cmocka_unit_test_setup_teardown(test_save, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_slots, setup, teardown),
+        cmocka_unit_test(test_removal_from_a_bus),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

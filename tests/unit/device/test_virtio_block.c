@@ -272,6 +272,35 @@ static void reset_waits_for_requests(void **state)
     teardown(&f);
 }
 
+/* As when it is unplugged: what is in flight ends first, and what ends later calls nobody. */
+static void leaves_with_requests_in_flight(void **state)
+{
+    struct fixture f;
+    setup(&f, false);
+    struct driver *d = &f.driver;
+    driver_start(d, driver_offered(d), 1, 64);
+    uint64_t data = driver_alloc(d, 65536);
+    uint64_t status[8];
+    for (unsigned k = 0; k < ARRAY_COUNT(status); k++) {
+        status[k] = add_request(&f, T_OUT, k * 128, data, 65536, true);
+    }
+    driver_kick(d, 0);
+    bool has_stopped;
+    assert_int_equal(event_loop_turn(d->loop, &has_stopped, NULL), 0); /* it takes them */
+    driver_kick(d, 0);                                                 /* and is told again */
+    d->device->ops->pause(d->device, true);
+    for (unsigned k = 0; k < ARRAY_COUNT(status); k++) {
+        assert_int_equal(*(uint8_t *)driver_at(d, status[k], 1), 0);
+    }
+    d->device->ops->destroy(d->device);
+    d->device = NULL;
+    for (unsigned i = 0; i < 3; i++) {
+        assert_int_equal(event_loop_turn(d->loop, &has_stopped, NULL), 0);
+    }
+    assert_int_equal(pci_bus_config_read(d->pci, 0, 1 << 3, 0, 4), 0xffffffff);
+    teardown(&f);
+}
+
 static void goes_on_after_restore(void **state)
 {
     struct fixture f;
@@ -544,6 +573,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(readonly_disk_refuses_writes),
         cmocka_unit_test(write_through),
         cmocka_unit_test(reset_waits_for_requests),
+        cmocka_unit_test(leaves_with_requests_in_flight),
         cmocka_unit_test(goes_on_after_restore),
         cmocka_unit_test(rubbish_breaks_the_device_only),
         cmocka_unit_test(random_register_writes),

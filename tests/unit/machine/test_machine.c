@@ -17,6 +17,7 @@ struct bed {
     bool has_ended;
     enum machine_end end;
     uint32_t code;
+    unsigned gone[2]; /* disks and cards that were taken out */
 };
 
 static void on_output(void *ctx, const uint8_t *data, size_t size)
@@ -34,6 +35,13 @@ static void on_ended(void *ctx, enum machine_end end, uint32_t code, const char 
     bed->end = end;
     bed->code = code;
     event_loop_stop(bed->loop);
+}
+
+static void on_unplugged(void *ctx, enum machine_part part, size_t index)
+{
+    struct bed *bed = ctx;
+    assert_false(machine_has_part(bed->machine, part, index));
+    bed->gone[part]++;
 }
 
 static void create(struct bed *bed, const char *options)
@@ -54,6 +62,7 @@ static void create(struct bed *bed, const char *options)
         .serial_console = {.ctx = bed, .write = on_output},
         .loop = bed->loop,
         .ended = on_ended,
+        .unplugged = on_unplugged,
         .ctx = bed,
         .vsock_dir_fd = -1,
     };
@@ -307,6 +316,116 @@ static void test_engine_with_irqchip(void **state)
     assert_false(null_vm_line(bed->machine->vm, 4));
 }
 
+static void plug_disk(struct bed *bed, size_t index, unsigned slot)
+{
+    struct machine_disk disk = {.slot = slot};
+    assert_int_equal(block_open_memory(1u << 20, "disk", bed->loop, &disk.block, NULL), 0);
+    assert_int_equal(machine_plug_disk(bed->machine, index, &disk, NULL), 0);
+}
+
+static void plug_net(struct bed *bed, size_t index)
+{
+    struct machine_net net = {.mac = {0x52, 0x54}};
+    assert_int_equal(net_open_none(bed->loop, &net.net, NULL), 0);
+    assert_int_equal(machine_plug_net(bed->machine, index, &net, NULL), 0);
+}
+
+static void test_devices_come_and_go(void **state)
+{
+    struct bed *bed = *state;
+    struct error err;
+
+    plug_disk(bed, 0, 20);
+    plug_disk(bed, 5, 0);
+    plug_net(bed, 0);
+    assert_int_equal(machine_slot(bed->machine, MACHINE_PART_DISK, 0), 20);
+    assert_int_equal(machine_slot(bed->machine, MACHINE_PART_DISK, 5), 3);
+    assert_int_equal(machine_slot(bed->machine, MACHINE_PART_NET, 0), 4);
+    assert_false(machine_listens_to_plugs(bed->machine));
+    assert_int_equal(machine_unplug(bed->machine, MACHINE_PART_DISK, 1, &err), -ENODEV);
+    assert_int_equal(machine_unplug(bed->machine, MACHINE_PART_NET, 99, &err), -ENODEV);
+    assert_int_equal(machine_unplug(bed->machine, MACHINE_PART_NET, 0, &err), 0);
+    assert_true(machine_is_leaving(bed->machine, MACHINE_PART_NET, 0));
+
+    struct null_access list[] = {
+        OUT(2, 0x622, 2),
+        IN(2, 0x620),
+        OUT(2, 0x620, 2),
+        IN(4, 0x640),
+        IN(4, 0x640),
+        IN(4, 0x644),
+        LOAD(4, 0xe0000000 + (4 << 15)),
+        LOAD(4, 0xe0000000 + (4 << 15) + 0x10), /* no address yet */
+        OUT(4, 0x648, ~0u),
+        LOAD(4, 0xe0000000 + (4 << 15)),
+        LOAD(4, 0xe0000000 + (3 << 15)),
+        OUT(4, 0xf4, 0),
+    };
+    run(bed, list, ARRAY_COUNT(list), VCPU_EXIT_KICKED);
+    assert_int_equal(list[1].value, 2);
+    assert_int_equal(list[3].value, 1u << 20 | 1u << 3 | 1u << 4);
+    assert_int_equal(list[4].value, 0);
+    assert_int_equal(list[5].value, 1u << 4);
+    assert_int_equal(list[6].value, 0x10411af4);
+    assert_int_equal(list[7].value, 4);
+    assert_int_equal(list[9].value, 0xffffffff);
+    assert_int_equal(list[10].value, 0x10421af4); /* nobody asked for it */
+    assert_int_equal(bed->gone[MACHINE_PART_NET], 1);
+    assert_int_equal(bed->gone[MACHINE_PART_DISK], 0);
+    assert_true(machine_listens_to_plugs(bed->machine));
+
+    /* A guest that is reset has let go of what it was asked for. */
+    assert_int_equal(machine_unplug(bed->machine, MACHINE_PART_DISK, 0, &err), 0);
+    assert_int_equal(machine_reset(bed->machine, NULL), 0);
+    assert_int_equal(bed->gone[MACHINE_PART_DISK], 1);
+    assert_true(machine_has_part(bed->machine, MACHINE_PART_DISK, 5));
+    plug_net(bed, 0);
+    assert_int_equal(machine_slot(bed->machine, MACHINE_PART_NET, 0), 4);
+}
+
+/* What a save has of devices that came and went fits a machine that has the same by its configuration, whatever slots they would
+ * get there. */
+static void test_saved_in_other_slots(void **state)
+{
+    struct bed *bed = *state;
+
+    plug_disk(bed, 0, 9);
+    plug_net(bed, 0);
+    saved_count = 0;
+    assert_int_equal(machine_each_section(bed->machine, save_one, NULL), 0);
+    machine_destroy(bed->machine);
+    create(bed, NULL);
+    plug_disk(bed, 0, 0);
+    plug_net(bed, 0);
+    assert_int_equal(machine_slot(bed->machine, MACHINE_PART_DISK, 0), 3);
+    saved_count = 0;
+    assert_int_equal(machine_each_section(bed->machine, restore_one, NULL), 0);
+    assert_int_equal(machine_slot(bed->machine, MACHINE_PART_DISK, 0), 9);
+    assert_int_equal(machine_slot(bed->machine, MACHINE_PART_NET, 0), 3);
+}
+
+/* vCPUs run all the while. */
+static void test_many_plugs(void **state)
+{
+    struct bed *bed = *state;
+
+    machine_resume(bed->machine);
+    for (int i = 0; i < 100; i++) {
+        plug_disk(bed, 0, 0);
+        plug_disk(bed, 1, 0);
+        plug_net(bed, 0);
+        assert_int_equal(machine_unplug(bed->machine, MACHINE_PART_DISK, 0, NULL), 0);
+        assert_int_equal(machine_unplug(bed->machine, MACHINE_PART_DISK, 1, NULL), 0);
+        assert_int_equal(machine_unplug(bed->machine, MACHINE_PART_NET, 0, NULL), 0);
+        bus_write(bed->machine->pio, 0, 0x648, 4, ~0u); /* as a vCPU would */
+        hotplug_ejected(bed->machine);
+    }
+    machine_pause(bed->machine);
+    assert_int_equal(bed->gone[MACHINE_PART_DISK], 200);
+    assert_int_equal(bed->gone[MACHINE_PART_NET], 100);
+    assert_int_equal(bed->machine->device_count, 5);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -318,6 +437,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_save, setup, teardown),
         cmocka_unit_test_setup_teardown(test_reset, setup, teardown),
         cmocka_unit_test_setup_teardown(test_pause, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_devices_come_and_go, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_saved_in_other_slots, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_many_plugs, setup, teardown),
         cmocka_unit_test_setup_teardown(test_engine_with_irqchip, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -50,6 +52,11 @@ int network_attach_tap(const struct network_port *port, char out_interface[IFNAM
     return 0;
 }
 
+int network_release(const struct network_port *port, bool is_forgotten, struct error *err)
+{
+    return 0;
+}
+
 int network_attach_switch(const struct network_port *port, json_t **out_card, struct error *err)
 {
     const json_t *forward = json_array_get(port->forwards, 0);
@@ -83,7 +90,10 @@ static char *make(const char *document_text, const char *restore, struct error *
     vm_init(&vm, &place, &job, document);
     int rc = vm_disks_init(&vm, disks, err);
     rc = rc == 0 ? vm_disks_find(disks, err) : rc;
-    rc = rc == 0 ? vm_command_make(&vm, disks, &boot, restore, false, &command, err) : rc;
+    struct vm_places places = {0};
+    rc = rc == 0 ? vm_places_load(&vm, &places, err) : rc;
+    rc = rc == 0 ? vm_command_make(&vm, disks, &places, &boot, restore, false, &command, err) : rc;
+    vm_places_fini(&places);
     size_t used = 0;
     for (size_t i = 0; rc == 0 && i < command.count; i++) {
         used += (size_t)snprintf(text + used, sizeof(text) - used, "%s ", command.word[i]);
@@ -129,15 +139,15 @@ static void a_document_becomes_options(void **state)
     assert_has(text, "--control /run/hull/instances/web1/control.sock ");
     assert_has(text, "--console-log /state/instances/web1/logs/console.log "
                      "--disk /pool/instances/web1/root.qcow2,format=qcow2,serial=root,"
-                     "backing=/images/base.raw,backing-format=raw ");
+                     "backing=/images/base.raw,backing-format=raw,id=root,index=0 ");
     assert_has(text, "data.qcow2,format=qcow2,serial=data,cache=none,");
     assert_has(text, "--disk /pool/volumes/tools.qcow2,format=qcow2,serial=shared,readonly,");
-    assert_has(text, "--disk /srv/x.img,format=raw,serial=raw ");
-    assert_has(text, "--net tap=tap-eth0,mac=52:54:00:01:02:03 ");
+    assert_has(text, "--disk /srv/x.img,format=raw,serial=raw,id=raw,index=3 ");
+    assert_has(text, "--net tap=tap-eth0,mac=52:54:00:01:02:03,id=eth0,index=0 ");
     assert_has(text, "--net switch=/run/hull/s,name=web1,mac=52:54:00:00:00:01,ipv4=10.0.2.16,"
-                     "hostfwd=udp:127.0.0.1:53-:53 ");
-    assert_has(text, "ipv4=10.0.2.16,spoofing=allow ");
-    assert_has(text, "--net macvtap=tap-eth3 ");
+                     "hostfwd=udp:127.0.0.1:53-:53,id=eth1,index=1 ");
+    assert_has(text, "ipv4=10.0.2.16,spoofing=allow,id=eth2,index=2 ");
+    assert_has(text, "--net macvtap=tap-eth3,id=eth3,index=3 ");
     assert_int_equal(attached, 2);
     assert_null(strstr(text, "--restore"));
 }
@@ -170,6 +180,57 @@ static void what_cannot_be_is_refused(void **state)
     }
 }
 
+static void devices_keep_their_places(void **state)
+{
+    char folder[] = "/tmp/hull-places-XXXXXX";
+    assert_non_null(mkdtemp(folder));
+    char path[64], name[16];
+    (void)snprintf(path, sizeof(path), "%s/instances", folder);
+    assert_int_equal(mkdir(path, 0700), 0);
+    (void)snprintf(path, sizeof(path), "%s/instances/vm1", folder);
+    assert_int_equal(mkdir(path, 0700), 0);
+    struct place place = {.run = "/run/hull"};
+    (void)snprintf(place.state, sizeof(place.state), "%s", folder);
+    json_t *document =
+        json_loads("{\"name\": \"vm1\", \"devices\": {\"a\": {\"type\": \"disk\"},"
+                   " \"root\": {\"type\": \"disk\"}, \"eth0\": {\"type\": \"nic\"}}}",
+                   0, NULL);
+    struct vm vm;
+    struct vm_places places;
+    vm_init(&vm, &place, NULL, document);
+    assert_int_equal(vm_places_load(&vm, &places, NULL), 0);
+    assert_int_equal(vm_places_index(&places, true, "root"), 0);
+    assert_int_equal(vm_places_index(&places, true, "a"), 1);
+    assert_int_equal(vm_places_add(&places, true, "b", NULL), 0);
+    vm_places_name(&places, true, "b", name);
+    assert_string_equal(name, "disk2");
+    json_object_set_new(json_object_get(places.disks, "b"), "slot", json_integer(7));
+    vm_places_remove(&places, true, "a");
+    assert_int_equal(vm_places_save(&vm, &places, NULL), 0);
+    vm_places_fini(&places);
+
+    /* What is gone from the document is forgotten, what it has anew takes the lowest free number. */
+    json_t *devices = json_object_get(document, "devices");
+    json_object_del(devices, "a");
+    json_object_set_new(devices, "c", json_pack("{s:s}", "type", "disk"));
+    json_object_set_new(devices, "b", json_pack("{s:s}", "type", "disk"));
+    assert_int_equal(vm_places_load(&vm, &places, NULL), 0);
+    assert_int_equal(vm_places_index(&places, true, "c"), 1);
+    char *words = vm_places_words(&places, true, "b");
+    assert_string_equal(words, ",id=b,index=2,slot=7");
+    free(words);
+    assert_null(json_object_get(places.disks, "a"));
+    vm_places_fini(&places);
+    json_decref(document);
+    (void)snprintf(path, sizeof(path), "%s/instances/vm1/places.json", folder);
+    assert_int_equal(unlink(path), 0);
+    *strrchr(path, '/') = '\0';
+    assert_int_equal(rmdir(path), 0);
+    *strrchr(path, '/') = '\0';
+    assert_int_equal(rmdir(path), 0);
+    assert_int_equal(rmdir(folder), 0);
+}
+
 static void more_disks_than_there_is_room_for(void **state)
 {
     char document[4096] = "{\"name\": \"web1\", \"devices\": {";
@@ -190,6 +251,7 @@ int main(void)
         cmocka_unit_test(a_document_becomes_options),
         cmocka_unit_test(a_restore_names_its_state),
         cmocka_unit_test(what_cannot_be_is_refused),
+        cmocka_unit_test(devices_keep_their_places),
         cmocka_unit_test(more_disks_than_there_is_room_for),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include <cmocka.h>
+#include <fcntl.h>
 #include <unistd.h>
 
 #include "vmm/config.h"
@@ -87,6 +88,13 @@ static void what_is_wrong_is_named(void **state)
          "configuration: net kind: stream, tap or none is needed"},
         {"{" BASE ",\"nets\":[{\"kind\":\"none\",\"mac\":\"zz\"}]}",
          "configuration: net mac: six hexadecimal bytes is needed"},
+        {"{" BASE ",\"nets\":[{\"kind\":\"none\",\"mac\":\"52:54:00:01:02:03\",\"slot\":32}]}",
+         "configuration: net slot: a number from 0 to 31 is needed"},
+        {"{" BASE ",\"nets\":[{\"kind\":\"none\",\"mac\":\"52:54:00:01:02:03\",\"index\":8}]}",
+         "configuration: net index: another number is needed"},
+        {"{" BASE ",\"nets\":[{\"kind\":\"none\",\"mac\":\"52:54:00:01:02:03\",\"index\":1},"
+         "{\"kind\":\"none\",\"mac\":\"52:54:00:01:02:03\",\"index\":1}]}",
+         "configuration: net index: another number is needed"},
         {"{" BASE ",\"vsock\":{\"cid\":2}}",
          "configuration: vsock cid: a number from 3 to 4294967294 is needed"},
         {"{" BASE ",\"console\":{\"kind\":\"none\",\"device\":\"x\"}}",
@@ -100,11 +108,55 @@ static void what_is_wrong_is_named(void **state)
     }
 }
 
+#define NET "\"kind\":\"none\",\"mac\":\"52:54:00:01:02:03\""
+
+/* Numbers that are asked for are given first; what comes while the VM runs gets what is free, and leaves nothing behind. */
+static void devices_have_numbers(void **state)
+{
+    static const char text[] = "{" BASE ",\"nets\":[{" NET "},{" NET
+                               ",\"index\":0,\"id\":\"lan\",\"slot\":7},{" NET ",\"index\":3}]}";
+    struct config config;
+    struct error err;
+    size_t index;
+    assert_int_equal(config_parse(text, strlen(text), &config, &err), 0);
+    assert_int_equal(config.net_count, 4);
+    assert_string_equal(config.net[0].place.id, "lan");
+    assert_int_equal(config.net[0].place.slot, 7);
+    assert_true(config.net[1].place.is_there && config.net[3].place.is_there);
+    assert_false(config.net[2].place.is_there);
+
+    json_t *taken =
+        json_pack("{s:s, s:s, s:i}", "kind", "none", "mac", "52:54:00:01:02:03", "index", 3);
+    assert_int_equal(config_add_net(&config, taken, &index, &err), -EBUSY);
+    json_object_del(taken, "index");
+    assert_int_equal(config_add_net(&config, taken, &index, &err), 0);
+    assert_int_equal(index, 2);
+    json_decref(taken);
+    assert_int_equal(config.net[2].mac[5], 3);
+    config_remove_net(&config, 2);
+    assert_false(config.net[2].place.is_there);
+
+    /* A disk that cannot be keeps its descriptor the caller's. */
+    json_t *disk = json_pack("{s:i, s:s}", "fd", open_fd, "werror", "never");
+    assert_int_equal(config_add_disk(&config, disk, &index, &err), -EINVAL);
+    assert_false(config.disk[0].place.is_there);
+    assert_true(fcntl(open_fd, F_GETFD) >= 0);
+    json_object_del(disk, "werror");
+    assert_int_equal(config_add_disk(&config, disk, &index, &err), 0);
+    assert_int_equal(index, 0);
+    config.disk[0].fd = -1; /* as who opens it does */
+    config_remove_disk(&config, 0);
+    assert_true(fcntl(open_fd, F_GETFD) >= 0);
+    json_decref(disk);
+    config_fini(&config);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_whole_document_is_read),
         cmocka_unit_test(what_is_wrong_is_named),
+        cmocka_unit_test(devices_have_numbers),
     };
     return cmocka_run_group_tests(tests, open_some, close_some);
 }

@@ -146,16 +146,28 @@ static int tap_option(const struct network_port *port, const char *kind, char **
     return *out_text != NULL ? 0 : error_set_errno(err, ENOMEM, "network");
 }
 
-static int add_nic(const struct vm *vm, struct vm_command *command, const char *name,
-                   const json_t *nic, bool is_first, struct error *err)
+static bool is_first_nic(const struct vm *vm, const char *nic)
 {
+    const char *name;
+    json_t *device;
+    json_object_foreach(json_object_get(vm->document, "devices"), name, device)
+    {
+        if (is_type(device, "nic")) {
+            return strcmp(name, nic) == 0;
+        }
+    }
+    return false;
+}
+
+int vm_nic_option(const struct vm *vm, const char *name, char **out_text, struct error *err)
+{
+    const json_t *nic = json_object_get(json_object_get(vm->document, "devices"), name);
     json_t *network = NULL;
-    char *text = NULL;
     int rc = vm_find_network(vm, nic, &network, err);
     if (rc < 0) {
         return error_prefix(err, rc, "nic %s", name);
     }
-    json_t *forwards = forwards_of(vm, name, is_first);
+    json_t *forwards = forwards_of(vm, name, is_first_nic(vm, name));
     const struct network_port port = {.place = vm->place,
                                       .network = network,
                                       .instance = vm->name,
@@ -163,48 +175,69 @@ static int add_nic(const struct vm *vm, struct vm_command *command, const char *
                                       .nic = nic,
                                       .forwards = forwards};
     if (is_type(network, "user")) {
-        rc = switch_option(&port, &text, err);
+        rc = switch_option(&port, out_text, err);
     } else if (is_type(network, "nat") || is_type(network, "bridge")) {
-        rc = tap_option(&port, "tap", &text, err);
+        rc = tap_option(&port, "tap", out_text, err);
     } else if (is_type(network, "macvlan")) {
-        rc = tap_option(&port, "macvtap", &text, err);
+        rc = tap_option(&port, "macvtap", out_text, err);
     } else {
         rc = error_set(err, EINVAL, "a network of type %s: nat, bridge, macvlan or user for VMs",
                        vm_property(network, "type"));
     }
     json_decref(forwards);
     json_decref(network);
-    if (rc < 0) {
-        return error_prefix(err, rc, "nic %s", name);
-    }
-    add(command, vm_text("--net"));
-    add(command, text);
-    return 0;
+    return rc < 0 ? error_prefix(err, rc, "nic %s", name) : 0;
 }
 
-static int add_nics(const struct vm *vm, struct vm_command *command, struct error *err)
+void vm_nic_release(const struct vm *vm, const char *name, bool is_forgotten)
 {
-    bool is_first = true;
+    const json_t *nic = json_object_get(json_object_get(vm->document, "devices"), name);
+    json_t *network = NULL;
+    if (!is_type(nic, "nic") || vm_find_network(vm, nic, &network, NULL) < 0) {
+        return;
+    }
+    struct network_port port = {
+        .place = vm->place, .network = network, .instance = vm->name, .device = name, .nic = nic};
+    error_ignore(network_release(&port, is_forgotten, NULL));
+    json_decref(network);
+}
+
+/* With the place that it has in the VM. Takes 'text' over. */
+static void add_placed(struct vm_command *command, const char *option, char *text, char *words)
+{
+    add(command, vm_text("%s", option));
+    add(command, text != NULL && words != NULL ? vm_text("%s%s", text, words) : NULL);
+    free(text);
+    free(words);
+}
+
+static int add_nics(const struct vm *vm, const struct vm_places *places, struct vm_command *command,
+                    struct error *err)
+{
+    bool has_nic = false;
     const char *name;
     json_t *device;
     json_object_foreach(json_object_get(vm->document, "devices"), name, device)
     {
-        if (is_type(device, "nic")) {
-            int rc = add_nic(vm, command, name, device, is_first, err);
-            if (rc < 0) {
-                return rc;
-            }
-            is_first = false;
+        char *text = NULL;
+        if (!is_type(device, "nic")) {
+            continue;
         }
+        int rc = vm_nic_option(vm, name, &text, err);
+        if (rc < 0) {
+            return rc;
+        }
+        add_placed(command, "--net", text, vm_places_words(places, false, name));
+        has_nic = true;
     }
-    if (is_first) {
+    if (!has_nic) {
         add_option(command, "--net", "none");
     }
     return 0;
 }
 
-static int add_disks(const struct vm *vm, const struct vm_disks *disks, struct vm_command *command,
-                     struct error *err)
+static int add_disks(const struct vm *vm, const struct vm_disks *disks,
+                     const struct vm_places *places, struct vm_command *command, struct error *err)
 {
     for (unsigned i = 0; i < disks->count; i++) {
         char *text;
@@ -212,15 +245,14 @@ static int add_disks(const struct vm *vm, const struct vm_disks *disks, struct v
         if (rc < 0) {
             return rc;
         }
-        add(command, vm_text("--disk"));
-        add(command, text);
+        add_placed(command, "--disk", text, vm_places_words(places, true, disks->disk[i].device));
     }
     char seed[PATH_MAX];
     struct stat info;
     vm_state_path(vm, "seed.iso", seed);
     if (stat(seed, &info) == 0) {
-        add(command, vm_text("--disk"));
-        add(command, vm_text("%s,format=raw,readonly,serial=seed", seed));
+        add_placed(command, "--disk", vm_text("%s,format=raw,readonly,serial=seed", seed),
+                   vm_places_words(places, true, VM_SEED));
     }
     return 0;
 }
@@ -255,9 +287,9 @@ static void add_append(const struct vm *vm, struct vm_command *command, const st
                 more != NULL ? " " : "", more != NULL ? more : ""));
 }
 
-int vm_command_make(const struct vm *vm, const struct vm_disks *disks, const struct vm_boot *boot,
-                    const char *restore, bool is_paused, struct vm_command *out_command,
-                    struct error *err)
+int vm_command_make(const struct vm *vm, const struct vm_disks *disks,
+                    const struct vm_places *places, const struct vm_boot *boot, const char *restore,
+                    bool is_paused, struct vm_command *out_command, struct error *err)
 {
     struct vm_command command = {0};
     char path[PATH_MAX];
@@ -291,9 +323,9 @@ int vm_command_make(const struct vm *vm, const struct vm_disks *disks, const str
     add_option(&command, "--log", path);
     vm_state_path(vm, "logs/console.log", path);
     add_option(&command, "--console-log", path);
-    int rc = add_disks(vm, disks, &command, err);
+    int rc = add_disks(vm, disks, places, &command, err);
     if (rc == 0) {
-        rc = add_nics(vm, &command, err);
+        rc = add_nics(vm, places, &command, err);
     }
     if (rc == 0 && command.is_short_of_memory) {
         rc = error_set_errno(err, ENOMEM, "vm %s: its command", vm->name);

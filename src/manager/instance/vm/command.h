@@ -2,7 +2,7 @@
 #ifndef MANAGER_INSTANCE_VM_COMMAND_H
 #define MANAGER_INSTANCE_VM_COMMAND_H
 
-#include "manager/instance/vm/disks.h"
+#include "manager/instance/vm/places.h"
 
 #define VM_GUEST_CID 3 /* each VM has its own vsock: no other one is there to be confused with */
 
@@ -19,8 +19,15 @@ struct vm_command {
 
 /* Networks are attached, what disks stand on is read. 'restore': a saved state, from which it goes on; NULL: it boots. */
 int must_check vm_command_make(const struct vm *vm, const struct vm_disks *disks,
-                               const struct vm_boot *boot, const char *restore, bool is_paused,
-                               struct vm_command *out_command, struct error *err);
+                               const struct vm_places *places, const struct vm_boot *boot,
+                               const char *restore, bool is_paused, struct vm_command *out_command,
+                               struct error *err);
 void vm_command_fini(struct vm_command *command);
+
+/* A card of the document as --net says it, without its place; its network is attached. Owned by the caller. */
+int must_check vm_nic_option(const struct vm *vm, const char *name, char **out_text,
+                             struct error *err);
+/* Detaches it again; 'is_forgotten': it comes no more. */
+void vm_nic_release(const struct vm *vm, const char *name, bool is_forgotten);
 
 #endif

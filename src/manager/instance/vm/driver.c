@@ -157,7 +157,8 @@ static int vm_remove(struct job *job, const json_t *document, struct error *err)
         rc = remove_folder(path, err);
     }
     /* The instance's document is not the driver's. */
-    static const char *const own[] = {"logs", "snapshots", "boot.json", "seed.iso", "memory"};
+    static const char *const own[] = {"logs",        "snapshots", "boot.json",
+                                      "places.json", "seed.iso",  "memory"};
     for (size_t i = 0; rc == 0 && i < ARRAY_COUNT(own); i++) {
         vm_state_path(&vm, own[i], path);
         rc = remove_folder(path, err);

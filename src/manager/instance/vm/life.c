@@ -9,6 +9,7 @@
 #include "base/core/size.h"
 #include "base/host/file.h"
 #include "manager/instance/vm/command.h"
+#include "manager/instance/vm/devices.h"
 #include "manager/instance/vm/guest.h"
 #include "manager/instance/vm/seed.h"
 #include "manager/instance/vm/status.h"
@@ -50,6 +51,7 @@ static int make_folders(const struct vm *vm, struct error *err)
 static int start(const struct vm *vm, const json_t *boot, const char *restore, bool is_paused,
                  struct vm_disks *disks, struct error *err)
 {
+    struct vm_places places = {0};
     struct vm_boot files = {.kernel = vm_property(boot, "kernel"),
                             .initrd = vm_property(boot, "initrd"),
                             .append = vm_property(boot, "append")};
@@ -64,11 +66,22 @@ static int start(const struct vm *vm, const json_t *boot, const char *restore, b
         rc = vm_disks_find(disks, err);
     }
     if (rc == 0) {
-        rc = vm_command_make(vm, disks, &files, restore, is_paused, &command, err);
+        rc = vm_places_load(vm, &places, err);
+    }
+    if (rc == 0) {
+        rc = vm_command_make(vm, disks, &places, &files, restore, is_paused, &command, err);
     }
     if (rc == 0) {
         rc = vm_process_start(vm, (const char *const *)command.word, err);
     }
+    if (rc == 0) {
+        vm_places_learn(vm, &places);
+        rc = vm_places_save(vm, &places, err);
+        if (rc < 0) {
+            vm_process_kill(vm);
+        }
+    }
+    vm_places_fini(&places);
     vm_command_fini(&command);
     vm_disks_fini(disks);
     return rc;
@@ -103,19 +116,7 @@ void vm_life_detach(const struct vm *vm, bool is_forgotten)
     json_t *device;
     json_object_foreach(json_object_get(vm->document, "devices"), name, device)
     {
-        const char *type = vm_property(device, "type");
-        json_t *network = NULL;
-        if (type == NULL || strcmp(type, "nic") != 0 ||
-            vm_find_network(vm, device, &network, NULL) < 0) {
-            continue;
-        }
-        struct network_port port = {.place = vm->place,
-                                    .network = network,
-                                    .instance = vm->name,
-                                    .device = name,
-                                    .nic = device};
-        error_ignore(network_release(&port, is_forgotten, NULL));
-        json_decref(network);
+        vm_nic_release(vm, name, is_forgotten);
     }
 }
 
@@ -253,20 +254,44 @@ static int grow(const struct vm *vm, const struct vm_disk *disk, bool is_up, str
     return rc;
 }
 
-static int change_disk(const struct vm *vm, const struct vm_disk *disk, const json_t *before,
-                       bool is_up, bool *out_waits, struct error *err)
+/* What a change of devices knows. */
+struct change {
+    const struct vm *vm, *old;
+    struct vm_places places; /* if 'is_up' */
+    bool is_up, waits;
+};
+
+static int add_disk(struct change *change, struct vm_disk *disk, struct error *err)
 {
-    struct pool_disk made;
-    if (disk->is_volume) {
-        *out_waits = *out_waits || (is_up && !json_equal(disk->settings, (json_t *)before));
-        return 0;
+    int rc = 0;
+    if (!disk->is_volume) {
+        rc = disk->size_bytes == 0
+                 ? error_set(err, EINVAL, "disk %s: size is missing: as in 10G", disk->device)
+                 : disk->driver->disk_create(disk->pool, disk->name, disk->size_bytes, NULL,
+                                             &disk->file, err);
+    } else if (change->is_up && disk->driver != NULL) {
+        rc = disk->driver->disk_find(disk->pool, disk->name, &disk->file, err);
     }
+    if (rc < 0 || !change->is_up) {
+        return rc;
+    }
+    rc = vm_plug_disk(change->vm, &change->places, disk, &change->waits, err);
+    if (rc < 0 && !disk->is_volume) {
+        error_ignore(disk->driver->disk_remove(disk->pool, disk->name, NULL));
+    }
+    return rc;
+}
+
+static int change_disk(struct change *change, struct vm_disk *disk, const json_t *before,
+                       struct error *err)
+{
     if (before == NULL) {
-        *out_waits = *out_waits || is_up;
-        return disk->size_bytes == 0
-                   ? error_set(err, EINVAL, "disk %s: size is missing: as in 10G", disk->device)
-                   : disk->driver->disk_create(disk->pool, disk->name, disk->size_bytes, NULL,
-                                               &made, err);
+        return add_disk(change, disk, err);
+    }
+    if (disk->is_volume) {
+        change->waits =
+            change->waits || (change->is_up && !json_equal(disk->settings, (json_t *)before));
+        return 0;
     }
     if (disk->size_bytes == 0 || disk->size_bytes == size_of(before)) {
         return 0;
@@ -274,37 +299,155 @@ static int change_disk(const struct vm *vm, const struct vm_disk *disk, const js
     return disk->size_bytes < size_of(before)
                ? error_set(err, EINVAL, "disk %s: a disk grows only: more than %s", disk->device,
                            vm_property(before, "size"))
-               : grow(vm, disk, is_up, err);
+               : grow(change->vm, disk, change->is_up, err);
 }
 
-static int change_disks(const struct vm *vm, const struct vm *old, bool is_up, bool *out_waits,
-                        struct error *err)
+/* Its file goes when the guest has let go of it. One that the guest keeps stays until the next start, if it has a life of its
+ * own. */
+static int remove_disk(struct change *change, struct vm_disk *disk, const json_t *after,
+                       struct error *err)
 {
-    const json_t *before = json_object_get(old->document, "devices");
-    const json_t *after = json_object_get(vm->document, "devices");
+    bool is_root = strcmp(disk->device, "root") == 0;
+    int rc = 0;
+    if (after != NULL) {
+        return 0;
+    }
+    if (change->is_up) {
+        rc = is_root ? error_set(err, EBUSY, "disk root: the VM runs from it: stop it first")
+                     : vm_unplug(change->vm, &change->places, true, disk->device, err);
+    }
+    if (rc == -EBUSY && disk->is_volume && !is_root) {
+        change->waits = true;
+        return 0;
+    }
+    return rc < 0 || disk->is_volume ? rc : disk->driver->disk_remove(disk->pool, disk->name, err);
+}
+
+/* What is to be done with each disk of a document, given what the other document has of that name. */
+typedef int (*disk_fn)(struct change *change, struct vm_disk *disk, const json_t *other,
+                       struct error *err);
+
+static int each_disk(struct change *change, const struct vm *of, const struct vm *other, disk_fn fn,
+                     struct error *err)
+{
+    const json_t *others = json_object_get(other->document, "devices");
     struct vm_disks *disks = calloc(1, sizeof(*disks));
-    int rc = disks == NULL ? error_set_errno(err, ENOMEM, "vm %s", vm->name)
-                           : vm_disks_init(vm, disks, err);
+    int rc = disks == NULL ? error_set_errno(err, ENOMEM, "vm %s", of->name)
+                           : vm_disks_init(of, disks, err);
     for (unsigned i = 0; rc == 0 && i < disks->count; i++) {
-        const struct vm_disk *disk = &disks->disk[i];
-        rc = change_disk(vm, disk, json_object_get(before, disk->device), is_up, out_waits, err);
-    }
-    if (disks != NULL) {
-        vm_disks_fini(disks);
-        rc = rc == 0 ? vm_disks_init(old, disks, err) : rc;
-    }
-    for (unsigned i = 0; rc == 0 && i < disks->count; i++) {
-        const struct vm_disk *disk = &disks->disk[i];
-        if (json_object_get(after, disk->device) == NULL && !disk->is_volume) {
-            rc = is_up
-                     ? error_set(err, EBUSY, "disk %s: the VM uses it: stop it first", disk->device)
-                     : disk->driver->disk_remove(disk->pool, disk->name, err);
-        }
+        struct vm_disk *disk = &disks->disk[i];
+        rc = fn(change, disk, json_object_get(others, disk->device), err);
     }
     if (disks != NULL) {
         vm_disks_fini(disks);
     }
     free(disks);
+    return rc;
+}
+
+static bool is_nic(const json_t *device)
+{
+    const char *type = vm_property(device, "type");
+    return type != NULL && strcmp(type, "nic") == 0;
+}
+
+/* A card that is another one now goes and comes; one that the guest keeps waits for the next start. */
+static int change_nics(struct change *change, struct error *err)
+{
+    const json_t *before = json_object_get(change->old->document, "devices");
+    const json_t *after = json_object_get(change->vm->document, "devices");
+    const char *name;
+    json_t *device;
+    json_object_foreach((json_t *)before, name, device)
+    {
+        if (!is_nic(device) || json_equal(device, json_object_get(after, name))) {
+            continue;
+        }
+        int rc = vm_unplug(change->old, &change->places, false, name, err);
+        if (rc == -EBUSY) {
+            change->waits = true;
+        } else if (rc < 0) {
+            return rc;
+        }
+    }
+    json_object_foreach((json_t *)after, name, device)
+    {
+        bool is_kept = json_object_get(change->places.nets, name) != NULL;
+        int rc = is_nic(device) && !is_kept
+                     ? vm_plug_nic(change->vm, &change->places, name, &change->waits, err)
+                     : 0;
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    return 0;
+}
+
+static int undo_disk(struct change *change, struct vm_disk *disk, const json_t *before,
+                     struct error *err)
+{
+    bool was_plugged = json_object_get(change->places.disks, disk->device) != NULL;
+    if (before != NULL || !was_plugged) {
+        return 0;
+    }
+    if (vm_unplug(change->vm, &change->places, true, disk->device, NULL) == 0 && !disk->is_volume) {
+        error_ignore(disk->driver->disk_remove(disk->pool, disk->name, NULL));
+    }
+    return 0;
+}
+
+/* What came goes, and cards that went come back. */
+static void undo(struct change *change)
+{
+    const json_t *before = json_object_get(change->old->document, "devices");
+    const json_t *after = json_object_get(change->vm->document, "devices");
+    const char *name;
+    json_t *device;
+    error_ignore(each_disk(change, change->vm, change->old, undo_disk, NULL));
+    json_object_foreach((json_t *)after, name, device)
+    {
+        bool is_plugged = json_object_get(change->places.nets, name) != NULL;
+        if (is_nic(device) && is_plugged && !json_equal(device, json_object_get(before, name))) {
+            error_ignore(vm_unplug(change->vm, &change->places, false, name, NULL));
+        }
+    }
+    json_object_foreach((json_t *)before, name, device)
+    {
+        if (is_nic(device) && json_object_get(change->places.nets, name) == NULL) {
+            error_ignore(vm_plug_nic(change->old, &change->places, name, &change->waits, NULL));
+        }
+    }
+}
+
+/* What may fail comes first, and what cannot be undone last. */
+static int change_devices(struct change *change, struct error *err)
+{
+    int rc = 0;
+    if (change->is_up) {
+        rc = vm_places_load(change->old, &change->places, err);
+        if (rc < 0) {
+            return rc;
+        }
+        vm_unplug_strangers(change->old, &change->places);
+    }
+    rc = each_disk(change, change->vm, change->old, change_disk, err);
+    if (rc == 0 && change->is_up) {
+        rc = change_nics(change, err);
+    }
+    if (rc == 0) {
+        rc = each_disk(change, change->old, change->vm, remove_disk, err);
+    }
+    if (!change->is_up) {
+        return rc;
+    }
+    struct error other;
+    if (rc < 0) {
+        undo(change);
+    }
+    vm_places_learn(change->vm, &change->places);
+    int saved = vm_places_save(change->vm, &change->places, rc == 0 ? err : &other);
+    rc = rc == 0 ? saved : rc;
+    vm_places_fini(&change->places);
     return rc;
 }
 
@@ -327,7 +470,9 @@ int vm_change(struct job *job, const json_t *document, const json_t *old_documen
     vm_state_path(&vm, "seed.iso", seed);
     int rc = is_up && is_other(&vm, &old, "memory") ? change_memory(&vm, &waits, err) : 0;
     if (rc == 0) {
-        rc = change_disks(&vm, &old, is_up, &waits, err);
+        struct change change = {.vm = &vm, .old = &old, .is_up = is_up, .waits = waits};
+        rc = change_devices(&change, err);
+        waits = change.waits;
     }
     if (rc == 0) {
         rc = vm_seed_write(&vm, stat(seed, &info) == 0, err);

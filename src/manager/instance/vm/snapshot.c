@@ -277,21 +277,32 @@ static int copy_disks(struct still *still, const struct copying *copying, struct
     return rc;
 }
 
-static int copy_boot(const struct vm *from, const struct vm *to, struct error *err)
+static int copy_file(const struct vm *from, const struct vm *to, const char *file,
+                     bool may_be_missing, struct error *err)
 {
     char path[PATH_MAX];
     void *text = NULL;
     size_t size;
-    vm_state_path(from, "boot.json", path);
+    vm_state_path(from, file, path);
     AUTO_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 && errno == ENOENT && may_be_missing) {
+        return 0;
+    }
     int rc = fd < 0 ? error_set_errno(err, errno, "%s", path)
                     : file_read_whole(fd, 65536, path, &text, &size, err);
     if (rc == 0) {
-        vm_state_path(to, "boot.json", path);
+        vm_state_path(to, file, path);
         rc = file_replace(path, text, 0600, true, err);
     }
     free(text);
     return rc;
+}
+
+/* One that never ran has no places yet. */
+static int copy_boot(const struct vm *from, const struct vm *to, struct error *err)
+{
+    int rc = copy_file(from, to, "boot.json", false, err);
+    return rc < 0 ? rc : copy_file(from, to, "places.json", true, err);
 }
 
 static void undo_clone(const struct vm *to, struct vm_disks *disks)
@@ -306,7 +317,8 @@ static void undo_clone(const struct vm *to, struct vm_disks *disks)
             error_ignore(disk->driver->disk_remove(disk->pool, name, NULL));
         }
     }
-    static const char *const files[] = {"boot.json", "seed.iso", "memory", "logs", NULL};
+    static const char *const files[] = {"boot.json", "places.json", "seed.iso",
+                                        "memory",    "logs",        NULL};
     for (unsigned i = 0; files[i] != NULL; i++) {
         vm_state_path(to, files[i], path);
         (void)remove(path); /* perhaps it was not made yet */

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/host/file.h"
+#include "manager/instance/vm/places.h"
 #include "manager/instance/vm/process.h"
 #include "manager/network/network.h"
 
@@ -156,28 +157,29 @@ static void add_counters(json_t *list, const char *name, const json_t *stats, co
     }
 }
 
-/* In the order of the command line (command.c): the root disk is the first of the disks. */
 static void add_traffic(json_t *info, const struct vm *vm, const json_t *stats)
 {
     static const char *const disk_keys[] = {"read_bytes", "written_bytes"};
     static const char *const nic_keys[] = {"received_bytes", "sent_bytes"};
     json_t *disks = json_array();
     json_t *nics = json_array();
-    const json_t *devices = json_object_get(vm->document, "devices");
-    unsigned disk = json_object_get(devices, "root") != NULL ? 1 : 0;
-    unsigned nic = 0;
+    struct vm_places places = {0};
     const char *name;
     json_t *device;
-    json_object_foreach((json_t *)devices, name, device)
-    {
-        const char *type = vm_property(device, "type");
-        if (type != NULL && strcmp(type, "disk") == 0) {
-            unsigned number = strcmp(name, "root") == 0 ? 0 : disk++;
-            add_counters(disks, name, stats, "virtio-blk", number, disk_keys);
-        } else if (type != NULL && strcmp(type, "nic") == 0) {
-            add_counters(nics, name, stats, "virtio-net", nic++, nic_keys);
+    if (vm_places_load(vm, &places, NULL) == 0) {
+        json_object_foreach(json_object_get(vm->document, "devices"), name, device)
+        {
+            const char *type = vm_property(device, "type");
+            if (type != NULL && strcmp(type, "disk") == 0) {
+                add_counters(disks, name, stats, "virtio-blk", vm_places_index(&places, true, name),
+                             disk_keys);
+            } else if (type != NULL && strcmp(type, "nic") == 0) {
+                add_counters(nics, name, stats, "virtio-net", vm_places_index(&places, false, name),
+                             nic_keys);
+            }
         }
     }
+    vm_places_fini(&places);
     json_object_set_new(info, "disk", disks);
     json_object_set_new(info, "network", nics);
 }

@@ -1,7 +1,8 @@
 /* What the files of the VM driver share. A managed VM is a process of its own, `hull boot`, which outlives whoever started it:
  *
  *   RUN/instances/NAME/   pid (locked as long as it runs), status (its exit status), control.sock, console.sock, vsock/, boot.err
- *   STATE/instances/NAME/ boot.json (kernel, initrd, append), seed.iso, logs/ (vm.log, console.log), snapshots/SNAPSHOT/memory
+ *   STATE/instances/NAME/ boot.json (kernel, initrd, append), places.json (places.h), seed.iso, logs/ (vm.log, console.log),
+ *                         snapshots/SNAPSHOT/memory
  *
  * Its disks lie in pools. Threads: none. */
 #ifndef MANAGER_INSTANCE_VM_VM_H
