@@ -83,7 +83,8 @@ static int answer(int fd, const struct request *r, struct freeze_record *record,
         return grow(fd, err);
     case REQUEST_IDENTITY:
         rc = system_set_identity(r, err);
-        return rc < 0 ? rc : answer_ok(fd, json_object(), err);
+        return rc < 0 ? rc
+                      : answer_ok(fd, json_pack("{s:I}", "cards", (json_int_t)r->card_count), err);
     }
     return error_set(err, EINVAL, "request");
 }
