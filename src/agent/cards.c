@@ -1,6 +1,7 @@
 #include "agent/cards.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <ifaddrs.h>
 #include <net/if.h>
 #include <net/if_arp.h>
@@ -9,6 +10,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "agent/program.h"
 #include "base/host/file.h"
@@ -101,20 +103,48 @@ static void flush(int fd, const char *name)
     }
 }
 
-/* Whatever looks after the card: networkd, ifupdown, or a DHCP client alone. */
-static void configure_again(const char *name)
+/* Where IPv6 is switched on it begins anew, with an address of the new MAC. */
+static void flush_ipv6(const char *name)
 {
-    static const char script[] =
-        "networkctl reconfigure \"$1\" || ifup --force \"$1\" || dhclient \"$1\" || "
-        "udhcpc -q -n -i \"$1\"";
-    const char *const command[] = {"/bin/sh", "-c", script, "sh", name, NULL};
-    program_run_behind(command);
+    char path[128], now = '1';
+    (void)snprintf(path, sizeof(path), "/proc/sys/net/ipv6/conf/%s/disable_ipv6", name);
+    AUTO_CLOSE int fd = open(path, O_RDWR | O_CLOEXEC);
+    if (fd >= 0 && pread(fd, &now, 1, 0) == 1 && now == '0' && pwrite(fd, "1", 1, 0) == 1 &&
+        pwrite(fd, "0", 1, 0) < 0) {
+        return; /* it stays off; the card works without */
+    }
+}
+
+static int get_flags(int fd, const char *name, short *out_flags, struct error *err)
+{
+    struct ifreq request = {0};
+    (void)snprintf(request.ifr_name, sizeof(request.ifr_name), "%s", name);
+    if (ioctl(fd, SIOCGIFFLAGS, &request) < 0) {
+        return error_set_errno(err, errno, "%s", name);
+    }
+    *out_flags = request.ifr_flags;
+    return 0;
+}
+
+/* One whose driver cannot do so while it is up. */
+static int set_mac_of_down(int fd, const char *name, const uint8_t mac[CARD_MAC_SIZE],
+                           struct error *err)
+{
+    short flags = 0;
+    struct error late;
+    int rc = get_flags(fd, name, &flags, err);
+    rc = rc < 0 ? rc : set_flags(fd, name, (short)(flags & ~IFF_UP), err);
+    if (rc < 0) {
+        return rc;
+    }
+    rc = set_mac(fd, name, mac, err);
+    int up = set_flags(fd, name, flags, &late);
+    return rc == 0 && up < 0 ? error_set(err, late.code, "%s", late.text) : rc;
 }
 
 int card_change(const struct card_change *change, struct error *err)
 {
     AUTO_CLOSE int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    struct ifreq request = {0};
     char name[IFNAMSIZ];
     if (fd < 0) {
         return error_set_errno(err, errno, "network cards");
@@ -122,22 +152,27 @@ int card_change(const struct card_change *change, struct error *err)
     if (!find_card(fd, change->from, name)) {
         return error_set(err, ENODEV, "there is no card with the MAC of the old instance");
     }
-    memcpy(request.ifr_name, name, sizeof(name));
-    if (ioctl(fd, SIOCGIFFLAGS, &request) < 0) {
-        return error_set_errno(err, errno, "%s", name);
-    }
-    short flags = request.ifr_flags;
-    bool was_up = (flags & IFF_UP) != 0;
     flush(fd, name);
-    int rc = was_up ? set_flags(fd, name, (short)(flags & ~IFF_UP), err) : 0;
-    rc = rc < 0 ? rc : set_mac(fd, name, change->to, err);
-    if (was_up) {
-        struct error late;
-        int up = set_flags(fd, name, flags, &late);
-        rc = rc == 0 && up < 0 ? error_set(err, late.code, "%s", late.text) : rc;
-    }
-    if (rc == 0 && was_up) {
-        configure_again(name);
+    int rc = set_mac(fd, name, change->to, err);
+    rc = rc == -EBUSY ? set_mac_of_down(fd, name, change->to, err) : rc;
+    if (rc == 0) {
+        flush_ipv6(name);
     }
     return rc;
+}
+
+/* Whatever looks after the card: networkd, ifupdown, or a DHCP client alone. */
+void card_configure_again(const struct card_change *change)
+{
+    static const char script[] =
+        "networkctl reconfigure \"$1\" || ifup --force \"$1\" || dhclient \"$1\" || "
+        "udhcpc -q -n -i \"$1\"";
+    AUTO_CLOSE int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    char name[IFNAMSIZ];
+    short flags = 0;
+    if (fd >= 0 && find_card(fd, change->to, name) && get_flags(fd, name, &flags, NULL) == 0 &&
+        (flags & IFF_UP) != 0) {
+        const char *const command[] = {"/bin/sh", "-c", script, "sh", name, NULL};
+        program_run_behind(command);
+    }
 }

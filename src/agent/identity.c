@@ -118,3 +118,10 @@ int system_set_identity(const struct request *request, struct error *err)
     rc = rc < 0 ? rc : change_cards(request, err);
     return rc == 0 && request->has_host_keys ? make_host_keys(err) : rc;
 }
+
+void system_use_identity(const struct request *request)
+{
+    for (size_t i = 0; i < request->card_count; i++) {
+        card_configure_again(&request->cards[i]);
+    }
+}
