@@ -7,13 +7,20 @@
 #include "system/life/life.h"
 #include "system/template/template.h"
 
-/* The lock of a container, which has to be there, against other processes that change it, or of all ("") against those that
+/* The lock of a container, which has to be there and goes on if it was left standing still, against other processes that change it, or of all ("") against those that
  * make new ones; a descriptor to be closed. Who has a container's may wait for that of all, not the other way round. */
 int life_lock(const struct life *life, const char *name, struct error *err);
 /* Does not wait: -EBUSY. */
 int life_try_lock(const struct life *life, const char *name, struct error *err);
 /* A connection to the keeper that ends with the container; -ENOENT where there is none. 'kind': KEEPER_WATCH, KEEPER_ATTACH. */
 int life_connect(const struct life *life, const char *name, char kind, struct error *err);
+
+/* With the container's lock: one that is up stands still, until life_still_end. 'out_disk' is where its disk is mounted, for
+ * layers_image_copy; "" if it has none, or is not up. */
+int must_check life_still_begin(const struct life *life, const struct config *config,
+                                char out_disk[PATH_MAX], struct error *err);
+/* Also of one that a process which is no more has left so; one that does not stand still is fine. */
+int must_check life_still_end(const struct life *life, const char *name, struct error *err);
 
 /* The layers that a configuration stands on, for reading; 'storage' holds the strings. */
 int must_check life_layers(const struct life *life, const struct config *config,
@@ -22,6 +29,7 @@ int must_check life_layers(const struct life *life, const struct config *config,
 /* life_create with private files that are another's, and were 'ids' there. */
 struct life_source {
     const char *files; /* upper/ or disk.img */
+    const char *disk;  /* of life_still_begin */
     struct layers_ids ids;
 };
 int must_check life_create_copy(struct life_index *index, const char *name, json_t *document,

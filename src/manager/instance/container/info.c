@@ -48,6 +48,14 @@ enum instance_status container_status(const struct place *place, const char *nam
     return INSTANCE_STOPPED;
 }
 
+bool container_has_ended(const struct place *place, const char *name, bool *out_has_failed)
+{
+    struct life life;
+    struct error ignored;
+    return container_open(place, NULL, &life, &ignored) == 0 &&
+           life_has_ended(&life, name, out_has_failed);
+}
+
 /* What was found of one that runs. */
 struct seen {
     struct seen *next;
