@@ -2,6 +2,7 @@
 #ifndef SYSTEM_LIFE_INTERNAL_H
 #define SYSTEM_LIFE_INTERNAL_H
 
+#include "container/runtime/loaded.h"
 #include "system/layers/layers.h"
 #include "system/life/document.h"
 #include "system/life/life.h"
@@ -48,6 +49,13 @@ int must_check life_index_add(struct life_index *index, const char *name,
 /* The digest and name of a template, verified. */
 int must_check life_index_template(struct life_index *index, const char *wanted,
                                    const struct template_layers **out_layers, struct error *err);
+
+/* life_status, and what the runtime knows: 'out_loaded' is loaded_close's, if not stopped. */
+enum life_status life_look(const struct life *life, const char *name, struct loaded *out_loaded,
+                           bool *out_is_loaded);
+/* What it uses at the moment: memory_used_bytes, cpu_ns, processes. And life_info's "limits_hit". */
+void life_add_usage(const struct loaded *loaded, json_t *info);
+json_t *life_count(const struct loaded *loaded);
 
 /* Applies limits to a running container. */
 int must_check life_apply(const struct life *life, const struct config *config, struct error *err);

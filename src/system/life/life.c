@@ -13,7 +13,6 @@
 #include <unistd.h>
 
 #include "base/host/file.h"
-#include "container/runtime/loaded.h"
 #include "system/life/internal.h"
 #include "system/life/keeper.h"
 
@@ -52,22 +51,33 @@ static bool has_keeper(const struct life *life, const char *name)
     return fd >= 0 && fcntl(fd, F_OFD_GETLK, &asked) == 0 && asked.l_type != F_UNLCK;
 }
 
-enum life_status life_status(const struct life *life, const char *name)
+enum life_status life_look(const struct life *life, const char *name, struct loaded *out_loaded,
+                           bool *out_is_loaded)
 {
     bool is_kept = has_keeper(life, name);
-    struct loaded loaded;
     struct error ignored;
-    if (loaded_open(&life->runtime, name, false, &loaded, &ignored) < 0) {
+    *out_is_loaded = loaded_open(&life->runtime, name, false, out_loaded, &ignored) == 0;
+    if (!*out_is_loaded) {
         return is_kept ? LIFE_STARTING : LIFE_STOPPED;
     }
-    enum container_status status = loaded.status;
-    loaded_close(&loaded);
+    enum container_status status = out_loaded->status;
     if (!is_kept) {
         return LIFE_LOST;
     }
     return status == CONTAINER_RUNNING  ? LIFE_RUNNING
            : status == CONTAINER_PAUSED ? LIFE_PAUSED
                                         : LIFE_STARTING;
+}
+
+enum life_status life_status(const struct life *life, const char *name)
+{
+    struct loaded loaded;
+    bool is_loaded;
+    enum life_status status = life_look(life, name, &loaded, &is_loaded);
+    if (is_loaded) {
+        loaded_close(&loaded);
+    }
+    return status;
 }
 
 bool life_has_ended(const struct life *life, const char *name, bool *out_has_failed)

@@ -105,15 +105,11 @@ int must_check life_set(const struct life *life, const char *name, const char *c
 /* After a pool's CPUs were changed: for all that run in it. */
 int must_check life_apply_pool(const struct life *life, const char *pool, struct error *err);
 
-/* One object for lists: name, status, template, ipv4, ipv6, cpus, memory_bytes (limit), memory_used_bytes, processes, pid,
- * created_at ... */
+/* One object for lists: name, status, template, ipv4, ipv6, cpus, memory_bytes (limit), created_at ...; of one that runs also
+ * memory_used_bytes, cpu_ns, processes, pid, and limits_hit: which limit was hit how often, as far as the host counts them
+ * (memory_limit, memory_oom_kills, swap_limit, processes_limit, cpu_throttled). */
 int must_check life_info(const struct life *life, const char *name, json_t **out_info,
                          struct error *err);
-/* Which limit was hit how often: memory_limit, memory_oom_kills, swap_limit, processes_limit, cpu_throttled, as far as
- * the host counts them. A new reference. -ENOENT: it does not run. */
-int must_check life_counters(const struct life *life, const char *name, json_t **out_counters,
-                             struct error *err);
-
 /* Snapshots of the upper layer and the configuration. One of a running container is made while it is frozen. */
 int must_check life_snapshot(const struct life *life, const char *name, const char *snapshot,
                              struct error *err);
