@@ -8,8 +8,9 @@
 #include "system/life/life.h"
 #include "system/template/template.h"
 
-/* The lock of a container, which has to be there and goes on if it was left standing still, against other processes that change it, or of all ("") against those that
- * make new ones; a descriptor to be closed. Who has a container's may wait for that of all, not the other way round. */
+/* The lock of a container, which has to be there and goes on if it was left standing still, against other processes that
+ * change it, or of all ("") against those that make new ones; a descriptor to be closed. Who has a container's may wait
+ * for that of all, not the other way round. */
 int life_lock(const struct life *life, const char *name, struct error *err);
 /* Does not wait: -EBUSY. */
 int life_try_lock(const struct life *life, const char *name, struct error *err);

@@ -37,8 +37,8 @@ enum life_status {
 const char *life_status_name(enum life_status status);
 enum life_status life_status(const struct life *life, const char *name);
 
-/* Whether it has ended by itself since it was started last, and if so, whether that was a failure: an exit status that is not 0,
- * or a signal, but for that of a halt from inside. */
+/* Whether it has ended by itself since it was started last, and if so, whether that was a failure: an exit status that
+ * is not 0, or a signal, but for that of a halt from inside. */
 bool life_has_ended(const struct life *life, const char *name, bool *out_has_failed);
 
 /* What all containers have taken: ids and addresses. While it is open nobody else makes containers. */

@@ -1,6 +1,7 @@
-/* A running container stands still while its files are copied: its processes, and its disk, if it has one of its own. A note
- * beside its keeper says so from before the first to behind the last. Whoever stands still has the container's lock, so that the
- * next one to take that lock after a process that was killed finds the note, and has the container go on. */
+/* A running container stands still while its files are copied: its processes, and its disk, if it has one of its own. A
+ * note beside its keeper says so from before the first to behind the last. Whoever stands still has the container's
+ * lock, so that the next one to take that lock after a process that was killed finds the note, and has the container go
+ * on. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
