@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "agent/cards.h"
 #include "agent/hosts.h"
 #include "agent/program.h"
 #include "agent/system.h"
@@ -98,11 +99,29 @@ static int make_host_keys(struct error *err)
     return status;
 }
 
+static int change_cards(const struct request *request, struct error *err)
+{
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < request->card_count; i++) {
+        rc = card_change(&request->cards[i], err);
+    }
+    return rc;
+}
+
 int system_set_identity(const struct request *request, struct error *err)
 {
     int rc = request->hostname == NULL ? 0 : set_hostname(request->hostname, err);
     if (rc == 0 && request->machine_id != NULL) {
         rc = set_machine_id(request->machine_id, err);
     }
+    /* Whatever happens to its keys, it stops using another's addresses. */
+    rc = rc < 0 ? rc : change_cards(request, err);
     return rc == 0 && request->has_host_keys ? make_host_keys(err) : rc;
+}
+
+void system_use_identity(const struct request *request)
+{
+    for (size_t i = 0; i < request->card_count; i++) {
+        card_configure_again(&request->cards[i]);
+    }
 }

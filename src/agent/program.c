@@ -132,9 +132,16 @@ static int take_streams(const struct request *r, const struct streams *s, struct
     return 0;
 }
 
-/* The agent is the last to be killed where memory is short; what it starts is like others. */
+/* What the agent is itself, what it starts is not: deaf to signals, and the last to be killed where memory is short. */
 static void be_like_others(void)
 {
+    sigset_t none;
+    sigemptyset(&none);
+    for (int number = 1; number < SIGRTMIN; number++) {
+        (void)signal(number, SIG_DFL); /* SIGKILL and SIGSTOP refuse, rightly */
+    }
+    (void)sigprocmask(SIG_SETMASK, &none, NULL);
+    (void)umask(022);
     AUTO_CLOSE int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
     if (fd >= 0) {
         error_ignore(file_write_all(fd, "0", 1, "oom_score_adj", NULL));
@@ -145,13 +152,6 @@ static void be_like_others(void)
 static int become_program(const struct request *r, const struct user *user, struct streams *s,
                           struct error *err)
 {
-    sigset_t none;
-    sigemptyset(&none);
-    for (int number = 1; number < SIGRTMIN; number++) {
-        (void)signal(number, SIG_DFL); /* SIGKILL and SIGSTOP refuse, rightly */
-    }
-    (void)sigprocmask(SIG_SETMASK, &none, NULL);
-    (void)umask(022);
     be_like_others();
     if (r->has_terminal && fchown(s->theirs[0], user->uid, (gid_t)-1) < 0) {
         /* The program has it open in any case. */
@@ -306,6 +306,17 @@ void program_close(struct program *program)
     }
 }
 
+noreturn_fn static void become_silent(const char *const *argv)
+{
+    int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+    for (int fd = 0; fd < 3; fd++) {
+        (void)dup2(null_fd, fd);
+    }
+    (void)setenv("PATH", PATH_DEFAULT, 1);
+    (void)execv(argv[0], (char *const *)argv);
+    _exit(127);
+}
+
 int program_run(const char *const *argv, struct error *err)
 {
     pid_t pid = fork();
@@ -313,13 +324,7 @@ int program_run(const char *const *argv, struct error *err)
         return error_set_errno(err, errno, "starting %s", argv[0]);
     }
     if (pid == 0) {
-        int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
-        for (int fd = 0; fd < 3; fd++) {
-            (void)dup2(null_fd, fd);
-        }
-        (void)setenv("PATH", PATH_DEFAULT, 1);
-        (void)execv(argv[0], (char *const *)argv);
-        _exit(127);
+        become_silent(argv);
     }
     int status;
     while (waitpid(pid, &status, 0) < 0) {
@@ -328,4 +333,18 @@ int program_run(const char *const *argv, struct error *err)
         }
     }
     return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+void program_run_behind(const char *const *argv)
+{
+    pid_t pid = fork();
+    if (pid == 0) { /* whose child is the first process' at once */
+        if (setsid() < 0 || fork() != 0) {
+            _exit(0);
+        }
+        be_like_others();
+        become_silent(argv);
+    }
+    while (pid > 0 && waitpid(pid, NULL, 0) < 0 && errno == EINTR) {
+    }
 }

@@ -24,5 +24,7 @@ void program_close(struct program *program);
 /* Runs a program of this system to its end, without streams. 'argv' begins with the program's path. Returns its exit status, or
  * 128 and the signal's number; -errno. */
 int must_check program_run(const char *const *argv, struct error *err);
+/* Begins one that goes on by itself, also when the connection that asked for it has ended. */
+void program_run_behind(const char *const *argv);
 
 #endif

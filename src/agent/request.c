@@ -141,11 +141,32 @@ static bool is_hostname(const char *name)
            strstr(name, "..") == NULL;
 }
 
+static int read_cards(const json_t *document, struct request *r, struct error *err)
+{
+    const json_t *cards = json_object_get(document, "cards"), *card;
+    size_t i;
+    if ((cards != NULL && !json_is_array(cards)) || json_array_size(cards) > CARDS_MAX) {
+        return error_set(err, EINVAL, "request: cards: an array of at most %d", CARDS_MAX);
+    }
+    json_array_foreach(cards, i, card)
+    {
+        const char *from = json_string_value(json_object_get(card, "from"));
+        const char *to = json_string_value(json_object_get(card, "to"));
+        if (from == NULL || to == NULL || !card_parse_mac(from, r->cards[i].from) ||
+            !card_parse_mac(to, r->cards[i].to)) {
+            return error_set(err, EINVAL, "request: cards: from and to: MACs of one card each");
+        }
+    }
+    r->card_count = json_array_size(cards);
+    return 0;
+}
+
 static int read_identity(const json_t *document, struct request *r, struct error *err)
 {
     int rc = read_string(document, "hostname", &r->hostname, err);
     rc = rc < 0 ? rc : read_string(document, "machine_id", &r->machine_id, err);
     rc = rc < 0 ? rc : read_bool(document, "host_keys", &r->has_host_keys, err);
+    rc = rc < 0 ? rc : read_cards(document, r, err);
     if (rc == 0 && r->hostname != NULL && !is_hostname(r->hostname)) {
         rc = error_set(err, EINVAL,
                        "request: hostname: 1 to 64 letters, digits, '-' and '.' between them");

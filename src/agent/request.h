@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "agent/cards.h"
 #include "base/core/error.h"
 
 enum request_kind {
@@ -40,6 +41,8 @@ struct request {
     const char *hostname;   /* NULL: stays */
     const char *machine_id; /* NULL: stays; 32 hexadecimal digits */
     bool has_host_keys;     /* are made anew */
+    struct card_change cards[CARDS_MAX];
+    size_t card_count;
 };
 
 /* -EINVAL: the text says what would be accepted. request_free in the other case. */

@@ -54,6 +54,17 @@ static int grow(int fd, struct error *err)
     return rc < 0 ? rc : answer_ok(fd, json_pack("{s:I}", "size_bytes", (json_int_t)size), err);
 }
 
+static int set_identity(int fd, const struct request *r, struct error *err)
+{
+    int rc = system_set_identity(r, err);
+    rc = rc < 0 ? rc : answer_ok(fd, json_pack("{s:I}", "cards", (json_int_t)r->card_count), err);
+    if (rc == 0) {
+        answer_finish(fd);
+        system_use_identity(r);
+    }
+    return rc;
+}
+
 static int answer(int fd, const struct request *r, struct freeze_record *record, struct error *err)
 {
     int rc;
@@ -82,8 +93,7 @@ static int answer(int fd, const struct request *r, struct freeze_record *record,
     case REQUEST_GROW:
         return grow(fd, err);
     case REQUEST_IDENTITY:
-        rc = system_set_identity(r, err);
-        return rc < 0 ? rc : answer_ok(fd, json_object(), err);
+        return set_identity(fd, r, err);
     }
     return error_set(err, EINVAL, "request");
 }

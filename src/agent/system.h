@@ -16,5 +16,7 @@ int must_check system_set_time(int64_t ns, int64_t *out_was_off_ns, struct error
 /* The root's file system as large as its disk. -EOPNOTSUPP: this one cannot. */
 int must_check system_grow(uint64_t *out_size, struct error *err);
 int must_check system_set_identity(const struct request *request, struct error *err);
+/* What follows from it and takes a while. Called behind the answer. */
+void system_use_identity(const struct request *request);
 
 #endif

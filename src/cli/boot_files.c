@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/magic.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -10,6 +11,7 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <termios.h>
 
@@ -84,6 +86,26 @@ static int open_input(const char *path, const char *what, const char *accepted, 
         return error_set(err, EINVAL, "%s %s: the file is empty: %s", what, path, accepted);
     }
     *out_fd = TAKE_FD(fd);
+    return 0;
+}
+
+/* A saved state in memory that has no name is nobody else's: the VM may have it, as its memory. */
+static int give_away(int *fd, struct error *err)
+{
+    struct stat status;
+    struct statfs system;
+    char path[64];
+    if (*fd < 0 || fstat(*fd, &status) < 0 || status.st_nlink != 0 || fstatfs(*fd, &system) < 0 ||
+        system.f_type != TMPFS_MAGIC) {
+        return 0;
+    }
+    (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", *fd);
+    AUTO_CLOSE int given = open(path, O_RDWR | O_CLOEXEC);
+    if (given < 0) {
+        return error_set_errno(err, errno, "saved state in memory");
+    }
+    close(*fd);
+    *fd = TAKE_FD(given);
     return 0;
 }
 
@@ -372,6 +394,7 @@ int boot_files_open(struct boot_files *files, const struct boot_options *options
         rc = open_input(options->restore, "saved state", "a file that `hull ctl PATH save` wrote",
                         &files->restore, err);
     }
+    rc = rc < 0 ? rc : give_away(&files->restore, err);
     for (unsigned i = 0; rc == 0 && i < options->disk_count; i++) {
         rc = boot_open_chain(&options->disk[i], files, i, err);
     }

@@ -9,7 +9,7 @@
 #include "cli/boot_options.h"
 #include "cli/storage_process.h"
 
-#define BOOT_MAX_STORAGES (BOOT_MAX_DISKS * (BOOT_MAX_LAYERS + 2))
+#define BOOT_MAX_STORAGES 288
 
 /* The hull-storage of a remote disk, and of a remote file below one: it is started anew when it ends before the VM does. */
 struct boot_storage {

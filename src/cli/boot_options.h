@@ -10,7 +10,7 @@
 #include "cli/key.h"
 
 #define BOOT_MAX_DISKS    16
-#define BOOT_MAX_LAYERS   16
+#define BOOT_MAX_LAYERS   64 /* BLOCK_MAX_CHAIN; pools let fewer stand on each other */
 #define BOOT_MAX_NETS     8
 #define BOOT_MAX_HOSTFWDS 32
 

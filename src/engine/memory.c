@@ -207,6 +207,26 @@ int guest_memory_add(struct guest_memory *memory, uint64_t gpa, uint64_t size_by
     return 0;
 }
 
+int guest_memory_replace(struct guest_memory *memory, size_t number, int fd, uint64_t fd_offset,
+                         struct error *err)
+{
+    struct guest_slot *slot = &memory->slot[number];
+    AUTO_CLOSE int own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    if (own < 0 ||
+        mmap(slot->hva, slot->size_bytes, PROT_READ | PROT_WRITE,
+             MAP_SHARED | MAP_FIXED | MAP_NORESERVE, own, (off_t)fd_offset) == MAP_FAILED) {
+        return error_set_errno(err, errno, "mapping 0x%llx bytes of guest memory",
+                               (unsigned long long)slot->size_bytes);
+    }
+    (void)madvise(slot->hva, slot->size_bytes, MADV_HUGEPAGE); /* as of guest_memory_add */
+    (void)madvise(slot->hva, slot->size_bytes, MADV_DONTDUMP);
+    (void)close(slot->fd);
+    slot->fd = TAKE_FD(own);
+    slot->fd_offset = fd_offset;
+    guest_memory_written(memory, slot->gpa, slot->size_bytes);
+    return 0;
+}
+
 int guest_memory_track_code(struct guest_memory *memory, struct error *err)
 {
     for (size_t i = 0; i < memory->slot_count; i++) {

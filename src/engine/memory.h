@@ -55,6 +55,12 @@ void guest_memory_destroy(struct guest_memory *memory);
 int must_check guest_memory_add(struct guest_memory *memory, uint64_t gpa, uint64_t size_bytes,
                                 bool huge, bool is_readonly, struct error *err);
 
+/* The slot's memory becomes [fd_offset, fd_offset + its size) of another file in memory, of which it keeps a descriptor of its
+ * own, at the same addresses. What it held is gone. Only before anything runs. The file has to be as long, and nobody may make
+ * it shorter later. */
+int must_check guest_memory_replace(struct guest_memory *memory, size_t slot, int fd,
+                                    uint64_t fd_offset, struct error *err);
+
 /* Allocates page_flags and the notes on code of all slots (the soft engine asks). */
 int must_check guest_memory_track_code(struct guest_memory *memory, struct error *err);
 /* 'code_written' is called, on the writer's thread, after guest_memory_written has raised the generation of a page. */

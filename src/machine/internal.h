@@ -90,7 +90,7 @@ void vcpus_destroy(struct machine *machine);
 void vcpus_resume(struct machine *machine);
 void vcpus_pause(struct machine *machine);
 /* All to their state after reset, the first one to the kernel's entry. Paused. */
-int must_check vcpus_reset(struct machine *machine, struct error *err);
+int must_check vcpus_reset(struct machine *machine, bool is_booted, struct error *err);
 void vcpus_kick(struct machine *machine);
 /* All vCPUs wait for what cannot come. Paused. */
 bool vcpus_are_halted_for_good(struct machine *machine);

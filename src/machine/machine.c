@@ -208,7 +208,7 @@ static int create_parts(struct machine *machine, struct error *err)
     if (rc == 0) {
         rc = micro_create(machine, err);
     }
-    return rc < 0 ? rc : vcpus_reset(machine, err);
+    return rc < 0 ? rc : vcpus_reset(machine, !machine->config.is_restored, err);
 }
 
 int machine_create(const struct machine_config *config, struct machine **out_machine,
@@ -345,7 +345,7 @@ int machine_reset(struct machine *machine, struct error *err)
     } else {
         ioapic_reset(machine->ioapic);
     }
-    int rc = vcpus_reset(machine, err);
+    int rc = vcpus_reset(machine, true, err);
     if (rc == 0 && was_running) {
         machine_resume(machine);
     }

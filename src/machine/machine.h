@@ -71,6 +71,7 @@ struct machine_config {
     bool huge_pages;
     bool debug_exit; /* port 0xf4 */
     bool no_reboot;
+    bool is_restored; /* a saved state comes before it runs: boot files are only read for resets */
 
     /* Files for direct boot; borrowed, read during machine_create; -1: none. */
     int kernel_fd, initrd_fd;

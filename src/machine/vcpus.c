@@ -242,7 +242,7 @@ static void lapic_page_reset(uint8_t page[X86_LAPIC_SIZE], uint32_t index)
     }
 }
 
-int vcpus_reset(struct machine *machine, struct error *err)
+int vcpus_reset(struct machine *machine, bool is_booted, struct error *err)
 {
     struct x86_state *state = aligned_alloc(64, (sizeof(*state) + 63) / 64 * 64);
     if (state == NULL) {
@@ -251,7 +251,7 @@ int vcpus_reset(struct machine *machine, struct error *err)
     int rc = 0;
     for (uint32_t i = 0; rc == 0 && i < machine->vcpu_count; i++) {
         x86_state_reset(state, i == 0, false);
-        if (i == 0 && machine->kernel_fd >= 0) {
+        if (i == 0 && is_booted && machine->kernel_fd >= 0) {
             rc = micro_boot(machine, state, err);
         }
         if (rc == 0 && machine->has_irqchip) {

@@ -1,8 +1,11 @@
 /* Reading a saved state into a new machine; the layout is in save_format.h. */
+#include <fcntl.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 
 #include "base/host/file.h"
 #include "migrate/save.h"
@@ -180,6 +183,26 @@ static void clear_memory(struct guest_memory *memory)
     }
 }
 
+/* A file in memory that may be written has been given to us. */
+static bool is_given(const struct machine *machine, int fd)
+{
+    struct statfs system;
+    int flags = fcntl(fd, F_GETFL);
+    return flags >= 0 && (flags & O_ACCMODE) == O_RDWR && fstatfs(fd, &system) == 0 &&
+           system.f_type == TMPFS_MAGIC && !machine_get_config(machine)->huge_pages;
+}
+
+/* Behind the memory the file has more, so that it is long enough. */
+static int take_memory(struct guest_memory *memory, int fd, uint64_t offset, struct error *err)
+{
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < memory->slot_count; i++) {
+        rc = guest_memory_replace(memory, i, fd, offset, err);
+        offset += memory->slot[i].size_bytes;
+    }
+    return rc;
+}
+
 static int restore_memory(struct machine *machine, int fd, const struct save_header *header,
                           uint32_t *out_crc, struct error *err)
 {
@@ -187,7 +210,15 @@ static int restore_memory(struct machine *machine, int fd, const struct save_hea
     uint8_t table[EXTENTS_CHUNK * SAVE_EXTENT_SIZE];
     uint64_t end = 0;
     uint32_t crc = 0;
-    clear_memory(memory);
+    bool is_taken = is_given(machine, fd);
+    if (is_taken) {
+        int rc = take_memory(memory, fd, header->memory_offset, err);
+        if (rc < 0) {
+            return rc;
+        }
+    } else {
+        clear_memory(memory);
+    }
     for (uint64_t done = 0; done < header->extent_count;) {
         size_t count = (size_t)MIN(header->extent_count - done, (uint64_t)EXTENTS_CHUNK);
         int rc = file_read_at(fd, table, count * SAVE_EXTENT_SIZE,
@@ -198,7 +229,7 @@ static int restore_memory(struct machine *machine, int fd, const struct save_hea
             uint64_t size;
             rc = save_extent_parse(table + i * SAVE_EXTENT_SIZE, header->memory_size, &end, &offset,
                                    &size, err);
-            if (rc == 0) {
+            if (rc == 0 && !is_taken) {
                 rc = read_extent(memory, fd, header->memory_offset, offset, size, err);
             }
         }

@@ -8,6 +8,7 @@
 #include "base/core/bits.h"
 #include "base/core/endian.h"
 #include "base/host/file.h"
+#include "base/host/huge.h"
 #include "migrate/save_format.h"
 
 #define WHAT         "saved state"
@@ -297,7 +298,8 @@ int save_write(struct machine *machine, int fd,
     int rc = put_metadata(&saver);
     if (rc == 0) {
         saver.header.metadata_size = saver.metadata.size;
-        saver.header.memory_offset = align_up(SAVE_PAGE + saver.metadata.size, SAVE_PAGE);
+        saver.header.memory_offset =
+            align_up(SAVE_PAGE + saver.metadata.size, (uint64_t)HUGE_PAGE_SIZE);
         count_memory(&saver, memory);
         saver.header.extents_offset = saver.header.memory_offset + saver.header.memory_size;
         rc = put_memory(&saver, memory);

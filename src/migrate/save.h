@@ -11,8 +11,9 @@ int must_check save_write(struct machine *machine, int fd,
                           void (*progress)(void *ctx, uint64_t done, uint64_t total), void *ctx,
                           struct error *err);
 
-/* Into a machine that was created with the same hardware and has not run. The file is untrusted: an error names what does not
- * fit, and the machine is then only good for machine_destroy. */
+/* Into a machine that was created with the same hardware and has not run. The file is untrusted: an error names what
+ * does not fit, and the machine is then only good for machine_destroy. A file in memory (tmpfs) whose descriptor may
+ * write is given away: its pages become the machine's memory where they are, and it is good for nothing else afterwards. */
 int must_check save_restore(struct machine *machine, int fd, struct error *err);
 
 #endif

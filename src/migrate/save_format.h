@@ -2,7 +2,8 @@
  *
  *   0           header, one page: struct save_header's fields in order, CRC-32C of them behind
  *   4096        metadata: description of the machine, then the sections of its state
- *   memory      the guest's memory, slot after slot, page for page; pages of zeros are holes in the file
+ *   memory      the guest's memory, slot after slot, page for page; pages of zeros are holes in the file. It begins at a page;
+ *               saves have it begin at a huge one, so that a file in memory can become a machine's memory as it is
  *   extents     which parts of the memory are not zero: pairs of 64-bit offset (from 'memory') and size, in order
  *   end         16 bytes: magic, CRC-32C of the metadata, CRC-32C of the extents
  *

@@ -69,6 +69,11 @@ void store_keeper_path(const struct store *store, const char *name, const char *
     join(store->run, "keeper", name, file, out_path);
 }
 
+void store_ended_path(const struct store *store, const char *name, char out_path[PATH_MAX])
+{
+    (void)snprintf(out_path, PATH_MAX, "%s/ended-%s", store->run, name);
+}
+
 void store_template_path(const struct store *store, const char *digest, const char *file,
                          char out_path[PATH_MAX])
 {

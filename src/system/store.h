@@ -35,6 +35,8 @@ void store_container_path(const struct store *store, const char *name, const cha
                           char out_path[PATH_MAX]);
 void store_keeper_path(const struct store *store, const char *name, const char *file,
                        char out_path[PATH_MAX]);
+/* How it ended by itself, a line of its keeper's: "exit N" or "signal N". None: it was stopped, or has not ended yet. */
+void store_ended_path(const struct store *store, const char *name, char out_path[PATH_MAX]);
 void store_template_path(const struct store *store, const char *digest, const char *file,
                          char out_path[PATH_MAX]);
 

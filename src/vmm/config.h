@@ -26,7 +26,7 @@ enum config_console_kind {
     CONFIG_CONSOLE_FILE,   /* output only */
 };
 
-#define CONFIG_MAX_LAYERS 16
+#define CONFIG_MAX_LAYERS 64
 
 /* A file below a disk's image. */
 struct config_layer {

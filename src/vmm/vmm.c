@@ -157,6 +157,7 @@ static int create_machine(struct vmm *vmm, struct error *err)
         .no_reboot = config->no_reboot,
         .kernel_fd = config->kernel_fd,
         .initrd_fd = config->initrd_fd,
+        .is_restored = config->restore_fd >= 0,
         .kernel_name = config->kernel_name,
         .initrd_name = config->initrd_name,
         .command_line = config->command_line,

@@ -118,6 +118,21 @@ def test_killed_while_creating(alone, step, disk):
     assert alone.left() == []
 
 
+@pytest.mark.parametrize("step", ["still-paused", "still-frozen", "snapshot-copied"])
+def test_killed_while_it_stands_still(alone, step):
+    """Whatever is done with it next has it go on before."""
+    name = alone.create("--disk", "32M")
+    crash(alone, step, "snapshot create", name, "s")
+    alone.ok("snapshot create", name, "other")
+    assert alone.shell(name, "echo on > /root/file; sync; cat /root/file") == "on\n"
+    crash(alone, step, "snapshot create", name, "s")
+    alone.ok("stop", "--force", name)
+    alone.ok("start", name)
+    assert alone.shell(name, "cat /root/file") == "on\n"
+    alone.ok("delete", "--force", name)
+    assert alone.run("check", "--repair").returncode == 0 and alone.left() == []
+
+
 @pytest.mark.parametrize("step", ["create-folder", "create-files", "create-saved", "copied", "renamed-away"])
 def test_killed_while_cloning(alone, step):
     """The new one is there whole or not at all."""
@@ -151,12 +166,12 @@ def test_killed_while_making_a_snapshot(alone, step, disk):
 
 
 def test_killed_while_making_a_snapshot_of_one_that_runs(alone):
-    """It stays frozen until it is resumed, and nothing is lost."""
+    """It stays frozen until somebody looks after it, and nothing is lost."""
     name = alone.create()
     crash(alone, "snapshot-copied", "snapshot create", name, "s")
     assert alone.status(name) == "paused"
     assert alone.run("check", "--repair").returncode == 0
-    alone.ok("resume", name)
+    assert alone.status(name) == "running"
     assert alone.shell(name, "echo goes on") == "goes on\n"
     alone.ok("delete", "--force", name)
 

@@ -1,6 +1,8 @@
 """Containers by hulld: their life, configuration, snapshots and clones, and what is refused."""
 import contextlib
+import json
 import os
+import signal
 import sqlite3
 import time
 
@@ -157,6 +159,44 @@ def test_snapshots_are_a_tree(manager):
     delete(manager, "tree")
 
 
+def test_snapshots_of_a_disk_of_its_own(manager):
+    """While it is written to: what comes back is what there was at one moment."""
+    writer = "cat /root/a /root/b > /root/before; while :; do i=$((i+1)); for f in a b; do echo $i > /root/new; busybox mv /root/new /root/$f; done; done"
+    create(manager, "limited", start=True, config={"init": ["/bin/sh", "-c", writer], "stop_timeout": "1"}, devices={"root": {"type": "disk", "size": "64M"}})
+    until(lambda: sh(manager, "limited", "cat /root/b 2>/dev/null || true").strip() not in ("", "1"), "the writer")
+    manager.do("POST", "/v1/instances/limited/snapshots", {"name": "s"})
+    assert get(manager, "limited")["status"] == "running"
+    before = sh(manager, "limited", "cat /root/b")
+    until(lambda: sh(manager, "limited", "cat /root/b") != before, "the writer, which goes on")
+    act(manager, "limited", "pause")
+    manager.do("POST", "/v1/instances/limited/snapshots", {"name": "paused"})
+    assert get(manager, "limited")["status"] == "paused"
+    act(manager, "limited", "resume")
+    for snapshot in ("s", "paused"):
+        manager.do("POST", f"/v1/instances/limited/snapshots/{snapshot}/restore", {})
+        first, second = map(int, until(lambda: len(words := sh(manager, "limited", "cat /root/before").split()) == 2 and words, "what was copied"))
+        assert first - second in (0, 1)
+    delete(manager, "limited")
+
+
+def test_one_that_stands_still_goes_on_when_its_worker_is_killed(manager):
+    create(manager, "still", start=True, devices={"root": {"type": "disk", "size": "512M"}})
+    sh(manager, "still", "head -c 300000000 /dev/urandom > /root/large; sync")
+    note = manager.state / "run/keeper/still/still"
+    for turn, (path, body) in enumerate([("snapshots", {"name": "s"}), ("snapshots", {"name": "t"})]):
+        operation = manager.ok("POST", f"/v1/instances/still/{path}", body)
+        until(note.exists, "a container that stands still")
+        os.kill(json.loads((manager.state / f"operations/{operation['name']}.jsonl").read_text().split("\n", 1)[0])["worker"], signal.SIGKILL)
+        if turn == 1:
+            manager.kill()
+            manager.start()
+        manager.wait(operation)
+        assert get(manager, "still")["status"] == "running" and not note.exists()
+        assert sh(manager, "still", "echo on > /root/small; sync; cat /root/small") == "on\n"
+    act(manager, "still", "stop", force=True)
+    delete(manager, "still")
+
+
 def test_a_clone_is_somebody_else(manager):
     create(manager, "from", start=True, config={"ssh_keys": ["ssh-ed25519 AAAA me"]})
     sh(manager, "from", "mkdir -p /etc/ssh; echo id > /etc/machine-id; echo k > /etc/ssh/ssh_host_rsa_key; echo mine > /root/mine; cat /root/.ssh/authorized_keys")
@@ -236,3 +276,35 @@ def test_autostart_and_restarts(manager):
     manager.start()
     until(lambda: get(manager, "auto")["status"] == "running", "the start with the host")
     delete(manager, "auto")
+
+
+def test_what_is_a_failure(manager):
+    """restart=on-failure: an exit status that is not 0, or a signal; whether there is a hulld at that moment or not."""
+    script = "sleep 1; read status < /root/status || status=9; read -r turn < /root/turn || turn=0; echo $((turn + 1)) > /root/turn; [ $status = stay ] && exec sleep 1000; exit $status"
+    create(manager, "fails", config={"restart": "on-failure", "init": ["/bin/sh", "-c", script]}, start=True)
+    pid = lambda: get(manager, "fails")["info"].get("pid")  # noqa: E731
+    ended = lambda: (manager.state / "run/ended-fails").exists()  # noqa: E731
+    first = pid()
+    until(lambda: pid() not in (None, first), "another life after exit 9")
+    until(lambda: manager.hull("exec", "fails", "--", "sh", "-c", "echo stay > /root/status", check=False).returncode == 0, "a running one")
+    until(lambda: manager.hull("exec", "fails", "--", "sh", "-c", "grep -q sleep /proc/1/cmdline", check=False).returncode == 0, "one that stays")
+    second = pid()
+    manager.kill()
+    os.kill(second, signal.SIGKILL)
+    until(ended, "its end")
+    manager.start()
+    until(lambda: pid() not in (None, second), "another life after a signal, once there is a hulld")
+    act(manager, "fails", "stop", force=True)
+    assert not ended()
+    shown = manager.state / "containers/fails/upper/root/status"
+    shown.write_text("0\n")
+    act(manager, "fails", "start")
+    until(ended, "its end")
+    until(lambda: get(manager, "fails")["status"] == "stopped", "an end that is no failure")
+    manager.restart()
+    create(manager, "fails-too", config={"restart": "on-failure", "init": ["/bin/sh", "-c", "exit 1"]})
+    act(manager, "fails-too", "start")
+    until(lambda: sum(operation.get("description") == "starting fails-too" for operation in manager.get("/v1/operations")) > 1, "a start by itself")
+    assert get(manager, "fails")["status"] == "stopped"
+    for name in ("fails", "fails-too"):
+        delete(manager, name)

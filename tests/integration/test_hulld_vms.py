@@ -153,6 +153,19 @@ def test_clones(manager, image):
         assert copy.read() == "alone" and live.read() == "own"
 
 
+def test_a_vm_of_many_clones(manager, image):
+    """Each one leaves a layer below its disk; it starts all the same, on fewer."""
+    with guest_of(manager, "vm1") as guest:
+        for turn in range(20):
+            guest.write(f"turn-{turn}")
+            manager.do("POST", "/v1/instances/vm1/clone", {"name": "copy"})
+            manager.do("DELETE", "/v1/instances/copy")
+        assert len(list((manager.state / "pools/default/layers").glob("vm1-root-*.json"))) > 16
+        guest.act("restart", force=True)
+        assert guest.up().read() == "turn-19"
+        assert len(list((manager.state / "pools/default/layers").glob("vm1-root-*.json"))) < 16
+
+
 def test_a_vm_outlives_hulld(manager, image):
     with guest_of(manager, "vm1") as guest:
         pid = guest.pid()
@@ -295,9 +308,16 @@ def test_a_card_on_the_nat_network(manager, image):
         assert card["name"] == "eth0" and card["sent_bytes"] > 0 and card["received_bytes"] > 0
         manager.do("POST", "/v1/instances/vm1/clone", {"name": "live", "live": True})
         live = Existing(manager, "live").up()
-        mac = manager.get("/v1/instances/live")["devices"]["eth0"]["mac"]
-        assert live.run("cat /sys/class/net/eth0/address") == mac != guest.run("cat /sys/class/net/eth0/address")
+        document = manager.get("/v1/instances/live")
+        assert live.run("cat /sys/class/net/eth0/address") == document["devices"]["eth0"]["mac"] != guest.run("cat /sys/class/net/eth0/address")
+        assert live.run("cat /etc/machine-id") == document["uuid"].replace("-", "")
+        assert live.run("cat /proc/sys/kernel/hostname") == "live" and guest.run("cat /proc/sys/kernel/hostname") == "vm1"
         assert "10.77.0.10" not in live.run("ip addr show dev eth0")
+        # Its network lets it have its own address, and no other's; both go on.
+        address = next(row for row in manager.get("/v1/instances") if row["name"] == "live")["ipv4"][0]
+        assert address != "10.77.0.10"
+        live.run(f"ip addr add {address}/24 dev eth0; ip link set eth0 up; ping -c 1 -w 20 10.77.0.1")
+        guest.run(f"ping -c 1 -w 20 10.77.0.1 && ping -c 1 -w 20 {address}")
     finally:
         with contextlib.suppress(Failure):
             manager.do("DELETE", "/v1/instances/live?force=true")

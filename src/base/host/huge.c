@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <unistd.h>
 
 #include "base/core/bits.h"
 #include "base/host/file.h"
@@ -23,7 +24,11 @@ int huge_create_file(const char *name)
         return -1;
     }
     AUTO_CLOSE int root = fsmount(config, FSMOUNT_CLOEXEC, 0);
-    return root < 0 ? -1 : openat(root, name, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
+    int fd = root < 0 ? -1 : openat(root, name, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
+    if (fd >= 0) {
+        (void)unlinkat(root, name, 0);
+    }
+    return fd;
 }
 
 void *huge_map(size_t size, int prot, int fd)

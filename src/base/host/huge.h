@@ -6,9 +6,10 @@
 
 #define HUGE_PAGE_SIZE (2u << 20)
 
-/* A file in memory, of size 0, that can have huge pages. For those of memfd_create the host's setting for all decides
- * (shmem_enabled, as a rule "never"); a file system in memory of one's own has them where who maps its files asks for them.
- * That takes rights in the mount namespace, which a process that prepares a jail for itself has. -1: none is to be had. */
+/* A file in memory, without a name and of size 0, that can have huge pages. For those of memfd_create the host's setting
+ * for all decides (shmem_enabled, as a rule "never"); a file system in memory of one's own has them where who maps its
+ * files asks for them. That takes rights in the mount namespace, which a process that prepares a jail for itself has.
+ * -1: none is to be had. */
 int huge_create_file(const char *name);
 
 /* Maps 'size' bytes from the file's start, or zeroed memory if 'fd' is -1, at a multiple of a huge page's size. NULL: failed,

@@ -8,7 +8,7 @@
 
 #include "base/core/error.h"
 
-#define PROCESS_MAX_FDS 512
+#define PROCESS_MAX_FDS 2048
 
 struct process_spec {
     const char *program;       /* "hull-vmm": searched as program_find does */

@@ -91,7 +91,7 @@ static int info_run(int argc, char **argv)
     struct ct_options options = {0};
     struct life life;
     struct error err = {0};
-    json_t *info, *stats = NULL;
+    json_t *info;
     int words;
     int status = cli_words(&ct_info_verb, 1, 1, argc, argv, &options, &words);
     if (status >= 0) {
@@ -101,10 +101,6 @@ static int info_run(int argc, char **argv)
     rc = rc < 0 ? rc : life_info(&life, argv[0], &info, &err);
     if (rc < 0) {
         return cli_fail(&err);
-    }
-    struct error stopped;
-    if (life_counters(&life, argv[0], &stats, &stopped) == 0) {
-        (void)json_object_set_new(info, "limits_hit", stats);
     }
     output_object(options.output, info);
     json_decref(info);

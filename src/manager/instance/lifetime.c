@@ -51,6 +51,7 @@ struct lifetime {
     json_t *interest;  /* expanded documents that are looked at; NULL: to be found anew */
     uint64_t armed_ns; /* when is looked next; 0: when something changes */
     time_t last_minute;
+    bool has_looked; /* since hulld was started */
 };
 
 /* What cannot be begun now is told to those who listen. */
@@ -239,10 +240,15 @@ static void sweep(struct lifetime *lifetime)
 }
 
 /* Is an end a reason to start it again? */
-static bool is_failure(const json_t *document, enum instance_status status)
+static bool is_failure(const struct lifetime *lifetime, const json_t *document,
+                       enum instance_status status)
 {
     const char *when = instance_value(document, "restart");
-    return strcmp(when, "always") == 0 || status == INSTANCE_ERROR;
+    bool has_failed = false;
+    return strcmp(when, "always") == 0 || status == INSTANCE_ERROR ||
+           (container_has_ended(&lifetime->manager->place, text_of(document, "name"),
+                                &has_failed) &&
+            has_failed);
 }
 
 /* It ended by itself, if it ran: what was asked to stop has told so (note_event). */
@@ -266,13 +272,17 @@ static void look_at(struct lifetime *lifetime, const json_t *document, uint64_t 
         }
         return;
     }
+    bool ignored;
+    if (!lifetime->has_looked && !watched->ran) { /* while there was no hulld? */
+        watched->ran = container_has_ended(&lifetime->manager->place, name, &ignored);
+    }
     bool is_wanted = watched->ran || watched->next_try_ns != 0;
     if (watched->ran) {
         unsigned pause_s = watched->failures < 6 ? (1u << watched->failures) - 1 : MAX_PAUSE_S;
         watched->ran = false;
         watched->failures++;
         watched->next_try_ns =
-            is_failure(document, status) ? now_ns + pause_s * UINT64_C(1000000000) : 0;
+            is_failure(lifetime, document, status) ? now_ns + pause_s * UINT64_C(1000000000) : 0;
         is_wanted = watched->next_try_ns != 0;
         manager_event(lifetime->manager,
                       json_pack("{s:s, s:s, s:s, s:s}", "type", "instance", "what", "ended", "name",
@@ -373,6 +383,7 @@ static void look(void *ctx)
         }
     }
     sweep(lifetime);
+    lifetime->has_looked = true;
     if (json_array_size(list) != 0) {
         arm(lifetime, has_restarts ? 1 : (unsigned)(minute + 60 - now));
     }

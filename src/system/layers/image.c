@@ -2,6 +2,7 @@
  * until it goes with its mount. So no image is checked, resized or mounted under another mount of it. */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <linux/loop.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -174,27 +175,6 @@ int layers_image_mount(const char *path, const char *target, struct error *err)
                : 0;
 }
 
-int layers_image_copy(const char *from, const char *to, struct error *err)
-{
-    AUTO_HANDLE int source = open_locked(from, err);
-    int rc = source < 0 ? source : check_path(to, err);
-    if (rc < 0) {
-        return rc;
-    }
-    struct stat st;
-    AUTO_HANDLE int target = open(to, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-    if (target < 0) {
-        return error_set_errno(err, errno, "making the image %s", to);
-    }
-    struct data_copy copy = {0};
-    rc = fstat(source, &st) < 0 ? -errno : data_copy(&copy, source, target, (uint64_t)st.st_size);
-    if (rc < 0) {
-        (void)unlink(to);
-        return error_set_errno(err, -rc, "copying the image %s to %s", from, to);
-    }
-    return 0;
-}
-
 static int check_growth(int fd, const char *path, uint64_t size_bytes, struct error *err)
 {
     struct stat st;
@@ -242,6 +222,52 @@ static int open_device_of(int image, const char *path, const char *target, struc
         return error_set(err, EINVAL, "the image %s is not mounted at %s", path, target);
     }
     return TAKE_FD(device);
+}
+
+int layers_image_freeze(const char *target, bool is_frozen, struct error *err)
+{
+    AUTO_CLOSE int root = open(target, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    return root < 0 || (ioctl(root, is_frozen ? FIFREEZE : FITHAW, 0) < 0 &&
+                        (is_frozen ? errno != EBUSY : errno != EINVAL))
+               ? error_set_errno(err, errno, "%s the file system at %s",
+                                 is_frozen ? "freezing" : "thawing", target)
+               : 0;
+}
+
+static int open_mounted(const char *path, const char *target, struct error *err)
+{
+    AUTO_HANDLE int image = open(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (image < 0) {
+        return error_set_errno(err, errno, "opening the image %s", path);
+    }
+    int device = open_device_of(image, path, target, err);
+    if (device < 0) {
+        return device;
+    }
+    close(device);
+    return TAKE_FD(image);
+}
+
+int layers_image_copy(const char *from, const char *mounted, const char *to, struct error *err)
+{
+    bool is_mounted = mounted != NULL && mounted[0] != '\0';
+    AUTO_HANDLE int source = is_mounted ? open_mounted(from, mounted, err) : open_locked(from, err);
+    int rc = source < 0 ? source : check_path(to, err);
+    if (rc < 0) {
+        return rc;
+    }
+    struct stat st;
+    AUTO_HANDLE int target = open(to, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (target < 0) {
+        return error_set_errno(err, errno, "making the image %s", to);
+    }
+    struct data_copy copy = {0};
+    rc = fstat(source, &st) < 0 ? -errno : data_copy(&copy, source, target, (uint64_t)st.st_size);
+    if (rc < 0) {
+        (void)unlink(to);
+        return error_set_errno(err, -rc, "copying the image %s to %s", from, to);
+    }
+    return 0;
 }
 
 static int grow_mounted(const char *path, const char *target, uint64_t size_bytes,

@@ -70,8 +70,13 @@ int must_check layers_image_create(const char *path, uint64_t size_bytes, struct
 /* Mounts it on a loop device that goes with the mount (LO_FLAGS_AUTOCLEAR), in the caller's mount namespace; nodev, nosuid is
  * not set, since the upper layer of a container has both. Checked before by `e2fsck -p` where it was not unmounted cleanly. */
 int must_check layers_image_mount(const char *path, const char *target, struct error *err);
-/* A copy of one that is not mounted; 'to' is made, and must not be there. Nothing is left of it after an error. */
-int must_check layers_image_copy(const char *from, const char *to, struct error *err);
+/* Where one is mounted: nothing is written to it any more, and what was is in the image, until that is taken back. Taken
+ * back of one that is not frozen is fine. */
+int must_check layers_image_freeze(const char *target, bool is_frozen, struct error *err);
+/* A copy of one that is not mounted, or (else 'mounted' is NULL or "") mounted and frozen there; 'to' is made, and must not be
+ * there. Nothing is left of it after an error. */
+int must_check layers_image_copy(const char *from, const char *mounted, const char *to,
+                                 struct error *err);
 /* Makes it larger: of a mounted one with 'target' (no program needed), else NULL (by resize2fs). Smaller: -EINVAL. */
 int must_check layers_image_grow(const char *path, const char *target, uint64_t size_bytes,
                                  struct error *err);

@@ -7,7 +7,6 @@
 #include <unistd.h>
 
 #include "base/host/file.h"
-#include "container/runtime/loaded.h"
 #include "system/life/internal.h"
 
 int life_apply(const struct life *life, const struct config *config, struct error *err)
@@ -176,30 +175,15 @@ static void add_addresses(const struct config *config, int family, const char *k
     (void)json_object_set_new(info, key, list);
 }
 
-static void add_usage(const struct life *life, const char *name, json_t *info)
+static void add_running(const struct loaded *loaded, json_t *info)
 {
-    struct loaded loaded;
-    struct error ignored;
-    if (loaded_open(&life->runtime, name, false, &loaded, &ignored) < 0) {
-        return;
-    }
-    (void)json_object_set_new(info, "pid", json_integer(loaded.state.pid));
-    json_t *degraded = json_object_get(loaded.state.data, "degraded");
+    json_t *degraded = json_object_get(loaded->state.data, "degraded");
+    (void)json_object_set_new(info, "pid", json_integer(loaded->state.pid));
     if (degraded != NULL) {
         (void)json_object_set(info, "degraded", degraded);
     }
-    loaded_close(&loaded);
-    json_t *stats;
-    if (runtime_stats(&life->runtime, name, &stats, &ignored) < 0) {
-        return;
-    }
-    json_t *memory = json_object_get(json_object_get(stats, "memory"), "usage");
-    json_t *cpu = json_object_get(json_object_get(stats, "cpu"), "usage");
-    json_t *processes = json_object_get(json_object_get(stats, "pids"), "current");
-    (void)json_object_set(info, "memory_used_bytes", json_object_get(memory, "usage"));
-    (void)json_object_set(info, "cpu_ns", json_object_get(cpu, "total"));
-    (void)json_object_set(info, "processes", processes);
-    json_decref(stats);
+    life_add_usage(loaded, info);
+    (void)json_object_set_new(info, "limits_hit", life_count(loaded));
 }
 
 static void add_text(json_t *info, const char *key, const char *text)
@@ -214,7 +198,9 @@ int life_info(const struct life *life, const char *name, json_t **out_info, stru
     if (rc < 0) {
         return rc;
     }
-    enum life_status status = life_status(life, name);
+    struct loaded loaded;
+    bool is_loaded;
+    enum life_status status = life_look(life, name, &loaded, &is_loaded);
     json_t *info = json_object();
     add_text(info, "name", name);
     add_text(info, "kind", "container");
@@ -238,7 +224,10 @@ int life_info(const struct life *life, const char *name, json_t **out_info, stru
     (void)json_object_set_new(info, "autostart", json_boolean(config->starts_with_host));
     (void)json_object_set_new(info, "order", json_integer(config->start_order));
     if (status == LIFE_RUNNING || status == LIFE_PAUSED) {
-        add_usage(life, name, info);
+        add_running(&loaded, info);
+    }
+    if (is_loaded) {
+        loaded_close(&loaded);
     }
     (void)json_object_set(info, "config", config->document);
     config_destroy(config);

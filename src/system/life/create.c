@@ -76,7 +76,7 @@ static int make_private(const struct life *life, const char *making, const struc
                                    .count = config->is_privileged ? 0 : config->id_count};
     if (config->limits.disk_bytes != 0) {
         store_container_path(&life->store, making, CONTAINER_DISK, path);
-        return source != NULL ? layers_image_copy(source->files, path, err)
+        return source != NULL ? layers_image_copy(source->files, source->disk, path, err)
                               : layers_image_create(path, config->limits.disk_bytes, err);
     }
     store_container_path(&life->store, making, CONTAINER_UPPER, path);
@@ -187,6 +187,8 @@ int life_delete(const struct life *life, const char *name, bool is_forced, struc
     rc = layers_remove(folder, err);
     char path[PATH_MAX];
     (void)snprintf(path, sizeof(path), "%s/lock-%s", life->store.run, name);
+    (void)unlink(path);
+    store_ended_path(&life->store, name, path);
     (void)unlink(path);
     return rc;
 }

@@ -18,6 +18,8 @@
 #define KEEPER_LOCK     "lock"
 #define KEEPER_DISK     "disk"
 #define KEEPER_LOG      "keeper.log"
+#define KEEPER_STILL    "still"    /* life_still_begin */
+#define KEEPER_STOPPING "stopping" /* it was asked to end: that is no end of its own */
 
 /* Below the folder of the container. */
 #define CONTAINER_UPPER   "upper"

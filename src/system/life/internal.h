@@ -2,18 +2,27 @@
 #ifndef SYSTEM_LIFE_INTERNAL_H
 #define SYSTEM_LIFE_INTERNAL_H
 
+#include "container/runtime/loaded.h"
 #include "system/layers/layers.h"
 #include "system/life/document.h"
 #include "system/life/life.h"
 #include "system/template/template.h"
 
-/* The lock of a container, which has to be there, against other processes that change it, or of all ("") against those that
- * make new ones; a descriptor to be closed. Who has a container's may wait for that of all, not the other way round. */
+/* The lock of a container, which has to be there and goes on if it was left standing still, against other processes that
+ * change it, or of all ("") against those that make new ones; a descriptor to be closed. Who has a container's may wait
+ * for that of all, not the other way round. */
 int life_lock(const struct life *life, const char *name, struct error *err);
 /* Does not wait: -EBUSY. */
 int life_try_lock(const struct life *life, const char *name, struct error *err);
 /* A connection to the keeper that ends with the container; -ENOENT where there is none. 'kind': KEEPER_WATCH, KEEPER_ATTACH. */
 int life_connect(const struct life *life, const char *name, char kind, struct error *err);
+
+/* With the container's lock: one that is up stands still, until life_still_end. 'out_disk' is where its disk is mounted, for
+ * layers_image_copy; "" if it has none, or is not up. */
+int must_check life_still_begin(const struct life *life, const struct config *config,
+                                char out_disk[PATH_MAX], struct error *err);
+/* Also of one that a process which is no more has left so; one that does not stand still is fine. */
+int must_check life_still_end(const struct life *life, const char *name, struct error *err);
 
 /* The layers that a configuration stands on, for reading; 'storage' holds the strings. */
 int must_check life_layers(const struct life *life, const struct config *config,
@@ -22,6 +31,7 @@ int must_check life_layers(const struct life *life, const struct config *config,
 /* life_create with private files that are another's, and were 'ids' there. */
 struct life_source {
     const char *files; /* upper/ or disk.img */
+    const char *disk;  /* of life_still_begin */
     struct layers_ids ids;
 };
 int must_check life_create_copy(struct life_index *index, const char *name, json_t *document,
@@ -40,6 +50,13 @@ int must_check life_index_add(struct life_index *index, const char *name,
 /* The digest and name of a template, verified. */
 int must_check life_index_template(struct life_index *index, const char *wanted,
                                    const struct template_layers **out_layers, struct error *err);
+
+/* life_status, and what the runtime knows: 'out_loaded' is loaded_close's, if not stopped. */
+enum life_status life_look(const struct life *life, const char *name, struct loaded *out_loaded,
+                           bool *out_is_loaded);
+/* What it uses at the moment: memory_used_bytes, cpu_ns, processes. And life_info's "limits_hit". */
+void life_add_usage(const struct loaded *loaded, json_t *info);
+json_t *life_count(const struct loaded *loaded);
 
 /* Applies limits to a running container. */
 int must_check life_apply(const struct life *life, const struct config *config, struct error *err);

@@ -382,6 +382,23 @@ static bool wants_restart(int status)
     return WIFSIGNALED(status) && WTERMSIG(status) == SIGHUP;
 }
 
+/* Before anybody can see that it does not run any more. */
+static void note_end(const struct keeper *k, int status)
+{
+    char path[PATH_MAX], line[32];
+    struct error err;
+    store_keeper_path(&k->store, k->name, KEEPER_STOPPING, path);
+    if (access(path, F_OK) == 0) {
+        return;
+    }
+    (void)snprintf(line, sizeof(line), WIFSIGNALED(status) ? "signal %d\n" : "exit %d\n",
+                   WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
+    store_ended_path(&k->store, k->name, path);
+    if (file_replace(path, line, 0600, false, &err) < 0) {
+        (void)fprintf(stderr, "hull-ct-keeper: %s\n", err.text);
+    }
+}
+
 static int live(struct keeper *k, struct error *err)
 {
     for (unsigned quick = 0;;) {
@@ -402,6 +419,7 @@ static int live(struct keeper *k, struct error *err)
         (void)clock_gettime(CLOCK_MONOTONIC, &ended);
         quick = ended.tv_sec - began.tv_sec < QUICK_END_S ? quick + 1 : 0;
         if (!wants_restart(status) || quick == MAX_QUICK_ENDS) {
+            note_end(k, status);
             return 0;
         }
     }
@@ -411,7 +429,8 @@ static int live(struct keeper *k, struct error *err)
 static void clean(struct keeper *k)
 {
     static const char *const files[] = {KEEPER_START,   KEEPER_CONFIG,   KEEPER_SOCKET,
-                                        KEEPER_CONSOLE, KEEPER_LISTENER, KEEPER_LOG};
+                                        KEEPER_CONSOLE, KEEPER_LISTENER, KEEPER_LOG,
+                                        KEEPER_STILL,   KEEPER_STOPPING};
     static const char *const folders[] = {KEEPER_VIEWS, KEEPER_DISK};
     char path[PATH_MAX];
     (void)umount2(k->root, MNT_DETACH);

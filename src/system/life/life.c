@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
@@ -12,7 +13,6 @@
 #include <unistd.h>
 
 #include "base/host/file.h"
-#include "container/runtime/loaded.h"
 #include "system/life/internal.h"
 #include "system/life/keeper.h"
 
@@ -51,22 +51,48 @@ static bool has_keeper(const struct life *life, const char *name)
     return fd >= 0 && fcntl(fd, F_OFD_GETLK, &asked) == 0 && asked.l_type != F_UNLCK;
 }
 
-enum life_status life_status(const struct life *life, const char *name)
+enum life_status life_look(const struct life *life, const char *name, struct loaded *out_loaded,
+                           bool *out_is_loaded)
 {
     bool is_kept = has_keeper(life, name);
-    struct loaded loaded;
     struct error ignored;
-    if (loaded_open(&life->runtime, name, false, &loaded, &ignored) < 0) {
+    *out_is_loaded = loaded_open(&life->runtime, name, false, out_loaded, &ignored) == 0;
+    if (!*out_is_loaded) {
         return is_kept ? LIFE_STARTING : LIFE_STOPPED;
     }
-    enum container_status status = loaded.status;
-    loaded_close(&loaded);
+    enum container_status status = out_loaded->status;
     if (!is_kept) {
         return LIFE_LOST;
     }
     return status == CONTAINER_RUNNING  ? LIFE_RUNNING
            : status == CONTAINER_PAUSED ? LIFE_PAUSED
                                         : LIFE_STARTING;
+}
+
+enum life_status life_status(const struct life *life, const char *name)
+{
+    struct loaded loaded;
+    bool is_loaded;
+    enum life_status status = life_look(life, name, &loaded, &is_loaded);
+    if (is_loaded) {
+        loaded_close(&loaded);
+    }
+    return status;
+}
+
+bool life_has_ended(const struct life *life, const char *name, bool *out_has_failed)
+{
+    char path[PATH_MAX], line[32] = "", word[8];
+    int number;
+    store_ended_path(&life->store, name, path);
+    AUTO_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0 || read(fd, line, sizeof(line) - 1) <= 0 ||
+        sscanf(line, "%7s %d", word, &number) != 2) {
+        return false;
+    }
+    /* pid_namespaces(7): SIGINT is what reboot(2) does to the first process for a halt. */
+    *out_has_failed = strcmp(word, "signal") == 0 ? number != SIGINT : number != 0;
+    return true;
 }
 
 static int lock_file(const struct life *life, const char *name, int operation, struct error *err)
@@ -105,7 +131,12 @@ static int lock(const struct life *life, const char *name, int operation, struct
     if (access(folder, F_OK) < 0) {
         return error_set(err, ENOENT, "container %s does not exist", name);
     }
-    return lock_file(life, name, operation, err);
+    AUTO_CLOSE int fd = lock_file(life, name, operation, err);
+    if (fd < 0) {
+        return fd;
+    }
+    rc = *name != '\0' ? life_still_end(life, name, err) : 0;
+    return rc < 0 ? rc : TAKE_FD(fd);
 }
 
 int life_lock(const struct life *life, const char *name, struct error *err)
@@ -116,6 +147,12 @@ int life_lock(const struct life *life, const char *name, struct error *err)
 int life_try_lock(const struct life *life, const char *name, struct error *err)
 {
     return lock(life, name, LOCK_EX | LOCK_NB, err);
+}
+
+int life_release(const struct life *life, const char *name, struct error *err)
+{
+    AUTO_CLOSE int fd = life_lock(life, name, err);
+    return fd < 0 ? fd : 0;
 }
 
 int life_connect(const struct life *life, const char *name, char kind, struct error *err)

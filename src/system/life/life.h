@@ -37,6 +37,10 @@ enum life_status {
 const char *life_status_name(enum life_status status);
 enum life_status life_status(const struct life *life, const char *name);
 
+/* Whether it has ended by itself since it was started last, and if so, whether that was a failure: an exit status that
+ * is not 0, or a signal, but for that of a halt from inside. */
+bool life_has_ended(const struct life *life, const char *name, bool *out_has_failed);
+
 /* What all containers have taken: ids and addresses. While it is open nobody else makes containers. */
 struct life_index;
 int must_check life_index_open(const struct life *life, struct life_index **out_index,
@@ -59,6 +63,10 @@ int must_check life_create(struct life_index *index, const char *name, json_t *d
 /* One that is stopped, with its snapshots. 'is_forced': it is ended first. */
 int must_check life_delete(const struct life *life, const char *name, bool is_forced,
                            struct error *err);
+
+/* One that a process which was killed has left standing still, for a snapshot or a clone, goes on. Waits for those that work on
+ * it. */
+int must_check life_release(const struct life *life, const char *name, struct error *err);
 
 /* Starting in two steps, so that many can start at once. */
 struct life_start {
@@ -97,15 +105,11 @@ int must_check life_set(const struct life *life, const char *name, const char *c
 /* After a pool's CPUs were changed: for all that run in it. */
 int must_check life_apply_pool(const struct life *life, const char *pool, struct error *err);
 
-/* One object for lists: name, status, template, ipv4, ipv6, cpus, memory_bytes (limit), memory_used_bytes, processes, pid,
- * created_at ... */
+/* One object for lists: name, status, template, ipv4, ipv6, cpus, memory_bytes (limit), created_at ...; of one that runs also
+ * memory_used_bytes, cpu_ns, processes, pid, and limits_hit: which limit was hit how often, as far as the host counts them
+ * (memory_limit, memory_oom_kills, swap_limit, processes_limit, cpu_throttled). */
 int must_check life_info(const struct life *life, const char *name, json_t **out_info,
                          struct error *err);
-/* Which limit was hit how often: memory_limit, memory_oom_kills, swap_limit, processes_limit, cpu_throttled, as far as
- * the host counts them. A new reference. -ENOENT: it does not run. */
-int must_check life_counters(const struct life *life, const char *name, json_t **out_counters,
-                             struct error *err);
-
 /* Snapshots of the upper layer and the configuration. One of a running container is made while it is frozen. */
 int must_check life_snapshot(const struct life *life, const char *name, const char *snapshot,
                              struct error *err);

@@ -23,6 +23,7 @@ static void snapshot_name(const char *name, const char *snapshot, char out_name[
 struct place {
     char folder[PATH_MAX];
     char files[PATH_MAX]; /* upper/ or disk.img */
+    char disk[PATH_MAX];  /* where the disk is mounted; "": it is not */
     bool has_disk;
 };
 
@@ -31,6 +32,7 @@ static void find_place(const struct life *life, const char *name, bool has_disk,
     store_container_path(&life->store, name, NULL, out->folder);
     store_container_path(&life->store, name, has_disk ? CONTAINER_DISK : CONTAINER_UPPER,
                          out->files);
+    out->disk[0] = '\0';
     out->has_disk = has_disk;
 }
 
@@ -40,7 +42,7 @@ static int copy_files(const struct place *from, const struct place *to,
 {
     const struct layers_copy request = {
         .from = from->files, .to = to->files, .from_ids = *from_ids, .to_ids = *to_ids};
-    return from->has_disk ? layers_image_copy(from->files, to->files, err)
+    return from->has_disk ? layers_image_copy(from->files, from->disk, to->files, err)
                           : layers_copy(&request, err);
 }
 
@@ -73,7 +75,7 @@ static int set_written(const struct life *life, const char *name, bool written, 
 
 /* Into a folder that nobody sees, and then to its name. */
 static int fill(const struct life *life, const char *name, const struct config *config,
-                const char *snapshot, struct error *err)
+                const char *disk, const char *snapshot, struct error *err)
 {
     char inner[PATH_MAX], making[PATH_MAX], folders[PATH_MAX], target[PATH_MAX];
     struct place from, to;
@@ -84,6 +86,7 @@ static int fill(const struct life *life, const char *name, const struct config *
     }
     snapshot_name(name, ".making", making);
     find_place(life, name, has_disk, &from);
+    (void)snprintf(from.disk, sizeof(from.disk), "%s", disk);
     find_place(life, making, has_disk, &to);
     int rc = layers_remove(to.folder, err);
     if (rc == 0 && mkdir(to.folder, 0700) < 0) {
@@ -115,7 +118,7 @@ int life_snapshot(const struct life *life, const char *name, const char *snapsho
     if (lock < 0) {
         return lock;
     }
-    char inner[PATH_MAX], target[PATH_MAX];
+    char inner[PATH_MAX], target[PATH_MAX], disk[PATH_MAX];
     struct config *config;
     rc = config_load(&life->store, name, &config, err);
     if (rc < 0) {
@@ -123,21 +126,14 @@ int life_snapshot(const struct life *life, const char *name, const char *snapsho
     }
     snapshot_name(name, snapshot, inner);
     store_container_path(&life->store, inner, NULL, target);
-    bool is_running = life_status(life, name) == LIFE_RUNNING;
     if (access(target, F_OK) == 0) {
         rc = error_set(err, EEXIST, "container %s has a snapshot %s already", name, snapshot);
-    } else if (is_running && config->limits.disk_bytes != 0) {
-        rc = error_set(err, EBUSY,
-                       "container %s has a disk of its own: it has to be stopped for a snapshot",
-                       name);
     }
-    if (rc == 0 && is_running) {
-        rc = runtime_pause(&life->runtime, name, true, err);
-    }
+    rc = rc < 0 ? rc : life_still_begin(life, config, disk, err);
     if (rc == 0) {
-        rc = fill(life, name, config, snapshot, err);
         struct error late;
-        if (is_running && runtime_pause(&life->runtime, name, false, &late) < 0 && rc == 0) {
+        rc = fill(life, name, config, disk, snapshot, err);
+        if (life_still_end(life, name, &late) < 0 && rc == 0) {
             rc = error_set(err, late.code, "%s", late.text);
         }
     }
@@ -327,12 +323,10 @@ int life_clone(const struct life *life, const char *name, const char *snapshot,
     if (rc < 0) {
         return rc;
     }
-    bool is_running = snapshot == NULL && life_status(life, name) == LIFE_RUNNING;
-    if (config->limits.disk_bytes != 0 && (is_running || !config->is_privileged)) {
+    if (config->limits.disk_bytes != 0 && !config->is_privileged) {
         rc = error_set(err, EOPNOTSUPP,
-                       is_running ? "container %s has a disk of its own: it has to be stopped"
-                                  : "container %s has a disk of its own, whose files have its ids: "
-                                    "it cannot be cloned",
+                       "container %s has a disk of its own, whose files have its ids: "
+                       "it cannot be cloned",
                        name);
     }
     json_t *document = json_deep_copy(config->document);
@@ -348,11 +342,13 @@ int life_clone(const struct life *life, const char *name, const char *snapshot,
             snapshot_name(name, snapshot, inner);
         }
         find_place(life, snapshot != NULL ? inner : name, config->limits.disk_bytes != 0, &from);
-        const struct life_source source = {.files = from.files, .ids = ids_of(config)};
-        bool is_paused = is_running && runtime_pause(&life->runtime, name, true, &late) == 0;
-        rc = life_create_copy(index, new_name, document, &source, err);
-        if (is_paused) {
-            error_ignore(runtime_pause(&life->runtime, name, false, &late));
+        char disk[PATH_MAX] = "";
+        rc = snapshot == NULL ? life_still_begin(life, config, disk, err) : 0;
+        const struct life_source source = {
+            .files = from.files, .disk = disk, .ids = ids_of(config)};
+        rc = rc < 0 ? rc : life_create_copy(index, new_name, document, &source, err);
+        if (snapshot == NULL && life_still_end(life, name, &late) < 0 && rc == 0) {
+            rc = error_set(err, late.code, "%s", late.text);
         }
     }
     life_index_close(index);

@@ -181,6 +181,9 @@ int life_start_begin(const struct life *life, const char *name, struct life_star
     if (rc < 0) {
         return rc;
     }
+    char ended[PATH_MAX];
+    store_ended_path(&life->store, name, ended);
+    (void)unlink(ended); /* of the life before */
     AUTO_CLOSE int keeper_lock = lock_for_keeper(life, name, err);
     if (keeper_lock < 0) {
         return keeper_lock;
@@ -340,8 +343,18 @@ static int stop_kept(const struct life *life, const struct config *config, bool 
         return connection;
     }
     struct error ignored;
+    int lock = life_try_lock(life, name, &ignored); /* it may have been left standing still */
+    if (lock >= 0) {
+        close(lock);
+    }
     if (life_status(life, name) == LIFE_PAUSED) {
         error_ignore(runtime_pause(&life->runtime, name, false, &ignored));
+    }
+    char asked[PATH_MAX];
+    store_keeper_path(&life->store, name, KEEPER_STOPPING, asked);
+    AUTO_CLOSE int mark = open(asked, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (mark < 0 && errno != ENOENT) { /* or it has ended at this moment */
+        return error_set_errno(err, errno, "writing %s", asked);
     }
     bool is_clean = false;
     if (!is_forced) {
@@ -353,6 +366,7 @@ static int stop_kept(const struct life *life, const struct config *config, bool 
     }
     error_ignore(runtime_kill(&life->runtime, name, SIGKILL, false, &ignored));
     if (wait_for_end(connection, KILL_TIMEOUT_MS) < 0) {
+        (void)unlink(asked);
         return error_set(err, ETIMEDOUT, "container %s does not end, not even by SIGKILL", name);
     }
     return is_forced

@@ -74,6 +74,11 @@ static void bad_requests_are_refused(void **state)
         "{\"do\":\"identity\",\"hostname\":\"a..b\"}",
         "{\"do\":\"identity\",\"hostname\":\"a\\nb\"}",
         "{\"do\":\"identity\",\"machine_id\":\"0123\"}",
+        "{\"do\":\"identity\",\"cards\":{}}",
+        "{\"do\":\"identity\",\"cards\":[{\"from\":\"52:54:00:00:00:01\"}]}",
+        "{\"do\":\"identity\",\"cards\":[{\"from\":\"52:54:00:00:00:01\",\"to\":\"52:54:00:00:00:1\"}]}",
+        "{\"do\":\"identity\",\"cards\":[{\"from\":\"52:54:00:00:00:01\",\"to\":\"53:54:00:00:00:01\"}]}",
+        "{\"do\":\"identity\",\"cards\":[{\"from\":\"00:00:00:00:00:00\",\"to\":\"52:54:00:00:00:01\"}]}",
         "{\"do\":\"identity\",\"machine_id\":\"0123456789ABCDEF0123456789ABCDEF\"}",
     };
     for (size_t i = 0; i < ARRAY_COUNT(bad); i++) {

@@ -158,6 +158,66 @@ static void a_state_comes_back(void **state)
     machine_free(to);
 }
 
+/* A file in memory that may be written is no copy's source, but the memory itself. */
+static void a_state_in_memory_becomes_the_memory(void **state)
+{
+    struct machine *from = machine_new();
+    struct machine *to = machine_new();
+    struct error err = {0};
+    uint8_t header[SAVE_HEADER_SIZE];
+    struct save_header parts;
+    struct stat status;
+    uint64_t value;
+    fill(from);
+    int fd = memfd_create("state", MFD_CLOEXEC);
+    assert_true(fd >= 0);
+    assert_int_equal(save_write(from, fd, NULL, NULL, &err), 0);
+    assert_int_equal(fstat(fd, &status), 0);
+    assert_int_equal(file_read_at(fd, header, sizeof(header), 0, "file", NULL), 0);
+    assert_int_equal(save_header_parse(header, (uint64_t)status.st_size, &parts, NULL), 0);
+    poke(to, 700 * 4096, 0xbad);
+    assert_int_equal(save_restore(to, fd, &err), 0);
+    for (size_t i = 0; i < from->memory->slot_count; i++) {
+        assert_memory_equal(from->memory->slot[i].hva, to->memory->slot[i].hva,
+                            from->memory->slot[i].size_bytes);
+    }
+    poke(to, SLOT_1_GPA + 4096, 0x5555);
+    assert_int_equal(file_read_at(fd, &value, sizeof(value),
+                                  parts.memory_offset + SLOT_0_SIZE + 4096, "file", NULL),
+                     0);
+    assert_true(value == 0x5555);
+    guest_memory_discard(to->memory, SLOT_1_GPA, 8192);
+    assert_true(peek(to, SLOT_1_GPA) == 0 && peek(to, SLOT_1_GPA + 4096) == 0);
+    close(fd);
+    assert_true(peek(to, SLOT_1_GPA + SLOT_1_SIZE - 8) == 9);
+    machine_free(from);
+    machine_free(to);
+}
+
+/* One that may only be read stays what it is. */
+static void a_state_in_memory_can_be_kept(void **state)
+{
+    struct machine *from = machine_new();
+    struct error err = {0};
+    char path[64];
+    fill(from);
+    int fd = memfd_create("state", MFD_CLOEXEC);
+    assert_int_equal(save_write(from, fd, NULL, NULL, &err), 0);
+    (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    int reader = open(path, O_RDONLY | O_CLOEXEC);
+    assert_true(reader >= 0);
+    for (int turn = 0; turn < 2; turn++) {
+        struct machine *to = machine_new();
+        assert_int_equal(save_restore(to, reader, &err), 0);
+        assert_true(peek(to, SLOT_1_GPA) == 8);
+        poke(to, SLOT_1_GPA, 0xbad);
+        machine_free(to);
+    }
+    close(reader);
+    close(fd);
+    machine_free(from);
+}
+
 static void an_empty_machine_comes_back(void **state)
 {
     struct machine *from = machine_new();
@@ -315,6 +375,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_state_comes_back),
+        cmocka_unit_test(a_state_in_memory_becomes_the_memory),
+        cmocka_unit_test(a_state_in_memory_can_be_kept),
         cmocka_unit_test(an_empty_machine_comes_back),
         cmocka_unit_test(progress_ends_at_the_total),
         cmocka_unit_test(other_machines_are_refused_with_every_difference),

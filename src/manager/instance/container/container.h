@@ -36,6 +36,8 @@ enum instance_status container_status_again(const struct place *place, const cha
                                             size_t why_size);
 /* An event says that something was done to it. */
 void container_status_forget(const char *name);
+/* life_has_ended */
+bool container_has_ended(const struct place *place, const char *name, bool *out_has_failed);
 int container_info(const struct place *place, const json_t *document, json_t **out_info,
                    struct error *err);
 int container_session(const struct place *place, const json_t *document, const json_t *request,

@@ -112,7 +112,12 @@ static int create(struct job *job, const json_t *document, const json_t *image, 
 static int remove_files(struct job *job, const json_t *document, struct error *err)
 {
     struct life life;
+    struct error ignored;
     int rc = container_open(&job->place, NULL, &life, err);
+    const char *from = text_of(job->request, "name");
+    if (rc == 0 && job->is_recovery && from != NULL) {
+        error_ignore(life_release(&life, from, &ignored)); /* what was being cloned */
+    }
     rc = rc < 0 ? rc : life_delete(&life, name_of(document), false, err);
     container_detach(job, document, true);
     return rc == -ENOENT ? 0 : rc;

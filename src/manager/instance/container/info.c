@@ -48,6 +48,14 @@ enum instance_status container_status(const struct place *place, const char *nam
     return INSTANCE_STOPPED;
 }
 
+bool container_has_ended(const struct place *place, const char *name, bool *out_has_failed)
+{
+    struct life life;
+    struct error ignored;
+    return container_open(place, NULL, &life, &ignored) == 0 &&
+           life_has_ended(&life, name, out_has_failed);
+}
+
 /* What was found of one that runs. */
 struct seen {
     struct seen *next;
@@ -206,7 +214,7 @@ int container_info(const struct place *place, const json_t *document, json_t **o
 {
     struct life life;
     struct config *config;
-    json_t *known, *counters;
+    json_t *known;
     struct error ignored;
     const char *name = json_string_value(json_object_get(document, "name"));
     int rc = container_open(place, NULL, &life, err);
@@ -223,6 +231,7 @@ int container_info(const struct place *place, const json_t *document, json_t **o
         {"cpu_ns", "cpu_time_ns"},
         {"processes", "processes"},
         {"degraded", "degraded"},
+        {"limits_hit", "counters"},
     };
     for (size_t i = 0; i < ARRAY_COUNT(moved); i++) {
         move(known, moved[i][0], info, moved[i][1]);
@@ -234,9 +243,6 @@ int container_info(const struct place *place, const json_t *document, json_t **o
     json_int_t pid = json_integer_value(json_object_get(info, "pid"));
     if (pid > 0) {
         add_started(pid, info);
-    }
-    if (pid > 0 && life_counters(&life, name, &counters, &ignored) == 0) {
-        (void)json_object_set_new(info, "counters", counters);
     }
     if (config_load(&life.store, name, &config, &ignored) == 0) {
         add_network(&life, config, info);

@@ -9,6 +9,8 @@
 #include "base/core/size.h"
 #include "base/host/file.h"
 
+#define MANY_LAYERS 8 /* each one costs a look into its tables */
+
 static int read_disk(const struct vm *vm, const char *device, const json_t *settings,
                      struct vm_disk *disk, struct error *err)
 {
@@ -88,6 +90,21 @@ int vm_disks_find(struct vm_disks *disks, struct error *err)
         }
     }
     return rc;
+}
+
+void vm_disks_settle(struct vm_disks *disks)
+{
+    for (unsigned i = 0; i < disks->count; i++) {
+        const struct vm_disk *disk = &disks->disk[i];
+        json_t *layers = NULL, *found = NULL;
+        if (disk->driver != NULL && !disk->is_volume &&
+            disk->driver->disk_layers(disk->pool, disk->name, &layers, NULL) == 0 &&
+            json_array_size(layers) > MANY_LAYERS) {
+            error_ignore(disk->driver->sweep(disk->pool, &found, NULL));
+        }
+        json_decref(layers);
+        json_decref(found);
+    }
 }
 
 static void remove_first(struct vm_disks *disks, unsigned count)

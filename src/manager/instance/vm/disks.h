@@ -27,6 +27,9 @@ struct vm_disks {
 /* The root disk is the first. -EINVAL naming the device. vm_disks_fini also after a failure. */
 int must_check vm_disks_init(const struct vm *vm, struct vm_disks *out_disks, struct error *err);
 void vm_disks_fini(struct vm_disks *disks);
+/* Before a start: where many files stand on each other, those that nobody needs apart any more, as of snapshots and clones that
+ * are gone, become one. What cannot be done now waits for the next start. */
+void vm_disks_settle(struct vm_disks *disks);
 /* Where they are now: their pools say it anew after each snapshot. */
 int must_check vm_disks_find(struct vm_disks *disks, struct error *err);
 

@@ -1,22 +1,19 @@
 #include "manager/instance/vm/guest.h"
 
 #include <errno.h>
-#include <poll.h>
-#include <pthread.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "base/host/event_loop.h"
 #include "base/host/file.h"
 #include "manager/instance/vm/agent.h"
-#include "session/frames.h"
 
 #define FREEZE_TIMEOUT_MS   5000
 #define TIME_TIMEOUT_MS     1000
-#define PROGRAM_TIMEOUT_MS  10000
-#define IDENTITY_TIMEOUT_MS 5000
+#define INFO_TIMEOUT_MS     5000
+#define IDENTITY_TIMEOUT_MS 5000  /* until an agent answers */
+#define KEYS_TIMEOUT_MS     60000 /* a slow guest makes keys of RSA */
 
 int guest_ask(const struct vm *vm, json_t *request, int timeout_ms, json_t **out_answer,
               struct error *err)
@@ -36,7 +33,8 @@ int guest_ask(const struct vm *vm, json_t *request, int timeout_ms, json_t **out
 
 bool guest_has_agent(const struct vm *vm)
 {
-    return guest_ask(vm, json_pack("{s:s}", "do", "info"), TIME_TIMEOUT_MS, NULL, NULL) == 0;
+    /* Where none is, that is said at once; one that is there may be slow. */
+    return guest_ask(vm, json_pack("{s:s}", "do", "info"), INFO_TIMEOUT_MS, NULL, NULL) == 0;
 }
 
 int guest_freeze(const struct vm *vm)
@@ -68,7 +66,27 @@ void guest_set_time(const struct vm *vm)
     error_ignore(guest_ask(vm, request, TIME_TIMEOUT_MS, NULL, NULL));
 }
 
-int guest_give_identity(const struct vm *vm, struct error *err)
+/* Those of its cards that have another MAC than the old one's of the same name. */
+static json_t *other_cards(const struct vm *vm, const struct vm *old)
+{
+    const json_t *before = json_object_get(old->document, "devices");
+    json_t *cards = json_array();
+    const char *name;
+    json_t *device;
+    json_object_foreach(json_object_get(vm->document, "devices"), name, device)
+    {
+        const char *type = vm_property(device, "type");
+        const char *from = vm_property(json_object_get(before, name), "mac");
+        const char *to = vm_property(device, "mac");
+        if (type != NULL && strcmp(type, "nic") == 0 && from != NULL && to != NULL &&
+            strcmp(from, to) != 0) {
+            (void)json_array_append_new(cards, json_pack("{s:s, s:s}", "from", from, "to", to));
+        }
+    }
+    return cards;
+}
+
+static json_t *make_identity(const struct vm *vm, const struct vm *old)
 {
     const char *uuid = json_string_value(json_object_get(vm->document, "uuid"));
     char id[33] = "";
@@ -78,103 +96,32 @@ int guest_give_identity(const struct vm *vm, struct error *err)
             id[used++] = *c;
         }
     }
-    json_t *request =
-        json_pack("{s:s, s:s, s:b}", "do", "identity", "hostname", vm_hostname(vm), "host_keys", 1);
+    json_t *request = json_pack("{s:s, s:s, s:b, s:o}", "do", "identity", "hostname",
+                                vm_hostname(vm), "host_keys", 1, "cards", other_cards(vm, old));
     if (used == 32) {
         json_object_set_new(request, "machine_id", json_string(id));
     }
+    return request;
+}
+
+int guest_give_identity(const struct vm *vm, const struct vm *old, struct error *err)
+{
+    json_t *request = make_identity(vm, old), *answer = NULL;
     int64_t end_ms = clock_monotonic_ms() + IDENTITY_TIMEOUT_MS;
     int rc;
     /* A guest that goes on after a restore takes a moment to answer. */
-    while ((rc = guest_ask(vm, json_incref(request), IDENTITY_TIMEOUT_MS, NULL, err)) ==
+    while ((rc = guest_ask(vm, json_incref(request), KEYS_TIMEOUT_MS, &answer, err)) ==
                -ECONNREFUSED &&
            clock_monotonic_ms() < end_ms) {
-        const struct timespec pause = {.tv_nsec = 20000000};
+        const struct timespec pause = {.tv_nsec = 5000000};
         (void)nanosleep(&pause, NULL);
     }
+    size_t wanted = json_array_size(json_object_get(request, "cards"));
+    if (rc == 0 && json_integer_value(json_object_get(answer, "cards")) != (json_int_t)wanted) {
+        rc = error_set(err, EOPNOTSUPP,
+                       "the guest's hull-agent is an older one: its cards keep their addresses");
+    }
     json_decref(request);
+    json_decref(answer);
     return rc;
-}
-
-/* A program in the guest, on a thread that ends with its socket. */
-struct program {
-    const struct vm *vm;
-    json_t *request;
-    int frames;
-};
-
-static void *run_program(void *ctx)
-{
-    struct program *program = ctx;
-    char folder[PATH_MAX];
-    vm_run_path(program->vm, "vsock", folder);
-    /* How it ended is in its frames. */
-    error_ignore(
-        agent_session(folder, program->request, program->frames, PROGRAM_TIMEOUT_MS, NULL));
-    (void)shutdown(program->frames, SHUT_RDWR);
-    return NULL;
-}
-
-/* Its exit status; -1: none came in time. What it writes is lost. */
-static int await_exit(int fd)
-{
-    AUTO_FREE uint8_t *data = malloc(SESSION_MAX_PAYLOAD);
-    int64_t end_ms = clock_monotonic_ms() + PROGRAM_TIMEOUT_MS;
-    int status = -1;
-    int64_t left_ms;
-    while (data != NULL && status < 0 && (left_ms = end_ms - clock_monotonic_ms()) > 0) {
-        struct pollfd ready = {.fd = fd, .events = POLLIN};
-        enum session_frame type;
-        size_t size;
-        if (poll(&ready, 1, (int)left_ms) <= 0 ||
-            session_receive(fd, &type, data, &size, NULL) < 0) {
-            break;
-        }
-        json_t *control =
-            type == SESSION_CONTROL ? json_loadb((const char *)data, size, 0, NULL) : NULL;
-        json_t *code = json_object_get(control, "exit");
-        status = json_is_integer(code) ? (int)json_integer_value(code) : -1;
-        json_decref(control);
-    }
-    return status;
-}
-
-/* Takes the request over. */
-static int run(const struct vm *vm, json_t *request)
-{
-    int pair[2];
-    pthread_t thread;
-    int status = -1;
-    if (request != NULL && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) == 0) {
-        struct program program = {.vm = vm, .request = request, .frames = pair[0]};
-        if (pthread_create(&thread, NULL, run_program, &program) == 0) {
-            status = await_exit(pair[1]);
-            (void)shutdown(pair[1], SHUT_RDWR); /* who is late is not waited for */
-            (void)pthread_join(thread, NULL);
-        }
-        close(pair[0]);
-        close(pair[1]);
-    }
-    json_decref(request);
-    return status;
-}
-
-int guest_change_mac(const struct vm *vm, const char *from, const char *to, struct error *err)
-{
-    static const char script[] =
-        "for card in /sys/class/net/*; do\n"
-        "  if [ \"$(cat $card/address)\" = \"$1\" ]; then\n"
-        "    name=${card##*/}\n"
-        "    ip link set dev $name down && ip link set dev $name address \"$2\" || exit 1\n"
-        "    ip addr flush dev $name; ip link set dev $name up\n"
-        "    networkctl reconfigure $name || ifup --force $name || dhclient $name || udhcpc -q -n -i $name\n"
-        "    exit 0\n"
-        "  fi\n"
-        "done >/dev/null 2>&1 </dev/null\n"
-        "exit 1\n";
-    int status = run(vm, json_pack("{s:s, s:[s, s, s, s, s, s]}", "do", "exec", "command",
-                                   "/bin/sh", "-c", script, "sh", from, to));
-    return status == 0
-               ? 0
-               : error_set(err, EIO, "vm %s: its card %s keeps this address", vm->name, from);
 }

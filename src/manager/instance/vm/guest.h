@@ -14,11 +14,8 @@ int guest_freeze(const struct vm *vm);
 void guest_thaw(const struct vm *vm, int fd); /* -1 is fine */
 /* A guest that was saved takes its clock from the host again. Without an agent it does so by itself, or not. */
 void guest_set_time(const struct vm *vm);
-/* A clone becomes somebody else: another name, machine-id and keys. Waits a little for the agent. */
-int must_check guest_give_identity(const struct vm *vm, struct error *err);
-
-/* Its card with one address gets another, and asks anew for its IP addresses. -EIO: it has none such, or its tools cannot. */
-int must_check guest_change_mac(const struct vm *vm, const char *from, const char *to,
-                                struct error *err);
+/* A clone of 'old' becomes somebody else: another name, machine-id, keys, and addresses of its cards. Waits a little for the
+ * agent. */
+int must_check guest_give_identity(const struct vm *vm, const struct vm *old, struct error *err);
 
 #endif

@@ -62,6 +62,9 @@ static int start(const struct vm *vm, const json_t *boot, const char *restore, b
                          vm->name);
     }
     int rc = vm_disks_init(vm, disks, err);
+    if (rc == 0 && restore == NULL) {
+        vm_disks_settle(disks);
+    }
     if (rc == 0) {
         rc = vm_disks_find(disks, err);
     }

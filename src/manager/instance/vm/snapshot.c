@@ -11,6 +11,7 @@
 
 #include "base/host/event_loop.h"
 #include "base/host/file.h"
+#include "base/host/huge.h"
 #include "manager/instance/vm/disks.h"
 #include "manager/instance/vm/guest.h"
 #include "manager/instance/vm/life.h"
@@ -348,11 +349,13 @@ static bool fits_into_memory(struct still *still)
     return bytes > 0 && (unsigned long long)bytes < available_kib / 3 * 1024;
 }
 
-/* Nobody needs it for longer than the clone's start takes: no file, if it fits. */
+/* It becomes the clone's memory (migrate/save.h): no file on a disk, if it fits. */
 static int save_for_clone(struct still *still, const struct vm *to, int *out_fd,
                           char out_path[PATH_MAX], struct error *err)
 {
-    int fd = fits_into_memory(still) ? memfd_create("hull-clone", MFD_CLOEXEC) : -1;
+    bool fits = fits_into_memory(still);
+    int fd = fits ? huge_create_file("clone") : -1;
+    fd = fits && fd < 0 ? memfd_create("hull-clone", MFD_CLOEXEC) : fd;
     vm_state_path(to, "memory", out_path);
     if (fd < 0) {
         return save_memory_as(still, out_path, err);
@@ -396,25 +399,6 @@ static int make_clone(struct job *job, struct still *still, const struct vm *to,
     return rc;
 }
 
-/* Its cards, too, are others than those of the one that it was cloned from, with which it would share their addresses. */
-static void change_macs(struct job *job, const struct vm *vm, const struct vm *old)
-{
-    const json_t *before = json_object_get(old->document, "devices");
-    const char *name;
-    json_t *device;
-    json_object_foreach(json_object_get(vm->document, "devices"), name, device)
-    {
-        const char *type = vm_property(device, "type");
-        const char *from = vm_property(json_object_get(before, name), "mac");
-        const char *to = vm_property(device, "mac");
-        struct error err;
-        if (type != NULL && strcmp(type, "nic") == 0 && from != NULL && to != NULL &&
-            strcmp(from, to) != 0 && guest_change_mac(vm, from, to, &err) < 0) {
-            job_progress(job, err.text, 0, 0);
-        }
-    }
-}
-
 int vm_clone(struct job *job, const json_t *document, const json_t *from, const char *snapshot,
              bool is_live, struct error *err)
 {
@@ -441,10 +425,11 @@ int vm_clone(struct job *job, const json_t *document, const json_t *from, const 
     end_still(still);
     free(still);
     if (rc == 0 && is_live) {
-        if (!has_agent || guest_give_identity(&new, NULL) < 0) {
+        struct error late;
+        if (!has_agent) {
             job_progress(job, "the guest has no hull-agent: it keeps its name and keys", 0, 0);
-        } else {
-            change_macs(job, &new, &old);
+        } else if (guest_give_identity(&new, &old, &late) < 0) {
+            job_progress(job, late.text, 0, 0);
         }
     }
     return rc < 0 ? error_prefix(err, rc, "clone %s of %s", new.name, old.name) : 0;
