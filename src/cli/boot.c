@@ -55,6 +55,11 @@ static int start_vmm(const struct boot_files *files, int config_fd, pid_t *out_p
             spec.keep[spec.keep_count++] = files->net[i];
         }
     }
+    for (size_t i = 0; i < BOOT_MAX_SHARES; i++) {
+        if (files->share[i] >= 0) {
+            spec.keep[spec.keep_count++] = files->share[i];
+        }
+    }
     return process_spawn(&spec, false, out_pid, err);
 }
 
@@ -104,7 +109,7 @@ static int start(const struct boot_options *options, struct boot_files *files, p
         rc = send_config(options, files, config_out, err);
     }
     if (rc == 0) {
-        rc = boot_files_await_helpers(files, err);
+        rc = boot_files_await_helpers(files, options, err);
     }
     if (rc < 0) {
         stop_vmm(vmm);

@@ -136,6 +136,16 @@ static json_t *nets_entry(const struct boot_options *options, const struct boot_
     return nets;
 }
 
+static json_t *shares_entry(const struct boot_options *options, const struct boot_files *files)
+{
+    json_t *shares = json_array();
+    for (unsigned i = 0; i < options->share_count; i++) {
+        json_array_append_new(
+            shares, json_pack("{s:i, s:s}", "fd", files->share[i], "tag", options->share[i].tag));
+    }
+    return shares;
+}
+
 static json_t *console_entry(const struct boot_options *options, const struct boot_files *files)
 {
     static const char *const kinds[] = {
@@ -200,6 +210,7 @@ char *boot_config_make(const struct boot_options *options, const struct boot_fil
     }
     json_object_set_new(root, "disks", disks_entry(options, files));
     json_object_set_new(root, "nets", nets_entry(options, files));
+    json_object_set_new(root, "shares", shares_entry(options, files));
     json_object_set_new(root, "console", console_entry(options, files));
     char *text = rc == 0 ? json_dumps(root, JSON_COMPACT) : NULL;
     json_decref(root);

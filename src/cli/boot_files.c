@@ -52,6 +52,10 @@ void boot_files_init(struct boot_files *files)
         files->net[i] = -1;
         files->helper_ready[i] = -1;
     }
+    for (int i = 0; i < BOOT_MAX_SHARES; i++) {
+        files->share[i] = -1;
+        files->sharer_ready[i] = -1;
+    }
 }
 
 static void close_fd(int *fd)
@@ -382,6 +386,10 @@ int boot_files_open(struct boot_files *files, const struct boot_options *options
         rc = boot_open_net(&options->net[i], &files->net[i], &files->helper[i],
                            &files->helper_ready[i], err);
     }
+    for (unsigned i = 0; rc == 0 && i < options->share_count; i++) {
+        rc = boot_open_share(&options->share[i], options->verbose, &files->share[i],
+                             &files->sharer[i], &files->sharer_ready[i], err);
+    }
     if (rc == 0) {
         rc = open_control(files, options, err);
     }
@@ -424,7 +432,8 @@ int boot_read_ready(int fd, char *out_line, size_t size)
     return 0;
 }
 
-int boot_files_await_helpers(struct boot_files *files, struct error *err)
+int boot_files_await_helpers(struct boot_files *files, const struct boot_options *options,
+                             struct error *err)
 {
     for (int i = 0; i < BOOT_MAX_NETS; i++) {
         char line[ERROR_TEXT_SIZE];
@@ -442,6 +451,13 @@ int boot_files_await_helpers(struct boot_files *files, struct error *err)
                        : error_set(err, EIO, "network %d: its helper ended: another --net", i);
         }
         close_fd(&files->helper_ready[i]);
+    }
+    for (unsigned i = 0; i < options->share_count; i++) {
+        int rc = boot_await_share(&options->share[i], files->sharer_ready[i], err);
+        if (rc < 0) {
+            return rc;
+        }
+        close_fd(&files->sharer_ready[i]);
     }
     return 0;
 }
@@ -465,6 +481,9 @@ void boot_files_hand_over(struct boot_files *files)
     for (int i = 0; i < BOOT_MAX_NETS; i++) {
         close_fd(&files->net[i]);
     }
+    for (int i = 0; i < BOOT_MAX_SHARES; i++) {
+        close_fd(&files->share[i]);
+    }
     close_fd(&files->control);
     close_fd(&files->control_vm);
     close_fd(&files->console_vm);
@@ -484,6 +503,14 @@ void boot_files_fini(struct boot_files *files, const struct boot_options *option
             (void)kill(files->helper[i], SIGTERM); /* it may have ended with its socket */
             (void)waitpid(files->helper[i], NULL, 0);
             files->helper[i] = 0;
+        }
+    }
+    for (int i = 0; i < BOOT_MAX_SHARES; i++) {
+        close_fd(&files->sharer_ready[i]);
+        if (files->sharer[i] > 0) {
+            (void)kill(files->sharer[i], SIGTERM); /* it may have ended with its socket */
+            (void)waitpid(files->sharer[i], NULL, 0);
+            files->sharer[i] = 0;
         }
     }
     if (files->has_control_path) {

@@ -37,8 +37,11 @@ struct boot_files {
     int net[BOOT_MAX_NETS];          /* tap, or the VM's end of a socket to a helper */
     pid_t helper[BOOT_MAX_NETS];     /* 0: none */
     int helper_ready[BOOT_MAX_NETS]; /* says "ready", or why not, in one line */
-    int control;                     /* listening, -1: none */
-    int control_vm, control_own;     /* a connection between hull and the VM */
+    int share[BOOT_MAX_SHARES];      /* the VM's ends of sockets to hull-share */
+    pid_t sharer[BOOT_MAX_SHARES];   /* 0: none */
+    int sharer_ready[BOOT_MAX_SHARES];
+    int control;                 /* listening, -1: none */
+    int control_vm, control_own; /* a connection between hull and the VM */
     int console_vm,
         console_own; /* stdio: a socket pair. Others: the VM's descriptor; the pty's other side */
     char pty_path[64];
@@ -50,7 +53,8 @@ void boot_files_init(struct boot_files *files);
 int must_check boot_files_open(struct boot_files *files, const struct boot_options *options,
                                struct error *err);
 /* Waits until each helper serves. */
-int must_check boot_files_await_helpers(struct boot_files *files, struct error *err);
+int must_check boot_files_await_helpers(struct boot_files *files,
+                                        const struct boot_options *options, struct error *err);
 /* Closes what the VM has got and hull does not use any more. */
 void boot_files_hand_over(struct boot_files *files);
 /* Closes all, ends the helpers, removes the sockets' paths. */
@@ -85,6 +89,11 @@ int must_check boot_write_status(const char *path, int status, struct error *err
 /* The network behind one card: net_files.c. */
 int must_check boot_open_net(const struct boot_net *net, int *out_fd, pid_t *out_helper,
                              int *out_ready_fd, struct error *err);
+
+/* Starts hull-share for a folder, and waits until it serves: boot_share.c. */
+int must_check boot_open_share(const struct boot_share *share, bool is_verbose, int *out_fd,
+                               pid_t *out_helper, int *out_ready_fd, struct error *err);
+int must_check boot_await_share(const struct boot_share *share, int ready_fd, struct error *err);
 
 /* The configuration document for hull-vmm. Owned by the caller; NULL: no memory. */
 char *boot_config_make(const struct boot_options *options, const struct boot_files *files);

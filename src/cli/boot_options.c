@@ -173,11 +173,6 @@ static int parse_cdrom(void *into, const char *value, struct error *err)
                      "not supported yet by this version: supported: --disk FILE,readonly");
 }
 
-static int parse_share(void *into, const char *value, struct error *err)
-{
-    return error_set(err, EOPNOTSUPP, "not supported yet by this version: supported: --disk FILE");
-}
-
 static int parse_boot_order(void *into, const char *value, struct error *err)
 {
     return error_set(err, EOPNOTSUPP,
@@ -276,8 +271,9 @@ const struct option_spec boot_option_table[] = {
      "a network card: user[,restrict][,hostfwd=tcp:ADDR:PORT-:PORT]..., passt, tap=IFNAME or none; "
      "also mac=ADDRESS (default: user)",
      "user|passt|tap=|none", boot_parse_net},
-    {"share", 0, "DIR:TAG", "not in this version: share a folder with the guest", "DIR",
-     parse_share},
+    {"share", 0, "DIR:TAG[,readonly]",
+     "share a folder with the guest, which mounts it by its tag: mount -t virtiofs TAG /mnt", "DIR",
+     boot_parse_share},
     {"vsock", 0, "cid=N,dir=DIR",
      "a vsock device; port P of the guest meets the unix socket P in DIR", NULL, boot_parse_vsock},
     {"balloon", 0, "on|off", "memory balloon with free page reporting (default: on)", "on|off",
@@ -336,6 +332,10 @@ void boot_options_fini(struct boot_options *options)
     for (unsigned i = 0; i < options->net_count; i++) {
         free(options->net[i].text);
     }
+    for (unsigned i = 0; i < options->share_count; i++) {
+        free(options->share[i].folder);
+    }
+    options->share_count = 0;
     free(options->vsock_dir);
     options->disk_count = 0;
     options->net_count = 0;

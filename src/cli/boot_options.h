@@ -13,6 +13,7 @@
 #define BOOT_MAX_LAYERS   16
 #define BOOT_MAX_NETS     8
 #define BOOT_MAX_HOSTFWDS 32
+#define BOOT_MAX_SHARES   8
 
 /* What a disk's image stands on. */
 struct boot_layer {
@@ -59,6 +60,12 @@ struct boot_net {
     bool has_mac;
 };
 
+struct boot_share {
+    char *folder;    /* owned: the option's words, to which the tag points */
+    const char *tag; /* by which the guest finds it */
+    bool is_readonly;
+};
+
 enum boot_console {
     BOOT_CONSOLE_STDIO,
     BOOT_CONSOLE_PTY,
@@ -81,6 +88,8 @@ struct boot_options {
     struct boot_net net[BOOT_MAX_NETS];
     unsigned net_count;
     bool has_no_net; /* --net none */
+    struct boot_share share[BOOT_MAX_SHARES];
+    unsigned share_count;
 
     enum boot_console console;
     const char *console_path;
@@ -114,5 +123,7 @@ int boot_unknown_key(const char *key, const char *words, struct error *err);
 int boot_parse_disk(void *into, const char *value, struct error *err);
 int boot_parse_net(void *into, const char *value, struct error *err);
 int boot_parse_vsock(void *into, const char *value, struct error *err);
+/* --share (boot_share.c). */
+int boot_parse_share(void *into, const char *value, struct error *err);
 
 #endif

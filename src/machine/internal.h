@@ -16,7 +16,7 @@
 #include "machine/machine.h"
 
 /* Disks, nets, and one each of the rest. */
-#define MACHINE_MAX_DEVICES (MACHINE_MAX_DISKS + MACHINE_MAX_NETS + 8)
+#define MACHINE_MAX_DEVICES (MACHINE_MAX_DISKS + MACHINE_MAX_NETS + MACHINE_MAX_SHARES + 8)
 #define MACHINE_WHY_SIZE    160
 
 /* Where the board's memory is. */

@@ -245,6 +245,11 @@ void machine_destroy(struct machine *machine)
             net_close(machine->config.net[i].net);
         }
     }
+    for (size_t i = 0; i < machine->config.share_count; i++) {
+        if (machine->config.share[i].fd >= 0) {
+            close(machine->config.share[i].fd);
+        }
+    }
     if (machine->vm != NULL) {
         machine->config.engine->vm_destroy(machine->vm);
     }

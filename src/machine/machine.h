@@ -16,8 +16,9 @@
 #include "engine/engine.h"
 #include "net/net.h"
 
-#define MACHINE_MAX_DISKS 16
-#define MACHINE_MAX_NETS  8
+#define MACHINE_MAX_DISKS  16
+#define MACHINE_MAX_NETS   8
+#define MACHINE_MAX_SHARES 8
 
 struct machine;
 
@@ -53,6 +54,11 @@ struct machine_net {
     uint8_t mac[6];
 };
 
+struct machine_share {
+    int fd;          /* of its hull-share; owned by the machine from then on */
+    const char *tag; /* borrowed, for machine_create */
+};
+
 struct machine_config {
     const char *board; /* "micro" */
     const struct engine_ops *engine;
@@ -73,6 +79,8 @@ struct machine_config {
     size_t disk_count;
     struct machine_net net[MACHINE_MAX_NETS];
     size_t net_count;
+    struct machine_share share[MACHINE_MAX_SHARES];
+    size_t share_count;
     bool has_balloon, has_rng, has_vsock, has_virtio_console;
     uint32_t vsock_cid;
     int vsock_dir_fd; /* directory in which guest port N meets unix socket "N"; -1: none */
@@ -84,10 +92,12 @@ struct machine_config {
     void (*ended)(void *ctx, enum machine_end end, uint32_t code, const char *why);
     /* See device_host.disk_failed; pausing the VM is the owner's business. NULL: nobody does. */
     void (*disk_failed)(void *ctx, const char *device_name, bool is_write, int error, bool stops);
+    /* See device_host.share_lost. NULL: nobody does. */
+    void (*share_lost)(void *ctx, const char *device_name, const char *why);
     void *ctx;
 };
 
-/* Builds everything and loads the kernel; vCPUs do not run yet. Takes over the disks and nets, also on failure. */
+/* Builds everything and loads the kernel; vCPUs do not run yet. Takes over the disks, nets and shares, also on failure. */
 int must_check machine_create(const struct machine_config *config, struct machine **out_machine,
                               struct error *err);
 /* Stops the vCPUs, frees all. NULL is fine. */

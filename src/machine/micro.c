@@ -12,6 +12,7 @@
 #include "device/virtio/balloon.h"
 #include "device/virtio/block.h"
 #include "device/virtio/console.h"
+#include "device/virtio/fs.h"
 #include "device/virtio/net.h"
 #include "device/virtio/rng.h"
 #include "device/virtio/vsock.h"
@@ -295,6 +296,15 @@ static void disk_failed(void *ctx, const char *device_name, bool is_write, int e
     }
 }
 
+static void share_lost(void *ctx, const char *device_name, const char *why)
+{
+    const struct machine_config *config = &((struct machine *)ctx)->config;
+
+    if (config->share_lost != NULL) {
+        config->share_lost(config->ctx, device_name, why);
+    }
+}
+
 static void power_off(void *ctx)
 {
     machine_request_end(ctx, MACHINE_END_POWEROFF, 0, "");
@@ -482,6 +492,28 @@ static int create_others(struct machine *machine, struct error *err)
     return rc;
 }
 
+/* Last: a machine with shares has all else where one without has it. */
+static int create_shares(struct machine *machine, struct error *err)
+{
+    struct machine_config *config = &machine->config;
+    struct device *device;
+    int rc = 0;
+
+    for (uint32_t i = 0; rc == 0 && i < config->share_count; i++) {
+        const struct virtio_fs_options options = {
+            .common = virtio(machine, i),
+            .fd = config->share[i].fd,
+            .tag = config->share[i].tag,
+        };
+        config->share[i].fd = -1; /* the device's, also on failure */
+        rc = virtio_fs_create(&options, &device, err);
+        if (rc == 0) {
+            (void)add_device(machine, device);
+        }
+    }
+    return rc;
+}
+
 int micro_boot(struct machine *machine, struct x86_state *state, struct error *err)
 {
     const struct acpi_config acpi = {
@@ -529,6 +561,7 @@ int micro_create(struct machine *machine, struct error *err)
         .is_repeatable = machine->has_own_time,
         .stop_vm = stop_vm,
         .disk_failed = disk_failed,
+        .share_lost = share_lost,
     };
     int rc = create_platform(machine, err);
     if (rc == 0) {
@@ -536,6 +569,9 @@ int micro_create(struct machine *machine, struct error *err)
     }
     if (rc == 0) {
         rc = create_others(machine, err);
+    }
+    if (rc == 0) {
+        rc = create_shares(machine, err);
     }
     return rc;
 }

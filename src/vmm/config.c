@@ -46,6 +46,13 @@ static void read_net(struct config_reader *reader, const json_t *object, struct 
     read_mac(reader, config_get_text(reader, object, "mac", NULL, 17), net->mac);
 }
 
+static void read_share(struct config_reader *reader, const json_t *object,
+                       struct machine_share *share)
+{
+    share->fd = config_get_fd(reader, object, "fd", false);
+    share->tag = config_get_text(reader, object, "tag", NULL, 36);
+}
+
 static void read_lists(struct config_reader *reader, const json_t *root, struct config *config)
 {
     size_t index;
@@ -70,6 +77,17 @@ static void read_lists(struct config_reader *reader, const json_t *root, struct 
     json_array_foreach(list, index, object)
     {
         read_net(reader, object, &config->net[config->net_count++]);
+    }
+    reader->where = "";
+    list = json_object_get(root, "shares");
+    if (json_array_size(list) > MACHINE_MAX_SHARES) {
+        config_fail(reader, "shares", "a shorter list");
+        return;
+    }
+    reader->where = "share ";
+    json_array_foreach(list, index, object)
+    {
+        read_share(reader, object, &config->share[config->share_count++]);
     }
     reader->where = "";
 }

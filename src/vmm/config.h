@@ -81,6 +81,8 @@ struct config {
     size_t disk_count;
     struct config_net net[MACHINE_MAX_NETS];
     size_t net_count;
+    struct machine_share share[MACHINE_MAX_SHARES];
+    size_t share_count;
     enum config_console_kind console;
     int console_fd;
     int console_log_fd, console_old_log_fd; /* -1: none */

@@ -79,6 +79,22 @@ static void machine_ended(void *ctx, enum machine_end end, uint32_t code, const 
     vmm_end(vmm, status);
 }
 
+/* The guest learns by EIO; who looks after the VM learns here. */
+static void share_lost(void *ctx, const char *device_name, const char *why)
+{
+    struct vmm *vmm = ctx;
+    const char *number = strchr(device_name, '.');
+    size_t index = number != NULL ? strtoul(number + 1, NULL, 10) : 0;
+    const char *tag = index < vmm->config.share_count ? vmm->config.share[index].tag : "?";
+    log_error("vm %s: share %s: %s: the guest's requests fail until the VM is started again",
+              vmm->config.name, tag, why);
+    if (vmm->control != NULL) {
+        control_send_event(vmm->control,
+                           json_pack("{s:s, s:s, s:s, s:s}", "event", "share-lost", "name",
+                                     vmm->config.name, "share", tag, "why", why));
+    }
+}
+
 static int open_nets(struct vmm *vmm, struct machine_config *machine, struct error *err)
 {
     for (size_t i = 0; i < vmm->config.net_count; i++) {
@@ -113,6 +129,9 @@ static void close_parts(struct machine_config *machine)
     }
     for (size_t i = 0; i < machine->net_count; i++) {
         net_close(machine->net[i].net);
+    }
+    for (size_t i = 0; i < machine->share_count; i++) {
+        close(machine->share[i].fd);
     }
 }
 
@@ -159,8 +178,11 @@ static int create_machine(struct vmm *vmm, struct error *err)
         .loop = vmm->loop,
         .ended = machine_ended,
         .disk_failed = vmm_disk_failed,
+        .share_lost = share_lost,
+        .share_count = config->share_count,
         .ctx = vmm,
     };
+    memcpy(machine.share, config->share, sizeof(machine.share));
     rc = vmm_open_disks(vmm, &machine, err);
     if (rc == 0) {
         rc = open_nets(vmm, &machine, err);
