@@ -55,6 +55,11 @@ static int start_vmm(const struct boot_files *files, int config_fd, pid_t *out_p
             spec.keep[spec.keep_count++] = files->net[i];
         }
     }
+    for (size_t i = 0; i < BOOT_MAX_SERIALS; i++) {
+        if (files->serial[i].vm_fd >= 0) {
+            spec.keep[spec.keep_count++] = files->serial[i].vm_fd;
+        }
+    }
     for (size_t i = 0; i < BOOT_MAX_SHARES; i++) {
         if (files->share[i] >= 0) {
             spec.keep[spec.keep_count++] = files->share[i];
@@ -136,6 +141,12 @@ static int run(const struct boot_options *options, struct boot_files *files)
     } else {
         if (options->console == BOOT_CONSOLE_PTY) {
             (void)fprintf(stderr, "hull: %s: console on %s\n", options->name, files->pty_path);
+        }
+        for (unsigned i = 0; i < options->serial_count; i++) {
+            if (options->serial[i].kind == BOOT_CONSOLE_PTY) {
+                (void)fprintf(stderr, "hull: %s: serial port %u on %s\n", options->name, i + 1,
+                              files->serial[i].pty_path);
+            }
         }
         bool is_stdio = options->console == BOOT_CONSOLE_STDIO;
         status =

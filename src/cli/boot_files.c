@@ -7,11 +7,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <termios.h>
 
 #include "base/core/endian.h"
 #include "base/host/file.h"
@@ -51,6 +49,10 @@ void boot_files_init(struct boot_files *files)
     for (int i = 0; i < BOOT_MAX_NETS; i++) {
         files->net[i] = -1;
         files->helper_ready[i] = -1;
+    }
+    for (int i = 0; i < BOOT_MAX_SERIALS; i++) {
+        files->serial[i].vm_fd = -1;
+        files->serial[i].own_fd = -1;
     }
     for (int i = 0; i < BOOT_MAX_SHARES; i++) {
         files->share[i] = -1;
@@ -182,25 +184,6 @@ int boot_open_disk(const struct boot_disk *disk, int *out_fd, struct error *err)
     return 0;
 }
 
-/* The pseudo terminal starts raw; hull keeps its user side open so that nobody's absence hangs it up. */
-static int open_pty(struct boot_files *files, struct error *err)
-{
-    files->console_vm = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
-    if (files->console_vm < 0 || grantpt(files->console_vm) < 0 ||
-        unlockpt(files->console_vm) < 0 ||
-        ptsname_r(files->console_vm, files->pty_path, sizeof(files->pty_path)) != 0) {
-        return error_set(err, errno, "console pty: %s: a host with /dev/pts", strerror(errno));
-    }
-    files->console_own = open(files->pty_path, O_RDWR | O_NOCTTY | O_CLOEXEC);
-    struct termios raw;
-    if (files->console_own < 0 || tcgetattr(files->console_own, &raw) < 0) {
-        return error_set_errno(err, errno, "console pty %s", files->pty_path);
-    }
-    cfmakeraw(&raw);
-    (void)tcsetattr(files->console_own, TCSANOW, &raw); /* cooked is ugly, no failure */
-    return 0;
-}
-
 static int open_console(struct boot_files *files, const struct boot_options *options,
                         struct error *err)
 {
@@ -215,7 +198,8 @@ static int open_console(struct boot_files *files, const struct boot_options *opt
         files->console_own = pair[1];
         return 0;
     case BOOT_CONSOLE_PTY:
-        return open_pty(files, err);
+        return boot_open_pty(&files->console_vm, &files->console_own, files->pty_path,
+                             sizeof(files->pty_path), err);
     case BOOT_CONSOLE_UNIX:
         rc = unix_socket_listen(options->console_path, "console socket", &files->console_vm, err);
         files->has_console_path = rc == 0;
@@ -402,6 +386,9 @@ int boot_files_open(struct boot_files *files, const struct boot_options *options
     if (rc == 0) {
         rc = open_console(files, options, err);
     }
+    for (unsigned i = 0; rc == 0 && i < options->serial_count; i++) {
+        rc = boot_open_serial(&options->serial[i], &files->serial[i], err);
+    }
     return rc;
 }
 
@@ -487,6 +474,9 @@ void boot_files_hand_over(struct boot_files *files)
     close_fd(&files->control);
     close_fd(&files->control_vm);
     close_fd(&files->console_vm);
+    for (int i = 0; i < BOOT_MAX_SERIALS; i++) {
+        close_fd(&files->serial[i].vm_fd);
+    }
     close_fd(&files->console_log);
     close_fd(&files->console_old_log);
 }
@@ -518,6 +508,9 @@ void boot_files_fini(struct boot_files *files, const struct boot_options *option
     }
     if (files->has_console_path) {
         (void)unlink(options->console_path);
+    }
+    for (unsigned i = 0; i < options->serial_count; i++) {
+        boot_close_serial(&options->serial[i], &files->serial[i]);
     }
     close_fd(&files->pid);
 }

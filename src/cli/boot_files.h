@@ -23,6 +23,13 @@ struct boot_storage {
     bool was_told; /* that it cannot be started */
 };
 
+struct boot_serial_files {
+    int vm_fd,
+        own_fd; /* of a pty the other side, held so that nobody's absence hangs it up; -1: none */
+    char pty_path[64];
+    bool has_path; /* made here: to be removed at the end */
+};
+
 struct boot_files {
     int kernel, initrd, restore, log, vsock_dir;
     int console_log, console_old_log;
@@ -44,6 +51,7 @@ struct boot_files {
     int control_vm, control_own; /* a connection between hull and the VM */
     int console_vm,
         console_own; /* stdio: a socket pair. Others: the VM's descriptor; the pty's other side */
+    struct boot_serial_files serial[BOOT_MAX_SERIALS];
     char pty_path[64];
     bool has_control_path, has_console_path; /* made here: to be removed at the end */
 };
@@ -90,6 +98,13 @@ int must_check boot_write_status(const char *path, int status, struct error *err
 int must_check boot_open_net(const struct boot_net *net, int *out_fd, pid_t *out_helper,
                              int *out_ready_fd, struct error *err);
 
+/* A raw pseudo terminal: both sides, and the name of the user's. boot_serial.c. */
+int must_check boot_open_pty(int *out_vm_fd, int *out_own_fd, char *out_path, size_t size,
+                             struct error *err);
+/* What a serial port leads to. Closing leaves the VM's descriptor. */
+int must_check boot_open_serial(const struct boot_serial *serial, struct boot_serial_files *files,
+                                struct error *err);
+void boot_close_serial(const struct boot_serial *serial, struct boot_serial_files *files);
 /* Starts hull-share for a folder, and waits until it serves: boot_share.c. */
 int must_check boot_open_share(const struct boot_share *share, bool is_verbose, int *out_fd,
                                pid_t *out_helper, int *out_ready_fd, struct error *err);

@@ -14,6 +14,7 @@
 #define BOOT_MAX_NETS     8
 #define BOOT_MAX_HOSTFWDS 32
 #define BOOT_MAX_SHARES   8
+#define BOOT_MAX_SERIALS  3
 
 /* What a disk's image stands on. */
 struct boot_layer {
@@ -74,6 +75,12 @@ enum boot_console {
     BOOT_CONSOLE_NONE,
 };
 
+/* A serial port behind the console's. */
+struct boot_serial {
+    enum boot_console kind; /* PTY, UNIX or FILE */
+    const char *path;       /* NULL: a pty without a link to it */
+};
+
 struct boot_options {
     const char *name;
     const char *engine;
@@ -94,6 +101,8 @@ struct boot_options {
     enum boot_console console;
     const char *console_path;
     const char *console_log;
+    struct boot_serial serial[BOOT_MAX_SERIALS];
+    unsigned serial_count;
     bool has_virtio_console;
     bool has_balloon, has_rng;
     uint32_t vsock_cid; /* 0: no vsock */
@@ -123,7 +132,8 @@ int boot_unknown_key(const char *key, const char *words, struct error *err);
 int boot_parse_disk(void *into, const char *value, struct error *err);
 int boot_parse_net(void *into, const char *value, struct error *err);
 int boot_parse_vsock(void *into, const char *value, struct error *err);
-/* --share (boot_share.c). */
+/* --serial (boot_serial.c), --share (boot_share.c). */
+int boot_parse_serial(void *into, const char *value, struct error *err);
 int boot_parse_share(void *into, const char *value, struct error *err);
 
 #endif

@@ -348,9 +348,10 @@ int machine_reset(struct machine *machine, struct error *err)
     return rc;
 }
 
-size_t machine_serial_input(struct machine *machine, const uint8_t *data, size_t size)
+size_t machine_serial_input(struct machine *machine, unsigned port, const uint8_t *data,
+                            size_t size)
 {
-    return serial_input(machine->serial, data, size);
+    return serial_input(machine->serial[port], data, size);
 }
 
 size_t machine_virtio_console_input(struct machine *machine, const uint8_t *data, size_t size)

@@ -16,9 +16,10 @@
 #include "engine/engine.h"
 #include "net/net.h"
 
-#define MACHINE_MAX_DISKS  16
-#define MACHINE_MAX_NETS   8
-#define MACHINE_MAX_SHARES 8
+#define MACHINE_MAX_DISKS   16
+#define MACHINE_MAX_NETS    8
+#define MACHINE_MAX_SHARES  8
+#define MACHINE_MAX_SERIALS 3 /* behind the console's */
 
 struct machine;
 
@@ -84,7 +85,9 @@ struct machine_config {
     bool has_balloon, has_rng, has_vsock, has_virtio_console;
     uint32_t vsock_cid;
     int vsock_dir_fd; /* directory in which guest port N meets unix socket "N"; -1: none */
-    struct console_backend serial_console; /* ttyS0 */
+    struct console_backend serial_console;              /* ttyS0 */
+    struct console_backend serial[MACHINE_MAX_SERIALS]; /* ttyS1 and so on */
+    size_t serial_count;
     struct console_backend virtio_console; /* hvc0 */
 
     struct event_loop *loop;
@@ -113,8 +116,9 @@ void machine_power_button(struct machine *machine);
 /* As the guest's own reset: registers, devices, memory of the boot files again. */
 int must_check machine_reset(struct machine *machine, struct error *err);
 
-/* Bytes typed at a console; returns how many the guest took now (it asks for more by 'input_ready'). */
-size_t machine_serial_input(struct machine *machine, const uint8_t *data, size_t size);
+/* Bytes typed at a console, or at serial port 'port' (0: the console's, 1: config.serial[0]); returns how many the guest took now (it asks for more by 'input_ready'). */
+size_t machine_serial_input(struct machine *machine, unsigned port, const uint8_t *data,
+                            size_t size);
 size_t machine_virtio_console_input(struct machine *machine, const uint8_t *data, size_t size);
 void machine_virtio_console_resize(struct machine *machine, uint16_t columns, uint16_t rows);
 /* Balloon target: bytes that the guest should keep. -ENODEV without a balloon. */

@@ -337,17 +337,32 @@ static struct device *add_device(struct machine *machine, struct device *device)
     return device;
 }
 
+/* As PCs have them, but for the interrupts of the last two: those would be the first two's, and edges cannot be shared. */
+static const struct acpi_serial serial_ports[1 + MACHINE_MAX_SERIALS] = {
+    {MICRO_COM1_PORT, MICRO_COM1_GSI}, {0x2f8, 3}, {0x3e8, 5}, {0x2e8, 7}};
+
+static int create_serial(struct machine *machine, uint32_t index,
+                         const struct console_backend *backend, struct error *err)
+{
+    const struct serial_options options = {
+        .pio = machine->pio,
+        .port = serial_ports[index].port,
+        .irq = line(machine, serial_ports[index].gsi),
+        .instance = index,
+        .ctx = backend->ctx,
+        .write = backend->write,
+        .input_ready = backend->input_ready,
+    };
+    struct device *device;
+    int rc = serial_create(&options, &device, err);
+    if (rc == 0) {
+        machine->serial[index] = add_device(machine, device);
+    }
+    return rc;
+}
+
 static int create_platform(struct machine *machine, struct error *err)
 {
-    const struct console_backend *console = &machine->config.serial_console;
-    const struct serial_options serial = {
-        .pio = machine->pio,
-        .port = MICRO_COM1_PORT,
-        .irq = line(machine, MICRO_COM1_GSI),
-        .ctx = console->ctx,
-        .write = console->write,
-        .input_ready = console->input_ready,
-    };
     const struct cmos_options cmos = {
         .pio = machine->pio,
         .memory_below_4g = machine->layout.low_bytes,
@@ -383,11 +398,13 @@ static int create_platform(struct machine *machine, struct error *err)
         return rc;
     }
     machine->power = add_device(machine, device);
-    rc = serial_create(&serial, &device, err);
+    rc = create_serial(machine, 0, &machine->config.serial_console, err);
+    for (uint32_t i = 0; rc == 0 && i < machine->config.serial_count; i++) {
+        rc = create_serial(machine, i + 1, &machine->config.serial[i], err);
+    }
     if (rc < 0) {
         return rc;
     }
-    machine->serial = add_device(machine, device);
     rc = cmos_create(&cmos, &device, err);
     if (rc < 0) {
         return rc;
@@ -516,7 +533,7 @@ static int create_shares(struct machine *machine, struct error *err)
 
 int micro_boot(struct machine *machine, struct x86_state *state, struct error *err)
 {
-    const struct acpi_config acpi = {
+    struct acpi_config acpi = {
         .vcpu_count = machine->config.vcpu_count,
         .lapic_gpa = X86_APIC_DEFAULT_GPA,
         .ioapic_gpa = IOAPIC_DEFAULT_GPA,
@@ -529,8 +546,7 @@ int micro_boot(struct machine *machine, struct x86_state *state, struct error *e
         .reset_value = POWER_RESET_VALUE,
         .sci_gsi = MICRO_SCI_GSI,
         .s5_type = POWER_SLEEP_TYPE_S5,
-        .com1_port = MICRO_COM1_PORT,
-        .com1_gsi = MICRO_COM1_GSI,
+        .serial_count = (uint32_t)machine->config.serial_count + 1,
         .rtc_port = 0x70,
         .rtc_gsi = 8,
     };
@@ -548,6 +564,7 @@ int micro_boot(struct machine *machine, struct x86_state *state, struct error *e
         .command_line = machine->command_line,
         .is_repeatable = machine->has_own_time,
     };
+    memcpy(acpi.serial, serial_ports, sizeof(serial_ports));
     int rc = acpi_build(machine->memory, BOOT_ACPI_GPA, BOOT_ACPI_SIZE, &acpi, &boot.rsdp_gpa, err);
     return rc < 0 ? rc : boot_load(&boot, state, err);
 }

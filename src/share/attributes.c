@@ -4,6 +4,7 @@
 #include <limits.h>
 #include <linux/xattr.h>
 #include <string.h>
+#include <sys/fsuid.h>
 #include <sys/vfs.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -31,17 +32,27 @@ static int do_getattr(struct share *share, const struct fuse_in_header *head,
     return node == NULL ? -errno : put_attributes(node, reply);
 }
 
-/* A file's bits that would let a program run as somebody else on the host are left out. */
-static int set_mode(const struct node *node, uint32_t mode)
+/* A file's bits that would let a program run as somebody else on the host are left out. That of a folder, whose files get its group,
+ * only a member of that group may set. */
+static int set_mode(const struct share *share, const struct node *node, uint32_t mode)
 {
     mode_t bits = mode & 07777;
+    struct stat status;
     if (S_ISLNK(node->type)) {
         return -EOPNOTSUPP;
     }
     if (!S_ISDIR(node->type)) {
         bits &= ~(mode_t)(S_ISUID | S_ISGID);
     }
-    return fchmodat(AT_FDCWD, name_of_fd(node->fd).text, bits, 0) < 0 ? -errno : 0;
+    bool is_member = share->keeps_owners && (bits & S_ISGID) != 0 && fstat(node->fd, &status) == 0;
+    if (is_member) {
+        (void)setfsgid(status.st_gid);
+    }
+    int rc = fchmodat(AT_FDCWD, name_of_fd(node->fd).text, bits, 0) < 0 ? -errno : 0;
+    if (is_member) {
+        (void)setfsgid(getegid());
+    }
+    return rc;
 }
 
 static int set_owner(const struct node *node, const struct fuse_setattr_in *in)
@@ -116,7 +127,7 @@ static int do_setattr(struct share *share, const struct fuse_in_header *head,
         rc = set_size(share, node, &in);
     }
     if (rc == 0 && (in.valid & FATTR_MODE) != 0) {
-        rc = set_mode(node, in.mode); /* behind the owner, whose change takes bits away */
+        rc = set_mode(share, node, in.mode); /* behind the owner, whose change takes bits away */
     }
     if (rc == 0 && (in.valid & (FATTR_ATIME | FATTR_MTIME)) != 0) {
         rc = set_times(node, &in);

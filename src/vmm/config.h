@@ -64,6 +64,11 @@ struct config_net {
     uint8_t mac[6];
 };
 
+struct config_serial {
+    enum config_console_kind kind;
+    int fd;
+};
+
 struct config {
     json_t *root; /* owns every string below */
     char name[CONFIG_NAME_SIZE];
@@ -87,6 +92,8 @@ struct config {
     int console_fd;
     int console_log_fd, console_old_log_fd; /* -1: none */
     bool is_console_virtio;
+    struct config_serial serial[MACHINE_MAX_SERIALS]; /* behind the first */
+    size_t serial_count;
 
     int log_fd, control_fd, owner_fd; /* -1: none */
     uint64_t started_ns; /* CLOCK_MONOTONIC when the user's command started, 0: unknown */

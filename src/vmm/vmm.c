@@ -182,6 +182,10 @@ static int create_machine(struct vmm *vmm, struct error *err)
         .share_count = config->share_count,
         .ctx = vmm,
     };
+    for (size_t i = 0; i < config->serial_count; i++) {
+        machine.serial[i] = console_serial_backend(vmm->serial[i]);
+    }
+    machine.serial_count = config->serial_count;
     memcpy(machine.share, config->share, sizeof(machine.share));
     rc = vmm_open_disks(vmm, &machine, err);
     if (rc == 0) {
@@ -265,6 +269,13 @@ static int start(struct vmm *vmm, struct error *err)
         rc = console_create(config->console, config->console_fd, config->is_console_virtio,
                             vmm->loop, &vmm->console, err);
     }
+    for (size_t i = 0; rc == 0 && i < config->serial_count; i++) {
+        rc = console_create(config->serial[i].kind, config->serial[i].fd, false, vmm->loop,
+                            &vmm->serial[i], err);
+        if (rc == 0) {
+            console_set_port(vmm->serial[i], (unsigned)i + 1);
+        }
+    }
     if (rc == 0) {
         console_set_log(vmm->console, config->console_log_fd, config->console_old_log_fd);
     }
@@ -333,6 +344,9 @@ static int run(struct vmm *vmm, const struct input *input, struct error *err)
         return rc;
     }
     console_attach(vmm->console, vmm->machine);
+    for (size_t i = 0; i < vmm->config.serial_count; i++) {
+        console_attach(vmm->serial[i], vmm->machine);
+    }
     log_start(vmm);
     if (!vmm->config.is_paused) {
         machine_resume(vmm->machine);
@@ -371,11 +385,19 @@ static int run_config(const struct input *input)
     if (vmm.console != NULL) {
         console_finish(vmm.console);
     }
+    for (size_t i = 0; i < MACHINE_MAX_SERIALS; i++) {
+        if (vmm.serial[i] != NULL) {
+            console_finish(vmm.serial[i]);
+        }
+    }
     block_jobs_destroy(vmm.jobs);
     vmm_close_disks(&vmm);
     event_timer_destroy(vmm.stop.timer);
     control_destroy(vmm.control);
     console_destroy(vmm.console);
+    for (size_t i = 0; i < MACHINE_MAX_SERIALS; i++) {
+        console_destroy(vmm.serial[i]);
+    }
     block_release_rings();
     event_loop_destroy(vmm.loop);
     config_fini(&vmm.config);

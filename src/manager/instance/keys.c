@@ -422,7 +422,8 @@ const struct instance_key instance_keys[] = {
 
     {"source", "share", KEY_BOTH, "DIR", NULL, "a folder of the host", "DIR",
      .check = check_plain_path},
-    {"path", "share", KEY_CONTAINER, "DIR", NULL, "where a container has it",
+    {"path", "share", KEY_BOTH, "DIR", NULL,
+     "where the instance has it; a VM without it, or without hull-agent, mounts it itself: mount -t virtiofs TAG DIR",
      .check = check_plain_path},
     {"tag", "share", KEY_VM, "TAG", NULL,
      "by what a VM mounts it (the device's name when it is not said)", .check = check_tag},
