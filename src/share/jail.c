@@ -95,28 +95,48 @@ static int enter_root(int folder_fd, bool is_readonly, struct error *err)
     return 0;
 }
 
+static int open_folder(const char *folder, struct error *err)
+{
+    int fd = open(folder, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    return fd >= 0
+               ? fd
+               : error_set(err, errno, "share %s: %s: an existing folder", folder, strerror(errno));
+}
+
 /* Namespaces and root are all or nothing for the caller; what failed is for the log. */
-static int enter_own_root(int folder_fd, bool is_readonly, int *out_proc_fd, struct error *err)
+static int enter_own_root(const char *folder, bool is_readonly, int *out_proc_fd, struct error *err)
 {
     int rc = enter_namespaces(err);
     if (rc < 0) {
         return rc;
     }
+    /* Once more: descriptors from before lead into the old namespace's mounts. */
+    AUTO_CLOSE int folder_fd = open_folder(folder, err);
     /* A mount of its own, so that ".." leads nowhere. */
     int proc_fd = open_tree_of(AT_FDCWD, "/proc/self/fd", false);
     if (proc_fd >= 0) {
         close(*out_proc_fd);
         *out_proc_fd = proc_fd;
     }
-    return enter_root(folder_fd, is_readonly, err);
+    return folder_fd < 0 ? folder_fd : enter_root(folder_fd, is_readonly, err);
+}
+
+/* For where it is not the root: the path by which /proc/self/fd shows the folder. */
+static int find_path(int proc_fd, int folder_fd, char *out_path, struct error *err)
+{
+    char name[16];
+    (void)snprintf(name, sizeof(name), "%d", folder_fd);
+    ssize_t size = readlinkat(proc_fd, name, out_path, PATH_MAX - 1);
+    out_path[MAX(size, 0)] = '\0';
+    return size < 0 ? error_set_errno(err, errno, "reading /proc/self/fd") : 0;
 }
 
 int share_jail_enter_folder(const char *folder, bool is_readonly, int *out_fd, char *out_path,
                             struct error *err)
 {
-    AUTO_CLOSE int folder_fd = open(folder, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    AUTO_CLOSE int folder_fd = open_folder(folder, err);
     if (folder_fd < 0) {
-        return error_set(err, errno, "share %s: %s: an existing folder", folder, strerror(errno));
+        return folder_fd;
     }
     AUTO_CLOSE int proc_fd = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (proc_fd < 0) {
@@ -124,18 +144,14 @@ int share_jail_enter_folder(const char *folder, bool is_readonly, int *out_fd, c
     }
     struct error why;
     out_path[0] = '\0';
-    int rc = enter_own_root(folder_fd, is_readonly, &proc_fd, &why);
+    int rc = enter_own_root(folder, is_readonly, &proc_fd, &why);
     if (rc == 0) {
         close(folder_fd);
-        folder_fd = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
-        rc = folder_fd < 0 ? error_set_errno(err, errno, "share %s", folder) : 0;
+        folder_fd = open_folder("/", err);
+        rc = folder_fd < 0 ? folder_fd : 0;
     } else {
-        char name[16];
-        (void)snprintf(name, sizeof(name), "%d", folder_fd);
-        ssize_t size = readlinkat(proc_fd, name, out_path, PATH_MAX - 1);
-        rc = size < 0 ? error_set_errno(err, errno, "share %s", folder) : 0;
-        out_path[MAX(size, 0)] = '\0';
         log_info("share %s: no root of its own: %s: going on without", folder, why.text);
+        rc = find_path(proc_fd, folder_fd, out_path, err);
     }
     if (rc == 0 && fchdir(proc_fd) < 0) {
         rc = error_set_errno(err, errno, "share %s: entering /proc/self/fd", folder);

@@ -2,9 +2,12 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import socket
+import struct
 import subprocess
+import tempfile
 import threading
 
 import pytest
@@ -51,7 +54,7 @@ class Vm:
         self.control = folder / "control"
         words = [word for share in shares for word in ("--share", share)]
         self.console = boot("--engine", "soft", "--memory", "256M", "--net", "none", *kernel, "--append", "console=ttyS0 quiet",
-                            "--control", self.control, *words, *options, timeout=120)
+                            "--control", self.control, *words, *options)
         if is_new:
             self.console.expect("# ")
             for share in shares:
@@ -167,6 +170,87 @@ def test_guest_goes_on_when_the_helper_is_killed(boot, kernel, shared, tmp_path)
     vm.ctl("pause")
     vm.ctl("resume")
     assert vm.shell("echo alive") == "alive\n"
+
+
+class Helper:
+    """hull-share without a VM: requests of FUSE from here."""
+
+    def __init__(self, program, folder, *options, **process):
+        own, other = socket.socketpair()
+        self.socket = own
+        own.settimeout(60)
+        reader, writer = os.pipe()
+        with other, open(reader, encoding="ascii") as ready:
+            self.process = subprocess.Popen([program, "--fd", str(other.fileno()), "--ready-fd", str(writer), "--folder", folder, *options],
+                                            pass_fds=[other.fileno(), writer], **process)
+            os.close(writer)
+            self.ready = ready.read().strip()
+
+    def ask(self, opcode, node, *parts):
+        body = b"".join(parts)
+        request = struct.pack("=IIQQIIIHH", 40 + len(body), opcode, 1, node, os.geteuid(), os.getegid(), 0, 0, 0) + body
+        self.socket.sendall(struct.pack("=IIII", len(request), 1, 0, 4096) + request)
+        size = struct.unpack("=IIII", self.take(16))[0]
+        reply = self.take(size)
+        return struct.unpack("=i", reply[4:8])[0], reply[16:]
+
+    def take(self, size):
+        data = b""
+        while len(data) < size:
+            part = self.socket.recv(size - len(data))
+            assert part, "hull-share has ended"
+            data += part
+        return data
+
+    def end(self):
+        self.socket.close()
+        return self.process.wait(60)
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="becomes another user")
+def test_helper_of_an_ordinary_user(request):
+    """All is his, and the process sees one folder and nothing else."""
+    base = pathlib.Path(tempfile.mkdtemp())
+    request.addfinalizer(lambda: shutil.rmtree(base))
+    base.chmod(0o755)
+    shutil.copy(BUILD / "bin/hull-share", base / "hull-share")
+    folder = base / "folder"
+    folder.mkdir()
+    os.chown(folder, 1234, 1234)
+    (folder / "of-root").write_text("kept", encoding="ascii")
+    helper = Helper(base / "hull-share", folder, user=1234, group=1234, extra_groups=[])
+    try:
+        assert helper.ready == "ready"
+        status = dict(line.split(":\t", 1) for line in pathlib.Path(f"/proc/{helper.process.pid}/status").read_text(encoding="ascii").splitlines() if ":\t" in line)
+        assert [int(status[name], 16) for name in ("CapPrm", "CapEff", "CapBnd")] == [0, 0, 0]
+        assert (status["NoNewPrivs"], status["Seccomp"], status["Uid"].split()[0]) == ("1", "2", "1234")
+        assert sorted(os.listdir(f"/proc/{helper.process.pid}/root")) == ["of-root"]
+        assert helper.ask(35, 1, struct.pack("=IIIIQQIIII", os.O_CREAT | os.O_WRONLY, 0o644, 0, 0, 0, 0, 0, 0, 0, 0)[:16], b"made\0")[0] == 0
+        assert (folder / "made").stat().st_uid == 1234
+        error, entry = helper.ask(1, 1, b"made\0")
+        assert error == 0
+        node = struct.unpack("=Q", entry[:8])[0]
+        owner = struct.pack("=IIQQQQQQIIIIIIII", 6, 0, *[0] * 11, 55, 66, 0)  # FATTR_UID, FATTR_GID
+        assert helper.ask(4, node, owner)[0] == 0
+        assert (folder / "made").stat().st_uid == 1234
+        node = struct.unpack("=Q", helper.ask(1, 1, b"of-root\0")[1][:8])[0]
+        assert helper.ask(14, node, struct.pack("=II", os.O_RDWR, 0))[0] == -13  # EACCES
+    finally:
+        assert helper.end() == 0
+
+
+def test_helper_of_root_keeps_what_owners_need(shared):
+    helper = Helper(BUILD / "bin/hull-share", shared, "--readonly")
+    try:
+        assert helper.ready == "ready"
+        status = pathlib.Path(f"/proc/{helper.process.pid}/status").read_text(encoding="ascii")
+        capabilities = int(status.split("CapEff:\t")[1].split()[0], 16)
+        assert capabilities & ~(1 << 0 | 1 << 1 | 1 << 3 | 1 << 6 | 1 << 7) == 0  # chown, dac_override, fowner, setgid, setuid
+        assert os.listdir(f"/proc/{helper.process.pid}/root") == []
+        assert os.statvfs(f"/proc/{helper.process.pid}/root").f_flag & os.ST_RDONLY
+        assert helper.ask(9, 1, struct.pack("=II", 0o755, 0), b"d\0")[0] == -30  # EROFS
+    finally:
+        assert helper.end() == 0
 
 
 @pytest.mark.parametrize("words, why", [
