@@ -196,6 +196,12 @@ static const struct verb_section man_sections[] = {
      "\n"
      "The requests of a remote disk wait for its server for reconnect=SECONDS (60) before they fail.\n"
      "Its process, hull-storage, is started again when it ends; nothing that was written is lost.\n"},
+    {"SHARED FOLDERS",
+     "The guest mounts a share by its tag: mount -t virtiofs TAG /mnt (module virtiofs). It is served by\n"
+     "a process of its own, hull-share, which sees that folder alone. Run by root, files belong to\n"
+     "whom the guest says; run by another user, all are that user's. Links lead where they lead in\n"
+     "the guest. A saved state has the open files by their names, and goes on with those that are\n"
+     "still the same; the others are stale. When hull-share ends, requests fail and the VM goes on.\n"},
     {"OPTIONS OF THE ENGINE SOFT",
      "  cache=SIZE      memory for translated code, for each virtual CPU: 4M to 1G (default: 64M); a\n"
      "                  bare number counts MiB. Tables take up to two fifths as much, and 4M\n"
@@ -233,6 +239,7 @@ const struct verb boot_verb = {
         "  hull boot --kernel vmlinuz --initrd initrd.img --append console=ttyS0 --memory 1G\n"
         "  hull boot -k vmlinuz -d disk.img -a 'root=/dev/vda console=ttyS0' -c 2\n"
         "  hull boot -k vmlinuz -i initrd.img --net user,hostfwd=tcp:127.0.0.1:2222-:22\n"
+        "  hull boot -k vmlinuz -d disk.img --share ~/src:src --share /usr/share/doc:doc,readonly\n"
         "  hull boot -k vmlinuz -i initrd.img --control /run/vm.sock --console pty\n"
         "  hull boot -k vmlinuz -i initrd.img --engine soft,icount=on --net none --verbose\n",
     .exit_status = "  0    the guest powered off, or the user quit\n"

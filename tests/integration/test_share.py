@@ -1,5 +1,4 @@
 """Shared folders and further serial ports of `hull boot`: Debian's kernel on the soft engine against a folder of the host."""
-import json
 import os
 import pathlib
 import shutil
@@ -160,13 +159,12 @@ def test_guest_goes_on_when_the_helper_is_killed(boot, kernel, shared, tmp_path)
         vm.shell("cat /mnt/data/file")
         os.kill(vm.helper(), signal.SIGKILL)
         found = next(line for line in events.stdout if "share-lost" in line)
-        assert '"data"' in found.replace("data", '"data"') and "hull-share" in found
+        assert "data" in found and "hull-share has ended" in found
     finally:
         events.kill()
         events.communicate()
     assert "I/O error" in vm.shell("ls /mnt/data/nothing 2>&1 || true").replace("Input/output", "I/O")
     assert vm.shell("echo alive") == "alive\n"
-    assert json.loads(vm.ctl("status", "--json") or "{}") is not None
     vm.ctl("pause")
     vm.ctl("resume")
     assert vm.shell("echo alive") == "alive\n"
@@ -225,7 +223,7 @@ def test_helper_of_an_ordinary_user(request):
         assert [int(status[name], 16) for name in ("CapPrm", "CapEff", "CapBnd")] == [0, 0, 0]
         assert (status["NoNewPrivs"], status["Seccomp"], status["Uid"].split()[0]) == ("1", "2", "1234")
         assert sorted(os.listdir(f"/proc/{helper.process.pid}/root")) == ["of-root"]
-        assert helper.ask(35, 1, struct.pack("=IIIIQQIIII", os.O_CREAT | os.O_WRONLY, 0o644, 0, 0, 0, 0, 0, 0, 0, 0)[:16], b"made\0")[0] == 0
+        assert helper.ask(35, 1, struct.pack("=IIII", os.O_CREAT | os.O_WRONLY, 0o644, 0, 0), b"made\0")[0] == 0
         assert (folder / "made").stat().st_uid == 1234
         error, entry = helper.ask(1, 1, b"made\0")
         assert error == 0

@@ -437,7 +437,8 @@ const struct instance_key instance_keys[] = {
     {"nic", "forward", KEY_BOTH, "DEVICE", NULL,
      "by which of its cards (the first when it is not said)", .check = check_interface},
 
-    {"to", "serial", KEY_VM, "WHERE", "pty", "where a second serial port leads",
+    {"to", "serial", KEY_VM, "WHERE", "pty",
+     "where a further serial port leads, from ttyS1 on in the order of the devices; a pty has the name RUN/instances/NAME/DEVICE.pty",
      "pty|file:|unix:", .check = check_serial},
     {0},
 };
