@@ -205,9 +205,8 @@ static const char *tag_of(const char *name, const json_t *share)
     return tag != NULL ? tag : name;
 }
 
-/* The folder: of the host, or a volume that is one. */
-static int share_folder(const struct vm *vm, const json_t *share, char out_path[PATH_MAX],
-                        struct error *err)
+/* The folder of the host. */
+static int share_folder(const json_t *share, char out_path[PATH_MAX], struct error *err)
 {
     const char *source = vm_property(share, "source");
     struct stat info;
@@ -230,7 +229,7 @@ static int add_shares(const struct vm *vm, struct vm_command *command, struct er
         if (!is_type(device, "share")) {
             continue;
         }
-        int rc = share_folder(vm, device, path, err);
+        int rc = share_folder(device, path, err);
         if (rc < 0) {
             return error_prefix(err, rc, "share %s", name);
         }
