@@ -16,6 +16,7 @@ MAY_USE = {
     "block": BASE,
     "net": BASE,
     "storage": BASE | {"block/remote.h", "block/nbd_server.h"},
+    "share": BASE | {"device/virtio/fs_wire.h"},
     "control": BASE,
     "session": BASE,
     "agent": BASE | {"session"},

@@ -16,6 +16,7 @@
 #include "agent/agent.h"
 #include "agent/answer.h"
 #include "agent/serve.h"
+#include "agent/shares.h"
 #include "base/host/event_loop.h"
 #include "base/host/file.h"
 #include "base/host/unix_socket.h"
@@ -157,6 +158,20 @@ static int start(struct agent *a, const char *listen, struct error *err)
     return rc < 0 ? rc : file_set_nonblocking(a->listener, err);
 }
 
+/* By a process of its own: it waits for devices. Without one there are no shares, which the journal says. */
+static void mount_shares(struct agent *a)
+{
+    pid_t pid = fork();
+    if (pid == 0) {
+        shares_mount();
+        _exit(0);
+    }
+    if (pid < 0) {
+        perror("hull-agent: making a process for shares");
+    }
+    a->connections += pid > 0; /* taken off as one when it ends */
+}
+
 static void show_help(void)
 {
     (void)printf(
@@ -192,6 +207,9 @@ int agent_main(int argc, char **argv)
     struct agent agent = {.listener = -1, .signals = -1};
     struct error err = {0};
     int rc = start(&agent, listen, &err);
+    if (rc == 0 && agent.is_guest) {
+        mount_shares(&agent);
+    }
     rc = rc < 0 ? rc : run(&agent, &err);
     if (rc < 0) {
         (void)fprintf(stderr, "hull-agent: %s\n", err.text);

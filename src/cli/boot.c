@@ -55,6 +55,16 @@ static int start_vmm(const struct boot_files *files, int config_fd, pid_t *out_p
             spec.keep[spec.keep_count++] = files->net[i];
         }
     }
+    for (size_t i = 0; i < BOOT_MAX_SERIALS; i++) {
+        if (files->serial[i].vm_fd >= 0) {
+            spec.keep[spec.keep_count++] = files->serial[i].vm_fd;
+        }
+    }
+    for (size_t i = 0; i < BOOT_MAX_SHARES; i++) {
+        if (files->share[i] >= 0) {
+            spec.keep[spec.keep_count++] = files->share[i];
+        }
+    }
     return process_spawn(&spec, false, out_pid, err);
 }
 
@@ -104,7 +114,7 @@ static int start(const struct boot_options *options, struct boot_files *files, p
         rc = send_config(options, files, config_out, err);
     }
     if (rc == 0) {
-        rc = boot_files_await_helpers(files, err);
+        rc = boot_files_await_helpers(files, options, err);
     }
     if (rc < 0) {
         stop_vmm(vmm);
@@ -131,6 +141,12 @@ static int run(const struct boot_options *options, struct boot_files *files)
     } else {
         if (options->console == BOOT_CONSOLE_PTY) {
             (void)fprintf(stderr, "hull: %s: console on %s\n", options->name, files->pty_path);
+        }
+        for (unsigned i = 0; i < options->serial_count; i++) {
+            if (options->serial[i].kind == BOOT_CONSOLE_PTY) {
+                (void)fprintf(stderr, "hull: %s: serial port %u on %s\n", options->name, i + 1,
+                              files->serial[i].pty_path);
+            }
         }
         bool is_stdio = options->console == BOOT_CONSOLE_STDIO;
         status =
@@ -186,6 +202,12 @@ static const struct verb_section man_sections[] = {
      "the user's. That matters where devices came and went while the VM ran (`hull ctl PATH plug`,\n"
      "`unplug`): a VM is restored with the numbers that `hull ctl PATH devices` showed when it was\n"
      "saved; its slots are in the saved state.\n"},
+    {"SHARED FOLDERS",
+     "The guest mounts a share by its tag: mount -t virtiofs TAG /mnt (module virtiofs). It is served by\n"
+     "a process of its own, hull-share, which sees that folder alone. Run by root, files belong to\n"
+     "whom the guest says; run by another user, all are that user's. Links lead where they lead in\n"
+     "the guest. A saved state has the open files by their names, and goes on with those that are\n"
+     "still the same; the others are stale. When hull-share ends, requests fail and the VM goes on.\n"},
     {"OPTIONS OF THE ENGINE SOFT",
      "  cache=SIZE      memory for translated code, for each virtual CPU: 4M to 1G (default: 64M); a\n"
      "                  bare number counts MiB. Tables take up to two fifths as much, and 4M\n"
@@ -223,6 +245,7 @@ const struct verb boot_verb = {
         "  hull boot --kernel vmlinuz --initrd initrd.img --append console=ttyS0 --memory 1G\n"
         "  hull boot -k vmlinuz -d disk.img -a 'root=/dev/vda console=ttyS0' -c 2\n"
         "  hull boot -k vmlinuz -i initrd.img --net user,hostfwd=tcp:127.0.0.1:2222-:22\n"
+        "  hull boot -k vmlinuz -d disk.img --share ~/src:src --share /usr/share/doc:doc,readonly\n"
         "  hull boot -k vmlinuz -i initrd.img --control /run/vm.sock --console pty\n"
         "  hull boot -k vmlinuz -i initrd.img --engine soft,icount=on --net none --verbose\n",
     .exit_status = "  0    the guest powered off, or the user quit\n"

@@ -122,16 +122,37 @@ json_t *boot_config_net(const struct boot_net *net, int fd)
     return entry;
 }
 
+static json_t *shares_entry(const struct boot_options *options, const struct boot_files *files)
+{
+    json_t *shares = json_array();
+    for (unsigned i = 0; i < options->share_count; i++) {
+        json_array_append_new(
+            shares, json_pack("{s:i, s:s}", "fd", files->share[i], "tag", options->share[i].tag));
+    }
+    return shares;
+}
+
+static const char *const console_kinds[] = {
+    [BOOT_CONSOLE_STDIO] = "stream", [BOOT_CONSOLE_PTY] = "pty",   [BOOT_CONSOLE_UNIX] = "listen",
+    [BOOT_CONSOLE_FILE] = "file",    [BOOT_CONSOLE_NONE] = "none",
+};
+
+static json_t *serials_entry(const struct boot_options *options, const struct boot_files *files)
+{
+    json_t *serials = json_array();
+    for (unsigned i = 0; i < options->serial_count; i++) {
+        json_array_append_new(serials, json_pack("{s:s, s:i}", "kind",
+                                                 console_kinds[options->serial[i].kind], "fd",
+                                                 files->serial[i].vm_fd));
+    }
+    return serials;
+}
+
 static json_t *console_entry(const struct boot_options *options, const struct boot_files *files)
 {
-    static const char *const kinds[] = {
-        [BOOT_CONSOLE_STDIO] = "stream", [BOOT_CONSOLE_PTY] = "pty",
-        [BOOT_CONSOLE_UNIX] = "listen",  [BOOT_CONSOLE_FILE] = "file",
-        [BOOT_CONSOLE_NONE] = "none",
-    };
     json_t *entry =
-        json_pack("{s:s, s:i, s:s}", "kind", kinds[options->console], "fd", files->console_vm,
-                  "device", options->has_virtio_console ? "virtio" : "serial");
+        json_pack("{s:s, s:i, s:s}", "kind", console_kinds[options->console], "fd",
+                  files->console_vm, "device", options->has_virtio_console ? "virtio" : "serial");
     if (files->console_log >= 0) {
         json_object_set_new(entry, "log_fd", json_integer(files->console_log));
         json_object_set_new(entry, "old_log_fd", json_integer(files->console_old_log));
@@ -193,6 +214,8 @@ char *boot_config_make(const struct boot_options *options, const struct boot_fil
     }
     json_object_set_new(root, "disks", disks);
     json_object_set_new(root, "nets", nets);
+    json_object_set_new(root, "serials", serials_entry(options, files));
+    json_object_set_new(root, "shares", shares_entry(options, files));
     json_object_set_new(root, "console", console_entry(options, files));
     char *text = rc == 0 ? json_dumps(root, JSON_COMPACT) : NULL;
     json_decref(root);

@@ -8,12 +8,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
-#include <termios.h>
 
 #include "base/core/endian.h"
 #include "base/host/file.h"
@@ -53,6 +51,14 @@ void boot_files_init(struct boot_files *files)
     for (int i = 0; i < BOOT_MAX_NETS; i++) {
         files->net[i] = -1;
         files->helper_ready[i] = -1;
+    }
+    for (int i = 0; i < BOOT_MAX_SERIALS; i++) {
+        files->serial[i].vm_fd = -1;
+        files->serial[i].own_fd = -1;
+    }
+    for (int i = 0; i < BOOT_MAX_SHARES; i++) {
+        files->share[i] = -1;
+        files->sharer_ready[i] = -1;
     }
 }
 
@@ -200,25 +206,6 @@ int boot_open_disk(const struct boot_disk *disk, int *out_fd, struct error *err)
     return 0;
 }
 
-/* The pseudo terminal starts raw; hull keeps its user side open so that nobody's absence hangs it up. */
-static int open_pty(struct boot_files *files, struct error *err)
-{
-    files->console_vm = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
-    if (files->console_vm < 0 || grantpt(files->console_vm) < 0 ||
-        unlockpt(files->console_vm) < 0 ||
-        ptsname_r(files->console_vm, files->pty_path, sizeof(files->pty_path)) != 0) {
-        return error_set(err, errno, "console pty: %s: a host with /dev/pts", strerror(errno));
-    }
-    files->console_own = open(files->pty_path, O_RDWR | O_NOCTTY | O_CLOEXEC);
-    struct termios raw;
-    if (files->console_own < 0 || tcgetattr(files->console_own, &raw) < 0) {
-        return error_set_errno(err, errno, "console pty %s", files->pty_path);
-    }
-    cfmakeraw(&raw);
-    (void)tcsetattr(files->console_own, TCSANOW, &raw); /* cooked is ugly, no failure */
-    return 0;
-}
-
 static int open_console(struct boot_files *files, const struct boot_options *options,
                         struct error *err)
 {
@@ -233,7 +220,8 @@ static int open_console(struct boot_files *files, const struct boot_options *opt
         files->console_own = pair[1];
         return 0;
     case BOOT_CONSOLE_PTY:
-        return open_pty(files, err);
+        return boot_open_pty(&files->console_vm, &files->console_own, files->pty_path,
+                             sizeof(files->pty_path), err);
     case BOOT_CONSOLE_UNIX:
         rc = unix_socket_listen(options->console_path, "console socket", &files->console_vm, err);
         files->has_console_path = rc == 0;
@@ -405,6 +393,10 @@ int boot_files_open(struct boot_files *files, const struct boot_options *options
         rc = boot_open_net(&options->net[i], options->name, &files->net[i], &files->helper[i],
                            &files->helper_ready[i], err);
     }
+    for (unsigned i = 0; rc == 0 && i < options->share_count; i++) {
+        rc = boot_open_share(&options->share[i], options->verbose, &files->share[i],
+                             &files->sharer[i], &files->sharer_ready[i], err);
+    }
     if (rc == 0) {
         rc = open_control(files, options, err);
     }
@@ -416,6 +408,9 @@ int boot_files_open(struct boot_files *files, const struct boot_options *options
     }
     if (rc == 0) {
         rc = open_console(files, options, err);
+    }
+    for (unsigned i = 0; rc == 0 && i < options->serial_count; i++) {
+        rc = boot_open_serial(&options->serial[i], &files->serial[i], err);
     }
     return rc;
 }
@@ -447,7 +442,8 @@ int boot_read_ready(int fd, char *out_line, size_t size)
     return 0;
 }
 
-int boot_files_await_helpers(struct boot_files *files, struct error *err)
+int boot_files_await_helpers(struct boot_files *files, const struct boot_options *options,
+                             struct error *err)
 {
     for (int i = 0; i < BOOT_MAX_NETS; i++) {
         char line[ERROR_TEXT_SIZE];
@@ -465,6 +461,13 @@ int boot_files_await_helpers(struct boot_files *files, struct error *err)
                        : error_set(err, EIO, "network %d: its helper ended: another --net", i);
         }
         close_fd(&files->helper_ready[i]);
+    }
+    for (unsigned i = 0; i < options->share_count; i++) {
+        int rc = boot_await_share(&options->share[i], files->sharer_ready[i], err);
+        if (rc < 0) {
+            return rc;
+        }
+        close_fd(&files->sharer_ready[i]);
     }
     return 0;
 }
@@ -488,9 +491,15 @@ void boot_files_hand_over(struct boot_files *files)
     for (int i = 0; i < BOOT_MAX_NETS; i++) {
         close_fd(&files->net[i]);
     }
+    for (int i = 0; i < BOOT_MAX_SHARES; i++) {
+        close_fd(&files->share[i]);
+    }
     close_fd(&files->control);
     close_fd(&files->control_vm);
     close_fd(&files->console_vm);
+    for (int i = 0; i < BOOT_MAX_SERIALS; i++) {
+        close_fd(&files->serial[i].vm_fd);
+    }
     close_fd(&files->console_log);
     close_fd(&files->console_old_log);
 }
@@ -509,11 +518,22 @@ void boot_files_fini(struct boot_files *files, const struct boot_options *option
             files->helper[i] = 0;
         }
     }
+    for (int i = 0; i < BOOT_MAX_SHARES; i++) {
+        close_fd(&files->sharer_ready[i]);
+        if (files->sharer[i] > 0) {
+            (void)kill(files->sharer[i], SIGTERM); /* it may have ended with its socket */
+            (void)waitpid(files->sharer[i], NULL, 0);
+            files->sharer[i] = 0;
+        }
+    }
     if (files->has_control_path) {
         (void)unlink(options->control);
     }
     if (files->has_console_path) {
         (void)unlink(options->console_path);
+    }
+    for (unsigned i = 0; i < options->serial_count; i++) {
+        boot_close_serial(&options->serial[i], &files->serial[i]);
     }
     close_fd(&files->pid);
 }

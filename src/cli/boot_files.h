@@ -24,6 +24,13 @@ struct boot_storage {
     bool was_told; /* that it cannot be started */
 };
 
+struct boot_serial_files {
+    int vm_fd,
+        own_fd; /* of a pty the other side, held so that nobody's absence hangs it up; -1: none */
+    char pty_path[64];
+    bool has_path; /* made here: to be removed at the end */
+};
+
 struct boot_files {
     bool is_for_running_vm; /* its processes do not end with us */
     int kernel, initrd, restore, log, vsock_dir;
@@ -39,10 +46,14 @@ struct boot_files {
     int net[BOOT_MAX_NETS];          /* tap, or the VM's end of a socket to a helper */
     pid_t helper[BOOT_MAX_NETS];     /* 0: none */
     int helper_ready[BOOT_MAX_NETS]; /* says "ready", or why not, in one line */
-    int control;                     /* listening, -1: none */
-    int control_vm, control_own;     /* a connection between hull and the VM */
+    int share[BOOT_MAX_SHARES];      /* the VM's ends of sockets to hull-share */
+    pid_t sharer[BOOT_MAX_SHARES];   /* 0: none */
+    int sharer_ready[BOOT_MAX_SHARES];
+    int control;                 /* listening, -1: none */
+    int control_vm, control_own; /* a connection between hull and the VM */
     int console_vm,
         console_own; /* stdio: a socket pair. Others: the VM's descriptor; the pty's other side */
+    struct boot_serial_files serial[BOOT_MAX_SERIALS];
     char pty_path[64];
     bool has_control_path, has_console_path; /* made here: to be removed at the end */
 };
@@ -52,7 +63,8 @@ void boot_files_init(struct boot_files *files);
 int must_check boot_files_open(struct boot_files *files, const struct boot_options *options,
                                struct error *err);
 /* Waits until each helper serves. */
-int must_check boot_files_await_helpers(struct boot_files *files, struct error *err);
+int must_check boot_files_await_helpers(struct boot_files *files,
+                                        const struct boot_options *options, struct error *err);
 /* Closes what the VM has got and hull does not use any more. */
 void boot_files_hand_over(struct boot_files *files);
 /* Closes all, ends the helpers, removes the sockets' paths. */
@@ -87,6 +99,18 @@ int must_check boot_write_status(const char *path, int status, struct error *err
 /* The network behind one card of the VM 'name': net_files.c. */
 int must_check boot_open_net(const struct boot_net *net, const char *name, int *out_fd,
                              pid_t *out_helper, int *out_ready_fd, struct error *err);
+
+/* A raw pseudo terminal: both sides, and the name of the user's. boot_serial.c. */
+int must_check boot_open_pty(int *out_vm_fd, int *out_own_fd, char *out_path, size_t size,
+                             struct error *err);
+/* What a serial port leads to. Closing leaves the VM's descriptor. */
+int must_check boot_open_serial(const struct boot_serial *serial, struct boot_serial_files *files,
+                                struct error *err);
+void boot_close_serial(const struct boot_serial *serial, struct boot_serial_files *files);
+/* Starts hull-share for a folder, and waits until it serves: boot_share.c. */
+int must_check boot_open_share(const struct boot_share *share, bool is_verbose, int *out_fd,
+                               pid_t *out_helper, int *out_ready_fd, struct error *err);
+int must_check boot_await_share(const struct boot_share *share, int ready_fd, struct error *err);
 
 /* The configuration document for hull-vmm. Owned by the caller; NULL: no memory. */
 char *boot_config_make(const struct boot_options *options, const struct boot_files *files);

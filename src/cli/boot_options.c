@@ -173,11 +173,6 @@ static int parse_cdrom(void *into, const char *value, struct error *err)
                      "not supported yet by this version: supported: --disk FILE,readonly");
 }
 
-static int parse_share(void *into, const char *value, struct error *err)
-{
-    return error_set(err, EOPNOTSUPP, "not supported yet by this version: supported: --disk FILE");
-}
-
 static int parse_boot_order(void *into, const char *value, struct error *err)
 {
     return error_set(err, EOPNOTSUPP,
@@ -277,8 +272,9 @@ const struct option_spec boot_option_table[] = {
      "switch=PATH[,name=NAME][,ipv4=ADDRESS][,ipv6=ADDRESS][,spoofing=allow][,hostfwd=...]... (of hull-net-user), passt, "
      "tap=IFNAME, macvtap=IFNAME or none; also mac=ADDRESS, id=NAME, index=N, slot=N (default: user)",
      "user|switch=|passt|tap=|macvtap=|none", boot_parse_net},
-    {"share", 0, "DIR:TAG", "not in this version: share a folder with the guest", "DIR",
-     parse_share},
+    {"share", 0, "DIR:TAG[,readonly]",
+     "share a folder with the guest, which mounts it by its tag: mount -t virtiofs TAG /mnt", "DIR",
+     boot_parse_share},
     {"vsock", 0, "cid=N,dir=DIR",
      "a vsock device; port P of the guest meets the unix socket P in DIR", NULL, boot_parse_vsock},
     {"balloon", 0, "on|off", "memory balloon with free page reporting (default: on)", "on|off",
@@ -292,6 +288,9 @@ const struct option_spec boot_option_table[] = {
     {"console-log", 0, "FILE",
      "append the guest's output to FILE, too; what is older than 1 MiB goes to FILE.1, the rest is lost",
      "FILE", parse_console_log},
+    {"serial", 0, "WHERE",
+     "one more serial port, from ttyS1 on: pty, pty:LINK (a name for it), unix:PATH or file:PATH",
+     "pty|pty:|unix:|file:", boot_parse_serial},
     {"display", 0, "WHERE", "the guest's screen: none", "none", parse_display},
     {"vga", 0, "CARD", "the graphics card: none", "none", parse_display},
     {"control", 0, "PATH", "listen for control commands on this unix socket", "FILE",
@@ -337,6 +336,10 @@ void boot_options_fini(struct boot_options *options)
     for (unsigned i = 0; i < options->net_count; i++) {
         free(options->net[i].text);
     }
+    for (unsigned i = 0; i < options->share_count; i++) {
+        free(options->share[i].folder);
+    }
+    options->share_count = 0;
     free(options->vsock_dir);
     options->disk_count = 0;
     options->net_count = 0;

@@ -13,6 +13,8 @@
 #define BOOT_MAX_LAYERS   64 /* BLOCK_MAX_CHAIN; pools let fewer stand on each other */
 #define BOOT_MAX_NETS     8
 #define BOOT_MAX_HOSTFWDS 32
+#define BOOT_MAX_SHARES   8
+#define BOOT_MAX_SERIALS  3
 
 /* What a disk's image stands on. */
 struct boot_layer {
@@ -75,12 +77,24 @@ struct boot_net {
     bool has_mac;       /* it was said */
 };
 
+struct boot_share {
+    char *folder;    /* owned: the option's words, to which the tag points */
+    const char *tag; /* by which the guest finds it */
+    bool is_readonly;
+};
+
 enum boot_console {
     BOOT_CONSOLE_STDIO,
     BOOT_CONSOLE_PTY,
     BOOT_CONSOLE_UNIX,
     BOOT_CONSOLE_FILE,
     BOOT_CONSOLE_NONE,
+};
+
+/* A serial port behind the console's. */
+struct boot_serial {
+    enum boot_console kind; /* PTY, UNIX or FILE */
+    const char *path;       /* NULL: a pty without a link to it */
 };
 
 struct boot_options {
@@ -97,10 +111,14 @@ struct boot_options {
     struct boot_net net[BOOT_MAX_NETS];
     unsigned net_count;
     bool has_no_net; /* --net none */
+    struct boot_share share[BOOT_MAX_SHARES];
+    unsigned share_count;
 
     enum boot_console console;
     const char *console_path;
     const char *console_log;
+    struct boot_serial serial[BOOT_MAX_SERIALS];
+    unsigned serial_count;
     bool has_virtio_console;
     bool has_balloon, has_rng;
     uint32_t vsock_cid; /* 0: no vsock */
@@ -138,5 +156,8 @@ int boot_unknown_key(const char *key, const char *words, struct error *err);
 int boot_parse_disk(void *into, const char *value, struct error *err);
 int boot_parse_net(void *into, const char *value, struct error *err);
 int boot_parse_vsock(void *into, const char *value, struct error *err);
+/* --serial (boot_serial.c), --share (boot_share.c). */
+int boot_parse_serial(void *into, const char *value, struct error *err);
+int boot_parse_share(void *into, const char *value, struct error *err);
 
 #endif

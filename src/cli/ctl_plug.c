@@ -146,7 +146,7 @@ static int plug_net(struct control_client *client, struct boot_options *options,
                            &files->helper_ready[0], err);
     }
     if (rc == 0) {
-        rc = boot_files_await_helpers(files, err);
+        rc = boot_files_await_helpers(files, options, err);
     }
     if (rc == 0) {
         json_t *entry = boot_config_net(net, files->net[0]);

@@ -53,6 +53,9 @@ struct device_host {
     /* A request to a disk failed with 'error', an errno. With 'stops' it is kept, the VM is to be paused, and a resume tries it
      * again. On the loop's thread with the device's lock held: returns at once. NULL: nobody wants to know. */
     void (*disk_failed)(void *ctx, const char *device_name, bool is_write, int error, bool stops);
+    /* The process behind a shared folder is gone: the guest's requests fail from now on. On the loop's thread with the device's
+     * lock held: returns at once. NULL: nobody wants to know. */
+    void (*share_lost)(void *ctx, const char *device_name, const char *why);
 };
 
 #endif

@@ -16,8 +16,9 @@
 #include "machine/machine.h"
 
 /* Disks, nets, and one each of the rest. */
-#define MACHINE_MAX_DEVICES (MACHINE_MAX_DISKS + MACHINE_MAX_NETS + 8)
-#define MACHINE_WHY_SIZE    160
+#define MACHINE_MAX_DEVICES                                                                        \
+    (MACHINE_MAX_DISKS + MACHINE_MAX_NETS + MACHINE_MAX_SHARES + MACHINE_MAX_SERIALS + 8)
+#define MACHINE_WHY_SIZE 160
 
 /* Where the board's memory is. */
 struct machine_layout {
@@ -56,7 +57,8 @@ struct machine {
     struct device_host host;
     struct device *device[MACHINE_MAX_DEVICES];
     size_t device_count;
-    struct device *serial, *power, *balloon, *console; /* of those, or NULL */
+    struct device *power, *balloon, *console; /* of those, or NULL */
+    struct device *serial[1 + MACHINE_MAX_SERIALS];
     struct device *disk[MACHINE_MAX_DISKS], *net[MACHINE_MAX_NETS];
     struct event_notifier *eject_notifier; /* the guest has let go of a device */
 

@@ -249,6 +249,11 @@ void machine_destroy(struct machine *machine)
             net_close(machine->config.net[i].net);
         }
     }
+    for (size_t i = 0; i < machine->config.share_count; i++) {
+        if (machine->config.share[i].fd >= 0) {
+            close(machine->config.share[i].fd);
+        }
+    }
     if (machine->vm != NULL) {
         machine->config.engine->vm_destroy(machine->vm);
     }
@@ -352,9 +357,10 @@ int machine_reset(struct machine *machine, struct error *err)
     return rc;
 }
 
-size_t machine_serial_input(struct machine *machine, const uint8_t *data, size_t size)
+size_t machine_serial_input(struct machine *machine, unsigned port, const uint8_t *data,
+                            size_t size)
 {
-    return serial_input(machine->serial, data, size);
+    return serial_input(machine->serial[port], data, size);
 }
 
 size_t machine_virtio_console_input(struct machine *machine, const uint8_t *data, size_t size)

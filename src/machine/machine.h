@@ -16,8 +16,10 @@
 #include "engine/engine.h"
 #include "net/net.h"
 
-#define MACHINE_MAX_DISKS 16
-#define MACHINE_MAX_NETS  8
+#define MACHINE_MAX_DISKS   16
+#define MACHINE_MAX_NETS    8
+#define MACHINE_MAX_SHARES  8
+#define MACHINE_MAX_SERIALS 3 /* behind the console's */
 
 struct machine;
 
@@ -61,6 +63,11 @@ enum machine_part {
     MACHINE_PART_NET,
 };
 
+struct machine_share {
+    int fd;          /* of its hull-share; owned by the machine from then on */
+    const char *tag; /* borrowed, for machine_create */
+};
+
 struct machine_config {
     const char *board; /* "micro" */
     const struct engine_ops *engine;
@@ -83,10 +90,14 @@ struct machine_config {
     size_t disk_count;
     struct machine_net net[MACHINE_MAX_NETS];
     size_t net_count;
+    struct machine_share share[MACHINE_MAX_SHARES];
+    size_t share_count;
     bool has_balloon, has_rng, has_vsock, has_virtio_console;
     uint32_t vsock_cid;
     int vsock_dir_fd; /* directory in which guest port N meets unix socket "N"; -1: none */
-    struct console_backend serial_console; /* ttyS0 */
+    struct console_backend serial_console;              /* ttyS0 */
+    struct console_backend serial[MACHINE_MAX_SERIALS]; /* ttyS1 and so on */
+    size_t serial_count;
     struct console_backend virtio_console; /* hvc0 */
 
     struct event_loop *loop;
@@ -96,10 +107,12 @@ struct machine_config {
     void (*disk_failed)(void *ctx, const char *device_name, bool is_write, int error, bool stops);
     /* The part has left the machine, and its block or net is closed. On the loop's thread. NULL: nobody wants to know. */
     void (*unplugged)(void *ctx, enum machine_part part, size_t index);
+    /* See device_host.share_lost. NULL: nobody does. */
+    void (*share_lost)(void *ctx, const char *device_name, const char *why);
     void *ctx;
 };
 
-/* Builds everything and loads the kernel; vCPUs do not run yet. Takes over the disks and nets, also on failure. */
+/* Builds everything and loads the kernel; vCPUs do not run yet. Takes over the disks, nets and shares, also on failure. */
 int must_check machine_create(const struct machine_config *config, struct machine **out_machine,
                               struct error *err);
 /* Stops the vCPUs, frees all. NULL is fine. */
@@ -115,8 +128,9 @@ void machine_power_button(struct machine *machine);
 /* As the guest's own reset: registers, devices, memory of the boot files again. */
 int must_check machine_reset(struct machine *machine, struct error *err);
 
-/* Bytes typed at a console; returns how many the guest took now (it asks for more by 'input_ready'). */
-size_t machine_serial_input(struct machine *machine, const uint8_t *data, size_t size);
+/* Bytes typed at a console, or at serial port 'port' (0: the console's, 1: config.serial[0]); returns how many the guest took now (it asks for more by 'input_ready'). */
+size_t machine_serial_input(struct machine *machine, unsigned port, const uint8_t *data,
+                            size_t size);
 size_t machine_virtio_console_input(struct machine *machine, const uint8_t *data, size_t size);
 void machine_virtio_console_resize(struct machine *machine, uint16_t columns, uint16_t rows);
 /* Balloon target: bytes that the guest should keep. -ENODEV without a balloon. */

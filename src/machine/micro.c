@@ -12,6 +12,7 @@
 #include "device/virtio/balloon.h"
 #include "device/virtio/block.h"
 #include "device/virtio/console.h"
+#include "device/virtio/fs.h"
 #include "device/virtio/net.h"
 #include "device/virtio/rng.h"
 #include "device/virtio/vsock.h"
@@ -295,6 +296,15 @@ static void disk_failed(void *ctx, const char *device_name, bool is_write, int e
     }
 }
 
+static void share_lost(void *ctx, const char *device_name, const char *why)
+{
+    const struct machine_config *config = &((struct machine *)ctx)->config;
+
+    if (config->share_lost != NULL) {
+        config->share_lost(config->ctx, device_name, why);
+    }
+}
+
 static void power_off(void *ctx)
 {
     machine_request_end(ctx, MACHINE_END_POWEROFF, 0, "");
@@ -339,17 +349,32 @@ static struct device *add_device(struct machine *machine, struct device *device)
     return device;
 }
 
+/* As PCs have them, but for the interrupts of the last two: those would be the first two's, and edges cannot be shared. */
+static const struct acpi_serial serial_ports[1 + MACHINE_MAX_SERIALS] = {
+    {MICRO_COM1_PORT, MICRO_COM1_GSI}, {0x2f8, 3}, {0x3e8, 5}, {0x2e8, 7}};
+
+static int create_serial(struct machine *machine, uint32_t index,
+                         const struct console_backend *backend, struct error *err)
+{
+    const struct serial_options options = {
+        .pio = machine->pio,
+        .port = serial_ports[index].port,
+        .irq = line(machine, serial_ports[index].gsi),
+        .instance = index,
+        .ctx = backend->ctx,
+        .write = backend->write,
+        .input_ready = backend->input_ready,
+    };
+    struct device *device;
+    int rc = serial_create(&options, &device, err);
+    if (rc == 0) {
+        machine->serial[index] = add_device(machine, device);
+    }
+    return rc;
+}
+
 static int create_platform(struct machine *machine, struct error *err)
 {
-    const struct console_backend *console = &machine->config.serial_console;
-    const struct serial_options serial = {
-        .pio = machine->pio,
-        .port = MICRO_COM1_PORT,
-        .irq = line(machine, MICRO_COM1_GSI),
-        .ctx = console->ctx,
-        .write = console->write,
-        .input_ready = console->input_ready,
-    };
     const struct cmos_options cmos = {
         .pio = machine->pio,
         .memory_below_4g = machine->layout.low_bytes,
@@ -387,11 +412,13 @@ static int create_platform(struct machine *machine, struct error *err)
         return rc;
     }
     machine->power = add_device(machine, device);
-    rc = serial_create(&serial, &device, err);
+    rc = create_serial(machine, 0, &machine->config.serial_console, err);
+    for (uint32_t i = 0; rc == 0 && i < machine->config.serial_count; i++) {
+        rc = create_serial(machine, i + 1, &machine->config.serial[i], err);
+    }
     if (rc < 0) {
         return rc;
     }
-    machine->serial = add_device(machine, device);
     rc = cmos_create(&cmos, &device, err);
     if (rc < 0) {
         return rc;
@@ -517,9 +544,31 @@ static int create_others(struct machine *machine, struct error *err)
     return rc;
 }
 
+/* Last: a machine with shares has all else where one without has it. */
+static int create_shares(struct machine *machine, struct error *err)
+{
+    struct machine_config *config = &machine->config;
+    struct device *device;
+    int rc = 0;
+
+    for (uint32_t i = 0; rc == 0 && i < config->share_count; i++) {
+        const struct virtio_fs_options options = {
+            .common = virtio(machine, i),
+            .fd = config->share[i].fd,
+            .tag = config->share[i].tag,
+        };
+        config->share[i].fd = -1; /* the device's, also on failure */
+        rc = virtio_fs_create(&options, &device, err);
+        if (rc == 0) {
+            (void)add_device(machine, device);
+        }
+    }
+    return rc;
+}
+
 int micro_boot(struct machine *machine, struct x86_state *state, struct error *err)
 {
-    const struct acpi_config acpi = {
+    struct acpi_config acpi = {
         .vcpu_count = machine->config.vcpu_count,
         .lapic_gpa = X86_APIC_DEFAULT_GPA,
         .ioapic_gpa = IOAPIC_DEFAULT_GPA,
@@ -536,8 +585,7 @@ int micro_boot(struct machine *machine, struct x86_state *state, struct error *e
         .reset_value = POWER_RESET_VALUE,
         .sci_gsi = MICRO_SCI_GSI,
         .s5_type = POWER_SLEEP_TYPE_S5,
-        .com1_port = MICRO_COM1_PORT,
-        .com1_gsi = MICRO_COM1_GSI,
+        .serial_count = (uint32_t)machine->config.serial_count + 1,
         .rtc_port = 0x70,
         .rtc_gsi = 8,
     };
@@ -555,6 +603,7 @@ int micro_boot(struct machine *machine, struct x86_state *state, struct error *e
         .command_line = machine->command_line,
         .is_repeatable = machine->has_own_time,
     };
+    memcpy(acpi.serial, serial_ports, sizeof(serial_ports));
     int rc = acpi_build(machine->memory, BOOT_ACPI_GPA, BOOT_ACPI_SIZE, &acpi, &boot.rsdp_gpa, err);
     return rc < 0 ? rc : boot_load(&boot, state, err);
 }
@@ -568,6 +617,7 @@ int micro_create(struct machine *machine, struct error *err)
         .is_repeatable = machine->has_own_time,
         .stop_vm = stop_vm,
         .disk_failed = disk_failed,
+        .share_lost = share_lost,
     };
     int rc = create_platform(machine, err);
     if (rc == 0) {
@@ -578,6 +628,9 @@ int micro_create(struct machine *machine, struct error *err)
     }
     if (rc == 0) {
         rc = create_others(machine, err);
+    }
+    if (rc == 0) {
+        rc = create_shares(machine, err);
     }
     return rc;
 }

@@ -129,8 +129,17 @@ static void read_list(struct config_reader *reader, const json_t *list, struct c
     reader->where = "";
 }
 
+static void read_share(struct config_reader *reader, const json_t *object,
+                       struct machine_share *share)
+{
+    share->fd = config_get_fd(reader, object, "fd", false);
+    share->tag = config_get_text(reader, object, "tag", NULL, 36);
+}
+
 static void read_lists(struct config_reader *reader, const json_t *root, struct config *config)
 {
+    size_t index;
+    json_t *object;
     const json_t *list = json_object_get(root, "disks");
     if (json_array_size(list) > MACHINE_MAX_DISKS) {
         config_fail(reader, "disks", "a shorter list");
@@ -145,15 +154,51 @@ static void read_lists(struct config_reader *reader, const json_t *root, struct 
     }
     reader->where = "net ";
     read_list(reader, list, config, add_net);
+    list = json_object_get(root, "shares");
+    if (json_array_size(list) > MACHINE_MAX_SHARES) {
+        config_fail(reader, "shares", "a shorter list");
+        return;
+    }
+    reader->where = "share ";
+    json_array_foreach(list, index, object)
+    {
+        read_share(reader, object, &config->share[config->share_count++]);
+    }
+    reader->where = "";
 }
 
-static void read_console(struct config_reader *reader, const json_t *root, struct config *config)
+static enum config_console_kind read_kind(struct config_reader *reader, const json_t *object)
 {
     static const char *const kinds[] = {
         [CONFIG_CONSOLE_NONE] = "none", [CONFIG_CONSOLE_STREAM] = "stream",
         [CONFIG_CONSOLE_PTY] = "pty",   [CONFIG_CONSOLE_LISTEN] = "listen",
         [CONFIG_CONSOLE_FILE] = "file",
     };
+    return (enum config_console_kind)config_get_word(
+        reader, object, "kind", kinds, ARRAY_COUNT(kinds), "none, stream, pty, listen or file");
+}
+
+static void read_serials(struct config_reader *reader, const json_t *root, struct config *config)
+{
+    size_t index;
+    json_t *object;
+    const json_t *list = json_object_get(root, "serials");
+    if (json_array_size(list) > MACHINE_MAX_SERIALS) {
+        config_fail(reader, "serials", "a shorter list");
+        return;
+    }
+    reader->where = "serial ";
+    json_array_foreach(list, index, object)
+    {
+        struct config_serial *serial = &config->serial[config->serial_count++];
+        serial->kind = read_kind(reader, object);
+        serial->fd = config_get_fd(reader, object, "fd", serial->kind == CONFIG_CONSOLE_NONE);
+    }
+    reader->where = "";
+}
+
+static void read_console(struct config_reader *reader, const json_t *root, struct config *config)
+{
     static const char *const devices[] = {"serial", "virtio"};
     config->console_fd = -1;
     config->console_log_fd = -1;
@@ -163,8 +208,7 @@ static void read_console(struct config_reader *reader, const json_t *root, struc
         return;
     }
     reader->where = "console ";
-    config->console = (enum config_console_kind)config_get_word(
-        reader, object, "kind", kinds, ARRAY_COUNT(kinds), "none, stream, pty, listen or file");
+    config->console = read_kind(reader, object);
     if (config->console != CONFIG_CONSOLE_NONE) {
         config->console_fd = config_get_fd(reader, object, "fd", false);
     }
@@ -225,6 +269,7 @@ static void read_root(struct config_reader *reader, const json_t *root, struct c
     read_file(reader, root, "restore", &config->restore_fd, &config->restore_name);
     read_vsock(reader, root, config);
     read_console(reader, root, config);
+    read_serials(reader, root, config);
     read_lists(reader, root, config);
 }
 

@@ -75,6 +75,11 @@ struct config_net {
     uint8_t mac[6];
 };
 
+struct config_serial {
+    enum config_console_kind kind;
+    int fd;
+};
+
 struct config {
     json_t *root; /* owns every string below */
     char name[CONFIG_NAME_SIZE];
@@ -92,10 +97,14 @@ struct config {
     size_t disk_count;                          /* up to the last one */
     struct config_net net[MACHINE_MAX_NETS];
     size_t net_count;
+    struct machine_share share[MACHINE_MAX_SHARES];
+    size_t share_count;
     enum config_console_kind console;
     int console_fd;
     int console_log_fd, console_old_log_fd; /* -1: none */
     bool is_console_virtio;
+    struct config_serial serial[MACHINE_MAX_SERIALS]; /* behind the first */
+    size_t serial_count;
 
     int log_fd, control_fd, owner_fd; /* -1: none */
     uint64_t started_ns; /* CLOCK_MONOTONIC when the user's command started, 0: unknown */

@@ -18,6 +18,7 @@ struct console {
     struct event_loop *loop;
     enum config_console_kind kind;
     bool is_virtio;
+    unsigned port; /* of the serial ports */
     int listen_fd; /* CONFIG_CONSOLE_LISTEN */
     struct event_source *listen_source;
     struct event_source *source; /* of 'fd' */
@@ -146,7 +147,7 @@ static void input_push(struct console *console)
         const uint8_t *data = console->input + console->input_start;
         size_t taken = console->is_virtio
                            ? machine_virtio_console_input(console->machine, data, waiting)
-                           : machine_serial_input(console->machine, data, waiting);
+                           : machine_serial_input(console->machine, console->port, data, waiting);
         console->input_start += MIN(taken, waiting);
     }
     if (console->input_start == console->input_end) {
@@ -298,6 +299,11 @@ struct console_backend console_virtio_backend(struct console *console)
 void console_set_log(struct console *console, int fd, int old_fd)
 {
     console_log_init(&console->log, fd, old_fd);
+}
+
+void console_set_port(struct console *console, unsigned port)
+{
+    console->port = port;
 }
 
 void console_attach(struct console *console, struct machine *machine)

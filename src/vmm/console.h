@@ -18,6 +18,8 @@ struct console_backend console_serial_backend(struct console *console);
 struct console_backend console_virtio_backend(struct console *console);
 /* Before the guest runs: its output goes to a log, too (console_log.h), which owns both descriptors. */
 void console_set_log(struct console *console, int fd, int old_fd);
+/* Its serial port is another one than the first: 1 to MACHINE_MAX_SERIALS. Before it is attached. */
+void console_set_port(struct console *console, unsigned port);
 /* From now on what is typed reaches this machine. */
 void console_attach(struct console *console, struct machine *machine);
 /* No more input; waits for the reader to take what the guest wrote, at most two seconds. */

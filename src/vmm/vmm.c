@@ -101,6 +101,22 @@ int vmm_open_net(struct vmm *vmm, size_t index, struct machine_net *out_net, str
     return rc;
 }
 
+/* The guest learns by EIO; who looks after the VM learns here. */
+static void share_lost(void *ctx, const char *device_name, const char *why)
+{
+    struct vmm *vmm = ctx;
+    const char *number = strchr(device_name, '.');
+    size_t index = number != NULL ? strtoul(number + 1, NULL, 10) : 0;
+    const char *tag = index < vmm->config.share_count ? vmm->config.share[index].tag : "?";
+    log_error("vm %s: share %s: %s: the guest's requests fail until the VM is started again",
+              vmm->config.name, tag, why);
+    if (vmm->control != NULL) {
+        control_send_event(vmm->control,
+                           json_pack("{s:s, s:s, s:s, s:s}", "event", "share-lost", "name",
+                                     vmm->config.name, "share", tag, "why", why));
+    }
+}
+
 static int open_nets(struct vmm *vmm, struct machine_config *machine, struct error *err)
 {
     for (size_t i = 0; i < vmm->config.net_count; i++) {
@@ -125,6 +141,9 @@ static void close_parts(struct machine_config *machine)
         if (machine->net[i].net != NULL) {
             net_close(machine->net[i].net);
         }
+    }
+    for (size_t i = 0; i < machine->share_count; i++) {
+        close(machine->share[i].fd);
     }
 }
 
@@ -173,8 +192,15 @@ static int create_machine(struct vmm *vmm, struct error *err)
         .ended = machine_ended,
         .disk_failed = vmm_disk_failed,
         .unplugged = vmm_unplugged,
+        .share_lost = share_lost,
+        .share_count = config->share_count,
         .ctx = vmm,
     };
+    for (size_t i = 0; i < config->serial_count; i++) {
+        machine.serial[i] = console_serial_backend(vmm->serial[i]);
+    }
+    machine.serial_count = config->serial_count;
+    memcpy(machine.share, config->share, sizeof(machine.share));
     rc = vmm_open_disks(vmm, &machine, err);
     if (rc == 0) {
         rc = open_nets(vmm, &machine, err);
@@ -254,6 +280,13 @@ static int start(struct vmm *vmm, struct error *err)
         rc = console_create(config->console, config->console_fd, config->is_console_virtio,
                             vmm->loop, &vmm->console, err);
     }
+    for (size_t i = 0; rc == 0 && i < config->serial_count; i++) {
+        rc = console_create(config->serial[i].kind, config->serial[i].fd, false, vmm->loop,
+                            &vmm->serial[i], err);
+        if (rc == 0) {
+            console_set_port(vmm->serial[i], (unsigned)i + 1);
+        }
+    }
     if (rc == 0) {
         console_set_log(vmm->console, config->console_log_fd, config->console_old_log_fd);
     }
@@ -322,6 +355,9 @@ static int run(struct vmm *vmm, const struct input *input, struct error *err)
         return rc;
     }
     console_attach(vmm->console, vmm->machine);
+    for (size_t i = 0; i < vmm->config.serial_count; i++) {
+        console_attach(vmm->serial[i], vmm->machine);
+    }
     log_start(vmm);
     if (!vmm->config.is_paused) {
         machine_resume(vmm->machine);
@@ -360,11 +396,19 @@ static int run_config(const struct input *input)
     if (vmm.console != NULL) {
         console_finish(vmm.console);
     }
+    for (size_t i = 0; i < MACHINE_MAX_SERIALS; i++) {
+        if (vmm.serial[i] != NULL) {
+            console_finish(vmm.serial[i]);
+        }
+    }
     block_jobs_destroy(vmm.jobs);
     vmm_close_disks(&vmm);
     event_timer_destroy(vmm.stop.timer);
     control_destroy(vmm.control);
     console_destroy(vmm.console);
+    for (size_t i = 0; i < MACHINE_MAX_SERIALS; i++) {
+        console_destroy(vmm.serial[i]);
+    }
     block_release_rings();
     event_loop_destroy(vmm.loop);
     config_fini(&vmm.config);

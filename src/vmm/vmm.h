@@ -35,6 +35,7 @@ struct vmm {
     struct event_loop *loop;
     struct machine *machine;
     struct console *console;
+    struct console *serial[MACHINE_MAX_SERIALS];
     struct control *control;
     struct block_jobs *jobs;
     /* Of each disk: what the device has, and the front somewhere below. The machine closes them. */

@@ -198,16 +198,17 @@ static void put_devices(struct aml *aml, const struct acpi_config *config)
     aml_end_resources(aml, resources);
     aml_end(aml, board);
 
-    if (config->com1_port != 0) {
-        size_t serial = aml_begin_device(aml, "COM1");
+    for (uint32_t i = 0; i < config->serial_count; i++) {
+        static const char *const names[ACPI_MAX_SERIALS] = {"COM1", "COM2", "COM3", "COM4"};
+        size_t serial = aml_begin_device(aml, names[i]);
         aml_name(aml, "_HID");
         aml_eisa_id(aml, "PNP0501");
         aml_name(aml, "_UID");
-        aml_integer(aml, 1);
+        aml_integer(aml, i + 1);
         aml_name(aml, "_CRS");
         resources = aml_begin_resources(aml);
-        aml_resource_io(aml, config->com1_port, 8);
-        aml_resource_irq(aml, config->com1_gsi);
+        aml_resource_io(aml, config->serial[i].port, 8);
+        aml_resource_irq(aml, config->serial[i].gsi);
         aml_end_resources(aml, resources);
         aml_end(aml, serial);
     }
@@ -279,9 +280,9 @@ static uint32_t put_fadt(struct builder *builder, const struct acpi_config *conf
     if (config->rtc_port != 0) {
         fadt[108] = 0x32; /* the century is CMOS byte 0x32 */
     }
-    /* Boot architecture: legacy devices as COM1 says, no 8042, no VGA, perhaps no CMOS clock. */
+    /* Boot architecture: legacy devices as serial ports say, no 8042, no VGA, perhaps no CMOS clock. */
     uint16_t architecture =
-        (config->com1_port != 0 ? BIT(0) : 0) | BIT(2) | (config->rtc_port != 0 ? 0 : BIT(5));
+        (config->serial_count != 0 ? BIT(0) : 0) | BIT(2) | (config->rtc_port != 0 ? 0 : BIT(5));
     le16_put(fadt + 109, architecture);
     /* WBINVD works, C1 works, no sleep button, no clock alarm from sleep, 32-bit timer, reset register. The power
      * button is the fixed one (bit 4 clear). */

@@ -10,6 +10,13 @@
 #include "device/pci/pci.h"
 #include "engine/memory.h"
 
+#define ACPI_MAX_SERIALS 4
+
+struct acpi_serial {
+    uint16_t port;
+    uint8_t gsi;
+};
+
 struct acpi_config {
     uint32_t vcpu_count; /* APIC IDs 0..vcpu_count-1 */
     uint64_t lapic_gpa, ioapic_gpa;
@@ -28,8 +35,8 @@ struct acpi_config {
     uint8_t sci_gsi; /* level-triggered, active high */
     uint8_t s5_type; /* SLP_TYP value that powers off */
 
-    uint16_t com1_port; /* 0: none */
-    uint8_t com1_gsi;
+    struct acpi_serial serial[ACPI_MAX_SERIALS];
+    uint32_t serial_count;
     uint16_t rtc_port; /* 0: none */
     uint8_t rtc_gsi;
 };

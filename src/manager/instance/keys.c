@@ -422,7 +422,8 @@ const struct instance_key instance_keys[] = {
 
     {"source", "share", KEY_BOTH, "DIR", NULL, "a folder of the host", "DIR",
      .check = check_plain_path},
-    {"path", "share", KEY_CONTAINER, "DIR", NULL, "where a container has it",
+    {"path", "share", KEY_BOTH, "DIR", NULL,
+     "where the instance has it; a VM without it, or without hull-agent, mounts it itself: mount -t virtiofs TAG DIR",
      .check = check_plain_path},
     {"tag", "share", KEY_VM, "TAG", NULL,
      "by what a VM mounts it (the device's name when it is not said)", .check = check_tag},
@@ -436,7 +437,8 @@ const struct instance_key instance_keys[] = {
     {"nic", "forward", KEY_BOTH, "DEVICE", NULL,
      "by which of its cards (the first when it is not said)", .check = check_interface},
 
-    {"to", "serial", KEY_VM, "WHERE", "pty", "where a second serial port leads",
+    {"to", "serial", KEY_VM, "WHERE", "pty",
+     "where a further serial port leads, from ttyS1 on in the order of the devices; a pty has the name RUN/instances/NAME/DEVICE.pty",
      "pty|file:|unix:", .check = check_serial},
     {0},
 };

@@ -385,8 +385,8 @@ static void acpi_tables_are_linked_and_summed(void **state)
                                        .reset_value = 6,
                                        .sci_gsi = 9,
                                        .s5_type = 5,
-                                       .com1_port = 0x3f8,
-                                       .com1_gsi = 4};
+                                       .serial = {{0x3f8, 4}},
+                                       .serial_count = 1};
     uint64_t rsdp_gpa;
     assert_int_equal(
         acpi_build(f->memory, BOOT_ACPI_GPA, BOOT_ACPI_SIZE, &config, &rsdp_gpa, &f->err), 0);

@@ -20,7 +20,8 @@ static uint8_t typed[65536];
 static size_t typed_count;
 static size_t room;
 
-size_t machine_serial_input(struct machine *machine, const uint8_t *data, size_t size)
+size_t machine_serial_input(struct machine *machine, unsigned port, const uint8_t *data,
+                            size_t size)
 {
     size_t taken = MIN(size, room);
     memcpy(typed + typed_count, data, taken);
@@ -31,7 +32,7 @@ size_t machine_serial_input(struct machine *machine, const uint8_t *data, size_t
 
 size_t machine_virtio_console_input(struct machine *machine, const uint8_t *data, size_t size)
 {
-    return machine_serial_input(machine, data, size);
+    return machine_serial_input(machine, 0, data, size);
 }
 
 struct fixture {

@@ -1,9 +1,11 @@
 #include "manager/instance/vm/command.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
+#include "base/host/file.h"
 #include "manager/network/network.h"
 
 /* Takes the text over; NULL: there was no memory for it. */
@@ -257,6 +259,97 @@ static int add_disks(const struct vm *vm, const struct vm_disks *disks,
     return 0;
 }
 
+static const char *tag_of(const char *name, const json_t *share)
+{
+    const char *tag = vm_property(share, "tag");
+    return tag != NULL ? tag : name;
+}
+
+/* The folder of the host. */
+static int share_folder(const json_t *share, char out_path[PATH_MAX], struct error *err)
+{
+    const char *source = vm_property(share, "source");
+    struct stat info;
+    if (source == NULL || snprintf(out_path, PATH_MAX, "%s", source) >= PATH_MAX) {
+        return error_set(err, EINVAL, "source: missing");
+    }
+    if (stat(out_path, &info) < 0 || !S_ISDIR(info.st_mode)) {
+        return error_set(err, ENOENT, "%s: an existing folder", out_path);
+    }
+    return 0;
+}
+
+static int add_shares(const struct vm *vm, struct vm_command *command, struct error *err)
+{
+    const char *name;
+    json_t *device;
+    json_object_foreach(json_object_get(vm->document, "devices"), name, device)
+    {
+        char path[PATH_MAX];
+        if (!is_type(device, "share")) {
+            continue;
+        }
+        int rc = share_folder(device, path, err);
+        if (rc < 0) {
+            return error_prefix(err, rc, "share %s", name);
+        }
+        add(command, vm_text("--share"));
+        add(command, vm_text("%s:%s%s", path, tag_of(name, device),
+                             vm_is_on(vm_property(device, "readonly")) ? ",readonly" : ""));
+    }
+    return 0;
+}
+
+/* Where hull-agent mounts the shares (agent/shares.h): words for the kernel, with a space in front of each. NULL: no memory. */
+static char *share_words(const struct vm *vm)
+{
+    char *words = NULL;
+    size_t size = 0;
+    FILE *out = open_memstream(&words, &size);
+    const char *name;
+    json_t *device;
+    if (out == NULL) {
+        return NULL;
+    }
+    json_object_foreach(json_object_get(vm->document, "devices"), name, device)
+    {
+        const char *path = vm_property(device, "path");
+        if (!is_type(device, "share") || path == NULL) {
+            continue;
+        }
+        (void)fprintf(out, " hull.share=%s:", tag_of(name, device));
+        for (const char *c = path; *c != '\0'; c++) {
+            bool is_plain = *c > ' ' && *c < 0x7f && *c != '%' && *c != '"';
+            (void)fprintf(out, is_plain ? "%c" : "%%%02x", (unsigned char)*c);
+        }
+        (void)fputs(vm_is_on(vm_property(device, "readonly")) ? ":ro" : "", out);
+    }
+    return fclose(out) == 0 ? words : NULL; /* memory is out: so it is for the command */
+}
+
+/* Serial ports behind the console's, in the order of their devices. A pty is found as DEVICE.pty in the folder of the running VM. */
+static void add_serials(const struct vm *vm, struct vm_command *command)
+{
+    const char *name;
+    json_t *device;
+    json_object_foreach(json_object_get(vm->document, "devices"), name, device)
+    {
+        if (is_type(device, "serial")) {
+            const char *to = vm_property(device, "to");
+            char link[PATH_MAX];
+            if (to == NULL || strcmp(to, "pty") == 0) {
+                char file[NAME_MAX + 8];
+                (void)snprintf(file, sizeof(file), "%.100s.pty", name);
+                vm_run_path(vm, file, link);
+                add(command, vm_text("--serial"));
+                add(command, vm_text("pty:%s", link));
+            } else {
+                add_option(command, "--serial", to);
+            }
+        }
+    }
+}
+
 static void add_path(const struct vm *vm, struct vm_command *command, const char *option,
                      const char *prefix, const char *file)
 {
@@ -280,11 +373,14 @@ static void add_config(const struct vm *vm, struct vm_command *command, const ch
 static void add_append(const struct vm *vm, struct vm_command *command, const struct vm_boot *boot)
 {
     const char *more = vm_config(vm, "append");
+    AUTO_FREE char *shares = share_words(vm);
     add(command, vm_text("--append"));
-    add(command,
-        vm_text("%s%shostname=%s systemd.hostname=%s%s%s", boot->append != NULL ? boot->append : "",
-                boot->append != NULL ? " " : "", vm_hostname(vm), vm_hostname(vm),
-                more != NULL ? " " : "", more != NULL ? more : ""));
+    add(command, shares == NULL
+                     ? NULL
+                     : vm_text("%s%shostname=%s systemd.hostname=%s%s%s%s",
+                               boot->append != NULL ? boot->append : "",
+                               boot->append != NULL ? " " : "", vm_hostname(vm), vm_hostname(vm),
+                               shares, more != NULL ? " " : "", more != NULL ? more : ""));
 }
 
 int vm_command_make(const struct vm *vm, const struct vm_disks *disks,
@@ -327,6 +423,10 @@ int vm_command_make(const struct vm *vm, const struct vm_disks *disks,
     if (rc == 0) {
         rc = add_nics(vm, places, &command, err);
     }
+    if (rc == 0) {
+        rc = add_shares(vm, &command, err);
+    }
+    add_serials(vm, &command);
     if (rc == 0 && command.is_short_of_memory) {
         rc = error_set_errno(err, ENOMEM, "vm %s: its command", vm->name);
     }

@@ -107,6 +107,13 @@ static void take_line(struct watched *vm, const json_t *line)
         tell(vm, event, vm->why);
     } else if (event != NULL && strcmp(event, "reset") == 0) {
         tell(vm, event, "");
+    } else if (event != NULL && strcmp(event, "share-lost") == 0) {
+        const char *share = json_string_value(json_object_get(line, "share"));
+        const char *why = json_string_value(json_object_get(line, "why"));
+        char text[128];
+        (void)snprintf(text, sizeof(text), "share %.40s: %.80s", share != NULL ? share : "",
+                       why != NULL ? why : "");
+        tell(vm, event, text);
     }
 }
 
