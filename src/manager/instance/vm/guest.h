@@ -16,6 +16,12 @@ void guest_thaw(const struct vm *vm, int fd); /* -1 is fine */
 void guest_set_time(const struct vm *vm);
 /* A clone becomes somebody else: another name, machine-id and keys. Waits a little for the agent. */
 int must_check guest_give_identity(const struct vm *vm, struct error *err);
+/* The same at its next start, which its disk shall not begin as the machine that it was: a file in its folder says so. */
+#define VM_RENEW "renew-identity"
+int must_check guest_renew_later(const struct vm *vm, struct error *err);
+bool guest_is_to_renew(const struct vm *vm);
+/* After that start. Waits for an agent, though not for ever. */
+void guest_renew(const struct vm *vm, struct job *job);
 
 /* Its card with one address gets another, and asks anew for its IP addresses. -EIO: it has none such, or its tools cannot. */
 int must_check guest_change_mac(const struct vm *vm, const char *from, const char *to,
