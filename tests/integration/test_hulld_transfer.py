@@ -1,5 +1,6 @@
 """Export and import of whole instances, and templates, of both kinds."""
 import contextlib
+import gzip
 import hashlib
 import io
 import json
@@ -220,7 +221,8 @@ CHANGES = {
     "twice": (lambda m: m + [m[-1]], ""),
     "upper leads out": (lambda m: m[:-1] + [(m[-1][0], tar_of(entry("out", tarfile.SYMTYPE, "/tmp/hull-escape"), entry("out/file", data=b"x")))], ""),
     "dots in upper": (lambda m: m[:-1] + [(m[-1][0], tar_of(entry("../../../escaped", data=b"x")))], ""),
-    "upper is no tar": (lambda m: m[:-1] + [(m[-1][0], b"x" * 2048)], ""),
+    "upper is no tar": (lambda m: m[:-1] + [(m[-1][0], b"x" * 2048)], "no archive"),
+    "base is no tar": (lambda m: [with_header(base="sha256-" + "0" * 64)([m[0]])[0], (m[1][0], gzip.compress(m[1][1]))] + m[2:], "no archive"),
     "owner out of range": (lambda m: m[:-1] + [(m[-1][0], tar_of(owned(entry("file", data=b"x"), 3000000000)))], ""),
 }
 

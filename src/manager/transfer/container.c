@@ -24,7 +24,7 @@
 #define XATTRS                                                                                     \
     "--xattrs", "--xattrs-include=user.*", "--xattrs-include=security.capability",                 \
         "--xattrs-include=trusted.overlay.opaque", "--xattrs-include=trusted.overlay.redirect",    \
-        "--acls", "--numeric-owner"
+        "--acls", "--numeric-owner", "--force-local"
 
 /* What makes a machine one of a kind, or belongs to its past. The image's own making empties /etc/machine-id. */
 static const char *const of_machine[] = {
@@ -93,6 +93,18 @@ static int pack(struct job *job, struct packing *packing, const char *path, stru
     return boxed_run(&program, err);
 }
 
+/* tar finds out by itself whether an archive is compressed; what comes here is not, and so has no more in it than its size says. */
+static int check_plain(const char *path, struct error *err)
+{
+    char block[512];
+    AUTO_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    int rc = fd < 0 ? error_set_errno(err, errno, "reading %s", path)
+                    : file_read_at(fd, block, sizeof(block), 0, path, err);
+    return rc == 0 && memcmp(block + 257, "ustar", 5) != 0
+               ? error_set(err, EBADMSG, "%s: is no archive of tar", path)
+               : rc;
+}
+
 static int unpack(struct job *job, const char *path, const char *folder, struct error *err)
 {
     const char *const argv[] = {"tar",
@@ -107,7 +119,8 @@ static int unpack(struct job *job, const char *path, const char *folder, struct 
                                 NULL};
     const struct boxed program = {
         .what = "tar", .argv = argv, .missing_package = "tar", .poll = transfer_poll, .ctx = job};
-    return boxed_run(&program, err);
+    int rc = check_plain(path, err);
+    return rc < 0 ? rc : boxed_run(&program, err);
 }
 
 /* What the container has above its image, as a folder. 'out_layers' is to be closed. */
@@ -252,12 +265,26 @@ int container_pack(struct work *work, const char *folder, const struct transfer_
     return rc;
 }
 
+bool transfer_knows_image(const struct job *job, const char *digest)
+{
+    const json_t *known;
+    size_t i;
+    json_array_foreach(json_object_get(job->request, "known"), i, known)
+    {
+        if (json_is_string(known) && strcmp(json_string_value(known), digest) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Does this host have the image? Then that is as good. */
 static bool has_image(const struct job *job, const char *digest)
 {
     struct store store;
     struct template_layers layers;
-    if (!image_is_digest(digest) || store_open(job->place.state, &store, NULL) < 0 ||
+    if (!image_is_digest(digest) || !transfer_knows_image(job, digest) ||
+        store_open(job->place.state, &store, NULL) < 0 ||
         template_open(&store, digest, true, &layers, NULL) < 0) {
         return false;
     }
@@ -278,10 +305,11 @@ int container_receive_image(struct work *work, const struct transfer_files *file
     bool is_here = has_image(work->job, digest);
     struct template_build request = {.root_tree = path};
     if (!is_here) {
-        rc = work_template(work->job, &request, made, err);
-        rc = rc < 0 ? rc : job_step(work->job, "image", json_pack("{s:s}", "digest", made), err);
+        rc = check_plain(path, err);
+        rc = rc < 0 ? rc : work_template(work->job, &request, made, err);
         digest = made;
-        *out_is_made = rc == 0;
+        is_here = rc == 0 && transfer_knows_image(work->job, made);
+        *out_is_made = rc == 0 && !is_here;
     }
     rc = rc < 0 ? rc : json_object_set_new(work->document, "image_digest", json_string(digest));
     if (rc == 0 && !is_here) {

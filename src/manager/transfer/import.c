@@ -214,6 +214,8 @@ static int check_trust(const json_t *document, const json_t *expanded, struct er
         if (own != NULL &&
             (instance_is_device(device, "share") ||
              (instance_is_device(device, "disk") && (text_of(device, "source") != NULL)) ||
+             (instance_is_device(device, "nic") &&
+              strcmp(instance_property(device, "spoofing"), "drop") != 0) ||
              (instance_is_device(device, "serial") &&
               strcmp(instance_property(device, "to"), "pty") != 0))) {
             return error_set(err, EPERM, "its device %.60s is something of its host's: %s", name,
@@ -441,7 +443,7 @@ static int make(struct work *work, const struct transfer_files *files, const jso
 static void remove_image(struct job *job, const char *digest)
 {
     struct error ignored;
-    if (digest[0] != '\0') {
+    if (digest[0] != '\0' && !transfer_knows_image(job, digest)) {
         error_ignore(work_remove_image(job, digest, &ignored));
     }
 }
@@ -485,7 +487,7 @@ int transfer_import_recover(struct job *job, json_t **out_result, struct error *
     int rc = step == NULL ? error_set(err, ECANCELED, "the import was interrupted")
                           : work_recover_made(job, text_of(step, "name"), out_result, err);
     if (rc < 0) {
-        remove_image(job, text_or_empty(job_find_step(job, "image"), "digest"));
+        remove_image(job, text_or_empty(job_find_step(job, "template"), "digest"));
     }
     transfer_folder_remove(job);
     return rc;

@@ -27,6 +27,8 @@ void transfer_folder_remove(const struct job *job)
     error_ignore(layers_remove(path, NULL));
     place_state_path(&job->place, AREA, NULL, NULL, path);
     (void)rmdir(path); /* others may work in it */
+    place_run_path(&job->place, AREA, job->id, NULL, path);
+    (void)unlink(path); /* at which a worker that died has waited for its client */
 }
 
 void transfer_path(const char *folder, const char *name, char out_path[PATH_MAX])

@@ -19,27 +19,49 @@ static bool is_asked(const struct api_call *call, const char *key)
     return json_is_true(json_object_get(call->body, key));
 }
 
-static int begin(struct api_call *call, const char *kind, const char *verb, const char *name,
-                 json_t *request, struct error *err)
+/* A job that also has images as its resource. 'request' is taken over. */
+static int begin_with_images(struct api_call *call, const char *kind, const char *verb,
+                             const char *name, const char *alias, json_t *request,
+                             struct error *err)
 {
-    json_auto_t *document = NULL;
-    int rc = documents_get(call->manager->documents, "instance", name, &document, err);
-    if (rc < 0) {
-        json_decref(request);
-        return rc == -ENOENT ? error_set(err, ENOENT, "instance %.64s does not exist", name) : rc;
+    static const char *const related[][2] = {
+        {"profile", "profiles"}, {"network", "networks"}, {"pool", "pools"}};
+    char description[160], instance[96], alias_resource[IMAGE_ALIAS_SIZE + 16];
+    json_auto_t *owned = request;
+    int rc = request == NULL ? error_set_errno(err, ENOMEM, "a request") : 0;
+    for (size_t i = 0; rc == 0 && i < ARRAY_COUNT(related); i++) {
+        json_t *all;
+        rc = request_related(call->manager->documents, related[i][0], &all, err);
+        rc = rc < 0 ? rc : json_object_set_new(owned, related[i][1], all);
     }
-    (void)json_object_set_new(request, "name", json_string(name));
-    (void)json_object_set(request, "document", document);
-    return request_begin(call, kind, verb, name, NULL, document, request, err);
+    (void)snprintf(description, sizeof(description), "%s %.64s", verb, name);
+    (void)snprintf(instance, sizeof(instance), "instance/%.64s", name);
+    (void)snprintf(alias_resource, sizeof(alias_resource), "alias/%s", alias != NULL ? alias : "");
+    const char *const resources[] = {instance, IMAGES_SHARED, alias != NULL ? alias_resource : NULL,
+                                     NULL};
+    return rc < 0 ? rc : api_begin(call, kind, description, resources, owned, err);
+}
+
+static int find_instance(struct api_call *call, const char *name, json_t **out_document,
+                         struct error *err)
+{
+    int rc = documents_get(call->manager->documents, "instance", name, out_document, err);
+    return rc == -ENOENT ? error_set(err, ENOENT, "instance %.64s does not exist", name) : rc;
 }
 
 static int export_instance(struct api_call *call, struct error *err)
 {
     const char *compress = text_of(call->body, "compress");
-    return begin(call, "instance-export", "exporting", call->words[0],
-                 json_pack("{s:b, s:s}", "snapshots", is_asked(call, "snapshots"), "compress",
-                           compress != NULL ? compress : "zstd"),
-                 err);
+    json_auto_t *document = NULL;
+    int rc = find_instance(call, call->words[0], &document, err);
+    if (rc < 0) {
+        return rc;
+    }
+    json_t *request =
+        json_pack("{s:s, s:O, s:b, s:s}", "name", call->words[0], "document", document, "snapshots",
+                  is_asked(call, "snapshots"), "compress", compress != NULL ? compress : "zstd");
+    return request_begin(call, "instance-export", "exporting", call->words[0], NULL, document,
+                         request, err);
 }
 
 static int check_known(struct api_call *call, const char *kind, const char *name, struct error *err)
@@ -68,13 +90,24 @@ static int import_instance(struct api_call *call, struct error *err)
     if (rc < 0) {
         return rc;
     }
-    json_t *request = json_pack("{s:s, s:b, s:b, s:b, s:s*, s:s*, s:O*}", "name", name,
-                                "keep_identity", is_asked(call, "keep_identity"), "as_new",
-                                is_asked(call, "as_new"), "trusted", is_asked(call, "trusted"),
-                                "network", network, "pool", pool, "chosen_profiles", profiles);
-    /* Nobody knows yet what it uses; networks and pools that go meanwhile are found missing when it starts. */
-    json_auto_t *document = json_pack("{s:s}", "name", name);
-    return request_begin(call, "instance-import", "importing", name, NULL, document, request, err);
+    json_t *known = json_array();
+    json_auto_t *images = NULL;
+    rc = documents_list(call->manager->documents, "image", &images, err);
+    json_array_foreach(images, i, item)
+    {
+        (void)json_array_append(known, json_object_get(item, "name"));
+    }
+    json_t *request =
+        json_pack("{s:s, s:b, s:b, s:b, s:o, s:s*, s:s*, s:O*}", "name", name, "keep_identity",
+                  is_asked(call, "keep_identity"), "as_new", is_asked(call, "as_new"), "trusted",
+                  is_asked(call, "trusted"), "known", known, "network", network, "pool", pool,
+                  "chosen_profiles", profiles);
+    if (rc < 0) {
+        json_decref(request);
+        return rc;
+    }
+    /* Nobody knows yet which networks and pools it uses; the job says when one is not there. */
+    return begin_with_images(call, "instance-import", "importing", name, NULL, request, err);
 }
 
 static int open_stream(struct api_call *call, struct error *err)
@@ -155,12 +188,16 @@ static int create_template(struct api_call *call, struct error *err)
         !is_asked(call, "replace")) {
         rc = error_set(err, EEXIST, "an image or template is called %.100s already", name);
     }
-    return rc < 0 ? rc
-                  : begin(call, "template-create", "making a template of", instance,
-                          json_pack("{s:s, s:s, s:b}", "template", name, "description",
-                                    text_or_empty(call->body, "description"), "live",
-                                    is_asked(call, "live")),
-                          err);
+    json_auto_t *document = NULL;
+    rc = rc < 0 ? rc : find_instance(call, instance, &document, err);
+    if (rc < 0) {
+        return rc;
+    }
+    json_t *request = json_pack(
+        "{s:s, s:O, s:s, s:s, s:b}", "name", instance, "document", document, "template", name,
+        "description", text_or_empty(call->body, "description"), "live", is_asked(call, "live"));
+    return begin_with_images(call, "template-create", "making a template of", instance, name,
+                             request, err);
 }
 
 /* How many of a list's documents have that member. */

@@ -199,14 +199,9 @@ int transfer_template(struct job *job, json_t **out_result, struct error *err)
 
 int transfer_template_recover(struct job *job, json_t **out_result, struct error *err)
 {
-    char path[PATH_MAX], name[64];
     transfer_moment_recover(job);
     vm_send_recover(job);
-    transfer_folder_remove(job);
-    (void)snprintf(name, sizeof(name), ".build-%.40s", job->id);
-    place_state_path(&job->place, "images", name, NULL, path);
-    files_abandon(path);
-    return error_set(err, ECANCELED, "making the template was interrupted");
+    return transfer_template(job, out_result, err);
 }
 
 int transfer_template_delete(struct job *job, json_t **out_result, struct error *err)

@@ -2,7 +2,7 @@
  *
  * Jobs (transfer_jobs) and their requests; each also has "profiles", "networks" and "pools", as those of instance.h:
  *   instance-export   {name, document, snapshots: bool, compress: zstd|none}: streams an archive (bundle.h)
- *   instance-import   {name, keep_identity, as_new, trusted, network, pool, profiles: of its own, "chosen_profiles"}: takes one
+ *   instance-import   {name, keep_identity, as_new, trusted, network, pool, chosen_profiles, known: [digests of all images]}: takes one
  *   template-create   {name, document, template: ALIAS, description, live: bool}
  *   template-delete   {template: ALIAS, digest, with_image: bool}
  *
@@ -77,6 +77,8 @@ struct transfer_files {
 };
 const struct transfer_file *transfer_find(const struct transfer_files *files, const char *name);
 
+/* Of an import: one that was here before. */
+bool transfer_knows_image(const struct job *job, const char *digest);
 /* The container of work->document, whose image is the one that came where this host does not have it: then it is put, and
  * work->document names it. */
 int must_check container_receive_image(struct work *work, const struct transfer_files *files,
