@@ -182,9 +182,11 @@ static int end(struct moving *moving, int rc, const struct error *err)
     }
     bool was_begun = moving->path != NULL;
     int status = was_begun ? batch_end(&moving->batch, NULL) : CLI_FAILURE;
+    bool is_told = was_begun && status != CLI_OK &&
+                   (status != CANCELLED || rc == -ENODATA || rc == -EPIPE || rc == -ECONNRESET);
     if (rc == -EINTR) {
         status = CANCELLED;
-    } else if (rc < 0 && (!was_begun || status == CLI_OK || status == CANCELLED)) {
+    } else if (rc < 0 && !is_told) {
         status = cli_fail(err);
     }
     free(moving->path);
