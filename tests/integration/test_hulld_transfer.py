@@ -391,3 +391,21 @@ def test_vm(manager, image, tmp_path):
         assert identity == [manager.get("/v1/instances/made")["uuid"].replace("-", ""), "made"]
     manager.hull("template", "delete", "golden-vm")
     nothing_left(manager)
+
+
+def test_container_of_limited_size(manager, tmp_path):
+    """Its files lie in a disk of its own; another range of ids has it there."""
+    manager.do("POST", "/v1/instances", {"name": "small", "kind": "container", "image": "bb", "start": True, "devices": {"root": {"type": "disk", "size": "64M"}}})
+    sh(manager, "small", "echo kept >/file; chown 1000 /file")
+    stop(manager, "small")
+    manager.do("POST", "/v1/instances/small/snapshots", {"name": "first"})
+    manager.hull("export", "small", tmp_path / "small.hull", "-s")
+    manager.hull("import", tmp_path / "small.hull", "small2", "--as-new")
+    manager.do("POST", "/v1/instances/small2/actions", {"action": "start"})
+    assert sh(manager, "small2", "cat /file; stat -c %u /file 2>/dev/null || ls -ln /file | cut -c14-20; hostname").split()[0] == "kept"
+    assert int(sh(manager, "small2", "df -k / | tail -1").split()[1]) < 65536
+    stop(manager, "small2")
+    manager.do("POST", "/v1/instances/small2/snapshots/first/restore")
+    for name in ("small", "small2"):
+        manager.do("DELETE", f"/v1/instances/{name}?force=1")
+    nothing_left(manager)
