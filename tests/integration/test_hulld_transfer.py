@@ -5,15 +5,16 @@ import hashlib
 import io
 import json
 import os
+import pathlib
 import random
-import shutil
 import signal
 import subprocess
 import tarfile
+import tempfile
 
 import pytest
 from conftest import HULL
-from hulld import NEEDS_ROOT, Failure, manager, until  # noqa: F401 (a fixture)
+from hulld import NEEDS_ROOT, Failure, Manager, manager, until  # noqa: F401 (a fixture)
 from test_hulld_vms import Existing, fixture_image, guest_of  # noqa: F401 (a fixture)
 
 pytestmark = NEEDS_ROOT
@@ -146,7 +147,6 @@ def test_running_container(manager, box, tmp_path):
 
 def test_image_comes_with_it(manager, file, tmp_path_factory):
     """On a host that has nothing of it, the instance brings its image, which goes with the last one that needs it."""
-    from hulld import Manager
     other = Manager(tmp_path_factory.mktemp("other"))
     try:
         other.hull("import", file)
@@ -408,4 +408,41 @@ def test_container_of_limited_size(manager, tmp_path):
     manager.do("POST", "/v1/instances/small2/snapshots/first/restore")
     for name in ("small", "small2"):
         manager.do("DELETE", f"/v1/instances/{name}?force=1")
+    nothing_left(manager)
+
+
+class UsersManager(Manager):
+    """One of an ordinary user."""
+
+    def within(self, *words):
+        return super().within("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", *words)
+
+
+def contents(file):
+    with tarfile.open(file) as archive:
+        return {info.name: hashlib.sha256(archive.extractfile(info).read()).hexdigest() for info in archive if info.name.startswith(("disks", "boot"))}
+
+
+def test_from_the_host_to_a_user(manager, image, tmp_path_factory):
+    """VMs go between managers of different users, a second disk too; containers need root."""
+    files = tmp_path_factory.mktemp("files")
+    manager.do("POST", "/v1/instances", {"name": "moved", "kind": "vm", "image": image, "devices": {"root": {"type": "disk", "size": "128M"},
+                                                                                                     "data": {"type": "disk", "size": "16M"}}})
+    manager.do("POST", "/v1/instances/moved/snapshots", {"name": "first"})
+    manager.hull("export", "moved", files / "there.hull", "--snapshots", "--compress", "none")
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="hull-user-"))  # pytest's own are root's alone
+    os.chown(folder, 65534, 65534)
+    user = UsersManager(folder)
+    try:
+        user.hull("import", files / "there.hull", "--keep-identity")
+        assert user.get("/v1/instances/moved")["uuid"] == manager.get("/v1/instances/moved")["uuid"]
+        user.hull("export", "moved", files / "back.hull", "--snapshots", "--compress", "none")
+        assert contents(files / "back.hull") == contents(files / "there.hull") and len(contents(files / "back.hull")) == 6
+        user.do("DELETE", "/v1/instances/moved")
+        nothing_left(user)
+    finally:
+        user.end()
+    manager.hull("import", files / "back.hull", "again")
+    manager.do("DELETE", "/v1/instances/moved")
+    manager.do("DELETE", "/v1/instances/again")
     nothing_left(manager)
