@@ -304,8 +304,7 @@ def test_interrupted(manager, box, file, tmp_path, verb, how):
         if how == "interrupt":
             process.send_signal(signal.SIGINT)
         else:
-            worker = next(int(pid) for pid in os.listdir("/proc") if pid.isdigit() and is_worker(pid, running["name"]))
-            os.kill(worker, signal.SIGKILL)
+            kill_worker(running)
         if verb == "export":
             process.stdout.read()
         else:
@@ -317,6 +316,10 @@ def test_interrupted(manager, box, file, tmp_path, verb, how):
     assert not target.exists() and "broken" not in manager.names()
     nothing_left(manager)
     assert manager.get(f"/v1/instances/{box}")["status"] == "stopped"
+
+
+def kill_worker(operation):
+    os.kill(next(int(pid) for pid in os.listdir("/proc") if pid.isdigit() and is_worker(pid, operation["name"])), signal.SIGKILL)
 
 
 def is_worker(pid, name):
@@ -367,6 +370,13 @@ def test_vm(manager, image, tmp_path):
         guest.write("three")
         manager.hull("export", "origin", file, "--snapshots")
         assert guest.status() == "running" and guest.read() == "three"
+        with subprocess.Popen([HULL, "export", "origin", "-"], env=manager.environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+            running = operation_of(manager, "instance-export")
+            assert process.stdout.read(1000)  # the snapshot is there, and the rest waits for who reads it
+            kill_worker(running)
+            process.stdout.read()
+        assert manager.wait(running)["status"] == "cancelled" and guest.status() == "running" and guest.read() == "three"
+        assert len(list((manager.state / "pools/default/disks").rglob("*.json"))) == 1 and not list((manager.state / "instances/origin/snapshots").glob("export*"))
         manager.hull("import", file, "there")
         there = Existing(manager, "there")
         assert [row["name"] for row in manager.get("/v1/instances/there")["snapshots"]] == ["first", "second"]

@@ -90,6 +90,42 @@ static int expected_members(const json_t *header, json_t **out_names, struct err
     return 0;
 }
 
+/* Does a state have that name? */
+static bool is_state(const json_t *header, const char *name)
+{
+    const json_t *state;
+    size_t i;
+    json_array_foreach(json_object_get(header, "states"), i, state)
+    {
+        if (strcmp(text_or_empty(state, "snapshot"), name) == 0) {
+            return name[0] != '\0';
+        }
+    }
+    return false;
+}
+
+/* Of the file's words about snapshots those that are known, and true. */
+static json_t *make_snapshots(const json_t *header)
+{
+    const json_t *list = json_object_get(json_object_get(header, "document"), "snapshots"), *item;
+    json_t *made = json_array();
+    size_t i;
+    json_array_foreach(list, i, item)
+    {
+        const char *parent = text_or_empty(item, "parent");
+        json_t *row = json_pack("{s:s, s:s, s:b}", "name", text_or_empty(item, "name"),
+                                "created_at", text_or_empty(item, "created_at"), "memory", 0);
+        if (is_state(header, parent)) {
+            (void)json_object_set_new(row, "parent", json_string(parent));
+        }
+        if (json_is_true(json_object_get(item, "automatic"))) {
+            (void)json_object_set_new(row, "automatic", json_true());
+        }
+        (void)json_array_append_new(made, row);
+    }
+    return made;
+}
+
 static int check_room(const char *folder, uint64_t size, const char *name, struct error *err)
 {
     struct statvfs room;
@@ -357,8 +393,8 @@ static int check_profiles(const struct work *work, struct error *err)
 /* The document of the new instance: what the file says, checked as if a client had sent it. */
 static int make_document(struct work *work, const json_t *header, struct error *err)
 {
-    static const char *const taken[] = {"kind",   "uuid",    "description", "image",   "profiles",
-                                        "config", "devices", "snapshots",   "snapshot"};
+    static const char *const taken[] = {"kind",     "uuid",   "description", "image",
+                                        "profiles", "config", "devices"};
     const json_t *said = json_object_get(header, "document"), *request = work->job->request;
     char now[32];
     instance_format_time(now);
@@ -368,6 +404,13 @@ static int make_document(struct work *work, const json_t *header, struct error *
         const json_t *value = json_object_get(said, taken[i]);
         if (value != NULL) {
             (void)json_object_set_new(work->document, taken[i], json_deep_copy(value));
+        }
+    }
+    if (json_array_size(json_object_get(said, "snapshots")) > 0) {
+        const char *current = text_or_empty(said, "snapshot");
+        (void)json_object_set_new(work->document, "snapshots", make_snapshots(header));
+        if (is_state(header, current)) {
+            (void)json_object_set_new(work->document, "snapshot", json_string(current));
         }
     }
     if (json_object_get(request, "chosen_profiles") != NULL) {
@@ -448,6 +491,16 @@ static void remove_image(struct job *job, const char *digest)
     }
 }
 
+/* What a dead worker was building. */
+static void sweep_templates(const struct job *job)
+{
+    struct store store;
+    struct error ignored;
+    if (job->place.is_root && store_open(job->place.state, &store, &ignored) == 0) {
+        error_ignore(template_sweep(&store, NULL, &ignored));
+    }
+}
+
 int transfer_import(struct job *job, json_t **out_result, struct error *err)
 {
     struct work work = {.job = job, .name = text_of(job->request, "name")};
@@ -488,6 +541,7 @@ int transfer_import_recover(struct job *job, json_t **out_result, struct error *
                           : work_recover_made(job, text_of(step, "name"), out_result, err);
     if (rc < 0) {
         remove_image(job, text_or_empty(job_find_step(job, "template"), "digest"));
+        sweep_templates(job);
     }
     transfer_folder_remove(job);
     return rc;
