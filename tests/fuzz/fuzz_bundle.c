@@ -1,5 +1,5 @@
-/* Rubbish as the file of an exported instance: plain or compressed, read in pieces of all sizes. The first byte says whether checksums of headers are put right before, so
- * that what stands behind them is reached, too. */
+/* Rubbish as the file of an exported instance: plain or compressed, read in pieces of all sizes. The first byte says whether
+ * checksums of headers are put right before, so that what stands behind them is reached, too. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>

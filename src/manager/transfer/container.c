@@ -93,7 +93,8 @@ static int pack(struct job *job, struct packing *packing, const char *path, stru
     return boxed_run(&program, err);
 }
 
-/* tar finds out by itself whether an archive is compressed; what comes here is not, and so has no more in it than its size says. */
+/* tar finds out by itself whether an archive is compressed; what comes here is not, and so has no more in it than its size
+ * says. */
 static int check_plain(const char *path, struct error *err)
 {
     char block[512];

@@ -1,5 +1,5 @@
-/* The bytes of an export or import, between its worker and a client. The worker listens at RUN/transfers/ID, ID being the operation's;
- * hulld connects what asks for /v1/operations/ID/stream with it, and only passes frames (session/frames.h).
+/* The bytes of an export or import, between its worker and a client. The worker listens at RUN/transfers/ID, ID being the
+ * operation's; hulld connects what asks for /v1/operations/ID/stream with it, and only passes frames (session/frames.h).
  *
  *   export: STDOUT frames, then CONTROL {"exit":0}
  *   import: STDIN frames, then CONTROL {"eof":true}; the worker answers {"exit":0} when it has them all

@@ -1,6 +1,7 @@
 /* Templates, in hulld: aliases of images that say what is launched with them.
  *
- * An alias's document (kind "alias") that is one has "template" {kind, from, profiles, config, devices, description, created_at}. */
+ * An alias's document (kind "alias") that is one has "template" {kind, from, profiles, config, devices, description,
+ * created_at}. */
 #ifndef MANAGER_TRANSFER_TEMPLATES_H
 #define MANAGER_TRANSFER_TEMPLATES_H
 

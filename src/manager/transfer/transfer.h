@@ -2,12 +2,13 @@
  *
  * Jobs (transfer_jobs) and their requests; each also has "profiles", "networks" and "pools", as those of instance.h:
  *   instance-export   {name, document, snapshots: bool, compress: zstd|none}: streams an archive (bundle.h)
- *   instance-import   {name, keep_identity, as_new, trusted, network, pool, chosen_profiles, known: [digests of all images]}: takes one
+ *   instance-import   {name, keep_identity, as_new, trusted, network, pool, chosen_profiles,
+ *                     known: [digests of all images]}: takes one
  *   template-create   {name, document, template: ALIAS, description, live: bool}
  *   template-delete   {template: ALIAS, digest, with_image: bool}
  *
- * The bytes go over stream.h. What an import takes lies in STATE/transfers/ID until all of it is there and checked; likewise what
- * an export packs.
+ * The bytes go over stream.h. What an import takes lies in STATE/transfers/ID until all of it is there and checked; likewise
+ * what an export packs.
  *
  * Threads: none. */
 #ifndef MANAGER_TRANSFER_TRANSFER_H

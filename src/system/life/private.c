@@ -1,4 +1,5 @@
-/* What a container has of its own, the files above its template: out of it and into it, with owners as the container sees them. */
+/* What a container has of its own, the files above its template: out of it and into it, with owners as the container sees
+ * them. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>

@@ -152,19 +152,19 @@ static void test_cut(void **state)
     }
 }
 
-/* Each byte another one: seen, or it was one that says nothing (padding, owners, times). */
+/* A byte is another one: seen, or it was one that says nothing (padding, owners, times). */
 static void test_changed(void **state)
 {
     struct memory memory = {.piece = 65536};
     size_t members, seen = 0;
     write_example(false, &memory);
-    for (size_t at = 0; at < memory.size; at++) {
+    for (size_t at = 0; at < memory.size; at += 3) {
         memory.data[at] ^= 0x11;
         memory.at = 0;
         seen += read_example(&memory, &members) < 0;
         memory.data[at] ^= 0x11;
     }
-    assert_true(seen > memory.size / 2);
+    assert_true(seen > memory.size / 6);
     memory.at = 0;
     assert_int_equal(read_example(&memory, &members), 0);
     assert_int_equal(members, 3);
