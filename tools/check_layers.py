@@ -28,7 +28,7 @@ MAY_USE = {
     "machine": MACHINE,
     "migrate": MACHINE | {"machine"},
     "vmm": MACHINE | {"machine", "migrate", "block/crypt.h", "block/filter.h", "block/bitmap.h", "block/front.h", "block/image.h", "block/job.h", "block/remote.h"},
-    "cli": BASE | {"agent/tar.h", "base/command", "client", "control", "session", "manager/instance/keys.h", "manager/place.h", "container/runtime/protect.h", "container/runtime/runtime.h", "system", "block/bitmap.h", "block/block.h", "block/copy.h", "block/crypt.h", "block/filter.h", "block/format/foreign", "block/image.h", "block/nbd_server.h", "block/nbd_tls.h", "block/remote.h"},
+    "cli": BASE | {"agent/tar.h", "base/command", "client", "control", "session", "manager/instance/keys.h", "manager/place.h", "manager/transfer/bundle.h", "container/runtime/protect.h", "container/runtime/runtime.h", "system", "block/bitmap.h", "block/block.h", "block/copy.h", "block/crypt.h", "block/filter.h", "block/format/foreign", "block/image.h", "block/nbd_server.h", "block/nbd_tls.h", "block/remote.h"},
 }
 
 

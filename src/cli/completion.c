@@ -16,6 +16,7 @@ static const struct {
     {"TEMPLATE", "hull ct template list --format csv 2>/dev/null | sed 1d | cut -d, -f1"},
     {"INSTANCE", "hull names instances 2>/dev/null"},
     {"IMAGE", "hull names images 2>/dev/null"},
+    {"TEMPLATE", "hull names templates 2>/dev/null"},
     {"NETWORK", "hull names networks 2>/dev/null"},
     {"POOL", "hull names pools 2>/dev/null"},
     {"VOLUME", "hull names volumes 2>/dev/null"},

@@ -5,12 +5,13 @@
 #include "cli/managed/managed.h"
 
 const struct verb *const verbs[] = {
-    &launch_verb, &create_verb,   &start_verb,      &stop_verb,  &restart_verb, &pause_verb,
-    &resume_verb, &delete_verb,   &list_verb,       &info_verb,  &config_verb,  &logs_verb,
-    &top_verb,    &events_verb,   &exec_verb,       &shell_verb, &console_verb, &push_verb,
-    &pull_verb,   &snapshot_verb, &clone_verb,      &image_verb, &network_verb, &pool_verb,
-    &volume_verb, &profile_verb,  &system_verb,     &boot_verb,  &ct_verb,      &ctl_verb,
-    &disk_verb,   &host_verb,     &completion_verb, &names_verb, &dial_verb, &man_verb,     NULL,
+    &launch_verb, &create_verb,   &start_verb, &stop_verb,   &restart_verb, &pause_verb,
+    &resume_verb, &delete_verb,   &list_verb,  &info_verb,   &config_verb,  &logs_verb,
+    &top_verb,    &events_verb,   &exec_verb,  &shell_verb,  &console_verb, &push_verb,
+    &pull_verb,   &snapshot_verb, &clone_verb, &export_verb, &import_verb,  &template_verb,
+    &image_verb,  &network_verb,  &pool_verb,  &volume_verb, &profile_verb, &system_verb,
+    &boot_verb,   &ct_verb,       &ctl_verb,   &disk_verb,   &host_verb,    &completion_verb,
+    &names_verb,  &dial_verb,     &man_verb,   NULL,
 };
 
 int cli_fail(const struct error *err)

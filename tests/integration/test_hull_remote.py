@@ -78,6 +78,9 @@ def test_tls(remote, tmp_path):
         good(hull(remote, "push", tmp_path / "file", "web1:/root/file"))
         good(hull(remote, "pull", "web1:/root/file", tmp_path / "back"))
         assert (tmp_path / "back").read_bytes() == data
+        good(hull(remote, "export", "web1", tmp_path / "web1.hull"))
+        good(hull(remote, "import", tmp_path / "web1.hull", "web9"))
+        good(hull(remote, "delete", "web9"))
         # More than all buffers hold, both ways at once.
         text = "0123456789abcdef" * (1 << 18)
         assert hull(remote, "exec", "web1", "--", "cat", input=text).stdout == text

@@ -74,6 +74,11 @@ int batch_call(struct batch *batch, const char *method, const char *path, const 
     return rc;
 }
 
+char *batch_path(const struct batch *batch)
+{
+    return batch->count == 1 ? strdup(batch->rows[0].path) : NULL;
+}
+
 void batch_try(struct batch *batch, const char *method, const char *path, const json_t *body)
 {
     struct error err;

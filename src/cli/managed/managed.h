@@ -57,7 +57,9 @@ void batch_begin(struct batch *batch, struct client *client, const char *label, 
  * that is no operation, a new reference, or NULL. Errors: nothing was added. */
 int must_check batch_call(struct batch *batch, const char *method, const char *path,
                           const json_t *body, json_t **out_answer, struct error *err);
-/* The same; tells of the error. */
+/* The path of the only operation that was added, for the caller to free; NULL: there is none. */
+char *batch_path(const struct batch *batch);
+/* The same as batch_call; tells of the error. */
 void batch_try(struct batch *batch, const char *method, const char *path, const json_t *body);
 /* Waits until all have ended, with a progress bar, and tells of each that failed. Ctrl-C cancels them; again, it leaves them. Frees the
  * batch; the exit status. 'out_result' (may be NULL): of the only one, a new reference, or NULL. */
@@ -100,7 +102,9 @@ extern const struct verb launch_verb, create_verb;
 extern const struct verb start_verb, stop_verb, restart_verb, pause_verb, resume_verb, delete_verb;
 extern const struct verb list_verb, info_verb, config_verb, logs_verb, top_verb, events_verb;
 extern const struct verb exec_verb, shell_verb, console_verb, push_verb, pull_verb;
-extern const struct verb snapshot_verb, clone_verb;
+extern const struct verb snapshot_verb, clone_verb, export_verb, import_verb, template_verb;
+extern const struct verb template_list_verb, template_create_verb, template_info_verb,
+    template_delete_verb;
 extern const struct verb snapshot_create_verb, snapshot_list_verb, snapshot_restore_verb,
     snapshot_delete_verb;
 extern const struct verb image_list_verb, image_build_verb, image_import_verb, image_export_verb,

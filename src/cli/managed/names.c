@@ -12,6 +12,7 @@ static const struct {
 } lists[] = {
     {"instances", "/v1/instances"}, {"images", "/v1/aliases"},  {"networks", "/v1/networks"},
     {"pools", "/v1/pools"},         {"volumes", "/v1/volumes"}, {"profiles", "/v1/profiles"},
+    {"templates", "/v1/templates"},
 };
 
 static json_t *fetch(const struct client *client, const char *path)

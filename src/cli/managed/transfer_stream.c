@@ -14,8 +14,11 @@
 int transfer_begin(struct transfer_stream *stream, struct client_socket *socket,
                    struct progress *progress, struct error *err)
 {
-    *stream = (struct transfer_stream){
-        .socket = socket, .progress = progress, .out = malloc(OUT_SIZE), .status = -1};
+    *stream = (struct transfer_stream){.socket = socket,
+                                       .progress = progress,
+                                       .out = malloc(OUT_SIZE),
+                                       .status = -1,
+                                       .wake_fd = -1};
     return stream->out != NULL ? 0 : error_set(err, ENOMEM, "a transfer");
 }
 
@@ -84,12 +87,16 @@ static int take_message(struct transfer_stream *stream, struct error *err)
 static int wait_for(struct transfer_stream *stream, struct error *err)
 {
     bool is_sending = client_socket_is_sending(stream->socket);
-    struct pollfd polled = {.fd = client_socket_fd(stream->socket),
-                            .events = (short)(POLLIN | (is_sending ? POLLOUT : 0))};
-    if (poll(&polled, 1, -1) < 0 && errno != EINTR) {
+    struct pollfd polled[] = {{.fd = client_socket_fd(stream->socket),
+                               .events = (short)(POLLIN | (is_sending ? POLLOUT : 0))},
+                              {.fd = stream->wake_fd, .events = POLLIN}};
+    if (poll(polled, 2, -1) < 0 && errno != EINTR) {
         return error_set_errno(err, errno, "waiting");
     }
-    return polled.revents & POLLOUT ? client_socket_flush(stream->socket, err) : 0;
+    if (polled[1].revents != 0) {
+        return error_set(err, EINTR, "interrupted");
+    }
+    return polled[0].revents & POLLOUT ? client_socket_flush(stream->socket, err) : 0;
 }
 
 /* Until there is data, or the session has ended. */
@@ -127,6 +134,24 @@ int transfer_take(void *ctx, void *data, size_t size, struct error *err)
     }
     progress_update(stream->progress, stream->moved, stream->total);
     return 0;
+}
+
+int transfer_take_some(struct transfer_stream *stream, void *data, size_t size, size_t *out_size,
+                       struct error *err)
+{
+    int rc = receive(stream, err);
+    *out_size = rc == 0 ? MIN(size, stream->size) : 0;
+    if (rc == 0 && *out_size == 0 && stream->status != 0) {
+        return error_set(err, EIO, "the other side has ended with status %d", stream->status);
+    }
+    if (*out_size > 0) {
+        memcpy(data, stream->data, *out_size);
+    }
+    stream->data += *out_size;
+    stream->size -= *out_size;
+    stream->moved += *out_size;
+    progress_update(stream->progress, stream->moved, stream->total);
+    return rc;
 }
 
 /* Also hears what the other side says meanwhile. */

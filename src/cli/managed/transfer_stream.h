@@ -15,7 +15,8 @@ struct transfer_stream {
     size_t size;
     uint8_t *out; /* what goes next */
     size_t out_size;
-    int status; /* the other side's; -1: it goes on */
+    int status;  /* the other side's; -1: it goes on */
+    int wake_fd; /* readable: -EINTR; -1: nothing */
 };
 
 int must_check transfer_begin(struct transfer_stream *stream, struct client_socket *socket,
@@ -23,6 +24,9 @@ int must_check transfer_begin(struct transfer_stream *stream, struct client_sock
 /* tar_read_fn and tar_write_fn: 'ctx' is the stream. */
 int transfer_take(void *ctx, void *data, size_t size, struct error *err);
 int transfer_give(void *ctx, const void *data, size_t size, struct error *err);
+/* What there is, at most 'size' bytes; 0 of them: the other side has ended well. */
+int must_check transfer_take_some(struct transfer_stream *stream, void *data, size_t size,
+                                  size_t *out_size, struct error *err);
 /* After what was given: the other side's exit status. */
 int must_check transfer_finish(struct transfer_stream *stream, struct error *err);
 /* What is left of what comes, and the exit status. */

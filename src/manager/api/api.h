@@ -62,9 +62,9 @@ struct api_schema {
 };
 /* Each object room gives both; tables end with rows of zeros. */
 extern const struct api_route instance_routes[], image_routes[], network_routes[], pool_routes[],
-    system_routes[], check_routes[];
+    system_routes[], check_routes[], transfer_routes[];
 extern const struct api_schema instance_schemas[], image_schemas[], network_schemas[],
-    pool_schemas[], system_schemas[], check_schemas[];
+    pool_schemas[], system_schemas[], check_schemas[], transfer_schemas[];
 
 /* Begins an operation and makes it the call's answer. */
 int must_check api_begin(struct api_call *call, const char *kind, const char *description,

@@ -71,6 +71,11 @@ static int remove_image(struct job *job, const char *digest, const json_t *alias
     return rc;
 }
 
+int work_remove_image(struct job *job, const char *digest, struct error *err)
+{
+    return remove_image(job, digest, NULL, err);
+}
+
 int image_delete(struct job *job, json_t **out_result, struct error *err)
 {
     *out_result = NULL;

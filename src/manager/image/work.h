@@ -18,6 +18,9 @@ int must_check image_delete(struct job *job, json_t **out_result, struct error *
 int must_check image_prune(struct job *job, json_t **out_result, struct error *err);
 int must_check image_check(struct job *job, json_t **out_result, struct error *err);
 
+/* -EBUSY: an instance uses it. */
+int must_check work_remove_image(struct job *job, const char *digest, struct error *err);
+
 /* A template is built for the job; see template_build. Its name afterwards is image_template_name's. A worker that takes up the
  * work of a dead one finds what that one had built. */
 int must_check work_template(struct job *job, struct template_build *request,

@@ -17,6 +17,7 @@
 #include "manager/instance/requests.h"
 #include "manager/operation/session.h"
 #include "manager/text.h"
+#include "manager/transfer/templates.h"
 #include "system/network/network.h"
 #include "system/store.h"
 
@@ -110,13 +111,15 @@ static int make_document(struct api_call *call, const char *name, const json_t *
                          json_t **out_document, struct error *err)
 {
     static const char *const taken[] = {"description", "profiles", "config", "devices"};
-    const json_t *body = call->body;
+    json_auto_t *body = NULL;
     char uuid[INSTANCE_UUID_SIZE], now[32];
-    const char *kind = text_of(body, "kind");
-    int rc = instance_make_uuid(uuid, err);
+    int rc = template_apply(call->manager->documents, text_of(call->body, "image"), call->body,
+                            &body, err);
+    rc = rc < 0 ? rc : instance_make_uuid(uuid, err);
     if (rc < 0) {
         return rc;
     }
+    const char *kind = text_of(body, "kind");
     instance_format_time(now);
     if (kind == NULL) {
         kind = call->manager->place.is_root ? "container" : "vm";

@@ -55,6 +55,7 @@ extern const struct job_kind image_jobs[];
 extern const struct job_kind network_jobs[];
 extern const struct job_kind pool_jobs[];
 extern const struct job_kind check_jobs[];
+extern const struct job_kind transfer_jobs[];
 
 /* At most ten times a second with the same text. 'total' 0: unknown. Never fails: a journal that cannot be written (disk full)
  * says so at the next step. */

@@ -21,7 +21,7 @@
 static const struct job_kind *find_kind(const char *name)
 {
     static const struct job_kind *const tables[] = {instance_jobs, image_jobs, network_jobs,
-                                                    pool_jobs, check_jobs};
+                                                    pool_jobs,     check_jobs, transfer_jobs};
     for (unsigned i = 0; i < ARRAY_COUNT(tables); i++) {
         for (const struct job_kind *kind = tables[i]; kind->name != NULL; kind++) {
             if (strcmp(kind->name, name) == 0) {

@@ -168,6 +168,12 @@ static int open_chain(const json_t *chain, size_t first, bool is_readonly, struc
     return 0;
 }
 
+int disk_file_open(const json_t *chain, bool is_readonly, struct event_loop *loop,
+                   struct block **out_block, struct error *err)
+{
+    return open_chain(chain, 0, is_readonly, loop, out_block, err);
+}
+
 int disk_file_resize(const json_t *chain, uint64_t size, struct error *err)
 {
     struct event_loop *loop = NULL;

@@ -5,6 +5,7 @@
 #define MANAGER_POOL_DISK_FILE_H
 
 #include <jansson.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/core/error.h"
@@ -23,6 +24,10 @@ int must_check disk_file_reflink(const char *from, const char *to, struct error 
 int must_check disk_file_check_unused(const char *path, struct error *err);
 
 /* 'chain': array of {"path","format"} from the disk down, as pool_folder_chain gives it. */
+struct event_loop;
+struct block;
+int must_check disk_file_open(const json_t *chain, bool is_readonly, struct event_loop *loop,
+                              struct block **out_block, struct error *err);
 int must_check disk_file_resize(const json_t *chain, uint64_t size, struct error *err);
 /* Writes what the first image of the chain has into the second one, which has the same contents as a disk afterwards. Nothing
  * changes for who reads the first. -EBUSY: one of the two is in use. */

@@ -123,6 +123,22 @@ int must_check life_snapshot_delete(const struct life *life, const char *name, c
 int must_check life_clone(const struct life *life, const char *name, const char *snapshot,
                           const char *new_name, const char *const *words, size_t word_count,
                           struct error *err);
+/* What a container has of its own, or its snapshot, between it and a folder in which owners are those that the container sees.
+ * 'folder' is made by life_private_out; beside it "FOLDER.disk" is used meanwhile. 'poll' may be NULL; not 0 cancels. */
+struct life_private {
+    const char *folder;
+    int (*poll)(void *ctx);
+    void *ctx;
+};
+/* Of one that is stopped, or of a snapshot. 'out_layers': what it stands on, to be closed. */
+struct template_layers;
+int must_check life_private_out(const struct life *life, const char *name, const char *snapshot,
+                                const struct life_private *private,
+                                struct template_layers *out_layers, struct error *err);
+/* Into one that was just made, in place of what it has, or into a snapshot that is made by that; its next start writes its name
+ * and the like. */
+int must_check life_private_in(const struct life *life, const char *name, const char *snapshot,
+                               const struct life_private *private, struct error *err);
 /* The newest template of its name becomes what it stands on, at its next start. 'out_is_new': there was a newer one. */
 int must_check life_upgrade(const struct life *life, const char *name, bool *out_is_new,
                             struct error *err);

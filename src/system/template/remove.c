@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/file.h>
 
+#include "base/core/compiler.h"
 #include "system/template/catalog.h"
 
 #define MAX_ROUNDS LAYERS_MAX /* each takes away what stood on the last one's */
@@ -28,6 +29,18 @@ static int remove_unheld(const char *path, bool *out_is_gone, struct error *err)
     return rc;
 }
 
+/* Being built, or being removed; whoever does it holds the folder. */
+static bool is_unfinished(const char *name)
+{
+    static const char *const prefixes[] = {MANIFEST_UNFINISHED, ".hull-removed-"};
+    for (size_t i = 0; i < ARRAY_COUNT(prefixes); i++) {
+        if (strncmp(name, prefixes[i], strlen(prefixes[i])) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static int sweep_unfinished(const struct store *store, unsigned *count, struct error *err)
 {
     char path[PATH_MAX];
@@ -40,7 +53,7 @@ static int sweep_unfinished(const struct store *store, unsigned *count, struct e
     int rc = 0;
     while (rc == 0 && (entry = readdir(dir)) != NULL) {
         bool is_gone = false;
-        if (strncmp(entry->d_name, MANIFEST_UNFINISHED, strlen(MANIFEST_UNFINISHED)) == 0) {
+        if (is_unfinished(entry->d_name)) {
             store_template_path(store, entry->d_name, NULL, path);
             rc = remove_unheld(path, &is_gone, err);
             *count += is_gone;

@@ -75,7 +75,8 @@ int must_check template_list(const struct store *store, json_t **out_list, struc
  * (with 'is_forced' the name goes all the same, and the files later). */
 int must_check template_delete(const struct store *store, const char *name, bool is_forced,
                                struct error *err);
-/* Removes half-built templates of processes that are gone, and templates that nobody needs. 'out_count' may be NULL. */
+/* Removes half-built and half-removed templates of processes that are gone, and templates that nobody needs. 'out_count' may be
+ * NULL. */
 int must_check template_sweep(const struct store *store, unsigned *out_count, struct error *err);
 
 #endif

@@ -215,6 +215,7 @@ const struct job_kind image_jobs[] = {
 const struct job_kind network_jobs[] = {{0}};
 const struct job_kind pool_jobs[] = {{0}};
 const struct job_kind check_jobs[] = {{0}};
+const struct job_kind transfer_jobs[] = {{0}};
 
 /* What comes in goes out, behind the instance's name. */
 static int echo_session(const struct place *place, const json_t *document, const json_t *request,

@@ -19,6 +19,7 @@
 #include "manager/instance/vm/snapshot.h"
 #include "manager/instance/vm/status.h"
 #include "manager/network/network.h"
+#include "manager/text.h"
 
 #define DEFAULT_ROOT_SIZE (10ull << 30)
 
@@ -123,6 +124,9 @@ static int vm_create(struct job *job, const json_t *document, const json_t *imag
     if (rc == 0) {
         rc = make_disks(job, &vm, &files, bytes_of(full), err);
     }
+    if (rc == 0 && strcmp(text_or_empty(full, "identity"), "renew") == 0) {
+        rc = guest_renew_later(&vm, err);
+    }
     json_decref(full);
     if (rc < 0) {
         error_ignore(vm_remove(job, document, NULL));
@@ -157,8 +161,8 @@ static int vm_remove(struct job *job, const json_t *document, struct error *err)
         rc = remove_folder(path, err);
     }
     /* The instance's document is not the driver's. */
-    static const char *const own[] = {"logs",        "snapshots", "boot.json",
-                                      "places.json", "seed.iso",  "memory"};
+    static const char *const own[] = {"logs",   "snapshots", "boot.json", "places.json", "seed.iso",
+                                      "memory", "vmlinuz",   "initrd",    VM_RENEW};
     for (size_t i = 0; rc == 0 && i < ARRAY_COUNT(own); i++) {
         vm_state_path(&vm, own[i], path);
         rc = remove_folder(path, err);
@@ -171,7 +175,11 @@ static int vm_start(struct job *job, const json_t *document, struct error *err)
     struct vm vm;
     vm_init(&vm, &job->place, job, document);
     job_progress(job, "starting", 0, 0);
-    return vm_life_start(&vm, NULL, false, err);
+    int rc = vm_life_start(&vm, NULL, false, err);
+    if (rc == 0) {
+        guest_renew(&vm, job);
+    }
+    return rc;
 }
 
 static int vm_stop(struct job *job, const json_t *document, bool is_forced, int timeout_s,

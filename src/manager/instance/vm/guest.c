@@ -1,6 +1,7 @@
 #include "manager/instance/vm/guest.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -14,6 +15,7 @@
 #define INFO_TIMEOUT_MS     5000
 #define IDENTITY_TIMEOUT_MS 5000  /* until an agent answers */
 #define KEYS_TIMEOUT_MS     60000 /* a slow guest makes keys of RSA */
+#define RENEW_TIMEOUT_MS    30000
 
 int guest_ask(const struct vm *vm, json_t *request, int timeout_ms, json_t **out_answer,
               struct error *err)
@@ -124,4 +126,38 @@ int guest_give_identity(const struct vm *vm, const struct vm *old, struct error 
     json_decref(request);
     json_decref(answer);
     return rc;
+}
+
+int guest_renew_later(const struct vm *vm, struct error *err)
+{
+    char path[PATH_MAX];
+    vm_state_path(vm, VM_RENEW, path);
+    AUTO_CLOSE int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    return fd < 0 ? error_set_errno(err, errno, "making %s", path) : 0;
+}
+
+bool guest_is_to_renew(const struct vm *vm)
+{
+    char path[PATH_MAX];
+    vm_state_path(vm, VM_RENEW, path);
+    return access(path, F_OK) == 0;
+}
+
+void guest_renew(const struct vm *vm, struct job *job)
+{
+    char path[PATH_MAX];
+    int64_t end_ms = clock_monotonic_ms() + RENEW_TIMEOUT_MS;
+    if (!guest_is_to_renew(vm)) {
+        return;
+    }
+    job_progress(job, "giving the guest a name and keys of its own", 0, 0);
+    while (!guest_has_agent(vm) && clock_monotonic_ms() < end_ms && !job_is_cancelled(job)) {
+        const struct timespec pause = {.tv_nsec = 100000000};
+        (void)nanosleep(&pause, NULL);
+    }
+    if (guest_give_identity(vm, vm, NULL) < 0) {
+        job_progress(job, "the guest has no hull-agent: it keeps its name and keys", 0, 0);
+    }
+    vm_state_path(vm, VM_RENEW, path);
+    (void)unlink(path); /* it is tried once */
 }

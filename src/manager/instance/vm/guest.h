@@ -17,5 +17,11 @@ void guest_set_time(const struct vm *vm);
 /* A clone of 'old' becomes somebody else: another name, machine-id, keys, and addresses of its cards. Waits a little for the
  * agent. */
 int must_check guest_give_identity(const struct vm *vm, const struct vm *old, struct error *err);
+/* The same at its next start, which its disk shall not begin as the machine that it was: a file in its folder says so. */
+#define VM_RENEW "renew-identity"
+int must_check guest_renew_later(const struct vm *vm, struct error *err);
+bool guest_is_to_renew(const struct vm *vm);
+/* After that start. Waits for an agent, though not for ever. */
+void guest_renew(const struct vm *vm, struct job *job);
 
 #endif

@@ -1,5 +1,6 @@
 #include "manager/instance/vm/snapshot.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -278,32 +279,74 @@ static int copy_disks(struct still *still, const struct copying *copying, struct
     return rc;
 }
 
-static int copy_file(const struct vm *from, const struct vm *to, const char *file,
-                     bool may_be_missing, struct error *err)
+/* One that never ran has no places yet. */
+static int copy_places(const struct vm *from, const struct vm *to, struct error *err)
 {
     char path[PATH_MAX];
     void *text = NULL;
     size_t size;
-    vm_state_path(from, file, path);
+    vm_state_path(from, "places.json", path);
     AUTO_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0 && errno == ENOENT && may_be_missing) {
+    if (fd < 0 && errno == ENOENT) {
         return 0;
     }
     int rc = fd < 0 ? error_set_errno(err, errno, "%s", path)
                     : file_read_whole(fd, 65536, path, &text, &size, err);
     if (rc == 0) {
-        vm_state_path(to, file, path);
+        vm_state_path(to, "places.json", path);
         rc = file_replace(path, text, 0600, true, err);
     }
     free(text);
     return rc;
 }
 
-/* One that never ran has no places yet. */
+/* One of an image stays where it is; one that lies with the instance (it was imported) is the new one's own, too. */
+static int copy_boot_file(const struct vm *from, const struct vm *to, const char *name,
+                          json_t *boot, const char *key, struct error *err)
+{
+    char here[PATH_MAX], there[PATH_MAX];
+    struct stat info;
+    vm_state_path(from, name, here);
+    vm_state_path(to, name, there);
+    const char *path = json_string_value(json_object_get(boot, key));
+    if (path == NULL || strcmp(path, here) != 0) {
+        return 0;
+    }
+    AUTO_CLOSE int in = open(here, O_RDONLY | O_CLOEXEC);
+    AUTO_CLOSE int out = open(there, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (in < 0 || out < 0 || fstat(in, &info) < 0) {
+        return error_set_errno(err, errno, "copying %s", here);
+    }
+    for (off_t left = info.st_size; left > 0;) {
+        ssize_t done = copy_file_range(in, NULL, out, NULL, (size_t)left, 0);
+        if (done <= 0) {
+            return error_set_errno(err, done < 0 ? errno : EIO, "copying %s", here);
+        }
+        left -= done;
+    }
+    return json_object_set_new(boot, key, json_string(there));
+}
+
 static int copy_boot(const struct vm *from, const struct vm *to, struct error *err)
 {
-    int rc = copy_file(from, to, "boot.json", false, err);
-    return rc < 0 ? rc : copy_file(from, to, "places.json", true, err);
+    char path[PATH_MAX];
+    void *text = NULL;
+    size_t size;
+    vm_state_path(from, "boot.json", path);
+    AUTO_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int rc = fd < 0 ? error_set_errno(err, errno, "%s", path)
+                    : file_read_whole(fd, 65536, path, &text, &size, err);
+    json_auto_t *boot = rc == 0 ? json_loadb(text, size, 0, NULL) : NULL;
+    free(text);
+    rc = rc < 0 ? rc : copy_boot_file(from, to, "vmlinuz", boot, "kernel", err);
+    rc = rc < 0 ? rc : copy_boot_file(from, to, "initrd", boot, "initrd", err);
+    if (rc == 0) {
+        AUTO_FREE char *copy = json_dumps(boot, JSON_INDENT(2));
+        vm_state_path(to, "boot.json", path);
+        rc = copy == NULL ? error_set(err, EBADMSG, "%s: is no JSON", path)
+                          : file_replace(path, copy, 0600, true, err);
+    }
+    return rc < 0 ? rc : copy_places(from, to, err);
 }
 
 static void undo_clone(const struct vm *to, struct vm_disks *disks)
@@ -318,8 +361,8 @@ static void undo_clone(const struct vm *to, struct vm_disks *disks)
             error_ignore(disk->driver->disk_remove(disk->pool, name, NULL));
         }
     }
-    static const char *const files[] = {"boot.json", "places.json", "seed.iso",
-                                        "memory",    "logs",        NULL};
+    static const char *const files[] = {"boot.json", "places.json", "seed.iso", "memory", "logs",
+                                        "vmlinuz",   "initrd",      VM_RENEW,   NULL};
     for (unsigned i = 0; files[i] != NULL; i++) {
         vm_state_path(to, files[i], path);
         (void)remove(path); /* perhaps it was not made yet */
@@ -389,6 +432,9 @@ static int make_clone(struct job *job, struct still *still, const struct vm *to,
     }
     if (rc == 0) {
         rc = vm_seed_write(to, stat(path, &info) == 0, err);
+    }
+    if (rc == 0 && !is_live && guest_is_to_renew(still->vm)) {
+        rc = guest_renew_later(to, err);
     }
     if (rc == 0 && is_live) {
         job_progress(job, "starting", 0, 0);

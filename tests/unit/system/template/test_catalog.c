@@ -276,13 +276,12 @@ static void test_name_moves(void **state)
     assert_true(is_there(place, three));
 }
 
-/* What a killed build has left goes; what somebody is working on stays. */
-static void test_sweep(void **state)
+/* What a killed build or removal has left goes; what somebody is working on stays. */
+static void check_sweep(struct place *place, const char *name)
 {
-    struct place *place = *state;
     char path[PATH_MAX];
     unsigned count = 0;
-    store_template_path(&place->store, ".build-abcdef", NULL, path);
+    store_template_path(&place->store, name, NULL, path);
     assert_int_equal(mkdir(path, 0755), 0);
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     assert_int_equal(flock(fd, LOCK_EX), 0);
@@ -293,6 +292,12 @@ static void test_sweep(void **state)
     assert_int_equal(template_sweep(&place->store, &count, NULL), 0);
     assert_int_equal(count, 1);
     assert_int_equal(access(path, F_OK), -1);
+}
+
+static void test_sweep(void **state)
+{
+    check_sweep(*state, ".build-abcdef");
+    check_sweep(*state, ".hull-removed-0123456789abcdef");
 }
 
 static int refuse(void *ctx, const char *what, int percent)
