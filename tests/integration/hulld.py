@@ -96,9 +96,12 @@ class Manager:
         assert self.process.wait(TIMEOUT) == 0, self.log()
         self.start()
 
+    def connection(self):
+        return Connection(self.socket)
+
     def call(self, method, path, body=None):
         """(status, headers, what the body holds)"""
-        connection = Connection(self.socket)
+        connection = self.connection()
         try:
             connection.request(method, path, json.dumps(body) if body is not None else None, {"Content-Type": "application/json"} if body is not None else {})
             answer = connection.getresponse()
