@@ -1,5 +1,6 @@
 #include "base/host/program.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/close_range.h>
@@ -115,4 +116,11 @@ int process_spawn(const struct process_spec *spec, bool is_foreign, pid_t *out_p
     }
     *out_pid = pid;
     return 0;
+}
+
+int program_code(const char *line, int otherwise)
+{
+    bool is_full = strstr(line, "No space left on device") != NULL ||
+                   strstr(line, "Disk quota exceeded") != NULL;
+    return is_full ? ENOSPC : otherwise;
 }
