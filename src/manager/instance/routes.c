@@ -632,6 +632,8 @@ const struct api_schema instance_schemas[] = {
      "\"uuid\":{\"type\":\"string\"},\"image\":{\"type\":\"string\"},"
      "\"image_digest\":{\"type\":\"string\"}," CONFIGURATION ","
      "\"snapshots\":{\"type\":\"array\",\"items\":{\"type\":\"object\"}},"
+     "\"snapshot\":{\"type\":\"string\",\"description\":\"the last one that it was made or restored "
+     "from\"},"
      "\"created_at\":{\"type\":\"string\"},"
      "\"incomplete\":{\"type\":\"boolean\",\"description\":\"it is being made, or its making "
      "failed\"},\"node\":{\"type\":\"string\"},"
