@@ -120,7 +120,13 @@ int process_spawn(const struct process_spec *spec, bool is_foreign, pid_t *out_p
 
 int program_code(const char *line, int otherwise)
 {
-    bool is_full = strstr(line, "No space left on device") != NULL ||
-                   strstr(line, "Disk quota exceeded") != NULL;
-    return is_full ? ENOSPC : otherwise;
+    /* The last is what tar says when a part of a block still fitted. */
+    static const char *const words[] = {"No space left on device", "Disk quota exceeded",
+                                        ": Wrote only "};
+    for (size_t i = 0; i < ARRAY_COUNT(words); i++) {
+        if (strstr(line, words[i]) != NULL) {
+            return ENOSPC;
+        }
+    }
+    return otherwise;
 }

@@ -210,7 +210,8 @@ static int finish(const struct boxed *program, pid_t pid, struct pipes *p, struc
     if (WIFEXITED(status) && WEXITSTATUS(status) == 0) {
         return 0;
     }
-    return error_set(err, out.code, "%s failed: %s", program->what,
+    return error_set(err, out.code, "%s failed%s: %s", program->what,
+                     out.code == ENOSPC ? " for lack of space" : "",
                      out.reason[0] != '\0' ? out.reason : "it did not say why");
 }
 
