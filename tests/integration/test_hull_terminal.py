@@ -227,3 +227,20 @@ def test_colours(terminal, web1):
     for words in (("list",), ("top",), ("image", "list"), ("system", "df")):
         done = web1.hull(*words)
         assert "\x1b" not in done.stdout + done.stderr and "\r" not in done.stdout + done.stderr, words
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
+def test_tab_in_zsh(terminal, web1, tmp_path):
+    """Verbs, options and names, as the user's own shell completes them."""
+    (tmp_path / "_hull").write_text(web1.hull("completion", "zsh").stdout)
+    terminal.begin("zsh -f")
+    terminal.type(f"PS1='inner '; fpath=({tmp_path} $fpath); autoload -U compinit; compinit -u -D; echo rea''dy")
+    terminal.shows("ready")
+    for typed, completed in (("hull sta", "hull start "), ("hull start we", "hull start web1"), ("hull image inf", "hull image info "), ("hull image info b", "hull image info bb"),
+                             ("hull launch --netw", "hull launch --network"), ("hull snapshot restore w", "hull snapshot restore web1")):
+        terminal.tmux("send-keys", "-l", typed)
+        terminal.keys("Tab")
+        terminal.shows(f"inner {completed}".rstrip())
+        terminal.keys("C-u")
+    terminal.type("exit")
+    assert terminal.ended()[0] == 0
