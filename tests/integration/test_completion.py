@@ -3,6 +3,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 
 import pytest
 from conftest import HULL, hull
@@ -82,8 +83,9 @@ def completed(words, environment=None, shell="bash"):
     """What is offered for the last word."""
     if shell == "fish":
         line = " ".join(words)
-        done = subprocess.run(["fish", "--no-config", "-c", f"source (hull completion fish | psub); complete -C '{line}'"], capture_output=True, text=True, check=True,
-                              env={**(environment or os.environ), "PATH": PATH, "HOME": "/nonexistent"})
+        with tempfile.TemporaryDirectory() as home:  # fish writes to it
+            done = subprocess.run(["fish", "--no-config", "-c", f"source (hull completion fish | psub); complete -C '{line}'"], capture_output=True, text=True, check=True,
+                                  env={**(environment or os.environ), "PATH": PATH, "HOME": home})
         return [row.split("\t")[0] for row in done.stdout.splitlines()]
     script = hull("completion", "bash").stdout
     quoted = " ".join(f"'{word}'" for word in words)
