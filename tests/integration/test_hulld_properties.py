@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 pytestmark = NEEDS_ROOT
 LONG = os.environ.get("HULL_TEST_EXAMPLES")  # how many in place of the usual; these are not the same each time
-LIMITS = settings(max_examples=int(LONG or 30), derandomize=LONG is None, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+LIMITS = settings(max_examples=int(LONG or 15), derandomize=LONG is None, database=None, deadline=None, suppress_health_check=list(HealthCheck))
 NAMES = ("inst1", "inst2", "prof", "net1", "pool1", "vol1", "default", "bb", "new", "snap1")
 TRICKY = ("", ".", "..", "../x", "a/b", "-x", "%s%n", "a b", "a\nb", "\u00e4", "\U0001f600", "'", '"', "$(x)", "null", "0", "x" * 64, "x" * 300, "\x7f", "\ufeff", "auto", "none")
 SIZES = ("0", "1", "512", "1M", "64M", "-1", "1.5G", "99999999999999999999", "18446744073709551615", "16E", "1e9", "\u0661M")
