@@ -177,7 +177,8 @@ def test_top(terminal, web1):
 def test_config_edit(terminal, web1, tmp_path):
     """The editor has the terminal; when it fails, or what it leaves is wrong, nothing is changed."""
     editor = tmp_path / "editor"
-    editor.write_text("#!/bin/sh\ngrep memory \"$1\"\nprintf 'new? '\nread line || exit 1\n[ \"$line\" = fail ] && exit 4\nsed -i \"s/memory: .*/memory: '$line'/\" \"$1\"\n")
+    editor.write_text("#!/bin/sh\ngrep memory \"$1\"\nprintf 'new? '\nread line || exit 1\n"
+                      "[ \"$line\" = fail ] && exit 4\nsed -i \"s/memory: .*/memory: '$line'/\" \"$1\"\n")
     editor.chmod(0o755)
     terminal.type(f"export EDITOR={editor}")
     for answer, status, memory in (("80M", 0, "80M"), ("fail", 1, "80M"), ("much", 1, "80M"), ("64M", 0, "64M")):
@@ -236,7 +237,8 @@ def test_tab_in_zsh(terminal, web1, tmp_path):
     terminal.begin("zsh -f")
     terminal.type(f"PS1='inner '; fpath=({tmp_path} $fpath); autoload -U compinit; compinit -u -D; echo rea''dy")
     terminal.shows("ready")
-    for typed, completed in (("hull sta", "hull start "), ("hull start we", "hull start web1"), ("hull image inf", "hull image info "), ("hull image info b", "hull image info bb"),
+    for typed, completed in (("hull sta", "hull start "), ("hull start we", "hull start web1"), ("hull image inf", "hull image info "),
+                             ("hull image info b", "hull image info bb"),
                              ("hull launch --netw", "hull launch --network"), ("hull snapshot restore w", "hull snapshot restore web1")):
         terminal.tmux("send-keys", "-l", typed)
         terminal.keys("Tab")

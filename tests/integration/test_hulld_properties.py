@@ -11,10 +11,11 @@ pytestmark = NEEDS_ROOT
 LONG = os.environ.get("HULL_TEST_EXAMPLES")  # how many in place of the usual; these are not the same each time
 LIMITS = settings(max_examples=int(LONG or 15), derandomize=LONG is None, database=None, deadline=None, suppress_health_check=list(HealthCheck))
 NAMES = ("inst1", "inst2", "prof", "net1", "pool1", "vol1", "default", "bb", "new", "snap1")
-TRICKY = ("", ".", "..", "../x", "a/b", "-x", "%s%n", "a b", "a\nb", "\u00e4", "\U0001f600", "'", '"', "$(x)", "null", "0", "x" * 64, "x" * 300, "\x7f", "\ufeff", "auto", "none")
+TRICKY = ("", ".", "..", "../x", "a/b", "-x", "%s%n", "a b", "a\nb", "\u00e4", "\U0001f600",
+          "'", '"', "$(x)", "null", "0", "x" * 64, "x" * 300, "\x7f", "\ufeff", "auto", "none")
 SIZES = ("0", "1", "512", "1M", "64M", "-1", "1.5G", "99999999999999999999", "18446744073709551615", "16E", "1e9", "\u0661M")
-texts = st.one_of(st.sampled_from(NAMES), st.sampled_from(TRICKY), st.sampled_from(SIZES), st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"),
-                                                                                                  max_size=20))
+texts = st.one_of(st.sampled_from(NAMES), st.sampled_from(TRICKY), st.sampled_from(SIZES),
+                  st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"), max_size=20))
 integers = st.one_of(st.sampled_from((0, 1, 2, 511, 512, 1 << 20, 1 << 31, 1 << 32, (1 << 63) - 1, -1, -(1 << 63))), st.integers(-(1 << 63), (1 << 63) - 1))
 scalars = st.one_of(texts, integers, st.booleans(), st.floats(allow_nan=False, allow_infinity=False), st.none())
 anything = st.recursive(scalars, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(texts, inner, max_size=3)), max_leaves=6)
@@ -42,7 +43,8 @@ class Values:
     def devices(self):
         device = st.fixed_dictionaries({"type": st.sampled_from(("none", "disk", "nic", "share", "proxy", "forward", "serial", "x"))}, optional={
             name: scalars for name in ("pool", "network", "size", "source", "path", "mac", "ipv4", "listen", "connect", "readonly")})
-        return st.one_of(st.dictionaries(st.sampled_from(("eth0", "root", "d1", "", "../d", "x" * 80)), device, max_size=2), st.just({"eth0": {"type": "none"}}), anything)
+        names = st.sampled_from(("eth0", "root", "d1", "", "../d", "x" * 80))
+        return st.one_of(st.dictionaries(names, device, max_size=2), st.just({"eth0": {"type": "none"}}), anything)
 
     def of(self, schema, name=None):
         """Values that the schema allows, mostly."""
@@ -77,7 +79,8 @@ def fixture_client(manager):
     no_card = {"eth0": {"type": "none"}}
     client.createProfile(body={"name": "prof"})
     (manager.folder / "text").write_text("neither an archive nor a disk")
-    for call in (lambda: client.createNetwork(body={"name": "net1"}), lambda: client.createPool(body={"name": "pool1", "config": {"path": str(manager.folder / "pool1")}}),
+    for call in (lambda: client.createNetwork(body={"name": "net1"}),
+                 lambda: client.createPool(body={"name": "pool1", "config": {"path": str(manager.folder / "pool1")}}),
                  lambda: client.createVolume(body={"name": "vol1", "size_bytes": 1 << 20}),
                  lambda: client.createInstance(body={"name": "inst1", "kind": "container", "image": "bb", "devices": no_card, "start": True}),
                  lambda: client.createInstance(body={"name": "inst2", "kind": "container", "image": "bb", "devices": no_card}),
@@ -132,7 +135,8 @@ def test_random_paths_and_queries(client, manager):
     for route in client.routes:
         if route.body is not None or route.is_socket or not route.words and not route.query:
             continue
-        own = st.one_of(texts, st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"), min_size=1, max_size=300)).filter(lambda word: word not in NAMES)
+        own = st.one_of(texts, st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"), min_size=1, max_size=300))
+        own = own.filter(lambda word: word not in NAMES)
         known = st.sampled_from(NAMES) if route.method == "GET" else own
         own = own.filter(lambda word: word not in (".", "..") and "/." not in word)  # they would name another path
         queries = {"wait": st.one_of(texts, integers.filter(lambda value: not 1 < value < 4000).map(str))}

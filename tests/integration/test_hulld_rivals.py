@@ -60,7 +60,8 @@ DELETE = ("DELETE", "/v1/instances/one?force=true")
 ACT = "/v1/instances/one/actions"
 
 
-@pytest.mark.parametrize("other", [("POST", ACT, {"action": "start"}), ("POST", "/v1/instances/one/snapshots", {"name": "s"}), ("POST", "/v1/instances/one/clone", {"name": "two"}),
+@pytest.mark.parametrize("other", [("POST", ACT, {"action": "start"}), ("POST", "/v1/instances/one/snapshots", {"name": "s"}),
+                                   ("POST", "/v1/instances/one/clone", {"name": "two"}),
                                    ("PATCH", "/v1/instances/one", {"config": {"memory": "48M"}}), DELETE], ids=("start", "snapshot", "clone", "config", "delete"))
 def test_something_and_delete(manager, other):
     """It is gone in the end, whoever was first."""
@@ -78,7 +79,8 @@ def test_two_configurations(manager):
     """Both hold; where they are of the same key it has one of the values, in all places."""
     made(manager, start=True)
     for turn in range(ROUNDS):
-        ends = together(manager, ("PATCH", "/v1/instances/one", {"config": {"memory": f"{40 + turn}M"}}), ("PATCH", "/v1/instances/one", {"config": {"cpus": str(turn % 2 + 1)}}))
+        ends = together(manager, ("PATCH", "/v1/instances/one", {"config": {"memory": f"{40 + turn}M"}}),
+                        ("PATCH", "/v1/instances/one", {"config": {"cpus": str(turn % 2 + 1)}}))
         assert ends == [None, None]
         assert manager.get("/v1/instances/one")["config"] == {"memory": f"{40 + turn}M", "cpus": str(turn % 2 + 1)}
         assert together(manager, *(("PATCH", "/v1/instances/one", {"config": {"memory": f"{size}M"}}) for size in (50, 60))) == [None, None]
@@ -123,7 +125,8 @@ def test_an_image_that_is_wanted(manager):
     """Deleted while an instance is made of it: one of them is told so, and the instance works or is not there."""
     manager.do("POST", "/v1/images/bb/export", {"path": str(manager.folder / "again.tar"), "format": "tar"})
     for turn in range(ROUNDS):
-        ends = together(manager, ("DELETE", "/v1/images/bb"), ("POST", "/v1/instances", {"name": "one", "kind": "container", "image": "bb", "devices": NO_CARD, "start": True}))
+        ends = together(manager, ("DELETE", "/v1/images/bb"),
+                        ("POST", "/v1/instances", {"name": "one", "kind": "container", "image": "bb", "devices": NO_CARD, "start": True}))
         if ends[1] is None:
             assert manager.hull("exec", "one", "--", "echo", "here").stdout == "here\n"
         else:

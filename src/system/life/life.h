@@ -82,7 +82,8 @@ unsigned life_start_all(const struct life *life, const char *const *names, size_
                         void *ctx);
 
 /* Has its init stop, and waits; with 'is_forced' or after the timeout it is killed. 'timeout_s' -1: the container's own.
- * Errors: -ESRCH where it does not run; -ETIME: it did not stop cleanly and was killed; -ECANCELED: it was told to stop, and may or may not. */
+ * Errors: -ESRCH where it does not run; -ETIME: it did not stop cleanly and was killed; -ECANCELED: it was told to
+ * stop, and may or may not. */
 int must_check life_stop(const struct life *life, const char *name, bool is_forced, int timeout_s,
                          struct error *err);
 int must_check life_pause(const struct life *life, const char *name, bool is_paused,

@@ -128,7 +128,8 @@ static void __attribute__((noreturn)) child_main(const struct boxed *program, st
     child_reap(pid);
 }
 
-/* Lines of the output, and which of them says best why it failed: that there is no space, the first error, else the last of all. */
+/* Lines of the output, and which of them says best why it failed: that there is no space, the first error, else the
+ * last of all. */
 struct output {
     const struct boxed *program;
     char line[MAX_LINE];
