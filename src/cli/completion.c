@@ -299,7 +299,9 @@ static void zsh_print(void)
     zsh_ctl_keys();
     (void)fputs("_hull() {\n  local verb\n", stdout);
     zsh_level(verbs);
-    (void)fputs("}\ncompdef _hull hull\n", stdout);
+    (void)fputs(
+        "}\nif [[ $funcstack[1] = _hull ]]; then _hull \"$@\"; else compdef _hull hull; fi\n",
+        stdout);
 }
 
 /* When the words before are those of the verb. */

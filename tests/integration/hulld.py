@@ -60,13 +60,18 @@ class Manager:
         self.holder.stdout.readline()
         self.environment = {**os.environ, "HULL_STATE": str(self.state), "HULL_SOCKET": str(self.socket)}
         try:
+            self.prepare()
             self.start()
         except BaseException:
-            self.process.kill()
-            self.process.wait()
+            if self.process is not None:
+                self.process.kill()
+                self.process.wait()
             self.holder.kill()
             self.holder.wait()
             raise
+
+    def prepare(self):
+        """What has to be there before hulld is."""
 
     def within(self, *words):
         """The words of a command in the manager's namespaces."""
@@ -96,9 +101,12 @@ class Manager:
         assert self.process.wait(TIMEOUT) == 0, self.log()
         self.start()
 
+    def connection(self):
+        return Connection(self.socket)
+
     def call(self, method, path, body=None):
         """(status, headers, what the body holds)"""
-        connection = Connection(self.socket)
+        connection = self.connection()
         try:
             connection.request(method, path, json.dumps(body) if body is not None else None, {"Content-Type": "application/json"} if body is not None else {})
             answer = connection.getresponse()

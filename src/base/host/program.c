@@ -1,5 +1,6 @@
 #include "base/host/program.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/close_range.h>
@@ -118,4 +119,17 @@ int process_spawn(const struct process_spec *spec, bool is_foreign, pid_t *out_p
     }
     *out_pid = pid;
     return 0;
+}
+
+int program_code(const char *line, int otherwise)
+{
+    /* The last is what tar says when a part of a block still fitted. */
+    static const char *const words[] = {"No space left on device", "Disk quota exceeded",
+                                        ": Wrote only "};
+    for (size_t i = 0; i < ARRAY_COUNT(words); i++) {
+        if (strstr(line, words[i]) != NULL) {
+            return ENOSPC;
+        }
+    }
+    return otherwise;
 }

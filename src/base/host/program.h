@@ -31,4 +31,7 @@ int must_check program_find(const char *name, bool is_foreign, char *out_path, s
 int must_check process_spawn(const struct process_spec *spec, bool is_foreign, pid_t *out_pid,
                              struct error *err);
 
+/* Does what a program said tell that there is no space left? Then ENOSPC, else 'otherwise'. */
+int program_code(const char *line, int otherwise);
+
 #endif

@@ -297,8 +297,41 @@ static int show_screen(struct top *top, struct error *err)
     return rc;
 }
 
+static void print_list(const struct top *top, enum output_format format)
+{
+    static const struct output_column columns[] = {
+        {"name", "NAME"},
+        {"kind", "KIND"},
+        {"status", "STATUS"},
+        {"cpu_percent", "CPU%"},
+        {"memory_bytes", "MEMORY"},
+        {"memory_limit_bytes", "LIMIT"},
+        {"network_bytes_per_second", "NET/S"},
+        {"disk_bytes_per_second", "DISK/S"},
+        {"address", "ADDRESS"},
+        {NULL, NULL},
+    };
+    json_t *rows = json_array();
+    for (size_t i = 0; i < top->count; i++) {
+        const struct usage *row = &top->rows[i];
+        (void)json_array_append_new(
+            rows,
+            json_pack("{s:s,s:s,s:s,s:f,s:I,s:o,s:I,s:I,s:o}", "name", row->name, "kind", row->kind,
+                      "status", row->status, "cpu_percent", row->cpu_percent, "memory_bytes",
+                      (json_int_t)row->memory_bytes, "memory_limit_bytes",
+                      row->memory_limit_bytes != 0
+                          ? json_integer((json_int_t)row->memory_limit_bytes)
+                          : json_null(),
+                      "network_bytes_per_second", (json_int_t)row->network_rate,
+                      "disk_bytes_per_second", (json_int_t)row->disk_rate, "address",
+                      strcmp(row->address, "-") != 0 ? json_string(row->address) : json_null()));
+    }
+    output_list(format, columns, rows, NULL);
+    json_decref(rows);
+}
+
 /* Where there is no terminal: once, over half a second. */
-static int show_once(struct top *top, struct error *err)
+static int show_once(struct top *top, enum output_format format, struct error *err)
 {
     int rc = look(top, err);
     if (rc == 0) {
@@ -307,6 +340,10 @@ static int show_once(struct top *top, struct error *err)
     }
     if (rc == 0) {
         qsort_r(top->rows, top->count, sizeof(*top->rows), compare, &top->sort);
+    }
+    if (rc == 0 && format != OUTPUT_TABLE) {
+        print_list(top, format);
+    } else if (rc == 0) {
         print_head(top, 300, "\n");
         for (size_t i = 0; i < top->count; i++) {
             print_row(&top->rows[i], 300, "\n");
@@ -315,13 +352,20 @@ static int show_once(struct top *top, struct error *err)
     return rc;
 }
 
+static const struct option_spec top_table[] = {
+    OUTPUT_OPTION_JSON(managed_parse_json),
+    OUTPUT_OPTION_FORMAT(managed_parse_output),
+    {0},
+};
+
 static int top_run(int argc, char **argv)
 {
+    struct managed_options options = {0};
     struct client client;
     struct top top = {.client = &client};
     struct error err = {0};
     int count;
-    int status = cli_words(&top_verb, 0, 0, argc, argv, NULL, &count);
+    int status = cli_words(&top_verb, 0, 0, argc, argv, &options, &count);
     if (status >= 0) {
         return status;
     }
@@ -331,8 +375,9 @@ static int top_run(int argc, char **argv)
     if (rc == 0 && (top.rows == NULL || top.before == NULL)) {
         rc = error_set(&err, ENOMEM, "top");
     }
-    bool is_screen = isatty(STDIN_FILENO) == 1 && isatty(STDOUT_FILENO) == 1;
-    rc = rc < 0 ? rc : is_screen ? show_screen(&top, &err) : show_once(&top, &err);
+    bool is_screen =
+        options.output == OUTPUT_TABLE && isatty(STDIN_FILENO) == 1 && isatty(STDOUT_FILENO) == 1;
+    rc = rc < 0 ? rc : is_screen ? show_screen(&top, &err) : show_once(&top, options.output, &err);
     free(top.rows);
     free(top.before);
     return rc < 0 ? cli_fail(&err) : CLI_OK;
@@ -343,7 +388,8 @@ const struct verb top_verb = {
     .arguments = "",
     .summary = "Show what instances use, until q",
     .description =
-        "Sorted by what is used most: c CPU, m memory, n network, d disk, a by name. Where output is no terminal it is shown once.\n",
-    .examples = "  hull top\n",
+        "Sorted by what is used most: c CPU, m memory, n network, d disk, a by name. Where output is no terminal, or with a format, it is shown once.\n",
+    .examples = "  hull top\n  hull top --json\n",
+    .options = top_table,
     .run = top_run,
 };

@@ -1,4 +1,5 @@
 /* exec. */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -62,6 +63,27 @@ static int parse_preserve_fds(void *into, const char *value, struct error *err)
     return number_parse_count(value, 1000, &from(into)->exec.preserve_fds, err);
 }
 
+/* "25x80": rows and columns. */
+static int parse_console_size(void *into, const char *value, struct error *err)
+{
+    struct exec_options *exec = &from(into)->exec;
+    char rows_text[8];
+    size_t length = strcspn(value, "x");
+    unsigned rows, columns;
+    if (value[length] == '\0' || length >= sizeof(rows_text)) {
+        return error_set(err, EINVAL, "console size %s: ROWSxCOLUMNS", value);
+    }
+    memcpy(rows_text, value, length);
+    rows_text[length] = '\0';
+    int rc = number_parse_count(rows_text, UINT16_MAX, &rows, err);
+    rc = rc < 0 ? rc : number_parse_count(value + length + 1, UINT16_MAX, &columns, err);
+    if (rc == 0) {
+        exec->rows = (uint16_t)rows;
+        exec->columns = (uint16_t)columns;
+    }
+    return rc;
+}
+
 static const struct option_spec exec_table[] = {
     {"process", 'p', "FILE",
      "a process object as in config.json, in place of a program and options", "FILE",
@@ -80,6 +102,8 @@ static const struct option_spec exec_table[] = {
     {"cgroup", 0, "PATH", "group below the container's own", NULL, parse_cgroup},
     {"console-socket", 0, "SOCKET", "Unix socket that the terminal's master is sent to", "FILE",
      parse_console_socket},
+    {"console-size", 0, "ROWSxCOLUMNS", "size of its terminal from the start", NULL,
+     parse_console_size},
     {"pid-file", 0, "FILE", "where the process id is written to", "FILE", parse_pid_file},
     {"pidfd-socket", 0, "SOCKET", "Unix socket that a pidfd of the process is sent to", "FILE",
      parse_pidfd_socket},

@@ -138,6 +138,8 @@ static int from_options(const struct exec_options *options, struct exec_spec *ou
     process->args = (struct spec_strings){out->args, arg_count};
     process->env = (struct spec_strings){out->env, process->env.count + env_count};
     process->has_terminal = options->has_terminal;
+    process->console_rows = options->rows;
+    process->console_columns = options->columns;
     process->cwd = options->cwd != NULL ? options->cwd : process->cwd;
     process->no_new_privileges |= options->no_new_privileges;
     process->apparmor_profile =

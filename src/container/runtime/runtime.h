@@ -38,6 +38,7 @@ struct exec_options {
     const char *apparmor, *process_label, *cgroup;
     const char *console_socket, *pid_file, *pidfd_socket;
     bool has_terminal, no_new_privileges, is_detached, ignores_paused;
+    uint16_t rows, columns; /* of the terminal; 0: whoever has it will say */
     unsigned preserve_fds;
 };
 

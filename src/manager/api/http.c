@@ -295,13 +295,17 @@ static const char *find_method(struct lws *lws)
     return NULL;
 }
 
-static int copy_path(struct lws *lws, char path[API_MAX_PATH])
+static int copy_path(struct lws *lws, char path[API_MAX_PATH], struct error *err)
 {
     char *text = NULL;
     int length = 0;
+    /* lws takes %0a and %0d for the end of the line: what follows them is lost, the version of HTTP too. */
+    if (lws_hdr_total_length(lws, WSI_TOKEN_HTTP) == 0) {
+        return error_set(err, EINVAL, "path: it has a line break");
+    }
     if (lws_http_get_uri_and_method(lws, &text, &length) < 0 || length <= 0 ||
         length >= API_MAX_PATH || memchr(text, '\0', (size_t)length) != NULL) {
-        return -1;
+        return error_set(err, EINVAL, "path: at most %d bytes", API_MAX_PATH - 1);
     }
     memcpy(path, text, (size_t)length);
     path[length] = '\0';
@@ -343,8 +347,8 @@ static int find_route(struct connection *connection, const char *method)
     if (method == NULL || connection->match == NULL) {
         return -1;
     }
-    if (copy_path(connection->lws, path) < 0) {
-        status = api_status(-error_set(&err, EINVAL, "path: at most %d bytes", API_MAX_PATH - 1));
+    if (copy_path(connection->lws, path, &err) < 0) {
+        status = api_status(err.code);
     } else if (api_catalog_find(connection->server->catalog, method, path, connection->match,
                                 &err) < 0) {
         status = api_status(err.code);

@@ -66,7 +66,7 @@ static void last_words(int fd, char *out, size_t size)
             }
             take_message(line);
             put_end(line, out, size);
-            is_error = strncmp(line, "E: ", 3) == 0;
+            is_error = strncmp(line, "E: ", 3) == 0 || program_code(line, 0) != 0;
         }
     }
 }
@@ -102,7 +102,7 @@ static int wait_for(struct job *job, const struct tool *tool, pid_t pid, int wor
                          WTERMSIG(status));
     }
     last_words(words, text, sizeof(text));
-    return error_set(err, ECHILD, "%s failed: %s", tool->argv[0], text);
+    return error_set(err, program_code(text, ECHILD), "%s failed: %s", tool->argv[0], text);
 }
 
 static int run(struct job *job, const struct tool *tool, int output, struct error *err)

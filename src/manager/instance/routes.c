@@ -563,7 +563,7 @@ static const struct api_query session_query[] = {
     {0}};
 
 const struct api_route instance_routes[] = {
-    {"GET", "/v1/instances", "listInstances", "All instances", API_PLAIN, NULL, "[InstanceSummary]",
+    {"GET", "/v1/instances", "listInstances", "All instances", API_PLAIN, NULL, "[InstanceListed]",
      list_query, list_instances},
     {"POST", "/v1/instances", "createInstance", "Makes an instance, or many", API_OPERATION,
      "InstanceCreate", NULL, NULL, create_instance},
@@ -626,11 +626,20 @@ const struct api_schema instance_schemas[] = {
      "\"ipv6\":{\"type\":\"array\",\"items\":{\"type\":\"string\"}},"
      "\"cpus\":{\"type\":[\"number\",\"null\"]},\"memory_bytes\":{\"type\":[\"integer\",\"null\"]},"
      "\"node\":{\"type\":\"string\"},\"created_at\":{\"type\":\"string\"}}}"},
+    {"InstanceListed", "{\"anyOf\":[{\"$ref\":\"#/components/schemas/InstanceSummary\"},"
+                       "{\"$ref\":\"#/components/schemas/Instance\"}]}"},
     {"Instance",
      "{\"type\":\"object\",\"description\":\"its document (see /v1/schemas/instance), with what it "
      "is now\",\"properties\":{\"name\":{\"type\":\"string\"},"
      "\"kind\":{\"enum\":[\"container\",\"vm\"]},"
-     "\"uuid\":{\"type\":\"string\"}," CONFIGURATION ","
+     "\"uuid\":{\"type\":\"string\"},\"image\":{\"type\":\"string\"},"
+     "\"image_digest\":{\"type\":\"string\"}," CONFIGURATION ","
+     "\"snapshots\":{\"type\":\"array\",\"items\":{\"type\":\"object\"}},"
+     "\"snapshot\":{\"type\":\"string\",\"description\":\"the last one that it was made or restored "
+     "from\"},"
+     "\"created_at\":{\"type\":\"string\"},"
+     "\"incomplete\":{\"type\":\"boolean\",\"description\":\"it is being made, or its making "
+     "failed\"},\"node\":{\"type\":\"string\"},"
      "\"expanded\":{\"type\":\"object\",\"description\":\"config and devices with the profiles "
      "folded in\"},\"status\":{\"type\":\"string\"},\"status_why\":{\"type\":\"string\"},"
      "\"operation\":{\"type\":\"string\"},\"info\":{\"type\":\"object\"}}}"},

@@ -100,6 +100,16 @@ static int write_json(const char *path, const json_t *value, struct error *err)
     return rc < 0 ? rc : sync_folder(folder, err);
 }
 
+/* A lock that ends with the descriptor: two that make the default pool at once see it whole, or not at all. */
+static int hold_folder(const char *path, struct error *err)
+{
+    AUTO_CLOSE int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int rc = -1;
+    while (fd >= 0 && (rc = flock(fd, LOCK_EX)) < 0 && errno == EINTR) {
+    }
+    return rc < 0 ? error_set_errno(err, errno, "locking the folder %s", path) : TAKE_FD(fd);
+}
+
 int pool_folder_create(const json_t *pool, struct error *err)
 {
     struct pool_folder layers;
@@ -108,8 +118,10 @@ int pool_folder_create(const json_t *pool, struct error *err)
     if (rc == 0) {
         rc = file_make_folders(layers.root, 0711, 0755, err);
     }
+    AUTO_CLOSE int held = rc == 0 ? hold_folder(layers.root, err) : -1;
+    rc = rc == 0 && held < 0 ? held : rc;
     if (rc < 0) {
-        return rc == 0 ? 0 : error_prefix(err, rc, "pool %s", pool_name(pool));
+        return error_prefix(err, rc, "pool %s", pool_name(pool));
     }
     join(&layers, "pool.json", "", "", path);
     json_auto_t *mark = NULL;

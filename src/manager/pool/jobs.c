@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "manager/pool/pool.h"
+#include "manager/store/store.h"
 #include "manager/text.h"
 
 /* A document of the request: "document", "pool", "to". */
@@ -53,10 +54,27 @@ static int open_volume(const struct job *job, struct work *out, struct error *er
     return 0;
 }
 
+/* Two that were asked for at once: hulld knew of neither then. */
+static int must_be_new(const struct job *job, const char *name, struct error *err)
+{
+    char path[PATH_MAX];
+    struct documents *documents = NULL;
+    place_state_path(&job->place, "hull.db", NULL, NULL, path);
+    int rc = documents_open_read(path, &documents, err);
+    if (rc == 0 && documents_has(documents, "pool", name)) {
+        rc = error_set(err, EEXIST, "pool %s: there is one of that name", name);
+    }
+    documents_close(documents);
+    return rc;
+}
+
 static int create_pool(struct job *job, json_t **out_result, struct error *err)
 {
     struct work work;
     int rc = open_pool(job, "document", &work, err);
+    if (rc == 0 && !job->is_recovery) {
+        rc = must_be_new(job, text_or_empty(work.pool, "name"), err);
+    }
     if (rc == 0) {
         rc = work.driver->create(work.pool, err);
     }

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/host/file.h"
+#include "base/host/program.h"
 
 #define LINE_SIZE 160
 
@@ -120,7 +121,7 @@ int layers_run_program(const char *const *args, int ok_max, const char *package,
         }
     }
     if (!WIFEXITED(status) || WEXITSTATUS(status) > ok_max) {
-        return error_set(err, EIO, "%s failed (%s %d): %s", args[0],
+        return error_set(err, program_code(line, EIO), "%s failed (%s %d): %s", args[0],
                          WIFEXITED(status) ? "status" : "signal",
                          WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status), line);
     }

@@ -20,6 +20,9 @@ struct life {
     char oci[STORE_MAX_PATH + 8]; /* the runtime's root */
     struct runtime runtime;       /* that root, control groups by files */
     const char *keeper;           /* path of hull-ct-keeper; NULL: nothing can be started */
+    /* Asked now and then while something is waited for: does nobody want it any more? May be NULL. */
+    bool (*is_cancelled)(void *ctx);
+    void *cancel_ctx;
 };
 
 /* 'state' NULL: the default; 'keeper' is borrowed. Errors: -EPERM without root. */
@@ -87,7 +90,8 @@ unsigned life_start_all(const struct life *life, const char *const *names, size_
                         void *ctx);
 
 /* Has its init stop, and waits; with 'is_forced' or after the timeout it is killed. 'timeout_s' -1: the container's own.
- * Errors: -ESRCH where it does not run; -ETIME: it did not stop cleanly and was killed. */
+ * Errors: -ESRCH where it does not run; -ETIME: it did not stop cleanly and was killed; -ECANCELED: it was told to
+ * stop, and may or may not. */
 int must_check life_stop(const struct life *life, const char *name, bool is_forced, int timeout_s,
                          struct error *err);
 int must_check life_pause(const struct life *life, const char *name, bool is_paused,

@@ -22,6 +22,7 @@
 
 #define MAX_REPORT 1024
 /* How long processes that were killed may take to end. */
+#define CANCEL_POLL_MS  200
 #define KILL_TIMEOUT_MS 10000
 
 static int write_document(const struct life *life, const char *name, const char *file,
@@ -286,20 +287,23 @@ unsigned life_start_all(const struct life *life, const char *const *names, size_
     return failed;
 }
 
-/* Until the keeper has closed the connection: 0, or -ETIME. */
-static int wait_for_end(int connection, int64_t timeout_ms)
+/* Until the keeper has closed the connection: 0, -ETIME or -ECANCELED. */
+static int wait_for_end(const struct life *life, int connection, int64_t timeout_ms)
 {
     int64_t end = clock_monotonic_ms() + timeout_ms;
     for (;;) {
         int64_t left = end - clock_monotonic_ms();
         struct pollfd ended = {.fd = connection, .events = POLLIN};
-        int n = poll(&ended, 1, left > 0 ? (int)left : 0);
+        int n = poll(&ended, 1, (int)MAX(MIN(left, CANCEL_POLL_MS), 0));
         char byte;
         if (n > 0 && recv(connection, &byte, 1, MSG_DONTWAIT) <= 0 && errno != EAGAIN) {
             return 0;
         }
-        if (n == 0 || left <= 0) {
+        if (left <= 0) {
             return -ETIME;
+        }
+        if (life != NULL && life->is_cancelled != NULL && life->is_cancelled(life->cancel_ctx)) {
+            return -ECANCELED;
         }
     }
 }
@@ -359,13 +363,18 @@ static int stop_kept(const struct life *life, const struct config *config, bool 
     bool is_clean = false;
     if (!is_forced) {
         int rc = runtime_kill(&life->runtime, name, stop_signal(life, config), false, &ignored);
-        is_clean = rc == -ESRCH || (rc == 0 && wait_for_end(connection, timeout_ms) == 0);
+        rc = rc == 0 ? wait_for_end(life, connection, timeout_ms) : rc;
+        if (rc == -ECANCELED) {
+            return error_set(err, ECANCELED,
+                             "container %s: its stopping was cancelled: it may still end", name);
+        }
+        is_clean = rc == -ESRCH || rc == 0;
     }
     if (is_clean) {
         return 0;
     }
     error_ignore(runtime_kill(&life->runtime, name, SIGKILL, false, &ignored));
-    if (wait_for_end(connection, KILL_TIMEOUT_MS) < 0) {
+    if (wait_for_end(NULL, connection, KILL_TIMEOUT_MS) < 0) {
         (void)unlink(asked);
         return error_set(err, ETIMEDOUT, "container %s does not end, not even by SIGKILL", name);
     }

@@ -14,6 +14,7 @@
 #include <sys/wait.h>
 
 #include "base/host/file.h"
+#include "base/host/program.h"
 
 #define POLL_MS       200
 #define MAX_LINE      1000
@@ -127,13 +128,15 @@ static void __attribute__((noreturn)) child_main(const struct boxed *program, st
     child_reap(pid);
 }
 
-/* Lines of the output, and which of them says best why it failed: the first error, else the last of all. */
+/* Lines of the output, and which of them says best why it failed: that there is no space, the first error, else the
+ * last of all. */
 struct output {
     const struct boxed *program;
     char line[MAX_LINE];
     size_t length;
     char reason[160];
     bool has_error;
+    int code;
 };
 
 static void end_line(struct output *out)
@@ -141,9 +144,11 @@ static void end_line(struct output *out)
     out->line[out->length] = '\0';
     if (out->length > 0) {
         bool is_error = strncmp(out->line, "E: ", 3) == 0 || strstr(out->line, "rror:") != NULL;
-        if (!out->has_error) {
+        int code = program_code(out->line, ECHILD);
+        if (!out->has_error || (code == ENOSPC && out->code == ECHILD)) {
             (void)snprintf(out->reason, sizeof(out->reason), "%.159s", out->line);
-            out->has_error = is_error;
+            out->has_error = out->has_error || is_error || code == ENOSPC;
+            out->code = code;
         }
         if (out->program->line != NULL) {
             out->program->line(out->program->ctx, out->line);
@@ -188,7 +193,7 @@ static bool follow(struct output *out, int fd)
 
 static int finish(const struct boxed *program, pid_t pid, struct pipes *p, struct error *err)
 {
-    struct output out = {.program = program};
+    struct output out = {.program = program, .code = ECHILD};
     bool is_canceled = !follow(&out, p->output[0]);
     if (is_canceled) {
         (void)kill(pid, SIGKILL); /* ours, not waited for yet */
@@ -206,7 +211,8 @@ static int finish(const struct boxed *program, pid_t pid, struct pipes *p, struc
     if (WIFEXITED(status) && WEXITSTATUS(status) == 0) {
         return 0;
     }
-    return error_set(err, ECHILD, "%s failed: %s", program->what,
+    return error_set(err, out.code, "%s failed%s: %s", program->what,
+                     out.code == ENOSPC ? " for lack of space" : "",
                      out.reason[0] != '\0' ? out.reason : "it did not say why");
 }
 

@@ -181,11 +181,18 @@ static int start(struct job *job, const json_t *document, struct error *err)
     return rc;
 }
 
+static bool is_cancelled(void *job)
+{
+    return job_is_cancelled(job);
+}
+
 static int stop(struct job *job, const json_t *document, bool is_forced, int timeout_s,
                 struct error *err)
 {
     struct life life;
     int rc = container_open(&job->place, NULL, &life, err);
+    life.is_cancelled = is_cancelled;
+    life.cancel_ctx = job;
     rc = rc < 0 ? rc : life_stop(&life, name_of(document), is_forced, timeout_s, err);
     if (rc == 0 || rc == -ETIME) {
         container_detach(job, document, false);

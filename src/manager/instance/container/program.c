@@ -187,7 +187,8 @@ noreturn_fn static void child_run(const char *path, char *const *argv, const int
 static int spawn(struct run *run, const int streams[3], struct error *err)
 {
     const struct program *program = run->program;
-    char path[PATH_MAX], cwd[PATH_MAX], user[64], console[PATH_MAX + 32], pid_file[PATH_MAX + 16];
+    char path[PATH_MAX], cwd[PATH_MAX], user[64], console[PATH_MAX + 32], pid_file[PATH_MAX + 16],
+        console_size[32];
     const char *argv[PROGRAM_MAX_WORDS + ARRAY_COUNT(program->variables) + 16];
     size_t count = 0;
     int rc = program_find("hull-oci", false, path, sizeof(path), err);
@@ -208,6 +209,12 @@ static int spawn(struct run *run, const int streams[3], struct error *err)
         (void)snprintf(console, sizeof(console), "--console-socket=%s", run->socket_path);
         argv[count++] = "--tty";
         argv[count++] = console;
+        if (program->rows > 0 && program->rows <= UINT16_MAX && program->columns > 0 &&
+            program->columns <= UINT16_MAX) {
+            (void)snprintf(console_size, sizeof(console_size), "--console-size=%ux%u",
+                           (unsigned)program->rows, (unsigned)program->columns);
+            argv[count++] = console_size;
+        }
     }
     for (size_t i = 0; i < program->variable_count; i++) {
         argv[count++] = program->variables[i];
@@ -274,13 +281,6 @@ static int take_master(struct run *run, int listener, struct error *err)
     run->master = connection >= 0 ? notify_take_fd(connection) : -1;
     if (run->master < 0) {
         return error_set(err, EPROTO, "hull-oci has handed over no terminal");
-    }
-    const struct program *program = run->program;
-    struct error ignored;
-    if (program->rows > 0 && program->rows <= UINT16_MAX && program->columns > 0 &&
-        program->columns <= UINT16_MAX) {
-        error_ignore(terminal_set_size(run->master, (uint16_t)program->rows,
-                                       (uint16_t)program->columns, &ignored));
     }
     return file_set_nonblocking(run->master, err);
 }
