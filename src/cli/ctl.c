@@ -13,7 +13,7 @@
 #define REQUEST_ID 1
 
 const char ctl_verb_words[] =
-    "status|pause|resume|poweroff|reset|quit|save|stats|devices|balloon|events|disk-list|disk-snapshot|"
+    "status|pause|resume|poweroff|reset|quit|save|stats|devices|balloon|memory|events|disk-list|disk-snapshot|"
     "disk-stream|disk-commit|disk-mirror|disk-mirror-complete|disk-resize|disk-throttle|"
     "disk-backup|disk-bitmap-list|disk-bitmap-add|disk-bitmap-remove|disk-bitmap-clear|"
     "disk-bitmap-merge|disk-bitmap-enable|disk-bitmap-disable|"
@@ -25,6 +25,7 @@ const char ctl_verb_words[] =
 const struct ctl_keys ctl_keys[] = {
     {"save", "file=|then=resume|then=quit"},
     {"balloon", "bytes="},
+    {"memory", "size="},
     {"disk-snapshot", "disk=|file=|plain=true|reconnect=|log="},
     {"disk-stream", JOB "base=|file="},
     {"disk-commit", JOB "file=|from="},
@@ -79,7 +80,7 @@ static bool is_one_of(const char *key, const char *const *words, size_t count)
 
 static json_t *value_of(const char *key, const char *text, struct error *err)
 {
-    static const char *const sizes[] = {"bytes", "speed", "granularity"};
+    static const char *const sizes[] = {"bytes", "size", "speed", "granularity"};
     static const char *const names[] = {
         "disk", "file", "job", "bitmap", "source", "format", "backing", "backing-format", "log"};
     uint64_t number;
@@ -228,6 +229,8 @@ const struct verb ctl_verb = {
         "  stats              counters of vCPUs and devices\n"
         "  devices            what is plugged\n"
         "  balloon bytes=N    the memory that the guest should keep\n"
+        "  memory size=N      the memory that the guest should have, up to the max of --memory;\n"
+        "                     it takes a moment: `status` shows what it has\n"
         "  events             print events as they come, until the VM ends\n"
         "Disks and jobs, as docs/disks.md describes them:\n"
         "  disk-list          disks, and the images that they stand on\n"

@@ -23,6 +23,8 @@
 struct machine_layout {
     uint64_t low_bytes;  /* RAM from 0 */
     uint64_t high_bytes; /* RAM from 4 GiB */
+    uint64_t later_gpa,
+        later_bytes; /* where memory comes and goes while the guest runs; size 0: nowhere */
     struct pci_windows pci;
 };
 
@@ -56,7 +58,7 @@ struct machine {
     struct device_host host;
     struct device *device[MACHINE_MAX_DEVICES];
     size_t device_count;
-    struct device *serial, *power, *balloon, *console; /* of those, or NULL */
+    struct device *serial, *power, *balloon, *mem, *console; /* of those, or NULL */
     struct device *disk[MACHINE_MAX_DISKS];
 
     pthread_mutex_t lock;

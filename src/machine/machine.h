@@ -57,9 +57,11 @@ struct machine_config {
     const char *board; /* "micro" */
     const struct engine_ops *engine;
     const char *engine_options;
-    const char *cpu_model; /* NULL: "host" */
-    uint32_t vcpu_count;
-    uint64_t memory_bytes; /* at most 1 TiB */
+    const char *cpu_model;     /* NULL: "host" */
+    uint32_t vcpu_count;       /* there from the start */
+    uint32_t vcpu_max;         /* with those that may come later; 0: none do */
+    uint64_t memory_bytes;     /* from the start; at most 1 TiB */
+    uint64_t memory_max_bytes; /* with what may come later; 0: nothing does */
     bool huge_pages;
     bool debug_exit; /* port 0xf4 */
     bool no_reboot;
@@ -109,6 +111,14 @@ size_t machine_virtio_console_input(struct machine *machine, const uint8_t *data
 void machine_virtio_console_resize(struct machine *machine, uint16_t columns, uint16_t rows);
 /* Balloon target: bytes that the guest should keep. -ENODEV without a balloon. */
 int must_check machine_set_balloon(struct machine *machine, uint64_t bytes, struct error *err);
+
+/* Memory in bytes: what the guest was last asked to have, what it has of that (without what its balloon holds), and the most. */
+struct machine_memory_size {
+    uint64_t wanted, present, max;
+};
+/* Asks the guest to have so much, from 'memory_bytes' on by memory that comes and goes, below by the balloon. */
+int must_check machine_set_memory(struct machine *machine, uint64_t bytes, struct error *err);
+struct machine_memory_size machine_memory_size(struct machine *machine);
 
 /* The size of disk 'index' has changed: the guest is told. */
 void machine_disk_resized(struct machine *machine, size_t index);

@@ -89,7 +89,7 @@ static int vcpu_create(struct machine *machine, uint32_t index, const char *mode
                        struct error *err)
 {
     struct machine_vcpu *vcpu = &machine->vcpu[index];
-    const struct x86_cpuid_topology topology = {machine->config.vcpu_count, index};
+    const struct x86_cpuid_topology topology = {machine->config.vcpu_max, index};
 
     vcpu->machine = machine;
     vcpu->index = index;
@@ -122,13 +122,13 @@ static int hypervisor_leaves(const struct machine *machine, struct x86_cpu_choic
                          ops_of(machine)->name);
     }
     ops_of(machine)->hypervisor_cpuid(&kvm);
-    x86_hypervisor_build(out_choice, machine->config.vcpu_count, &kvm, out_leaves);
+    x86_hypervisor_build(out_choice, machine->config.vcpu_max, &kvm, out_leaves);
     return 0;
 }
 
 int vcpus_create(struct machine *machine, struct error *err)
 {
-    const uint32_t count = machine->config.vcpu_count;
+    const uint32_t count = machine->config.vcpu_max;
     struct x86_cpuid supported = {0};
     struct x86_cpuid hypervisor = {0};
 

@@ -50,9 +50,10 @@ static void compare_machine(const struct save_metadata *metadata, struct machine
         differ(differences, "made with CPU model %s, this machine has %s", metadata->cpu_model,
                cpu_model);
     }
-    if (metadata->vcpu_count != config->vcpu_count) {
-        differ(differences, "made with %u vCPU%s, this machine has %u", metadata->vcpu_count,
-               metadata->vcpu_count == 1 ? "" : "s", config->vcpu_count);
+    if (metadata->vcpu_count != config->vcpu_max) {
+        differ(differences, "made with %s%u vCPU%s, this machine has %u",
+               config->vcpu_max != config->vcpu_count ? "at most " : "", metadata->vcpu_count,
+               metadata->vcpu_count == 1 ? "" : "s", config->vcpu_max);
     }
     if (metadata->memory_bytes != config->memory_bytes) {
         differ(differences, "made with %llu MiB of memory, this machine has %llu",
@@ -172,12 +173,19 @@ static int read_extent(struct guest_memory *memory, int fd, uint64_t memory_offs
     return 0;
 }
 
-/* The new machine's memory holds boot files: what the saved one had as zeros must be zeros again. */
-static void clear_memory(struct guest_memory *memory)
+/* The new machine's memory holds boot files: what the saved one had as zeros must be zeros again. And all of it takes what the
+ * file has: the device that says how much of a slot is there comes later. */
+static int prepare_memory(struct guest_memory *memory, struct error *err)
 {
-    for (size_t i = 0; i < memory->slot_count; i++) {
-        guest_memory_discard(memory, memory->slot[i].gpa, memory->slot[i].size_bytes);
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < memory->slot_count; i++) {
+        const struct guest_slot *slot = &memory->slot[i];
+        guest_memory_discard(memory, slot->gpa, slot->size_bytes);
+        if (slot->usable_bytes != slot->size_bytes) {
+            rc = guest_memory_set_usable(memory, slot->gpa, slot->size_bytes, err);
+        }
     }
+    return rc;
 }
 
 static int restore_memory(struct machine *machine, int fd, const struct save_header *header,
@@ -187,11 +195,14 @@ static int restore_memory(struct machine *machine, int fd, const struct save_hea
     uint8_t table[EXTENTS_CHUNK * SAVE_EXTENT_SIZE];
     uint64_t end = 0;
     uint32_t crc = 0;
-    clear_memory(memory);
+    int rc = prepare_memory(memory, err);
+    if (rc < 0) {
+        return rc;
+    }
     for (uint64_t done = 0; done < header->extent_count;) {
         size_t count = (size_t)MIN(header->extent_count - done, (uint64_t)EXTENTS_CHUNK);
-        int rc = file_read_at(fd, table, count * SAVE_EXTENT_SIZE,
-                              header->extents_offset + done * SAVE_EXTENT_SIZE, WHAT, err);
+        rc = file_read_at(fd, table, count * SAVE_EXTENT_SIZE,
+                          header->extents_offset + done * SAVE_EXTENT_SIZE, WHAT, err);
         crc = save_checksum(crc, table, count * SAVE_EXTENT_SIZE);
         for (size_t i = 0; rc == 0 && i < count; i++) {
             uint64_t offset;

@@ -35,7 +35,7 @@ void vmm_end(struct vmm *vmm, int exit_status)
 
 static void dump_vcpus(struct vmm *vmm)
 {
-    for (uint32_t i = 0; i < vmm->config.vcpu_count; i++) {
+    for (uint32_t i = 0; i < vmm->config.vcpu_max; i++) {
         char text[4096];
         machine_dump_vcpu(vmm->machine, i, text, sizeof(text));
         /* A log line each: the dump has many. */
@@ -139,7 +139,9 @@ static int create_machine(struct vmm *vmm, struct error *err)
         .engine_options = engine_options(config->engine),
         .cpu_model = config->cpu_model,
         .vcpu_count = config->vcpu_count,
+        .vcpu_max = config->vcpu_max,
         .memory_bytes = config->memory_bytes,
+        .memory_max_bytes = config->memory_max_bytes,
         .huge_pages = config->huge_pages,
         .debug_exit = config->debug_exit,
         .no_reboot = config->no_reboot,
