@@ -521,6 +521,8 @@ int micro_boot(struct machine *machine, struct x86_state *state, struct error *e
         .pm1_event_port = POWER_PM1_EVENT,
         .pm1_control_port = POWER_PM1_CONTROL,
         .pm_timer_port = POWER_PM_TIMER,
+        .gpe_port = POWER_GPE,
+        .gpe_size = POWER_GPE_SIZE,
         .reset_port = POWER_RESET_PORT,
         .reset_value = POWER_RESET_VALUE,
         .sci_gsi = MICRO_SCI_GSI,

@@ -19,6 +19,7 @@ struct power {
     struct power_options options;
     pthread_mutex_t lock;
     uint16_t status, enable, control;
+    uint16_t gpe_status, gpe_enable;
     uint64_t timer_base_ns;
 };
 
@@ -29,7 +30,8 @@ static struct power *power_from_device(struct device *device)
 
 static void update_sci(struct power *power)
 {
-    irq_line_set(&power->options.sci, (power->status & power->enable) != 0);
+    irq_line_set(&power->options.sci, (power->status & power->enable) != 0 ||
+                                          (power->gpe_status & power->gpe_enable) != 0);
 }
 
 /* 24 bits of a counter at 3.579545 MHz. */
@@ -109,6 +111,54 @@ void power_press_button(struct device *device)
     pthread_mutex_unlock(&power->lock);
 }
 
+static uint64_t gpe_read(void *ctx, uint32_t vcpu, uint64_t offset, unsigned size)
+{
+    struct power *power = ctx;
+
+    pthread_mutex_lock(&power->lock);
+    uint32_t block = power->gpe_status | (uint32_t)power->gpe_enable << 16;
+    pthread_mutex_unlock(&power->lock);
+    return block >> (offset * 8);
+}
+
+static void gpe_write(void *ctx, uint32_t vcpu, uint64_t offset, unsigned size, uint64_t value)
+{
+    struct power *power = ctx;
+
+    pthread_mutex_lock(&power->lock);
+    for (unsigned i = 0; i < size; i++) {
+        unsigned shift = (offset + i) % 2 * 8;
+        uint16_t byte = (uint16_t)((value >> (i * 8) & 0xff) << shift);
+        if (offset + i < 2) {
+            power->gpe_status &= (uint16_t)~byte; /* written ones clear */
+        } else {
+            power->gpe_enable = (uint16_t)((power->gpe_enable & ~(0xffu << shift)) | byte);
+        }
+    }
+    update_sci(power);
+    pthread_mutex_unlock(&power->lock);
+}
+
+void power_raise_gpe(struct device *device, unsigned event)
+{
+    struct power *power = power_from_device(device);
+
+    pthread_mutex_lock(&power->lock);
+    power->gpe_status |= (uint16_t)(1u << event);
+    update_sci(power);
+    pthread_mutex_unlock(&power->lock);
+}
+
+bool power_listens_to_gpe(struct device *device, unsigned event)
+{
+    struct power *power = power_from_device(device);
+
+    pthread_mutex_lock(&power->lock);
+    bool listens = (power->gpe_enable >> event & 1) != 0;
+    pthread_mutex_unlock(&power->lock);
+    return listens;
+}
+
 void power_reset_control(struct device *device, uint8_t value)
 {
     struct power *power = power_from_device(device);
@@ -168,6 +218,7 @@ static void power_reset(struct device *device)
     pthread_mutex_lock(&power->lock);
     power->status = 0;
     power->enable = 0;
+    power->gpe_status = power->gpe_enable = 0;
     power->control = CONTROL_SCI_EN; /* there is no other mode than ACPI's */
     power->timer_base_ns = power->options.now_ns(power->options.ctx);
     update_sci(power);
@@ -182,6 +233,8 @@ static void power_save(struct device *device, struct archive_writer *writer)
     archive_put_u16(writer, power->enable);
     archive_put_u16(writer, power->control);
     archive_put_u64(writer, power->options.now_ns(power->options.ctx) - power->timer_base_ns);
+    archive_put_u16(writer, power->gpe_status);
+    archive_put_u16(writer, power->gpe_enable);
 }
 
 static int power_restore(struct device *device, struct archive_reader *reader, uint32_t version,
@@ -193,6 +246,11 @@ static int power_restore(struct device *device, struct archive_reader *reader, u
     power->enable = archive_get_u16(reader) & PM1_ENABLE_BITS;
     power->control = (archive_get_u16(reader) & 0x1cff) | CONTROL_SCI_EN;
     power->timer_base_ns = power->options.now_ns(power->options.ctx) - archive_get_u64(reader);
+    power->gpe_status = power->gpe_enable = 0;
+    if (version >= 2) {
+        power->gpe_status = archive_get_u16(reader);
+        power->gpe_enable = archive_get_u16(reader);
+    }
     update_sci(power);
     return reader->status < 0 ? error_set(err, EBADMSG, "%s: the state is cut short", device->name)
                               : 0;
@@ -206,6 +264,7 @@ static void power_destroy(struct device *device)
 }
 
 static const struct bus_region_ops port_ops = {.read = port_read, .write = port_write};
+static const struct bus_region_ops gpe_ops = {.read = gpe_read, .write = gpe_write};
 static const struct bus_region_ops keyboard_ops = {.read = keyboard_read, .write = keyboard_write};
 static const struct bus_region_ops control_a_ops = {.read = control_a_read,
                                                     .write = control_a_write};
@@ -214,7 +273,7 @@ static const struct bus_region_ops debug_exit_ops = {.read = debug_exit_read,
 
 static const struct device_ops power_ops = {
     .type = "acpi-power",
-    .version = 1,
+    .version = 2, /* 2: general purpose events */
     .reset = power_reset,
     .save = power_save,
     .restore = power_restore,
@@ -233,6 +292,10 @@ int power_create(const struct power_options *options, struct device **out_device
     pthread_mutex_init(&power->lock, NULL);
     int rc = bus_add(options->pio, "acpi-power", POWER_PORT, POWER_PORT_SIZE, &port_ops, power,
                      NULL, err);
+    if (rc == 0) {
+        rc = bus_add(options->pio, "acpi-gpe", POWER_GPE, POWER_GPE_SIZE, &gpe_ops, power, NULL,
+                     err);
+    }
     if (rc == 0) {
         rc = bus_add(options->pio, "keyboard-reset", 0x64, 1, &keyboard_ops, power, NULL, err);
     }

@@ -190,8 +190,13 @@ static uint32_t put_fadt(struct builder *builder, const struct acpi_config *conf
     le32_put(fadt + 56, config->pm1_event_port);
     le32_put(fadt + 64, config->pm1_control_port);
     le32_put(fadt + 76, config->pm_timer_port);
-    fadt[88] = 4;                                  /* PM1_EVT_LEN */
-    fadt[89] = 2;                                  /* PM1_CNT_LEN */
+    fadt[88] = 4; /* PM1_EVT_LEN */
+    fadt[89] = 2; /* PM1_CNT_LEN */
+    if (config->gpe_port != 0) {
+        le32_put(fadt + 80, config->gpe_port);
+        fadt[92] = config->gpe_size; /* GPE0_BLK_LEN */
+        put_port(fadt + 220, config->gpe_port, config->gpe_size);
+    }
     fadt[91] = config->pm_timer_port != 0 ? 4 : 0; /* PM_TMR_LEN */
     le16_put(fadt + 96, 0xffff);                   /* no C2 */
     le16_put(fadt + 98, 0xffff);                   /* no C3 */

@@ -19,6 +19,8 @@ struct acpi_config {
     uint16_t pm1_event_port;   /* 4 bytes: status, enable */
     uint16_t pm1_control_port; /* 2 bytes */
     uint16_t pm_timer_port;    /* 4 bytes; 0: none */
+    uint16_t gpe_port;         /* status, then enable; 0: none */
+    uint8_t gpe_size;          /* bytes of both */
     uint16_t reset_port;       /* 1 byte */
     uint8_t reset_value;
     uint8_t sci_gsi; /* level-triggered, active high */

@@ -15,8 +15,18 @@
 #define AML_SCOPE    0x10
 #define AML_BUFFER   0x11
 #define AML_PACKAGE  0x12
+#define AML_METHOD   0x14
+#define AML_DUAL     0x2e
+#define AML_MULTI    0x2f
 #define AML_EXTENDED 0x5b
-#define AML_DEVICE   0x82 /* after AML_EXTENDED */
+#define AML_REGION   0x80 /* these three after AML_EXTENDED */
+#define AML_FIELD    0x81
+#define AML_DEVICE   0x82
+#define AML_IF       0xa0
+
+#define METHOD_SERIALIZED  0x08
+#define REGION_SYSTEM_IO   1
+#define FIELD_DWORD_ACCESS 3
 
 /* Package lengths always take three bytes here: the lead byte says so in bits 7:6 and holds bits 3:0, two bytes hold
  * bits 19:4 (section 20.2.4). */
@@ -81,12 +91,26 @@ void aml_integer(struct aml *aml, uint64_t value)
 
 void aml_name_string(struct aml *aml, const char *name)
 {
+    uint8_t count = 1;
+    for (const char *dot = strchr(name, '.'); dot != NULL; dot = strchr(dot + 1, '.')) {
+        count++;
+    }
     if (*name == '\\') {
         aml_byte(aml, (uint8_t)*name++);
     }
-    char padded[4] = {'_', '_', '_', '_'};
-    memcpy(padded, name, strnlen(name, sizeof(padded)));
-    aml_bytes(aml, padded, sizeof(padded));
+    if (count == 2) {
+        aml_byte(aml, AML_DUAL);
+    } else if (count > 2) {
+        aml_byte(aml, AML_MULTI);
+        aml_byte(aml, count);
+    }
+    for (; count > 0; count--) {
+        char padded[4] = {'_', '_', '_', '_'};
+        size_t length = strcspn(name, ".");
+        memcpy(padded, name, length < sizeof(padded) ? length : sizeof(padded));
+        aml_bytes(aml, padded, sizeof(padded));
+        name += length + 1;
+    }
 }
 
 void aml_name(struct aml *aml, const char *name)
@@ -157,6 +181,53 @@ size_t aml_begin_package(struct aml *aml, uint8_t element_count)
     size_t mark = begin(aml);
     aml_byte(aml, element_count);
     return mark;
+}
+
+size_t aml_begin_method(struct aml *aml, const char *name, uint8_t argument_count,
+                        bool is_serialized)
+{
+    aml_byte(aml, AML_METHOD);
+    size_t mark = begin(aml);
+    aml_name_string(aml, name);
+    aml_byte(aml, argument_count | (is_serialized ? METHOD_SERIALIZED : 0));
+    return mark;
+}
+
+size_t aml_begin_if(struct aml *aml)
+{
+    aml_byte(aml, AML_IF);
+    return begin(aml);
+}
+
+size_t aml_begin_field(struct aml *aml, const char *region)
+{
+    aml_byte(aml, AML_EXTENDED);
+    aml_byte(aml, AML_FIELD);
+    size_t mark = begin(aml);
+    aml_name_string(aml, region);
+    aml_byte(aml, FIELD_DWORD_ACCESS);
+    return mark;
+}
+
+void aml_field(struct aml *aml, const char *name, uint8_t bits)
+{
+    aml_name_string(aml, name);
+    aml_byte(aml, bits); /* a length of one byte */
+}
+
+void aml_io_region(struct aml *aml, const char *name, uint16_t port, uint8_t size)
+{
+    aml_byte(aml, AML_EXTENDED);
+    aml_byte(aml, AML_REGION);
+    aml_name_string(aml, name);
+    aml_byte(aml, REGION_SYSTEM_IO);
+    aml_integer(aml, port);
+    aml_integer(aml, size);
+}
+
+void aml_operator(struct aml *aml, enum aml_operator operator)
+{
+    aml_byte(aml, (uint8_t) operator);
 }
 
 /* Where the buffer's size stands, as a word constant behind the length. */

@@ -377,6 +377,8 @@ static void acpi_tables_are_linked_and_summed(void **state)
                                        .pm1_event_port = 0x600,
                                        .pm1_control_port = 0x604,
                                        .pm_timer_port = 0x608,
+                                       .gpe_port = 0x620,
+                                       .gpe_size = 4,
                                        .reset_port = 0xcf9,
                                        .reset_value = 6,
                                        .sci_gsi = 9,
@@ -407,6 +409,9 @@ static void acpi_tables_are_linked_and_summed(void **state)
         read_guest(f, gpa, table, size);
         assert_int_equal(sum(table, size), 0);
         if (i == 0) {
+            assert_int_equal(le32_get(table + 80), 0x620);
+            assert_int_equal(table[92], 4);
+            assert_int_equal(le64_get(table + 224), 0x620);
             uint8_t dsdt[65536];
             uint64_t dsdt_gpa = le64_get(table + 140);
             read_guest(f, dsdt_gpa, dsdt, 8);
