@@ -165,7 +165,9 @@ char *boot_config_make(const struct boot_options *options, const struct boot_fil
     if (root == NULL) {
         return NULL;
     }
-    json_object_set_new(root, "vcpus_max", json_integer((json_int_t)options->vcpu_max));
+    if (options->vcpu_max != 0) {
+        json_object_set_new(root, "vcpus_max", json_integer((json_int_t)options->vcpu_max));
+    }
     json_object_set_new(root, "memory_max_bytes",
                         json_integer((json_int_t)options->memory_max_bytes));
     json_object_set_new(root, "started_ns", json_integer((json_int_t)options->started_ns));

@@ -87,7 +87,7 @@ static int parse_cpus(void *into, const char *value, struct error *err)
         rc = number_parse(first, 1, MAX_VCPUS, &count, err);
     }
     if (rc == 0) {
-        most = count;
+        most = 0;
         rc = max != NULL ? number_parse(max, count, MAX_VCPUS, &most, err) : 0;
     }
     if (rc == 0) {
@@ -377,7 +377,6 @@ void boot_options_init(struct boot_options *options)
         .name = "vm",
         .engine = "auto",
         .vcpu_count = 1,
-        .vcpu_max = 1,
         .memory_bytes = 512ull << 20,
         .memory_max_bytes = 512ull << 20,
         .has_balloon = true,

@@ -71,7 +71,8 @@ struct boot_options {
     const char *name;
     const char *engine;
     const char *cpu_model; /* NULL: the machine's default */
-    uint32_t vcpu_count, vcpu_max;
+    uint32_t vcpu_count;
+    uint32_t vcpu_max; /* 0: they neither come nor go */
     uint64_t memory_bytes, memory_max_bytes;
     bool huge_pages;
 

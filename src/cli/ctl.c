@@ -13,7 +13,7 @@
 #define REQUEST_ID 1
 
 const char ctl_verb_words[] =
-    "status|pause|resume|poweroff|reset|quit|save|stats|devices|balloon|memory|events|disk-list|disk-snapshot|"
+    "status|pause|resume|poweroff|reset|quit|save|stats|devices|balloon|memory|cpus|events|disk-list|disk-snapshot|"
     "disk-stream|disk-commit|disk-mirror|disk-mirror-complete|disk-resize|disk-throttle|"
     "disk-backup|disk-bitmap-list|disk-bitmap-add|disk-bitmap-remove|disk-bitmap-clear|"
     "disk-bitmap-merge|disk-bitmap-enable|disk-bitmap-disable|"
@@ -26,6 +26,7 @@ const struct ctl_keys ctl_keys[] = {
     {"save", "file=|then=resume|then=quit"},
     {"balloon", "bytes="},
     {"memory", "size="},
+    {"cpus", "count="},
     {"disk-snapshot", "disk=|file=|plain=true|reconnect=|log="},
     {"disk-stream", JOB "base=|file="},
     {"disk-commit", JOB "file=|from="},
@@ -231,6 +232,8 @@ const struct verb ctl_verb = {
         "  balloon bytes=N    the memory that the guest should keep\n"
         "  memory size=N      the memory that the guest should have, up to the max of --memory;\n"
         "                     it takes a moment: `status` shows what it has\n"
+        "  cpus count=N       so many virtual CPUs, up to the max of --cpus; the guest lets go those\n"
+        "                     that are too many\n"
         "  events             print events as they come, until the VM ends\n"
         "Disks and jobs, as docs/disks.md describes them:\n"
         "  disk-list          disks, and the images that they stand on\n"

@@ -34,7 +34,8 @@ struct machine_vcpu {
     uint32_t index;
     pthread_t thread;
     bool has_thread;
-    bool is_paused; /* with the machine's lock: it stands between two runs and waits */
+    bool is_present; /* with the machine's lock: it may run */
+    bool is_paused;  /* with the machine's lock: it stands between two runs and waits */
     struct event_timer *timer;
     struct x86_cpuid cpuid; /* as the guest sees it */
     uint64_t guest_tsc_hz;  /* as the guest found its TSC: by CPUID, kvmclock or measurement */
@@ -49,8 +50,9 @@ struct machine {
     struct machine_layout layout;
     struct guest_memory *memory;
     struct vm *vm;
-    bool has_own_time; /* VM_HAS_OWN_TIME */
-    bool has_irqchip;  /* the engine's; else these two: */
+    bool has_cpu_events; /* vCPUs come and go */
+    bool has_own_time;   /* VM_HAS_OWN_TIME */
+    bool has_irqchip;    /* the engine's; else these two: */
     struct lapic_set *lapics;
     struct ioapic *ioapic;
     struct bus *mmio, *pio;
@@ -58,7 +60,7 @@ struct machine {
     struct device_host host;
     struct device *device[MACHINE_MAX_DEVICES];
     size_t device_count;
-    struct device *serial, *power, *balloon, *mem, *console; /* of those, or NULL */
+    struct device *serial, *power, *cpus, *balloon, *mem, *console; /* of those, or NULL */
     struct device *disk[MACHINE_MAX_DISKS];
 
     pthread_mutex_t lock;
@@ -93,6 +95,11 @@ void vcpus_pause(struct machine *machine);
 /* All to their state after reset, the first one to the kernel's entry. Paused. */
 int must_check vcpus_reset(struct machine *machine, struct error *err);
 void vcpus_kick(struct machine *machine);
+/* vCPUs have come or gone, as machine->cpus says: those that are not there stop soon; others go on as they were left, where the
+ * INIT of another one finds them. Any thread. */
+void vcpus_follow(struct machine *machine);
+/* Of those that are there and have none. False: the machine ends. Loop's thread. */
+bool vcpus_start_threads(struct machine *machine);
 /* All vCPUs wait for what cannot come. Paused. */
 bool vcpus_are_halted_for_good(struct machine *machine);
 uint64_t vcpus_counter(struct machine *machine);

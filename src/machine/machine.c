@@ -8,7 +8,9 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/core/bits.h"
 #include "base/core/invariant.h"
+#include "device/acpi/cpus.h"
 #include "device/acpi/power.h"
 #include "device/serial/serial.h"
 #include "device/virtio/balloon.h"
@@ -218,6 +220,7 @@ int machine_create(const struct machine_config *config, struct machine **out_mac
     struct machine *machine = calloc(1, sizeof(*machine));
     invariant(machine != NULL);
     machine->config = *config;
+    machine->has_cpu_events = config->vcpu_max > 1;
     machine->config.vcpu_max = MAX(config->vcpu_max, config->vcpu_count);
     if (config->memory_max_bytes == 0) {
         machine->config.memory_max_bytes = config->memory_bytes;
@@ -345,6 +348,9 @@ int machine_reset(struct machine *machine, struct error *err)
     } else {
         ioapic_reset(machine->ioapic);
     }
+    if (machine->cpus != NULL) {
+        vcpus_follow(machine);
+    }
     int rc = vcpus_reset(machine, err);
     if (rc == 0 && machine->mem != NULL) {
         rc = virtio_mem_power_cycle(machine->mem, err);
@@ -425,6 +431,48 @@ struct machine_memory_size machine_memory_size(struct machine *machine)
     return size;
 }
 
+struct machine_vcpu_count machine_vcpu_count(struct machine *machine)
+{
+    struct machine_vcpu_count count = {machine->config.vcpu_count, 0, machine->config.vcpu_max};
+    if (machine->cpus != NULL) {
+        count.present = (uint32_t)__builtin_popcountll(cpus_present(machine->cpus));
+        count.leaving = (uint32_t)__builtin_popcountll(cpus_leaving(machine->cpus));
+    }
+    return count;
+}
+
+/* The lowest ones that are there stay, then the lowest that are not come; so an order in the middle of a removal is right, too. */
+int machine_set_vcpus(struct machine *machine, uint32_t count, struct error *err)
+{
+    if (count < 1 || count > machine->config.vcpu_max) {
+        return error_set(err, ERANGE, "%u vcpus: the VM was made for 1 to %u", count,
+                         machine->config.vcpu_max);
+    }
+    if (machine->cpus == NULL) {
+        return count == machine->config.vcpu_count
+                   ? 0
+                   : error_set(err, ENODEV, "%u vcpus: the VM was made for %u, now and later",
+                               count, machine->config.vcpu_count);
+    }
+    uint64_t present = cpus_present(machine->cpus), keep = 0, add = 0;
+    for (uint32_t i = 0; i < machine->vcpu_count && count > 0; i++) {
+        keep |= present & BIT(i);
+        count -= (present >> i & 1) != 0;
+    }
+    for (uint32_t i = 0; i < machine->vcpu_count && count > 0; i++) {
+        if ((present >> i & 1) == 0) {
+            add |= BIT(i);
+            count--;
+        }
+    }
+    cpus_change(machine->cpus, add, keep, present & ~keep);
+    vcpus_follow(machine);
+    if (machine->is_running) {
+        (void)vcpus_start_threads(machine);
+    }
+    return 0;
+}
+
 void machine_disk_resized(struct machine *machine, size_t index)
 {
     virtio_blk_resized(machine->disk[index]);
@@ -458,6 +506,9 @@ void machine_stats(struct machine *machine,
 {
     for (uint32_t i = 0; i < machine->vcpu_count; i++) {
         char name[16];
+        if (!machine->vcpu[i].is_present) {
+            continue;
+        }
         (void)snprintf(name, sizeof(name), "vcpu.%u", i);
         struct stats_sink sink = {emit, ctx, name};
         machine->config.engine->vcpu_stats(machine->vcpu[i].vcpu, forward, &sink);

@@ -59,7 +59,7 @@ struct machine_config {
     const char *engine_options;
     const char *cpu_model;     /* NULL: "host" */
     uint32_t vcpu_count;       /* there from the start */
-    uint32_t vcpu_max;         /* with those that may come later; 0: none do */
+    uint32_t vcpu_max;         /* with those that may come later; 0: none do, and none goes */
     uint64_t memory_bytes;     /* from the start; at most 1 TiB */
     uint64_t memory_max_bytes; /* with what may come later; 0: nothing does */
     bool huge_pages;
@@ -119,6 +119,14 @@ struct machine_memory_size {
 /* Asks the guest to have so much, from 'memory_bytes' on by memory that comes and goes, below by the balloon. */
 int must_check machine_set_memory(struct machine *machine, uint64_t bytes, struct error *err);
 struct machine_memory_size machine_memory_size(struct machine *machine);
+
+/* vCPUs: how many are there, how many of those the guest was asked to let go, and the most. */
+struct machine_vcpu_count {
+    uint32_t present, leaving, max;
+};
+/* Adds vCPUs at once, or asks the guest to let some go. -ENODEV if the machine was not made for that. */
+int must_check machine_set_vcpus(struct machine *machine, uint32_t count, struct error *err);
+struct machine_vcpu_count machine_vcpu_count(struct machine *machine);
 
 /* The size of disk 'index' has changed: the guest is told. */
 void machine_disk_resized(struct machine *machine, size_t index);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/core/bits.h"
+#include "device/acpi/cpus.h"
 #include "device/acpi/power.h"
 #include "device/rtc/cmos.h"
 #include "device/serial/serial.h"
@@ -332,6 +333,16 @@ static void reset_control(void *ctx, uint8_t value)
     power_reset_control(machine->power, value);
 }
 
+static void cpus_raise(void *ctx)
+{
+    power_raise_gpe(((struct machine *)ctx)->power, POWER_GPE_CPU);
+}
+
+static void cpu_ejected(void *ctx)
+{
+    vcpus_follow(ctx);
+}
+
 static struct irq_line line(struct machine *machine, uint32_t gsi)
 {
     return (struct irq_line){.set = set_line, .ctx = machine, .line = gsi};
@@ -389,6 +400,21 @@ static int create_platform(struct machine *machine, struct error *err)
         return rc;
     }
     machine->power = add_device(machine, device);
+    if (machine->has_cpu_events) {
+        const struct cpus_options cpus = {
+            .pio = machine->pio,
+            .count = machine->config.vcpu_max,
+            .present = machine->config.vcpu_count,
+            .ctx = machine,
+            .raise = cpus_raise,
+            .ejected = cpu_ejected,
+        };
+        rc = cpus_create(&cpus, &device, err);
+        if (rc < 0) {
+            return rc;
+        }
+        machine->cpus = add_device(machine, device);
+    }
     rc = serial_create(&serial, &device, err);
     if (rc < 0) {
         return rc;
@@ -513,7 +539,9 @@ static int create_others(struct machine *machine, struct error *err)
 int micro_boot(struct machine *machine, struct x86_state *state, struct error *err)
 {
     const struct acpi_config acpi = {
-        .vcpu_count = machine->config.vcpu_count,
+        .vcpu_count = machine->config.vcpu_max,
+        .has_cpu_events = machine->has_cpu_events,
+        .absent = machine->cpus != NULL ? ~cpus_present(machine->cpus) : 0,
         .lapic_gpa = X86_APIC_DEFAULT_GPA,
         .ioapic_gpa = IOAPIC_DEFAULT_GPA,
         .windows = machine->layout.pci,

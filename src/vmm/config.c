@@ -136,9 +136,9 @@ static void read_root(struct config_reader *reader, const json_t *root, struct c
     if (config->memory_bytes % GUEST_PAGE_SIZE != 0) {
         config_fail(reader, "memory_bytes", "a multiple of 4096");
     }
-    const uint64_t no_more_vcpus = config->vcpu_count, no_more_bytes = config->memory_bytes;
+    const uint64_t no_vcpus = 0, no_more_bytes = config->memory_bytes;
     config->vcpu_max = (uint32_t)config_get_number(reader, root, "vcpus_max", config->vcpu_count,
-                                                   CONFIG_MAX_VCPUS, &no_more_vcpus);
+                                                   CONFIG_MAX_VCPUS, &no_vcpus);
     config->memory_max_bytes = config_get_number(reader, root, "memory_max_bytes",
                                                  config->memory_bytes, 1ull << 40, &no_more_bytes);
     config->huge_pages = config_get_bool(reader, root, "huge_pages");

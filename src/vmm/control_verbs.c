@@ -27,14 +27,15 @@ static int run_status(struct vmm *vmm, struct control_client *client,
 {
     const struct machine_config *machine = machine_get_config(vmm->machine);
     const struct machine_memory_size memory = machine_memory_size(vmm->machine);
-    *out_answer =
-        json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:I, s:I, s:I, s:i}", "name",
-                  vmm->config.name, "state", state_name(vmm), "engine", machine->engine->name,
-                  "engine_reason", vmm->engine_reason, "board", machine->board, "cpu_model",
-                  machine->cpu_model != NULL ? machine->cpu_model : "host", "vcpus",
-                  (int)machine->vcpu_count, "memory_bytes", (json_int_t)memory.wanted,
-                  "memory_present_bytes", (json_int_t)memory.present, "memory_max_bytes",
-                  (json_int_t)memory.max, "pid", (int)getpid());
+    const struct machine_vcpu_count vcpus = machine_vcpu_count(vmm->machine);
+    *out_answer = json_pack(
+        "{s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:I, s:I, s:i}", "name",
+        vmm->config.name, "state", state_name(vmm), "engine", machine->engine->name,
+        "engine_reason", vmm->engine_reason, "board", machine->board, "cpu_model",
+        machine->cpu_model != NULL ? machine->cpu_model : "host", "vcpus", (int)vcpus.present,
+        "vcpus_leaving", (int)vcpus.leaving, "vcpus_max", (int)vcpus.max, "memory_bytes",
+        (json_int_t)memory.wanted, "memory_present_bytes", (json_int_t)memory.present,
+        "memory_max_bytes", (json_int_t)memory.max, "pid", (int)getpid());
     if (vmm->stop.reason[0] != '\0' && !machine_is_running(vmm->machine)) {
         json_object_set_new(*out_answer, "why", json_string(vmm->stop.reason));
     }
@@ -158,6 +159,26 @@ static int run_memory(struct vmm *vmm, struct control_client *client,
     return rc;
 }
 
+static int run_cpus(struct vmm *vmm, struct control_client *client, struct control_request *request,
+                    json_t **out_answer, struct error *err)
+{
+    const json_t *count = json_object_get(request->arguments, "count");
+    uint32_t max = machine_get_config(vmm->machine)->vcpu_max;
+    if (!json_is_integer(count) || json_integer_value(count) < 1 ||
+        json_integer_value(count) > max) {
+        return error_set(err, EINVAL,
+                         "cpus: \"count\" is how many the guest shall have: a number from 1 to %u",
+                         max);
+    }
+    int rc = machine_set_vcpus(vmm->machine, (uint32_t)json_integer_value(count), err);
+    if (rc == 0) {
+        const struct machine_vcpu_count now = machine_vcpu_count(vmm->machine);
+        *out_answer =
+            json_pack("{s:i, s:i}", "vcpus", (int)now.present, "vcpus_leaving", (int)now.leaving);
+    }
+    return rc;
+}
+
 static int run_events(struct vmm *vmm, struct control_client *client,
                       struct control_request *request, json_t **out_answer, struct error *err)
 {
@@ -268,19 +289,13 @@ static int run_save(struct vmm *vmm, struct control_client *client, struct contr
 }
 
 static const struct control_verb control_verbs[] = {
-    {"status", run_status},
-    {"pause", run_pause},
-    {"resume", run_resume},
-    {"poweroff", run_poweroff},
-    {"reset", run_reset},
-    {"quit", run_quit},
-    {"stats", run_stats},
-    {"devices", run_devices},
-    {"balloon", run_balloon},
-    {"memory", run_memory},
-    {"events", run_events},
-    {"save", run_save},
-    {"console-size", run_console_size},
+    {"status", run_status},   {"pause", run_pause},
+    {"resume", run_resume},   {"poweroff", run_poweroff},
+    {"reset", run_reset},     {"quit", run_quit},
+    {"stats", run_stats},     {"devices", run_devices},
+    {"balloon", run_balloon}, {"memory", run_memory},
+    {"cpus", run_cpus},       {"events", run_events},
+    {"save", run_save},       {"console-size", run_console_size},
 };
 
 static const struct control_verb *find_verb(const struct control_verb *table, size_t count,
@@ -314,6 +329,6 @@ int vmm_handle_request(void *ctx, struct control_client *client, struct control_
     return error_set(
         err, ENOSYS,
         "verb %.40s is unknown: status, pause, resume, poweroff, reset, quit, stats, "
-        "devices, balloon, memory, events, save, console-size, disk-list, jobs and more for disks",
+        "devices, balloon, memory, cpus, events, save, console-size, disk-list, jobs and more for disks",
         request->verb);
 }

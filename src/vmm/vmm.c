@@ -35,7 +35,7 @@ void vmm_end(struct vmm *vmm, int exit_status)
 
 static void dump_vcpus(struct vmm *vmm)
 {
-    for (uint32_t i = 0; i < vmm->config.vcpu_max; i++) {
+    for (uint32_t i = 0; i < machine_get_config(vmm->machine)->vcpu_max; i++) {
         char text[4096];
         machine_dump_vcpu(vmm->machine, i, text, sizeof(text));
         /* A log line each: the dump has many. */

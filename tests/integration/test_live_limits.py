@@ -96,3 +96,49 @@ def test_memory_comes_and_goes(boot, guest, tmp_path):
     until(has_memory(path, 768))
     result = hull("ctl", path, "memory", "size=3G")
     assert result.returncode == 1 and "from 0 to 2147483648" in result.stderr
+
+
+ONLINE = "for c in /sys/devices/system/cpu/cpu[1-9]; do echo 1 > $c/online; done"
+
+
+def cpus_of(vm):
+    return int(vm.shell("nproc"))
+
+
+def test_cpus_come_and_go(boot, guest, tmp_path):
+    path, saved = tmp_path / "control", tmp_path / "saved"
+    arguments = [*guest, "--memory", "256M", "--cpus", "1,max=4"]
+    vm = boot(*arguments, "--control", path)
+    vm.expect("# ")
+    assert cpus_of(vm) == 1
+    assert vm.shell("cat /sys/devices/system/cpu/possible").strip() == "0-3"
+    assert control(path, "cpus", "count=3") == {"vcpus": 3, "vcpus_leaving": 0}
+    until(lambda: "cpu2" in vm.shell("ls /sys/devices/system/cpu"))
+    vm.shell(ONLINE)
+    assert cpus_of(vm) == 3
+    # Each of them works, and so does what all of them do at once.
+    vm.shell("for c in 0 1 2; do taskset $((1 << c)) md5sum /bin/busybox & done; wait")
+
+    control(path, "save", f"file={saved}")
+    control(path, "quit")
+    vm.child.expect(pexpect.EOF)
+    vm = boot(*arguments, "--restore", saved, "--control", path)
+    vm.send_line("")
+    assert cpus_of(vm) == 3
+    status = control(path, "status")
+    assert (status["vcpus"], status["vcpus_max"]) == (3, 4)
+
+    control(path, "cpus", "count=1")
+    until(lambda: control(path, "status")["vcpus"] == 1)
+    assert control(path, "status")["vcpus_leaving"] == 0
+    assert cpus_of(vm) == 1
+    control(path, "cpus", "count=4")
+    until(lambda: "cpu3" in vm.shell("ls /sys/devices/system/cpu"))
+    vm.shell(ONLINE)
+    assert cpus_of(vm) == 4
+    # After a reset they are there from the start.
+    control(path, "reset")
+    vm.expect("built-in shell.*# ", timeout=60)
+    assert cpus_of(vm) == 4
+    result = hull("ctl", path, "cpus", "count=5")
+    assert result.returncode == 1 and "from 1 to 4" in result.stderr

@@ -70,8 +70,10 @@ static struct machine *machine_new(void)
 {
     struct machine *machine = calloc(1, sizeof(*machine));
     assert_non_null(machine);
-    machine->config = (struct machine_config){
-        .board = "micro", .vcpu_count = 2, .memory_bytes = SLOT_0_SIZE + SLOT_1_SIZE};
+    machine->config = (struct machine_config){.board = "micro",
+                                              .vcpu_count = 2,
+                                              .vcpu_max = 2,
+                                              .memory_bytes = SLOT_0_SIZE + SLOT_1_SIZE};
     machine->version = 1;
     machine->name[0] = "vcpu.0";
     machine->name[1] = "virtio-blk.0";
@@ -207,7 +209,7 @@ static void other_machines_are_refused_with_every_difference(void **state)
     fill(from);
     int fd = saved_file(from);
     struct machine *to = machine_new();
-    to->config.vcpu_count = 1;
+    to->config.vcpu_count = to->config.vcpu_max = 1;
     check_refused(to, fd, "made with 2 vCPUs, this machine has 1");
     to->config.memory_bytes = 16 << 20;
     to->config.cpu_model = "x86-64-v2";
