@@ -94,6 +94,7 @@ static int parse_cpus(void *into, const char *value, struct error *err)
         struct boot_options *options = into;
         options->vcpu_count = (uint32_t)count;
         options->vcpu_max = (uint32_t)most;
+        options->has_cpus = true;
     }
     return rc;
 }
@@ -140,6 +141,7 @@ static int parse_memory(void *into, const char *value, struct error *err)
         struct boot_options *options = into;
         options->memory_bytes = bytes;
         options->memory_max_bytes = most;
+        options->has_memory = true;
     }
     return rc;
 }
@@ -354,8 +356,9 @@ const struct option_spec boot_option_table[] = {
     {"debug-exit", 0, NULL, "a guest write of V to port 0xf4 ends with status (V<<1)|1", NULL,
      parse_debug_exit},
     {"gdb", 0, "ADDR:PORT", "not in this version: wait for a debugger", NULL, parse_gdb},
-    {"restore", 0, "FILE", "go on from a state that `hull ctl PATH save` wrote", "FILE",
-     parse_restore},
+    {"restore", 0, "FILE",
+     "go on from a state that `hull ctl PATH save` wrote; --cpus and --memory are as there unless they are said",
+     "FILE", parse_restore},
     {"paused", 'p', NULL, "do not start the guest until `hull ctl PATH resume`", NULL,
      parse_paused},
     {"no-reboot", 0, NULL, "end with status 2 when the guest asks for a reset", NULL,

@@ -74,6 +74,7 @@ struct boot_options {
     uint32_t vcpu_count;
     uint32_t vcpu_max; /* 0: they neither come nor go */
     uint64_t memory_bytes, memory_max_bytes;
+    bool has_cpus, has_memory; /* they were said */
     bool huge_pages;
 
     const char *kernel, *initrd, *append;

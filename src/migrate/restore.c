@@ -279,6 +279,48 @@ static int restore_all(struct restorer *restorer, struct machine *machine, int f
     return rc < 0 ? rc : machine_each_section(machine, restore_section, restorer);
 }
 
+/* Memory that was not there from the start lies in slots of its own; vCPUs that come and go have a section. */
+static int read_sizes(struct save_metadata *metadata, struct save_sizes *out_sizes,
+                      struct error *err)
+{
+    uint64_t all = 0;
+    for (uint32_t i = 0; i < metadata->slot_count; i++) {
+        all += metadata->slot[i].size_bytes;
+    }
+    if (all < metadata->memory_bytes || metadata->vcpu_count == 0 ||
+        metadata->vcpu_count > ENGINE_MAX_VCPUS) {
+        return error_set(err, EBADMSG, "the file is damaged: the sizes of its machine cannot be");
+    }
+    bool has_cpu_events = find_section(metadata, "acpi-cpus.0") != NULL;
+    *out_sizes = (struct save_sizes){
+        .vcpu_count = has_cpu_events ? 1 : metadata->vcpu_count,
+        .vcpu_max = has_cpu_events ? metadata->vcpu_count : 0,
+        .memory_bytes = metadata->memory_bytes,
+        .memory_max_bytes = all,
+    };
+    return 0;
+}
+
+int save_read_sizes(int fd, struct save_sizes *out_sizes, struct error *err)
+{
+    struct save_header header;
+    uint8_t *bytes = NULL;
+    struct save_metadata metadata = {.section = NULL};
+    int rc = read_header(fd, &header, err);
+    if (rc == 0) {
+        rc = read_metadata(fd, &header, &bytes, err);
+    }
+    if (rc == 0) {
+        rc = save_metadata_parse(bytes, header.metadata_size, &metadata, err);
+    }
+    if (rc == 0) {
+        rc = read_sizes(&metadata, out_sizes, err);
+    }
+    save_metadata_fini(&metadata);
+    free(bytes);
+    return rc;
+}
+
 int save_restore(struct machine *machine, int fd, struct error *err)
 {
     struct save_header header;

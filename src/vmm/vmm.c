@@ -123,11 +123,37 @@ static const char *engine_options(const char *engine)
     return comma != NULL ? comma + 1 : NULL;
 }
 
+/* What the command line does not say is as in the saved state. */
+static int complete_sizes(struct config *config, struct error *err)
+{
+    struct save_sizes sizes;
+    if (config->vcpu_count != 0 && config->memory_bytes != 0) {
+        return 0;
+    }
+    int rc = save_read_sizes(config->restore_fd, &sizes, err);
+    if (rc < 0) {
+        return error_prefix(err, rc, "saved state %s", config->restore_name);
+    }
+    if (config->vcpu_count == 0) {
+        config->vcpu_count = sizes.vcpu_count;
+        config->vcpu_max = sizes.vcpu_max;
+    }
+    if (config->memory_bytes == 0) {
+        config->memory_bytes = sizes.memory_bytes;
+        config->memory_max_bytes = sizes.memory_max_bytes;
+    }
+    return 0;
+}
+
 static int create_machine(struct vmm *vmm, struct error *err)
 {
     const struct config *config = &vmm->config;
     const struct engine_ops *engine;
-    int rc = engine_choose(config->engine, &engine, vmm->engine_reason, err);
+    int rc = complete_sizes(&vmm->config, err);
+    if (rc < 0) {
+        return rc;
+    }
+    rc = engine_choose(config->engine, &engine, vmm->engine_reason, err);
     if (rc < 0) {
         return rc;
     }

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -177,4 +178,28 @@ int guest_change_mac(const struct vm *vm, const char *from, const char *to, stru
     return status == 0
                ? 0
                : error_set(err, EIO, "vm %s: its card %s keeps this address", vm->name, from);
+}
+
+int guest_online_cpus(const struct vm *vm, uint32_t count)
+{
+    /* The first CPU has no switch as a rule. */
+    static const char script[] = "tries=60\n"
+                                 "while [ $tries -gt 0 ]; do\n"
+                                 "  count=0\n"
+                                 "  for cpu in /sys/devices/system/cpu/cpu[0-9]*; do\n"
+                                 "    state=1\n"
+                                 "    [ -e $cpu/online ] && read state <$cpu/online\n"
+                                 "    [ $state = 1 ] || { echo 1 >$cpu/online && state=1; }\n"
+                                 "    [ $state = 1 ] && count=$((count + 1))\n"
+                                 "  done\n"
+                                 "  [ $count -ge $1 ] && exit 0\n"
+                                 "  tries=$((tries - 1)); sleep 0.05\n"
+                                 "done >/dev/null 2>&1 </dev/null\n"
+                                 "exit 1\n";
+    char text[16];
+    (void)snprintf(text, sizeof(text), "%u", count);
+    return run(vm, json_pack("{s:s, s:[s, s, s, s, s]}", "do", "exec", "command", "/bin/sh", "-c",
+                             script, "sh", text)) == 0
+               ? 0
+               : -EIO;
 }

@@ -20,5 +20,7 @@ int must_check guest_give_identity(const struct vm *vm, struct error *err);
 /* Its card with one address gets another, and asks anew for its IP addresses. -EIO: it has none such, or its tools cannot. */
 int must_check guest_change_mac(const struct vm *vm, const char *from, const char *to,
                                 struct error *err);
+/* Waits a little for so many CPUs, and brings them online. -EIO: it does not come to that. */
+int must_check guest_online_cpus(const struct vm *vm, uint32_t count);
 
 #endif
