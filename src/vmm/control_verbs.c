@@ -29,13 +29,14 @@ static int run_status(struct vmm *vmm, struct control_client *client,
     const struct machine_memory_size memory = machine_memory_size(vmm->machine);
     const struct machine_vcpu_count vcpus = machine_vcpu_count(vmm->machine);
     *out_answer = json_pack(
-        "{s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:I, s:I, s:i}", "name",
+        "{s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:i}", "name",
         vmm->config.name, "state", state_name(vmm), "engine", machine->engine->name,
         "engine_reason", vmm->engine_reason, "board", machine->board, "cpu_model",
         machine->cpu_model != NULL ? machine->cpu_model : "host", "vcpus", (int)vcpus.present,
         "vcpus_leaving", (int)vcpus.leaving, "vcpus_max", (int)vcpus.max, "memory_bytes",
         (json_int_t)memory.wanted, "memory_present_bytes", (json_int_t)memory.present,
-        "memory_max_bytes", (json_int_t)memory.max, "pid", (int)getpid());
+        "memory_start_bytes", (json_int_t)machine->memory_bytes, "memory_max_bytes",
+        (json_int_t)memory.max, "pid", (int)getpid());
     if (vmm->stop.reason[0] != '\0' && !machine_is_running(vmm->machine)) {
         json_object_set_new(*out_answer, "why", json_string(vmm->stop.reason));
     }

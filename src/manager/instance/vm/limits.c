@@ -16,7 +16,8 @@
 #define DEFAULT_MEMORY    (512ull << 20)
 #define DEFAULT_TIMES     4 /* so much more may be had while it runs, if nothing is said of it */
 #define CHANGE_TIMEOUT_MS 5000
-#define GUEST_TIMEOUT_MS  5000
+#define GUEST_IDLE_MS     5000 /* so long after the last change a guest is given up */
+#define GUEST_TIMEOUT_MS  30000
 #define STEP_NS           20000000
 
 static int read_number(const struct vm *vm, const char *key, uint64_t fallback, uint64_t *out_value,
@@ -72,31 +73,42 @@ static uint64_t number_of(const json_t *status, const char *name)
     return value > 0 ? (uint64_t)value : 0;
 }
 
-static bool has_come_to(const json_t *status, const struct vm_limits *wanted)
+/* What it has was asked for, in the VM's own steps. */
+static bool has_its_memory(const json_t *status)
 {
-    return number_of(status, "vcpus") == wanted->cpus &&
-           number_of(status, "memory_present_bytes") == wanted->memory_bytes;
+    return number_of(status, "memory_present_bytes") == number_of(status, "memory_bytes");
+}
+
+static bool has_cpus(const json_t *status)
+{
+    return number_of(status, "vcpus_leaving") == 0;
 }
 
 /* Guests take and give in their own time, and need not. */
-static bool await_guest(struct control_client *client, const struct vm_limits *wanted)
+static bool await_guest(struct control_client *client, bool (*has_come)(const json_t *status))
 {
-    int64_t end_ms = clock_monotonic_ms() + GUEST_TIMEOUT_MS;
-    bool is_there = false;
-    while (!is_there && clock_monotonic_ms() < end_ms) {
+    int64_t now_ms = clock_monotonic_ms(), end_ms = now_ms + GUEST_TIMEOUT_MS, moved_ms = now_ms;
+    uint64_t cpus = 0, bytes = 0;
+    bool is_there = false, is_over = false;
+    while (!is_there && !is_over) {
         const struct timespec pause = {.tv_nsec = STEP_NS};
         json_t *status = NULL;
         if (vm_control_ask(client, json_pack("{s:s}", "do", "status"), -1, &status, NULL) < 0) {
             return false;
         }
-        const char *state = vm_property(status, "state");
-        bool is_paused = state != NULL && strcmp(state, "paused") == 0;
-        is_there = has_come_to(status, wanted);
-        json_decref(status);
-        if (is_paused) {
-            break;
+        now_ms = clock_monotonic_ms();
+        if (number_of(status, "vcpus") != cpus ||
+            number_of(status, "memory_present_bytes") != bytes) {
+            cpus = number_of(status, "vcpus");
+            bytes = number_of(status, "memory_present_bytes");
+            moved_ms = now_ms;
         }
-        if (!is_there) {
+        const char *state = vm_property(status, "state");
+        is_there = has_come(status);
+        is_over = now_ms >= end_ms || now_ms >= moved_ms + GUEST_IDLE_MS ||
+                  (state != NULL && strcmp(state, "paused") == 0);
+        json_decref(status);
+        if (!is_there && !is_over) {
             (void)nanosleep(&pause, NULL);
         }
     }
@@ -109,29 +121,52 @@ static bool order(struct control_client *client, const char *verb, const char *n
                           NULL, NULL) == 0;
 }
 
-static int change(const struct vm *vm, struct control_client *client, struct vm_limits *limits,
-                  bool *out_waits, struct error *err)
+static bool change_cpus(const struct vm *vm, struct control_client *client, uint32_t now,
+                        uint32_t wanted)
+{
+    if (now == wanted) {
+        return true;
+    }
+    return order(client, "cpus", "count", wanted) &&
+           (wanted < now || guest_online_cpus(vm, wanted) == 0) && await_guest(client, has_cpus);
+}
+
+/* A guest that is to have less than at its start gives back what has come since, and only then inflates its balloon: the pages of
+ * that would be in the way. */
+static bool change_memory(struct control_client *client, uint64_t now, uint64_t at_start,
+                          uint64_t wanted)
+{
+    bool is_done =
+        now <= at_start || wanted >= at_start ||
+        (order(client, "memory", "size", at_start) && await_guest(client, has_its_memory));
+    return order(client, "memory", "size", wanted) && is_done &&
+           await_guest(client, has_its_memory);
+}
+
+static int change(const struct vm *vm, struct control_client *client,
+                  const struct vm_limits *wanted, bool *out_waits, struct error *err)
 {
     json_t *status = NULL;
     int rc = vm_control_ask(client, json_pack("{s:s}", "do", "status"), -1, &status, err);
-    uint64_t cpus = number_of(status, "vcpus"), cpus_max = number_of(status, "vcpus_max");
-    uint64_t bytes_max = number_of(status, "memory_max_bytes");
-    bool is_there = rc == 0 && has_come_to(status, limits);
+    const struct vm_limits now = {
+        .cpus = (uint32_t)(number_of(status, "vcpus") - number_of(status, "vcpus_leaving")),
+        .cpus_max = (uint32_t)number_of(status, "vcpus_max"),
+        .memory_bytes = number_of(status, "memory_bytes"),
+        .memory_max_bytes = number_of(status, "memory_max_bytes"),
+    };
+    uint64_t at_start = number_of(status, "memory_start_bytes");
     json_decref(status);
-    if (rc < 0 || is_there) {
+    if (rc < 0) {
         return rc;
     }
-    if (limits->cpus > cpus_max || limits->memory_bytes > bytes_max) {
-        *out_waits = true;
-        limits->cpus = (uint32_t)MIN(limits->cpus, cpus_max);
-        limits->memory_bytes = MIN(limits->memory_bytes, bytes_max);
-    }
-    bool is_done = order(client, "memory", "size", limits->memory_bytes);
-    is_done = order(client, "cpus", "count", limits->cpus) && is_done;
-    if (is_done && limits->cpus > cpus) {
-        is_done = guest_online_cpus(vm, limits->cpus) == 0;
-    }
-    *out_waits = *out_waits || !is_done || !await_guest(client, limits);
+    uint32_t cpus = MIN(wanted->cpus, now.cpus_max);
+    uint64_t bytes = MIN(wanted->memory_bytes, now.memory_max_bytes);
+    bool is_done = cpus == wanted->cpus && bytes == wanted->memory_bytes;
+    is_done = change_cpus(vm, client, now.cpus, cpus) && is_done;
+    is_done =
+        (bytes == now.memory_bytes || change_memory(client, now.memory_bytes, at_start, bytes)) &&
+        is_done;
+    *out_waits = *out_waits || !is_done;
     return 0;
 }
 
