@@ -151,7 +151,7 @@ say 'echo cpus=$(nproc)='
 wait_for '^cpus=1='
 say 'poweroff -f'
 finish
-""")
+""", timeout=900)
 
 
 @pytest.mark.parametrize("cpus", [pytest.param(1, marks=pytest.mark.long), 2])
