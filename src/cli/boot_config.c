@@ -160,18 +160,34 @@ static json_t *console_entry(const struct boot_options *options, const struct bo
     return entry;
 }
 
+/* A saved state knows what is not said. */
+static void add_sizes(json_t *root, const struct boot_options *options, bool is_restore)
+{
+    if (options->has_cpus || !is_restore) {
+        json_object_set_new(root, "vcpus", json_integer((json_int_t)options->vcpu_count));
+    }
+    if (options->vcpu_max != 0) {
+        json_object_set_new(root, "vcpus_max", json_integer((json_int_t)options->vcpu_max));
+    }
+    if (options->has_memory || !is_restore) {
+        json_object_set_new(root, "memory_bytes", json_integer((json_int_t)options->memory_bytes));
+        json_object_set_new(root, "memory_max_bytes",
+                            json_integer((json_int_t)options->memory_max_bytes));
+    }
+}
+
 char *boot_config_make(const struct boot_options *options, const struct boot_files *files)
 {
-    json_t *root = json_pack(
-        "{s:i, s:s, s:s, s:s, s:i, s:I, s:b, s:b, s:b, s:b, s:b, s:b, s:b}", "version", 1, "name",
-        options->name, "board", "micro", "engine", options->engine, "vcpus",
-        (int)options->vcpu_count, "memory_bytes", (json_int_t)options->memory_bytes, "huge_pages",
-        (int)options->huge_pages, "debug_exit", (int)options->debug_exit, "no_reboot",
-        (int)options->no_reboot, "paused", (int)options->paused, "verbose", (int)options->verbose,
-        "balloon", (int)options->has_balloon, "rng", (int)options->has_rng);
+    json_t *root = json_pack("{s:i, s:s, s:s, s:s, s:b, s:b, s:b, s:b, s:b, s:b, s:b}", "version",
+                             1, "name", options->name, "board", "micro", "engine", options->engine,
+                             "huge_pages", (int)options->huge_pages, "debug_exit",
+                             (int)options->debug_exit, "no_reboot", (int)options->no_reboot,
+                             "paused", (int)options->paused, "verbose", (int)options->verbose,
+                             "balloon", (int)options->has_balloon, "rng", (int)options->has_rng);
     if (root == NULL) {
         return NULL;
     }
+    add_sizes(root, options, files->restore >= 0);
     json_object_set_new(root, "started_ns", json_integer((json_int_t)options->started_ns));
     if (files->kernel >= 0) {
         json_object_set_new(root, "kernel", file_entry(files->kernel, options->kernel));

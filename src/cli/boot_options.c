@@ -10,11 +10,12 @@
 #include "base/host/event_loop.h"
 #include "cli/cache_mode.h"
 
-#define MAX_MEMORY_BYTES (1ull << 40)
-#define MIN_MEMORY_BYTES (1ull << 20)
-#define MAX_VCPUS        64
-#define MAX_APPEND       2047 /* what a Linux kernel takes: COMMAND_LINE_SIZE of x86, without the end */
-#define MAX_NAME         64
+#define MAX_MEMORY_BYTES  (1ull << 40)
+#define MEMORY_STEP_BYTES (2u << 20)
+#define MIN_MEMORY_BYTES  (1ull << 20)
+#define MAX_VCPUS         64
+#define MAX_APPEND        2047 /* what a Linux kernel takes: COMMAND_LINE_SIZE of x86, without the end */
+#define MAX_NAME          64
 
 static int not_yet(const char *value, const char *supported, struct error *err)
 {
@@ -62,17 +63,43 @@ static int parse_machine(void *into, const char *value, struct error *err)
     return error_set(err, EINVAL, "'%s' is no machine: micro", value);
 }
 
+/* "1G,max=4G": the first part, of which 'out_first' is a copy, and what follows "max=", or NULL. */
+static int split_max(const char *value, char *out_first, size_t size, const char **out_max,
+                     struct error *err)
+{
+    size_t length = strcspn(value, ",");
+    const char *rest = value + length;
+    if (length >= size || (*rest != '\0' && strncmp(rest, ",max=", 5) != 0)) {
+        return error_set(err, EINVAL, "'%s' is not understood: a number, or N,max=M", value);
+    }
+    (void)snprintf(out_first, size, "%.*s", (int)length, value);
+    *out_max = *rest != '\0' ? rest + 5 : NULL;
+    return 0;
+}
+
 static int parse_cpus(void *into, const char *value, struct error *err)
 {
-    uint64_t count;
-    int rc = number_parse(value, 1, MAX_VCPUS, &count, err);
+    char first[32];
+    const char *max;
+    uint64_t count, most;
+    int rc = split_max(value, first, sizeof(first), &max, err);
     if (rc == 0) {
-        ((struct boot_options *)into)->vcpu_count = (uint32_t)count;
+        rc = number_parse(first, 1, MAX_VCPUS, &count, err);
+    }
+    if (rc == 0) {
+        most = 0;
+        rc = max != NULL ? number_parse(max, count, MAX_VCPUS, &most, err) : 0;
+    }
+    if (rc == 0) {
+        struct boot_options *options = into;
+        options->vcpu_count = (uint32_t)count;
+        options->vcpu_max = (uint32_t)most;
+        options->has_cpus = true;
     }
     return rc;
 }
 
-static int parse_memory(void *into, const char *value, struct error *err)
+static int parse_memory_size(const char *value, uint64_t *out_bytes, struct error *err)
 {
     uint64_t bytes;
     int rc = size_parse(value, 1ull << 20, &bytes, err);
@@ -88,8 +115,35 @@ static int parse_memory(void *into, const char *value, struct error *err)
     if (bytes % 4096 != 0) {
         return error_set(err, EINVAL, "%s is not whole pages: a multiple of 4K", value);
     }
-    ((struct boot_options *)into)->memory_bytes = bytes;
+    *out_bytes = bytes;
     return 0;
+}
+
+static int parse_memory(void *into, const char *value, struct error *err)
+{
+    char first[32];
+    const char *max;
+    uint64_t bytes, most;
+    int rc = split_max(value, first, sizeof(first), &max, err);
+    if (rc == 0) {
+        rc = parse_memory_size(first, &bytes, err);
+    }
+    if (rc == 0) {
+        most = bytes;
+        rc = max != NULL ? parse_memory_size(max, &most, err) : 0;
+    }
+    if (rc == 0 && (most < bytes || (most - bytes) % MEMORY_STEP_BYTES != 0)) {
+        rc = error_set(err, EINVAL,
+                       "%s: the most is at least the first, and the difference a multiple of 2M",
+                       value);
+    }
+    if (rc == 0) {
+        struct boot_options *options = into;
+        options->memory_bytes = bytes;
+        options->memory_max_bytes = most;
+        options->has_memory = true;
+    }
+    return rc;
 }
 
 static int parse_append(void *into, const char *value, struct error *err)
@@ -245,9 +299,13 @@ const struct option_spec boot_option_table[] = {
      "soft,icount=on|soft,trace=|soft,perfmap=on|soft,symbols=",
      parse_engine},
     {"machine", 0, "MACHINE", "the board: micro (default)", "micro", parse_machine},
-    {"cpus", 'c', "N", "number of virtual CPUs, 1 to 64 (default: 1)", NULL, parse_cpus},
-    {"memory", 'm', "SIZE", "guest memory; a bare number counts MiB (default: 512M)", NULL,
-     parse_memory},
+    {"cpus", 'c', "N[,max=N]",
+     "number of virtual CPUs, 1 to 64 (default: 1); up to max of them by `hull ctl PATH cpus` while it runs",
+     NULL, parse_cpus},
+    {"memory", 'm', "SIZE[,max=SIZE]",
+     "guest memory; a bare number counts MiB (default: 512M); up to max by `hull ctl PATH memory` "
+     "while it runs",
+     NULL, parse_memory},
     {"cpu", 0, "MODEL",
      "CPU model: host, x86-64-v2 or x86-64-v3 (default: host); with ,hyperv=on for Windows",
      "host|x86-64-v2|x86-64-v3", parse_cpu},
@@ -298,8 +356,9 @@ const struct option_spec boot_option_table[] = {
     {"debug-exit", 0, NULL, "a guest write of V to port 0xf4 ends with status (V<<1)|1", NULL,
      parse_debug_exit},
     {"gdb", 0, "ADDR:PORT", "not in this version: wait for a debugger", NULL, parse_gdb},
-    {"restore", 0, "FILE", "go on from a state that `hull ctl PATH save` wrote", "FILE",
-     parse_restore},
+    {"restore", 0, "FILE",
+     "go on from a state that `hull ctl PATH save` wrote; --cpus and --memory are as there unless they are said",
+     "FILE", parse_restore},
     {"paused", 'p', NULL, "do not start the guest until `hull ctl PATH resume`", NULL,
      parse_paused},
     {"no-reboot", 0, NULL, "end with status 2 when the guest asks for a reset", NULL,
@@ -322,6 +381,7 @@ void boot_options_init(struct boot_options *options)
         .engine = "auto",
         .vcpu_count = 1,
         .memory_bytes = 512ull << 20,
+        .memory_max_bytes = 512ull << 20,
         .has_balloon = true,
         .has_rng = true,
         .started_ns = clock_monotonic_ns(),

@@ -102,7 +102,9 @@ struct boot_options {
     const char *engine;
     const char *cpu_model; /* NULL: the machine's default */
     uint32_t vcpu_count;
-    uint64_t memory_bytes;
+    uint32_t vcpu_max; /* 0: they neither come nor go */
+    uint64_t memory_bytes, memory_max_bytes;
+    bool has_cpus, has_memory; /* they were said */
     bool huge_pages;
 
     const char *kernel, *initrd, *append;

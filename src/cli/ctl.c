@@ -13,7 +13,7 @@
 #define REQUEST_ID 1
 
 const char ctl_verb_words[] =
-    "status|pause|resume|poweroff|reset|quit|save|stats|devices|plug|unplug|balloon|events|disk-list|disk-snapshot|"
+    "status|pause|resume|poweroff|reset|quit|save|stats|devices|plug|unplug|balloon|memory|cpus|events|disk-list|disk-snapshot|"
     "disk-stream|disk-commit|disk-mirror|disk-mirror-complete|disk-resize|disk-throttle|"
     "disk-backup|disk-bitmap-list|disk-bitmap-add|disk-bitmap-remove|disk-bitmap-clear|"
     "disk-bitmap-merge|disk-bitmap-enable|disk-bitmap-disable|"
@@ -27,6 +27,8 @@ const struct ctl_keys ctl_keys[] = {
     {"plug", "disk=|net="},
     {"unplug", "device=|wait=true"},
     {"balloon", "bytes="},
+    {"memory", "size="},
+    {"cpus", "count="},
     {"disk-snapshot", "disk=|file=|plain=true|reconnect=|log="},
     {"disk-stream", JOB "base=|file="},
     {"disk-commit", JOB "file=|from="},
@@ -81,7 +83,7 @@ static bool is_one_of(const char *key, const char *const *words, size_t count)
 
 static json_t *value_of(const char *key, const char *text, struct error *err)
 {
-    static const char *const sizes[] = {"bytes", "speed", "granularity"};
+    static const char *const sizes[] = {"bytes", "size", "speed", "granularity"};
     static const char *const names[] = {"disk",   "net",    "device", "file",    "job",
                                         "bitmap", "source", "format", "backing", "backing-format",
                                         "log"};
@@ -241,6 +243,10 @@ const struct verb ctl_verb = {
         "                     ask the guest to let go of disk or card D, a name as disk1 or net0, or its id;\n"
         "                     wait=true: stay until it has\n"
         "  balloon bytes=N    the memory that the guest should keep\n"
+        "  memory size=N      the memory that the guest should have, up to the max of --memory;\n"
+        "                     it takes a moment: `status` shows what it has\n"
+        "  cpus count=N       so many virtual CPUs, up to the max of --cpus; the guest lets go those\n"
+        "                     that are too many\n"
         "  events             print events as they come, until the VM ends\n"
         "Disks and jobs, as docs/disks.md describes them:\n"
         "  disk-list          disks, and the images that they stand on\n"

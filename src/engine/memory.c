@@ -127,7 +127,8 @@ static int check_new_slot(const struct guest_memory *memory, uint64_t gpa, uint6
 
 /* Maps the file so that host and guest addresses agree in the bits below a huge page: both the host's page cache and
  * the second level page tables can then use huge pages. */
-static uint8_t *map_file(int fd, uint64_t fd_offset, uint64_t gpa, uint64_t size, bool huge)
+static uint8_t *map_file(int fd, uint64_t fd_offset, uint64_t gpa, uint64_t size, bool huge,
+                         int protection)
 {
     uint64_t reserved = size + HUGE_PAGE_SIZE;
     uint8_t *base =
@@ -137,7 +138,7 @@ static uint8_t *map_file(int fd, uint64_t fd_offset, uint64_t gpa, uint64_t size
     }
     uint64_t skip = (gpa - (uintptr_t)base) % HUGE_PAGE_SIZE;
     /* Huge pages are reserved now: to run out of them later would be a SIGBUS in the middle of the guest. */
-    uint8_t *hva = mmap(base + skip, size, PROT_READ | PROT_WRITE,
+    uint8_t *hva = mmap(base + skip, size, protection,
                         MAP_SHARED | MAP_FIXED | (huge ? 0 : MAP_NORESERVE), fd, (off_t)fd_offset);
     if (hva == MAP_FAILED) {
         int saved = errno;
@@ -165,8 +166,8 @@ static int create_file(const char *name, uint64_t size, bool huge)
                : TAKE_FD(fd);
 }
 
-int guest_memory_add(struct guest_memory *memory, uint64_t gpa, uint64_t size_bytes, bool huge,
-                     bool is_readonly, struct error *err)
+static int add_slot(struct guest_memory *memory, uint64_t gpa, uint64_t size_bytes, bool huge,
+                    int protection, struct error *err)
 {
     int rc = check_new_slot(memory, gpa, size_bytes, huge, err);
     if (rc < 0) {
@@ -180,7 +181,7 @@ int guest_memory_add(struct guest_memory *memory, uint64_t gpa, uint64_t size_by
         return error_set_errno(err, -fd, "creating 0x%llx bytes of guest memory",
                                (unsigned long long)size_bytes);
     }
-    uint8_t *hva = map_file(fd, fd_offset, gpa, size_bytes, huge);
+    uint8_t *hva = map_file(fd, fd_offset, gpa, size_bytes, huge, protection);
     if (hva == NULL) {
         return huge && errno == ENOMEM
                    ? error_set(err, ENOMEM,
@@ -197,14 +198,30 @@ int guest_memory_add(struct guest_memory *memory, uint64_t gpa, uint64_t size_by
     memory->slot[memory->slot_count] = (struct guest_slot){
         .gpa = gpa,
         .size_bytes = size_bytes,
+        .usable_bytes = protection == PROT_NONE ? 0 : size_bytes,
         .hva = hva,
         .fd = TAKE_FD(fd),
         .fd_offset = fd_offset,
-        .is_readonly = is_readonly,
     };
     memory->slot_count++;
     memory->size_bytes += size_bytes;
     return 0;
+}
+
+int guest_memory_add(struct guest_memory *memory, uint64_t gpa, uint64_t size_bytes, bool huge,
+                     bool is_readonly, struct error *err)
+{
+    int rc = add_slot(memory, gpa, size_bytes, huge, PROT_READ | PROT_WRITE, err);
+    if (rc == 0) {
+        memory->slot[memory->slot_count - 1].is_readonly = is_readonly;
+    }
+    return rc;
+}
+
+int guest_memory_reserve(struct guest_memory *memory, uint64_t gpa, uint64_t size_bytes,
+                         struct error *err)
+{
+    return add_slot(memory, gpa, size_bytes, false, PROT_NONE, err);
 }
 
 int guest_memory_replace(struct guest_memory *memory, size_t number, int fd, uint64_t fd_offset,
@@ -223,7 +240,33 @@ int guest_memory_replace(struct guest_memory *memory, size_t number, int fd, uin
     (void)close(slot->fd);
     slot->fd = TAKE_FD(own);
     slot->fd_offset = fd_offset;
+    atomic_store(&slot->usable_bytes, slot->size_bytes);
     guest_memory_written(memory, slot->gpa, slot->size_bytes);
+    return 0;
+}
+
+/* The host's protection holds those who know addresses and not slots: the kernel's virtualization, and vectors of requests. */
+int guest_memory_set_usable(struct guest_memory *memory, uint64_t gpa, uint64_t usable_bytes,
+                            struct error *err)
+{
+    struct guest_slot *slot = NULL;
+    for (size_t i = 0; i < memory->slot_count; i++) {
+        slot = memory->slot[i].gpa == gpa ? &memory->slot[i] : slot;
+    }
+    invariant(slot != NULL && usable_bytes <= slot->size_bytes &&
+              usable_bytes % GUEST_PAGE_SIZE == 0);
+    uint64_t before = atomic_load(&slot->usable_bytes);
+    if (usable_bytes < before) {
+        guest_memory_discard(memory, gpa + usable_bytes, before - usable_bytes);
+        atomic_store(&slot->usable_bytes, usable_bytes);
+    }
+    uint64_t start = MIN(before, usable_bytes), end = MAX(before, usable_bytes);
+    if (mprotect(slot->hva + start, end - start,
+                 usable_bytes > before ? PROT_READ | PROT_WRITE : PROT_NONE) < 0) {
+        return error_set_errno(err, errno, "making 0x%llx bytes of guest memory at 0x%llx usable",
+                               (unsigned long long)usable_bytes, (unsigned long long)gpa);
+    }
+    atomic_store(&slot->usable_bytes, usable_bytes);
     return 0;
 }
 
@@ -300,7 +343,7 @@ static const struct guest_slot *slot_part(const struct guest_memory *memory, uin
     const struct guest_slot *slot = guest_memory_slot(memory, gpa);
     if (slot != NULL) {
         *out_offset = gpa - slot->gpa;
-        *out_size = MIN(size, slot->size_bytes - *out_offset);
+        *out_size = MIN(size, slot->usable_bytes - *out_offset);
     }
     return slot;
 }
@@ -344,7 +387,7 @@ void *guest_memory_map(const struct guest_memory *memory, uint64_t gpa, uint64_t
                        bool for_write)
 {
     const struct guest_slot *slot = guest_memory_slot(memory, gpa);
-    if (slot == NULL || !range_fits(gpa - slot->gpa, size, slot->size_bytes) ||
+    if (slot == NULL || !range_fits(gpa - slot->gpa, size, slot->usable_bytes) ||
         (for_write && slot->is_readonly)) {
         return NULL;
     }
@@ -410,12 +453,13 @@ void guest_memory_discard(struct guest_memory *memory, uint64_t gpa, uint64_t si
 {
     for (size_t i = 0; i < memory->slot_count; i++) {
         const struct guest_slot *slot = &memory->slot[i];
-        if (slot->is_readonly || !ranges_overlap(gpa, size, slot->gpa, slot->size_bytes)) {
+        uint64_t usable = slot->usable_bytes;
+        if (slot->is_readonly || !ranges_overlap(gpa, size, slot->gpa, usable)) {
             continue;
         }
         uint64_t start = gpa > slot->gpa ? gpa - slot->gpa : 0;
         uint64_t skipped = gpa < slot->gpa ? slot->gpa - gpa : 0;
-        uint64_t end = start + MIN(size - skipped, slot->size_bytes - start);
+        uint64_t end = start + MIN(size - skipped, usable - start);
         start = align_up(start, GUEST_PAGE_SIZE);
         end = align_down(end, GUEST_PAGE_SIZE);
         if (start >= end) {

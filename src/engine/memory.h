@@ -1,7 +1,8 @@
 /* Guest physical memory: slots of host memory at guest physical addresses.
  *
  * Guest memory is shared with an enemy: copy once, validate the copy, use the copy. Slots are added before vCPUs run and
- * stay until the memory is destroyed. Threads: any, once the slots are there. */
+ * stay until the memory is destroyed; those that were reserved have no memory at first, and get some from their start on as it is
+ * asked for. Threads: any, once the slots are there. */
 #ifndef ENGINE_MEMORY_H
 #define ENGINE_MEMORY_H
 
@@ -19,8 +20,10 @@
 struct guest_slot {
     uint64_t gpa;        /* page aligned */
     uint64_t size_bytes; /* page aligned */
-    uint8_t *hva;        /* this slot's first byte in this process */
-    int fd;              /* file in memory that backs it, and the offset within */
+    /* So much of it is memory; the rest is as if there were no slot. Only reserved slots differ from size_bytes. */
+    _Atomic uint64_t usable_bytes;
+    uint8_t *hva; /* this slot's first byte in this process */
+    int fd;       /* file in memory that backs it, and the offset within */
     uint64_t fd_offset;
     bool is_readonly; /* ROM: guest writes are dropped */
     /* One bit a page, set by writers, NULL while no log is kept. 64-bit words, page 0 in bit 0. */
@@ -56,10 +59,17 @@ int must_check guest_memory_add(struct guest_memory *memory, uint64_t gpa, uint6
                                 bool huge, bool is_readonly, struct error *err);
 
 /* The slot's memory becomes [fd_offset, fd_offset + its size) of another file in memory, of which it keeps a descriptor of its
- * own, at the same addresses. What it held is gone. Only before anything runs. The file has to be as long, and nobody may make
+ * own, at the same addresses, all of it usable. What it held is gone. Only before anything runs. The file has to be as long, and nobody may make
  * it shorter later. */
 int must_check guest_memory_replace(struct guest_memory *memory, size_t slot, int fd,
                                     uint64_t fd_offset, struct error *err);
+/* A slot for memory that comes later: none of it is there until guest_memory_set_usable. Errors as above. */
+int must_check guest_memory_reserve(struct guest_memory *memory, uint64_t gpa, uint64_t size_bytes,
+                                    struct error *err);
+/* The first 'usable_bytes' of the reserved slot at 'gpa' are memory from now on, page aligned. Any time if that is more than before;
+ * less only while no vCPU runs, no request is in flight, and nothing is kept of what guests' tables say. */
+int must_check guest_memory_set_usable(struct guest_memory *memory, uint64_t gpa,
+                                       uint64_t usable_bytes, struct error *err);
 
 /* Allocates page_flags and the notes on code of all slots (the soft engine asks). */
 int must_check guest_memory_track_code(struct guest_memory *memory, struct error *err);
@@ -72,7 +82,8 @@ static inline const struct guest_slot *guest_memory_slot(const struct guest_memo
                                                          uint64_t gpa)
 {
     for (size_t i = 0; i < memory->slot_count; i++) {
-        if (gpa - memory->slot[i].gpa < memory->slot[i].size_bytes) {
+        if (gpa - memory->slot[i].gpa <
+            atomic_load_explicit(&memory->slot[i].usable_bytes, memory_order_relaxed)) {
             return &memory->slot[i];
         }
     }

@@ -24,6 +24,8 @@
 struct machine_layout {
     uint64_t low_bytes;  /* RAM from 0 */
     uint64_t high_bytes; /* RAM from 4 GiB */
+    uint64_t later_gpa,
+        later_bytes; /* where memory comes and goes while the guest runs; size 0: nowhere */
     struct pci_windows pci;
 };
 
@@ -33,7 +35,8 @@ struct machine_vcpu {
     uint32_t index;
     pthread_t thread;
     bool has_thread;
-    bool is_paused; /* with the machine's lock: it stands between two runs and waits */
+    bool is_present; /* with the machine's lock: it may run */
+    bool is_paused;  /* with the machine's lock: it stands between two runs and waits */
     struct event_timer *timer;
     struct x86_cpuid cpuid; /* as the guest sees it */
     uint64_t guest_tsc_hz;  /* as the guest found its TSC: by CPUID, kvmclock or measurement */
@@ -48,8 +51,9 @@ struct machine {
     struct machine_layout layout;
     struct guest_memory *memory;
     struct vm *vm;
-    bool has_own_time; /* VM_HAS_OWN_TIME */
-    bool has_irqchip;  /* the engine's; else these two: */
+    bool has_cpu_events; /* vCPUs come and go */
+    bool has_own_time;   /* VM_HAS_OWN_TIME */
+    bool has_irqchip;    /* the engine's; else these two: */
     struct lapic_set *lapics;
     struct ioapic *ioapic;
     struct bus *mmio, *pio;
@@ -57,7 +61,7 @@ struct machine {
     struct device_host host;
     struct device *device[MACHINE_MAX_DEVICES];
     size_t device_count;
-    struct device *power, *balloon, *console; /* of those, or NULL */
+    struct device *power, *cpus, *balloon, *mem, *console; /* of those, or NULL */
     struct device *serial[1 + MACHINE_MAX_SERIALS];
     struct device *disk[MACHINE_MAX_DISKS], *net[MACHINE_MAX_NETS];
     struct event_notifier *eject_notifier; /* the guest has let go of a device */
@@ -94,6 +98,11 @@ void vcpus_pause(struct machine *machine);
 /* All to their state after reset, the first one to the kernel's entry. Paused. */
 int must_check vcpus_reset(struct machine *machine, bool is_booted, struct error *err);
 void vcpus_kick(struct machine *machine);
+/* vCPUs have come or gone, as machine->cpus says: those that are not there stop soon; others go on as they were left, where the
+ * INIT of another one finds them. Any thread. */
+void vcpus_follow(struct machine *machine);
+/* Of those that are there and have none. False: the machine ends. Loop's thread. */
+bool vcpus_start_threads(struct machine *machine);
 /* All vCPUs wait for what cannot come. Paused. */
 bool vcpus_are_halted_for_good(struct machine *machine);
 uint64_t vcpus_counter(struct machine *machine);

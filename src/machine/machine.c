@@ -8,12 +8,15 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/core/bits.h"
 #include "base/core/invariant.h"
+#include "device/acpi/cpus.h"
 #include "device/acpi/power.h"
 #include "device/serial/serial.h"
 #include "device/virtio/balloon.h"
 #include "device/virtio/block.h"
 #include "device/virtio/console.h"
+#include "device/virtio/mem.h"
 #include "machine/internal.h"
 
 #define DEFAULT_COMMAND_LINE "console=ttyS0"
@@ -148,6 +151,10 @@ static int add_memory(struct machine *machine, struct error *err)
         rc = guest_memory_add(machine->memory, 1ull << 32, machine->layout.high_bytes, huge, false,
                               err);
     }
+    if (rc == 0 && machine->layout.later_bytes != 0) {
+        rc = guest_memory_reserve(machine->memory, machine->layout.later_gpa,
+                                  machine->layout.later_bytes, err);
+    }
     return rc;
 }
 
@@ -159,8 +166,8 @@ static int create_parts(struct machine *machine, struct error *err)
         return error_set(err, EINVAL, "machine %s: expected micro",
                          config->board != NULL ? config->board : "?");
     }
-    if (config->vcpu_count < 1 || config->vcpu_count > ENGINE_MAX_VCPUS) {
-        return error_set(err, EINVAL, "%u vcpus: expected 1 to %u", config->vcpu_count,
+    if (config->vcpu_count < 1 || config->vcpu_max > ENGINE_MAX_VCPUS) {
+        return error_set(err, EINVAL, "%u vcpus: expected 1 to %u", config->vcpu_max,
                          ENGINE_MAX_VCPUS);
     }
     int rc = micro_layout(config, &machine->layout, err);
@@ -191,7 +198,7 @@ static int create_parts(struct machine *machine, struct error *err)
         return rc;
     }
     const struct vm_config vm = {
-        .vcpu_count = config->vcpu_count,
+        .vcpu_count = config->vcpu_max,
         .memory = machine->memory,
         .callbacks = micro_callbacks(machine),
         .options = config->engine_options,
@@ -217,6 +224,11 @@ int machine_create(const struct machine_config *config, struct machine **out_mac
     struct machine *machine = calloc(1, sizeof(*machine));
     invariant(machine != NULL);
     machine->config = *config;
+    machine->has_cpu_events = config->vcpu_max > 1;
+    machine->config.vcpu_max = MAX(config->vcpu_max, config->vcpu_count);
+    if (config->memory_max_bytes == 0) {
+        machine->config.memory_max_bytes = config->memory_bytes;
+    }
     machine->kernel_fd = machine->initrd_fd = -1;
     pthread_mutex_init(&machine->lock, NULL);
     pthread_cond_init(&machine->changed, NULL);
@@ -350,7 +362,13 @@ int machine_reset(struct machine *machine, struct error *err)
     } else {
         ioapic_reset(machine->ioapic);
     }
+    if (machine->cpus != NULL) {
+        vcpus_follow(machine);
+    }
     int rc = vcpus_reset(machine, true, err);
+    if (rc == 0 && machine->mem != NULL) {
+        rc = virtio_mem_power_cycle(machine->mem, err);
+    }
     if (rc == 0 && was_running) {
         machine_resume(machine);
     }
@@ -380,7 +398,93 @@ int machine_set_balloon(struct machine *machine, uint64_t bytes, struct error *e
     if (machine->balloon == NULL) {
         return error_set(err, ENODEV, "setting the balloon: the VM has none");
     }
-    virtio_balloon_set_target(machine->balloon, bytes);
+    uint64_t all = machine->config.memory_bytes +
+                   (machine->mem != NULL ? virtio_mem_requested(machine->mem) : 0);
+    virtio_balloon_set_target(machine->balloon, bytes < all ? all - bytes : 0);
+    return 0;
+}
+
+int machine_set_memory(struct machine *machine, uint64_t bytes, struct error *err)
+{
+    const struct machine_config *config = &machine->config;
+    uint64_t later = bytes > config->memory_bytes ? bytes - config->memory_bytes : 0;
+
+    if (bytes > config->memory_max_bytes) {
+        return error_set(err, ERANGE, "%llu MiB of memory: the VM was made for %llu at most",
+                         (unsigned long long)(bytes >> 20),
+                         (unsigned long long)(config->memory_max_bytes >> 20));
+    }
+    if (bytes < config->memory_bytes && machine->balloon == NULL) {
+        return error_set(
+            err, ENODEV, "%llu MiB of memory: less than %llu needs a balloon, which the VM has not",
+            (unsigned long long)(bytes >> 20), (unsigned long long)(config->memory_bytes >> 20));
+    }
+    int rc = machine->mem != NULL ? virtio_mem_set_requested(machine->mem, later, err) : 0;
+    if (rc == 0 && machine->balloon != NULL) {
+        virtio_balloon_set_target(machine->balloon,
+                                  config->memory_bytes - MIN(bytes, config->memory_bytes));
+    }
+    return rc;
+}
+
+struct machine_memory_size machine_memory_size(struct machine *machine)
+{
+    const struct machine_config *config = &machine->config;
+    struct machine_memory_size size = {
+        .wanted = config->memory_bytes,
+        .present = config->memory_bytes,
+        .max = config->memory_max_bytes,
+    };
+    if (machine->mem != NULL) {
+        size.wanted += virtio_mem_requested(machine->mem);
+        size.present += virtio_mem_plugged(machine->mem);
+    }
+    if (machine->balloon != NULL) {
+        size.wanted -= MIN(size.wanted, virtio_balloon_target(machine->balloon));
+        size.present -= MIN(size.present, virtio_balloon_held(machine->balloon));
+    }
+    return size;
+}
+
+struct machine_vcpu_count machine_vcpu_count(struct machine *machine)
+{
+    struct machine_vcpu_count count = {machine->config.vcpu_count, 0, machine->config.vcpu_max};
+    if (machine->cpus != NULL) {
+        count.present = (uint32_t)__builtin_popcountll(cpus_present(machine->cpus));
+        count.leaving = (uint32_t)__builtin_popcountll(cpus_leaving(machine->cpus));
+    }
+    return count;
+}
+
+/* The lowest ones that are there stay, then the lowest that are not come; so an order in the middle of a removal is right, too. */
+int machine_set_vcpus(struct machine *machine, uint32_t count, struct error *err)
+{
+    if (count < 1 || count > machine->config.vcpu_max) {
+        return error_set(err, ERANGE, "%u vcpus: the VM was made for 1 to %u", count,
+                         machine->config.vcpu_max);
+    }
+    if (machine->cpus == NULL) {
+        return count == machine->config.vcpu_count
+                   ? 0
+                   : error_set(err, ENODEV, "%u vcpus: the VM was made for %u, now and later",
+                               count, machine->config.vcpu_count);
+    }
+    uint64_t present = cpus_present(machine->cpus), keep = 0, add = 0;
+    for (uint32_t i = 0; i < machine->vcpu_count && count > 0; i++) {
+        keep |= present & BIT(i);
+        count -= (present >> i & 1) != 0;
+    }
+    for (uint32_t i = 0; i < machine->vcpu_count && count > 0; i++) {
+        if ((present >> i & 1) == 0) {
+            add |= BIT(i);
+            count--;
+        }
+    }
+    cpus_change(machine->cpus, add, keep, present & ~keep);
+    vcpus_follow(machine);
+    if (machine->is_running) {
+        (void)vcpus_start_threads(machine);
+    }
     return 0;
 }
 
@@ -417,6 +521,9 @@ void machine_stats(struct machine *machine,
 {
     for (uint32_t i = 0; i < machine->vcpu_count; i++) {
         char name[16];
+        if (!machine->vcpu[i].is_present) {
+            continue;
+        }
         (void)snprintf(name, sizeof(name), "vcpu.%u", i);
         struct stats_sink sink = {emit, ctx, name};
         machine->config.engine->vcpu_stats(machine->vcpu[i].vcpu, forward, &sink);

@@ -72,9 +72,11 @@ struct machine_config {
     const char *board; /* "micro" */
     const struct engine_ops *engine;
     const char *engine_options;
-    const char *cpu_model; /* NULL: "host" */
-    uint32_t vcpu_count;
-    uint64_t memory_bytes; /* at most 1 TiB */
+    const char *cpu_model;     /* NULL: "host" */
+    uint32_t vcpu_count;       /* there from the start */
+    uint32_t vcpu_max;         /* with those that may come later; 0: none do, and none goes */
+    uint64_t memory_bytes;     /* from the start; at most 1 TiB */
+    uint64_t memory_max_bytes; /* with what may come later; 0: nothing does */
     bool huge_pages;
     bool debug_exit; /* port 0xf4 */
     bool no_reboot;
@@ -152,6 +154,22 @@ unsigned machine_slot(const struct machine *machine, enum machine_part part, siz
 bool machine_is_leaving(const struct machine *machine, enum machine_part part, size_t index);
 /* Has the guest a driver that listens to what comes and goes? */
 bool machine_listens_to_plugs(const struct machine *machine);
+
+/* Memory in bytes: what the guest was last asked to have, what it has of that (without what its balloon holds), and the most. */
+struct machine_memory_size {
+    uint64_t wanted, present, max;
+};
+/* Asks the guest to have so much, from 'memory_bytes' on by memory that comes and goes, below by the balloon. */
+int must_check machine_set_memory(struct machine *machine, uint64_t bytes, struct error *err);
+struct machine_memory_size machine_memory_size(struct machine *machine);
+
+/* vCPUs: how many are there, how many of those the guest was asked to let go, and the most. */
+struct machine_vcpu_count {
+    uint32_t present, leaving, max;
+};
+/* Adds vCPUs at once, or asks the guest to let some go. -ENODEV if the machine was not made for that. */
+int must_check machine_set_vcpus(struct machine *machine, uint32_t count, struct error *err);
+struct machine_vcpu_count machine_vcpu_count(struct machine *machine);
 
 /* The size of disk 'index' has changed: the guest is told. */
 void machine_disk_resized(struct machine *machine, size_t index);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/core/bits.h"
+#include "device/acpi/cpus.h"
 #include "device/acpi/power.h"
 #include "device/rtc/cmos.h"
 #include "device/serial/serial.h"
@@ -13,6 +14,7 @@
 #include "device/virtio/block.h"
 #include "device/virtio/console.h"
 #include "device/virtio/fs.h"
+#include "device/virtio/mem.h"
 #include "device/virtio/net.h"
 #include "device/virtio/rng.h"
 #include "device/virtio/vsock.h"
@@ -35,16 +37,31 @@ int micro_layout(const struct machine_config *config, struct machine_layout *out
                          "memory of %llu bytes: expected 4 MiB to 1 TiB, a multiple of %llu KiB",
                          (unsigned long long)bytes, (unsigned long long)(unit >> 10));
     }
+    const uint64_t later = config->memory_max_bytes - bytes;
+    if (config->memory_max_bytes < bytes || config->memory_max_bytes > MEMORY_MAX_BYTES ||
+        later % VIRTIO_MEM_BLOCK != 0) {
+        return error_set(err, EINVAL,
+                         "memory of at most %llu bytes: expected at least %llu, at most 1 TiB, and "
+                         "the difference a multiple of 2 MiB",
+                         (unsigned long long)config->memory_max_bytes, (unsigned long long)bytes);
+    }
+    if (later != 0 && config->huge_pages) {
+        return error_set(err, ENOTSUP,
+                         "memory that comes later cannot be backed with the host's huge pages");
+    }
     uint64_t low = MIN(bytes, MICRO_LOW_LIMIT);
+    uint64_t later_gpa = align_up(FOUR_GIB + (bytes - low), MICRO_LATER_ALIGN);
     *out_layout = (struct machine_layout){
         .low_bytes = low,
         .high_bytes = bytes - low,
+        .later_gpa = later_gpa,
+        .later_bytes = later,
         .pci =
             {
                 .ecam_gpa = MICRO_ECAM_GPA,
                 .mmio32_gpa = MICRO_MMIO32_GPA,
                 .mmio32_size = MICRO_MMIO32_SIZE,
-                .mmio64_gpa = align_up(FOUR_GIB + (bytes - low), 1ull << 30),
+                .mmio64_gpa = align_up(later_gpa + later, 1ull << 30),
                 .mmio64_size = MICRO_MMIO64_SIZE,
                 .pio_base = MICRO_PIO_BASE,
                 .pio_size = MICRO_PIO_SIZE,
@@ -231,7 +248,7 @@ int micro_create_irqchip(struct machine *machine, struct error *err)
         .tsc_hz = lapic_tsc_hz,
         .end_of_interrupt = lapic_eoi,
     };
-    int rc = lapic_set_create(&host, machine->config.vcpu_count, &machine->lapics, err);
+    int rc = lapic_set_create(&host, machine->config.vcpu_max, &machine->lapics, err);
     if (rc == 0) {
         rc = ioapic_create(ioapic_deliver, machine, &machine->ioapic, err);
     }
@@ -338,6 +355,16 @@ static void ejected(void *ctx)
     event_notifier_signal(machine->eject_notifier);
 }
 
+static void cpus_raise(void *ctx)
+{
+    power_raise_gpe(((struct machine *)ctx)->power, POWER_GPE_CPU);
+}
+
+static void cpu_ejected(void *ctx)
+{
+    vcpus_follow(ctx);
+}
+
 static struct irq_line line(struct machine *machine, uint32_t gsi)
 {
     return (struct irq_line){.set = set_line, .ctx = machine, .line = gsi};
@@ -412,6 +439,21 @@ static int create_platform(struct machine *machine, struct error *err)
         return rc;
     }
     machine->power = add_device(machine, device);
+    if (machine->has_cpu_events) {
+        const struct cpus_options cpus = {
+            .pio = machine->pio,
+            .count = machine->config.vcpu_max,
+            .present = machine->config.vcpu_count,
+            .ctx = machine,
+            .raise = cpus_raise,
+            .ejected = cpu_ejected,
+        };
+        rc = cpus_create(&cpus, &device, err);
+        if (rc < 0) {
+            return rc;
+        }
+        machine->cpus = add_device(machine, device);
+    }
     rc = create_serial(machine, 0, &machine->config.serial_console, err);
     for (uint32_t i = 0; rc == 0 && i < machine->config.serial_count; i++) {
         rc = create_serial(machine, i + 1, &machine->config.serial[i], err);
@@ -530,6 +572,18 @@ static int create_others(struct machine *machine, struct error *err)
         }
         machine->balloon = add_device(machine, device);
     }
+    if (machine->layout.later_bytes != 0) {
+        const struct virtio_mem_options options = {
+            .common = virtio(machine, 0),
+            .gpa = machine->layout.later_gpa,
+            .size_bytes = machine->layout.later_bytes,
+        };
+        rc = virtio_mem_create(&options, &device, err);
+        if (rc < 0) {
+            return rc;
+        }
+        machine->mem = add_device(machine, device);
+    }
     if (config->has_vsock) {
         const struct virtio_vsock_options options = {
             .common = virtio(machine, 0),
@@ -569,7 +623,9 @@ static int create_shares(struct machine *machine, struct error *err)
 int micro_boot(struct machine *machine, struct x86_state *state, struct error *err)
 {
     struct acpi_config acpi = {
-        .vcpu_count = machine->config.vcpu_count,
+        .vcpu_count = machine->config.vcpu_max,
+        .has_cpu_events = machine->has_cpu_events,
+        .absent = machine->cpus != NULL ? ~cpus_present(machine->cpus) : 0,
         .lapic_gpa = X86_APIC_DEFAULT_GPA,
         .ioapic_gpa = IOAPIC_DEFAULT_GPA,
         .windows = machine->layout.pci,

@@ -15,6 +15,8 @@
 #define MICRO_MMIO32_SIZE 0x20000000ull
 #define MICRO_ECAM_GPA    0xe0000000ull
 #define MICRO_MMIO64_SIZE 0x400000000ull
+/* Memory that comes later begins at such a multiple: guests add memory in large pieces. */
+#define MICRO_LATER_ALIGN 0x40000000ull
 #define MICRO_PIO_BASE    0x1000
 #define MICRO_PIO_SIZE    0xf000
 

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "device/acpi/cpus.h"
 #include "machine/internal.h"
 
 #define IOAPIC_VERSION 1u
@@ -246,6 +247,9 @@ int machine_restore_section(struct machine *machine, const struct machine_sectio
     } else {
         struct device *device = section->object;
         rc = device->ops->restore(device, reader, version, err);
+        if (rc == 0 && device == machine->cpus) {
+            vcpus_follow(machine);
+        }
     }
     return rc < 0 ? rc : archive_finish(reader, err);
 }

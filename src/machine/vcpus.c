@@ -3,10 +3,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/core/bits.h"
 #include "base/core/endian.h"
 #include "base/core/invariant.h"
 #include "cpu/x86/cpuid.h"
 #include "cpu/x86/hypervisor.h"
+#include "device/acpi/cpus.h"
 #include "machine/internal.h"
 
 static const struct engine_ops *ops_of(const struct machine *machine)
@@ -20,7 +22,7 @@ static bool wait_for_go(struct machine_vcpu *vcpu)
     struct machine *machine = vcpu->machine;
 
     pthread_mutex_lock(&machine->lock);
-    while (machine->is_pause_wanted && !machine->is_quitting) {
+    while ((machine->is_pause_wanted || !vcpu->is_present) && !machine->is_quitting) {
         if (!vcpu->is_paused) {
             vcpu->is_paused = true;
             pthread_cond_broadcast(&machine->changed);
@@ -89,10 +91,11 @@ static int vcpu_create(struct machine *machine, uint32_t index, const char *mode
                        struct error *err)
 {
     struct machine_vcpu *vcpu = &machine->vcpu[index];
-    const struct x86_cpuid_topology topology = {machine->config.vcpu_count, index};
+    const struct x86_cpuid_topology topology = {machine->config.vcpu_max, index};
 
     vcpu->machine = machine;
     vcpu->index = index;
+    vcpu->is_present = index < machine->config.vcpu_count;
     int rc = x86_cpuid_build(model, supported, hypervisor, &topology, &vcpu->cpuid, err);
     if (rc == 0) {
         rc = event_timer_create(machine->config.loop, timer_expired, vcpu, &vcpu->timer, err);
@@ -122,13 +125,13 @@ static int hypervisor_leaves(const struct machine *machine, struct x86_cpu_choic
                          ops_of(machine)->name);
     }
     ops_of(machine)->hypervisor_cpuid(&kvm);
-    x86_hypervisor_build(out_choice, machine->config.vcpu_count, &kvm, out_leaves);
+    x86_hypervisor_build(out_choice, machine->config.vcpu_max, &kvm, out_leaves);
     return 0;
 }
 
 int vcpus_create(struct machine *machine, struct error *err)
 {
-    const uint32_t count = machine->config.vcpu_count;
+    const uint32_t count = machine->config.vcpu_max;
     struct x86_cpuid supported = {0};
     struct x86_cpuid hypervisor = {0};
 
@@ -148,17 +151,19 @@ int vcpus_create(struct machine *machine, struct error *err)
 }
 
 /* Threads begin when the guest first runs: before that the process changes its user, which every thread would have to be
- * woken for. */
+ * woken for. Those of vCPUs that are not there begin with them. */
 static int start_threads(struct machine *machine)
 {
     int status = 0;
+    pthread_mutex_lock(&machine->lock);
     for (uint32_t i = 0; status == 0 && i < machine->vcpu_count; i++) {
         struct machine_vcpu *vcpu = &machine->vcpu[i];
-        if (!vcpu->has_thread) {
+        if (!vcpu->has_thread && vcpu->is_present) {
             status = pthread_create(&vcpu->thread, NULL, vcpu_thread, vcpu);
             vcpu->has_thread = status == 0;
         }
     }
+    pthread_mutex_unlock(&machine->lock);
     return status;
 }
 
@@ -199,13 +204,40 @@ void vcpus_destroy(struct machine *machine)
     machine->vcpu_count = 0;
 }
 
-void vcpus_resume(struct machine *machine)
+bool vcpus_start_threads(struct machine *machine)
 {
     int status = start_threads(machine);
     if (status != 0) {
         char text[MACHINE_WHY_SIZE];
         (void)snprintf(text, sizeof(text), "starting the vcpus' threads: %s", strerror(status));
         machine_request_end(machine, MACHINE_END_ENGINE, 0, text);
+    }
+    return status == 0;
+}
+
+void vcpus_follow(struct machine *machine)
+{
+    uint64_t gone = 0;
+
+    pthread_mutex_lock(&machine->lock);
+    uint64_t present = cpus_present(machine->cpus);
+    for (uint32_t i = 0; i < machine->vcpu_count; i++) {
+        bool is_present = (present >> i & 1) != 0;
+        gone |= machine->vcpu[i].is_present && !is_present ? BIT(i) : 0;
+        machine->vcpu[i].is_present = is_present;
+    }
+    pthread_cond_broadcast(&machine->changed);
+    pthread_mutex_unlock(&machine->lock);
+    for (uint32_t i = 0; i < machine->vcpu_count; i++) {
+        if ((gone >> i & 1) != 0) {
+            ops_of(machine)->vcpu_kick(machine->vcpu[i].vcpu);
+        }
+    }
+}
+
+void vcpus_resume(struct machine *machine)
+{
+    if (!vcpus_start_threads(machine)) {
         return;
     }
     pthread_mutex_lock(&machine->lock);

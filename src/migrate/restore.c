@@ -53,9 +53,10 @@ static void compare_machine(const struct save_metadata *metadata, struct machine
         differ(differences, "made with CPU model %s, this machine has %s", metadata->cpu_model,
                cpu_model);
     }
-    if (metadata->vcpu_count != config->vcpu_count) {
-        differ(differences, "made with %u vCPU%s, this machine has %u", metadata->vcpu_count,
-               metadata->vcpu_count == 1 ? "" : "s", config->vcpu_count);
+    if (metadata->vcpu_count != config->vcpu_max) {
+        differ(differences, "made with %s%u vCPU%s, this machine has %u",
+               config->vcpu_max != config->vcpu_count ? "at most " : "", metadata->vcpu_count,
+               metadata->vcpu_count == 1 ? "" : "s", config->vcpu_max);
     }
     if (metadata->memory_bytes != config->memory_bytes) {
         differ(differences, "made with %llu MiB of memory, this machine has %llu",
@@ -175,12 +176,19 @@ static int read_extent(struct guest_memory *memory, int fd, uint64_t memory_offs
     return 0;
 }
 
-/* The new machine's memory holds boot files: what the saved one had as zeros must be zeros again. */
-static void clear_memory(struct guest_memory *memory)
+/* The new machine's memory holds boot files: what the saved one had as zeros must be zeros again. And all of it takes what the
+ * file has: the device that says how much of a slot is there comes later. */
+static int prepare_memory(struct guest_memory *memory, struct error *err)
 {
-    for (size_t i = 0; i < memory->slot_count; i++) {
-        guest_memory_discard(memory, memory->slot[i].gpa, memory->slot[i].size_bytes);
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < memory->slot_count; i++) {
+        const struct guest_slot *slot = &memory->slot[i];
+        guest_memory_discard(memory, slot->gpa, slot->size_bytes);
+        if (slot->usable_bytes != slot->size_bytes) {
+            rc = guest_memory_set_usable(memory, slot->gpa, slot->size_bytes, err);
+        }
     }
+    return rc;
 }
 
 /* A file in memory that may be written has been given to us. */
@@ -211,18 +219,15 @@ static int restore_memory(struct machine *machine, int fd, const struct save_hea
     uint64_t end = 0;
     uint32_t crc = 0;
     bool is_taken = is_given(machine, fd);
-    if (is_taken) {
-        int rc = take_memory(memory, fd, header->memory_offset, err);
-        if (rc < 0) {
-            return rc;
-        }
-    } else {
-        clear_memory(memory);
+    int rc = is_taken ? take_memory(memory, fd, header->memory_offset, err)
+                      : prepare_memory(memory, err);
+    if (rc < 0) {
+        return rc;
     }
     for (uint64_t done = 0; done < header->extent_count;) {
         size_t count = (size_t)MIN(header->extent_count - done, (uint64_t)EXTENTS_CHUNK);
-        int rc = file_read_at(fd, table, count * SAVE_EXTENT_SIZE,
-                              header->extents_offset + done * SAVE_EXTENT_SIZE, WHAT, err);
+        rc = file_read_at(fd, table, count * SAVE_EXTENT_SIZE,
+                          header->extents_offset + done * SAVE_EXTENT_SIZE, WHAT, err);
         crc = save_checksum(crc, table, count * SAVE_EXTENT_SIZE);
         for (size_t i = 0; rc == 0 && i < count; i++) {
             uint64_t offset;
@@ -297,6 +302,48 @@ static int restore_all(struct restorer *restorer, struct machine *machine, int f
     }
     /* Devices come last: some look into the memory of their queues. */
     return rc < 0 ? rc : machine_each_section(machine, restore_section, restorer);
+}
+
+/* Memory that was not there from the start lies in slots of its own; vCPUs that come and go have a section. */
+static int read_sizes(struct save_metadata *metadata, struct save_sizes *out_sizes,
+                      struct error *err)
+{
+    uint64_t all = 0;
+    for (uint32_t i = 0; i < metadata->slot_count; i++) {
+        all += metadata->slot[i].size_bytes;
+    }
+    if (all < metadata->memory_bytes || metadata->vcpu_count == 0 ||
+        metadata->vcpu_count > ENGINE_MAX_VCPUS) {
+        return error_set(err, EBADMSG, "the file is damaged: the sizes of its machine cannot be");
+    }
+    bool has_cpu_events = find_section(metadata, "acpi-cpus.0") != NULL;
+    *out_sizes = (struct save_sizes){
+        .vcpu_count = has_cpu_events ? 1 : metadata->vcpu_count,
+        .vcpu_max = has_cpu_events ? metadata->vcpu_count : 0,
+        .memory_bytes = metadata->memory_bytes,
+        .memory_max_bytes = all,
+    };
+    return 0;
+}
+
+int save_read_sizes(int fd, struct save_sizes *out_sizes, struct error *err)
+{
+    struct save_header header;
+    uint8_t *bytes = NULL;
+    struct save_metadata metadata = {.section = NULL};
+    int rc = read_header(fd, &header, err);
+    if (rc == 0) {
+        rc = read_metadata(fd, &header, &bytes, err);
+    }
+    if (rc == 0) {
+        rc = save_metadata_parse(bytes, header.metadata_size, &metadata, err);
+    }
+    if (rc == 0) {
+        rc = read_sizes(&metadata, out_sizes, err);
+    }
+    save_metadata_fini(&metadata);
+    free(bytes);
+    return rc;
 }
 
 int save_restore(struct machine *machine, int fd, struct error *err)

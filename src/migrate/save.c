@@ -96,7 +96,7 @@ static int put_metadata(struct saver *saver)
     const struct machine_config *config = machine_get_config(saver->machine);
     const struct guest_memory *memory = machine_memory(saver->machine);
     struct save_metadata metadata = {
-        .vcpu_count = config->vcpu_count,
+        .vcpu_count = config->vcpu_max,
         .memory_bytes = config->memory_bytes,
         .slot_count = (uint32_t)memory->slot_count,
     };
@@ -220,8 +220,8 @@ static bool next_stretch(const struct guest_slot *slot, uint64_t *start, uint64_
     }
     off_t hole = data < 0 ? -1 : lseek(slot->fd, data, SEEK_HOLE);
     if (hole < 0) { /* no such service (huge pages of old kernels): all of it */
-        *end = slot->size_bytes;
-        return true;
+        *end = slot->usable_bytes;
+        return *start < *end;
     }
     uint64_t limit = slot->fd_offset + slot->size_bytes;
     if ((uint64_t)data >= limit) {

@@ -232,6 +232,25 @@ static void read_vsock(struct config_reader *reader, const json_t *root, struct 
     }
 }
 
+/* Where a saved state is restored it knows them, too. */
+static void read_sizes(struct config_reader *reader, const json_t *root, struct config *config)
+{
+    static const uint64_t zero;
+    const uint64_t *fallback = json_object_get(root, "restore") != NULL ? &zero : NULL;
+    config->vcpu_count =
+        (uint32_t)config_get_number(reader, root, "vcpus", 1, CONFIG_MAX_VCPUS, fallback);
+    config->memory_bytes =
+        config_get_number(reader, root, "memory_bytes", 1ull << 20, 1ull << 40, fallback);
+    if (config->memory_bytes % GUEST_PAGE_SIZE != 0) {
+        config_fail(reader, "memory_bytes", "a multiple of 4096");
+    }
+    const uint64_t same = config->memory_bytes;
+    config->vcpu_max = (uint32_t)config_get_number(reader, root, "vcpus_max", config->vcpu_count,
+                                                   CONFIG_MAX_VCPUS, &zero);
+    config->memory_max_bytes = config_get_number(reader, root, "memory_max_bytes",
+                                                 config->memory_bytes, 1ull << 40, &same);
+}
+
 static void read_root(struct config_reader *reader, const json_t *root, struct config *config)
 {
     static const uint64_t zero;
@@ -246,13 +265,7 @@ static void read_root(struct config_reader *reader, const json_t *root, struct c
     if (json_object_get(root, "command_line") != NULL) {
         config->command_line = config_get_text(reader, root, "command_line", NULL, 4096);
     }
-    config->vcpu_count =
-        (uint32_t)config_get_number(reader, root, "vcpus", 1, CONFIG_MAX_VCPUS, NULL);
-    config->memory_bytes =
-        config_get_number(reader, root, "memory_bytes", 1ull << 20, 1ull << 40, NULL);
-    if (config->memory_bytes % GUEST_PAGE_SIZE != 0) {
-        config_fail(reader, "memory_bytes", "a multiple of 4096");
-    }
+    read_sizes(reader, root, config);
     config->huge_pages = config_get_bool(reader, root, "huge_pages");
     config->debug_exit = config_get_bool(reader, root, "debug_exit");
     config->no_reboot = config_get_bool(reader, root, "no_reboot");

@@ -84,8 +84,8 @@ struct config {
     json_t *root; /* owns every string below */
     char name[CONFIG_NAME_SIZE];
     const char *board, *engine, *cpu_model, *command_line;
-    uint32_t vcpu_count;
-    uint64_t memory_bytes;
+    uint32_t vcpu_count, vcpu_max;           /* count 0: as the saved state has them */
+    uint64_t memory_bytes, memory_max_bytes; /* 0 likewise */
     bool huge_pages, debug_exit, no_reboot, is_paused, is_verbose;
     bool has_balloon, has_rng;
     uint32_t vsock_cid; /* 0: none */

@@ -26,12 +26,17 @@ static int run_status(struct vmm *vmm, struct control_client *client,
                       struct control_request *request, json_t **out_answer, struct error *err)
 {
     const struct machine_config *machine = machine_get_config(vmm->machine);
+    const struct machine_memory_size memory = machine_memory_size(vmm->machine);
+    const struct machine_vcpu_count vcpus = machine_vcpu_count(vmm->machine);
     *out_answer = json_pack(
-        "{s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:I, s:i}", "name", vmm->config.name, "state",
-        state_name(vmm), "engine", machine->engine->name, "engine_reason", vmm->engine_reason,
-        "board", machine->board, "cpu_model",
-        machine->cpu_model != NULL ? machine->cpu_model : "host", "vcpus", (int)machine->vcpu_count,
-        "memory_bytes", (json_int_t)machine->memory_bytes, "pid", (int)getpid());
+        "{s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:i}", "name",
+        vmm->config.name, "state", state_name(vmm), "engine", machine->engine->name,
+        "engine_reason", vmm->engine_reason, "board", machine->board, "cpu_model",
+        machine->cpu_model != NULL ? machine->cpu_model : "host", "vcpus", (int)vcpus.present,
+        "vcpus_leaving", (int)vcpus.leaving, "vcpus_max", (int)vcpus.max, "memory_bytes",
+        (json_int_t)memory.wanted, "memory_present_bytes", (json_int_t)memory.present,
+        "memory_start_bytes", (json_int_t)machine->memory_bytes, "memory_max_bytes",
+        (json_int_t)memory.max, "pid", (int)getpid());
     if (vmm->stop.reason[0] != '\0' && !machine_is_running(vmm->machine)) {
         json_object_set_new(*out_answer, "why", json_string(vmm->stop.reason));
     }
@@ -133,6 +138,46 @@ static int run_balloon(struct vmm *vmm, struct control_client *client,
                          (unsigned long long)all);
     }
     return machine_set_balloon(vmm->machine, (uint64_t)json_integer_value(bytes), err);
+}
+
+static int run_memory(struct vmm *vmm, struct control_client *client,
+                      struct control_request *request, json_t **out_answer, struct error *err)
+{
+    const json_t *size = json_object_get(request->arguments, "size");
+    uint64_t max = machine_get_config(vmm->machine)->memory_max_bytes;
+    if (!json_is_integer(size) || json_integer_value(size) < 0 ||
+        (uint64_t)json_integer_value(size) > max) {
+        return error_set(err, EINVAL,
+                         "memory: \"size\" is what the guest shall have: a number from 0 to %llu",
+                         (unsigned long long)max);
+    }
+    int rc = machine_set_memory(vmm->machine, (uint64_t)json_integer_value(size), err);
+    if (rc == 0) {
+        const struct machine_memory_size now = machine_memory_size(vmm->machine);
+        *out_answer = json_pack("{s:I, s:I}", "memory_bytes", (json_int_t)now.wanted,
+                                "memory_present_bytes", (json_int_t)now.present);
+    }
+    return rc;
+}
+
+static int run_cpus(struct vmm *vmm, struct control_client *client, struct control_request *request,
+                    json_t **out_answer, struct error *err)
+{
+    const json_t *count = json_object_get(request->arguments, "count");
+    uint32_t max = machine_get_config(vmm->machine)->vcpu_max;
+    if (!json_is_integer(count) || json_integer_value(count) < 1 ||
+        json_integer_value(count) > max) {
+        return error_set(err, EINVAL,
+                         "cpus: \"count\" is how many the guest shall have: a number from 1 to %u",
+                         max);
+    }
+    int rc = machine_set_vcpus(vmm->machine, (uint32_t)json_integer_value(count), err);
+    if (rc == 0) {
+        const struct machine_vcpu_count now = machine_vcpu_count(vmm->machine);
+        *out_answer =
+            json_pack("{s:i, s:i}", "vcpus", (int)now.present, "vcpus_leaving", (int)now.leaving);
+    }
+    return rc;
 }
 
 static int run_events(struct vmm *vmm, struct control_client *client,
@@ -245,10 +290,13 @@ static int run_save(struct vmm *vmm, struct control_client *client, struct contr
 }
 
 static const struct control_verb control_verbs[] = {
-    {"status", run_status},     {"pause", run_pause},     {"resume", run_resume},
-    {"poweroff", run_poweroff}, {"reset", run_reset},     {"quit", run_quit},
-    {"stats", run_stats},       {"devices", run_devices}, {"balloon", run_balloon},
-    {"events", run_events},     {"save", run_save},       {"console-size", run_console_size},
+    {"status", run_status},   {"pause", run_pause},
+    {"resume", run_resume},   {"poweroff", run_poweroff},
+    {"reset", run_reset},     {"quit", run_quit},
+    {"stats", run_stats},     {"devices", run_devices},
+    {"balloon", run_balloon}, {"memory", run_memory},
+    {"cpus", run_cpus},       {"events", run_events},
+    {"save", run_save},       {"console-size", run_console_size},
 };
 
 static const struct control_verb *find_verb(const struct control_verb *table, size_t count,
@@ -285,6 +333,6 @@ int vmm_handle_request(void *ctx, struct control_client *client, struct control_
     return error_set(
         err, ENOSYS,
         "verb %.40s is unknown: status, pause, resume, poweroff, reset, quit, stats, "
-        "devices, plug, unplug, balloon, events, save, console-size, disk-list, jobs and more for disks",
+        "devices, plug, unplug, balloon, memory, cpus, events, save, console-size, disk-list, jobs and more for disks",
         request->verb);
 }

@@ -35,7 +35,7 @@ void vmm_end(struct vmm *vmm, int exit_status)
 
 static void dump_vcpus(struct vmm *vmm)
 {
-    for (uint32_t i = 0; i < vmm->config.vcpu_count; i++) {
+    for (uint32_t i = 0; i < machine_get_config(vmm->machine)->vcpu_max; i++) {
         char text[4096];
         machine_dump_vcpu(vmm->machine, i, text, sizeof(text));
         /* A log line each: the dump has many. */
@@ -154,11 +154,37 @@ static const char *engine_options(const char *engine)
     return comma != NULL ? comma + 1 : NULL;
 }
 
+/* What the command line does not say is as in the saved state. */
+static int complete_sizes(struct config *config, struct error *err)
+{
+    struct save_sizes sizes;
+    if (config->vcpu_count != 0 && config->memory_bytes != 0) {
+        return 0;
+    }
+    int rc = save_read_sizes(config->restore_fd, &sizes, err);
+    if (rc < 0) {
+        return error_prefix(err, rc, "saved state %s", config->restore_name);
+    }
+    if (config->vcpu_count == 0) {
+        config->vcpu_count = sizes.vcpu_count;
+        config->vcpu_max = sizes.vcpu_max;
+    }
+    if (config->memory_bytes == 0) {
+        config->memory_bytes = sizes.memory_bytes;
+        config->memory_max_bytes = sizes.memory_max_bytes;
+    }
+    return 0;
+}
+
 static int create_machine(struct vmm *vmm, struct error *err)
 {
     const struct config *config = &vmm->config;
     const struct engine_ops *engine;
-    int rc = engine_choose(config->engine, &engine, vmm->engine_reason, err);
+    int rc = complete_sizes(&vmm->config, err);
+    if (rc < 0) {
+        return rc;
+    }
+    rc = engine_choose(config->engine, &engine, vmm->engine_reason, err);
     if (rc < 0) {
         return rc;
     }
@@ -170,7 +196,9 @@ static int create_machine(struct vmm *vmm, struct error *err)
         .engine_options = engine_options(config->engine),
         .cpu_model = config->cpu_model,
         .vcpu_count = config->vcpu_count,
+        .vcpu_max = config->vcpu_max,
         .memory_bytes = config->memory_bytes,
+        .memory_max_bytes = config->memory_max_bytes,
         .huge_pages = config->huge_pages,
         .debug_exit = config->debug_exit,
         .no_reboot = config->no_reboot,

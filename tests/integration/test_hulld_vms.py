@@ -24,7 +24,8 @@ def fixture_image(manager, tmp_path_factory):
     folder = tmp_path_factory.mktemp("image")
     (folder / "root/bin").mkdir(parents=True)
     shutil.copy(AGENT, folder / "root/bin/hull-agent")
-    archive = subprocess.run(["cpio", "-o", "-H", "newc", "--quiet"], input=b"bin/hull-agent\n", cwd=folder / "root", stdout=subprocess.PIPE, check=True)
+    shutil.copy(GUESTS / "modules-cloud/kernel/drivers/virtio/virtio_mem.ko", folder / "root")
+    archive = subprocess.run(["cpio", "-o", "-H", "newc", "--quiet"], input=b"bin/hull-agent\nvirtio_mem.ko\n", cwd=folder / "root", stdout=subprocess.PIPE, check=True)
     initrd = folder / "initrd"
     initrd.write_bytes((GUESTS / "initrd-cloud").read_bytes() + archive.stdout)
     disk = folder / "disk.raw"
@@ -260,6 +261,39 @@ def test_devices_come_and_go_while_it_runs(manager, image):
                 manager.do("DELETE", "/v1/instances/vm2?force=true")
     manager.do("DELETE", "/v1/volumes/default/vol1")
     manager.do("DELETE", "/v1/networks/lab")
+
+
+def test_limits(manager, image):
+    """CPUs and memory of a running VM, through a snapshot that was made in the middle; what it cannot have waits."""
+    def change(**config):
+        return manager.do("PATCH", "/v1/instances/vm1", {"config": config})["result"]["waits_for_restart"]
+
+    def sizes():
+        info = manager.get("/v1/instances/vm1")["info"]
+        return info["cpus"], info["memory_bytes"] >> 20
+
+    with guest_of(manager, "vm1", cpus_max="3", memory_max="1G") as guest:
+        guest.run("insmod /virtio_mem.ko")
+        assert sizes() == (1, 256)
+        before = int(guest.run("sed -n 's/MemTotal: *\\([0-9]*\\).*/\\1/p' /proc/meminfo"))
+        assert change(cpus="3", memory="512M") is False
+        assert sizes() == (3, 512) and guest.run("nproc") == "3"
+        total = int(guest.run("sed -n 's/MemTotal: *\\([0-9]*\\).*/\\1/p' /proc/meminfo"))
+        assert 240 << 10 < total - before <= 256 << 10
+        manager.do("POST", "/v1/instances/vm1/snapshots", {"name": "large", "memory": True})
+        assert change(cpus="1", memory="192M") is False
+        assert sizes() == (1, 192) and guest.run("nproc") == "1"
+        manager.do("POST", "/v1/instances/vm1/snapshots/large/restore", {})
+        # It was saved with more; its document, which a restore leaves alone, says less.
+        assert sizes() == (1, 192) and guest.run("nproc") == "1"
+        assert change(cpus="2", memory="256M") is False
+        assert sizes() == (2, 256) and guest.run("nproc") == "2"
+        # More than it was made for: the rest comes with the next start.
+        assert change(cpus="1", memory="2G") is True
+        assert sizes() == (1, 1024)
+        guest.act("restart")
+        guest.up()
+        assert sizes() == (1, 2048)
 
 
 def kill_worker(manager, operation, delay_s):

@@ -113,6 +113,47 @@ def save_and_quit(vm, control, path):
     vm.child.expect(pexpect.EOF)
 
 
+@pytest.mark.long
+def test_limits_on_kvm(bed):
+    """CPUs and memory of a running guest: more, and fewer."""
+    archive = subprocess.run(["cpio", "--quiet", "-o", "-H", "newc"], input=b"virtio_mem.ko\n", stdout=subprocess.PIPE, check=True,
+                             cwd=GUESTS / "modules-cloud/kernel/drivers/virtio").stdout
+    data = (bed.share / "initrd-cloud").read_bytes()
+    (bed.share / "initrd").write_bytes(data + bytes(-len(data) % 4) + archive)
+    bed.run("""
+start vm --engine kvm --cpu x86-64-v2 --memory 128M,max=384M --cpus 1,max=2 --kernel /share/vmlinuz-cloud --initrd /share/initrd \\
+    --net none --append "console=ttyS0 quiet memhp_default_state=online_movable"
+has() {
+    tries=0
+    until "$HULL" ctl /tmp/vm.control status --json | grep -q "$1"; do
+        tries=$((tries + 1))
+        [ $tries -lt 300 ] || fail "it never came to $1"
+        sleep 0.2
+    done
+}
+wait_for '/ #'
+say 'insmod /virtio_mem.ko && echo loaded=$?='
+wait_for '^loaded=0='
+"$HULL" ctl /tmp/vm.control cpus count=2
+say 'until echo 1 >/sys/devices/system/cpu/cpu1/online; do sleep 0.2; done; echo cpus=$(nproc)='
+wait_for '^cpus=2='
+say 'taskset 2 md5sum /bin/busybox && echo second=$?='
+wait_for '^second=0='
+"$HULL" ctl /tmp/vm.control memory size=256M
+has '"memory_present_bytes": *268435456'
+say 'echo total=$(($(sed -n "s/MemTotal: *\\([0-9]*\\).*/\\1/p" /proc/meminfo) >> 16))='
+wait_for '^total=3='
+"$HULL" ctl /tmp/vm.control cpus count=1
+has '"vcpus": *1,'
+"$HULL" ctl /tmp/vm.control memory size=128M
+has '"memory_present_bytes": *134217728'
+say 'echo cpus=$(nproc)='
+wait_for '^cpus=1='
+say 'poweroff -f'
+finish
+""", timeout=900)
+
+
 @pytest.mark.parametrize("cpus", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_save_between_engines(boot, bed, cpus):
     """From soft to kvm and back, and from kvm to soft: the process in the guest counts on without a gap."""

@@ -175,15 +175,32 @@ static void balloon_write_config(struct virtio_device *virtio, uint32_t offset, 
     }
 }
 
-void virtio_balloon_set_target(struct device *device, uint64_t keep_bytes)
+void virtio_balloon_set_target(struct device *device, uint64_t bytes)
 {
     struct virtio_balloon *balloon = balloon_from_virtio(virtio_from_device(device));
-    uint64_t all = balloon->virtio.host->memory->size_bytes;
-    uint64_t pages = keep_bytes < all ? (all - keep_bytes) >> VIRTIO_BALLOON_PFN_SHIFT : 0;
+    uint64_t pages = bytes >> VIRTIO_BALLOON_PFN_SHIFT;
     virtio_lock(&balloon->virtio);
     balloon->target_pages = (uint32_t)MIN(pages, UINT32_MAX);
     virtio_config_changed(&balloon->virtio);
     virtio_unlock(&balloon->virtio);
+}
+
+uint64_t virtio_balloon_target(struct device *device)
+{
+    struct virtio_balloon *balloon = balloon_from_virtio(virtio_from_device(device));
+    virtio_lock(&balloon->virtio);
+    uint64_t bytes = (uint64_t)balloon->target_pages << VIRTIO_BALLOON_PFN_SHIFT;
+    virtio_unlock(&balloon->virtio);
+    return bytes;
+}
+
+uint64_t virtio_balloon_held(struct device *device)
+{
+    struct virtio_balloon *balloon = balloon_from_virtio(virtio_from_device(device));
+    virtio_lock(&balloon->virtio);
+    uint64_t bytes = (uint64_t)balloon->actual_pages << VIRTIO_BALLOON_PFN_SHIFT;
+    virtio_unlock(&balloon->virtio);
+    return bytes;
 }
 
 static void balloon_save(struct virtio_device *virtio, struct archive_writer *writer)

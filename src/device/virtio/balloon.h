@@ -13,7 +13,10 @@ struct virtio_balloon_options {
 int must_check virtio_balloon_create(const struct virtio_balloon_options *options,
                                      struct device **out_device, struct error *err);
 
-/* Asks the guest to keep 'keep_bytes' of its memory and give the rest back. Threads: any. */
-void virtio_balloon_set_target(struct device *device, uint64_t keep_bytes);
+/* Asks the guest to give 'bytes' of its memory back. Threads: any. */
+void virtio_balloon_set_target(struct device *device, uint64_t bytes);
+/* How many bytes it was asked for, and holds as the driver says. Threads: any. */
+uint64_t virtio_balloon_target(struct device *device);
+uint64_t virtio_balloon_held(struct device *device);
 
 #endif

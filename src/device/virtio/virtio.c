@@ -196,7 +196,7 @@ static void ask_for_reset(struct virtio_device *device)
 static bool can_take_features(const struct virtio_device *device)
 {
     return (device->features & ~device->offered_features) == 0 &&
-           (device->features & VIRTIO_FEATURE_VERSION_1) != 0;
+           (~device->features & (VIRTIO_FEATURE_VERSION_1 | device->ops->required_features)) == 0;
 }
 
 static void freeze_features(struct virtio_device *device)

@@ -43,6 +43,7 @@ struct virtio_ops {
     uint16_t queue_count;
     uint16_t queue_size[VIRTIO_MAX_QUEUES];
     uint32_t config_size;
+    uint64_t required_features; /* of the offered ones: a driver without them is turned away */
 
     /* Queue 'index' may hold new chains. Also after start and after a pause. */
     void (*process)(struct virtio_device *device, unsigned index);

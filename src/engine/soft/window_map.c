@@ -217,7 +217,7 @@ static bool fill_large(struct soft_vcpu *v, struct window_space *space, uint64_t
     uint64_t start = align_down(gva, LARGE_SIZE);
     uint64_t gpa = found->gpa - (align_down(gva, GUEST_PAGE_SIZE) - start);
     const struct guest_slot *slot = guest_memory_slot(v->vm->vm.config.memory, gpa);
-    if (!slot || gpa - slot->gpa + LARGE_SIZE > slot->size_bytes || is_logging(v, slot)) {
+    if (!slot || gpa - slot->gpa + LARGE_SIZE > slot->usable_bytes || is_logging(v, slot)) {
         return false;
     }
     uint64_t first = (gpa - slot->gpa) >> GUEST_PAGE_SHIFT;

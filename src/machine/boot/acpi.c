@@ -7,6 +7,7 @@
 #include "base/core/bits.h"
 #include "base/core/endian.h"
 #include "base/host/file.h"
+#include "machine/boot/acpi_cpus.h"
 #include "machine/boot/aml.h"
 
 #define TABLE_ALIGN   64u
@@ -17,6 +18,8 @@
 #define DSDT_ROOM     16384u
 #define PCI_PRT_COUNT (PCI_MAX_DEVICES * 4)
 #define GAS_SYSTEM_IO 1
+#define MADT_ENABLED  1u
+#define MADT_CAPABLE  2u     /* it may come later */
 #define ISA_IRQ_LEVEL 0x000d /* MADT: active high (01), level-triggered (11) */
 
 /* Tables are made in host memory at the offsets that they will have in the guest's. */
@@ -228,13 +231,19 @@ static void put_devices(struct aml *aml, const struct acpi_config *config)
 
 static uint32_t put_dsdt(struct builder *builder, const struct acpi_config *config)
 {
-    uint32_t offset = reserve(builder, DSDT_ROOM);
+    uint32_t room =
+        DSDT_ROOM +
+        (config->has_cpu_events ? ACPI_CPUS_ROOM + config->vcpu_count * ACPI_CPU_ROOM : 0);
+    uint32_t offset = reserve(builder, room);
     if (builder->has_overflow) {
         return 0;
     }
-    struct aml aml = {.data = builder->data + offset, .capacity = DSDT_ROOM, .size = HEADER_SIZE};
+    struct aml aml = {.data = builder->data + offset, .capacity = room, .size = HEADER_SIZE};
     put_devices(&aml, config);
     put_events(&aml, config);
+    if (config->has_cpu_events) {
+        acpi_put_cpus(&aml, config);
+    }
     aml_name(&aml, "\\_S5");
     size_t package = aml_begin_package(&aml, 4);
     aml_integer(&aml, config->s5_type);
@@ -318,7 +327,7 @@ static uint32_t put_madt(struct builder *builder, const struct acpi_config *conf
         entry[1] = 8;
         entry[2] = (uint8_t)i;
         entry[3] = (uint8_t)i;
-        le32_put(entry + 4, 1); /* enabled */
+        le32_put(entry + 4, (config->absent >> i & 1) != 0 ? MADT_CAPABLE : MADT_ENABLED);
     }
     entry[0] = 1; /* I/O APIC */
     entry[1] = 12;

@@ -19,6 +19,8 @@ struct acpi_serial {
 
 struct acpi_config {
     uint32_t vcpu_count; /* APIC IDs 0..vcpu_count-1 */
+    bool has_cpu_events; /* they come and go: device/acpi/cpus.h */
+    uint64_t absent;     /* a bit for each that is not there yet */
     uint64_t lapic_gpa, ioapic_gpa;
     struct pci_windows windows;
     uint8_t intx_gsi[4]; /* I/O APIC inputs of INTA..INTD, as struct pci_bus_config says */

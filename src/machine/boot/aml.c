@@ -11,6 +11,7 @@
 #define AML_BYTE     0x0a
 #define AML_WORD     0x0b
 #define AML_DWORD    0x0c
+#define AML_STRING   0x0d
 #define AML_QWORD    0x0e
 #define AML_SCOPE    0x10
 #define AML_BUFFER   0x11
@@ -228,6 +229,21 @@ void aml_io_region(struct aml *aml, const char *name, uint16_t port, uint8_t siz
 void aml_operator(struct aml *aml, enum aml_operator operator)
 {
     aml_byte(aml, (uint8_t) operator);
+}
+
+void aml_string(struct aml *aml, const char *text)
+{
+    aml_byte(aml, AML_STRING);
+    aml_bytes(aml, text, strlen(text) + 1);
+}
+
+void aml_buffer(struct aml *aml, const void *data, uint8_t size)
+{
+    aml_byte(aml, AML_BUFFER);
+    size_t mark = begin(aml);
+    aml_integer(aml, size);
+    aml_bytes(aml, data, size);
+    aml_end(aml, mark);
 }
 
 /* Where the buffer's size stands, as a word constant behind the length. */

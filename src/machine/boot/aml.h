@@ -20,6 +20,9 @@ void aml_byte(struct aml *aml, uint8_t byte);
 void aml_integer(struct aml *aml, uint64_t value);
 /* "PCI0", or "\\_SB.PCI0" for one from the root; each part is padded to four characters. */
 void aml_name_string(struct aml *aml, const char *name);
+/* A text, and bytes, as values. */
+void aml_string(struct aml *aml, const char *text);
+void aml_buffer(struct aml *aml, const void *data, uint8_t size);
 /* Name (NAME, ...): the value follows. */
 void aml_name(struct aml *aml, const char *name);
 /* An EISA ID such as "PNP0A08" as the integer that _HID takes. */
@@ -47,6 +50,7 @@ enum aml_operator {
     AML_LOCAL0 = 0x60,
     AML_LOCAL1 = 0x61,
     AML_ARG0 = 0x68,
+    AML_ARG1 = 0x69,
     AML_STORE = 0x70, /* value, target */
     AML_ADD = 0x72,
     AML_SHIFT_LEFT = 0x79,

@@ -18,11 +18,17 @@
 #define BUSYBOX     "busybox-static"
 
 /* What it loads, in this order; what they need comes before them. What is not there is built into the kernel. */
-static const char *const wanted[] = {"virtio_pci",     "virtio_blk",
-                                     "virtio_console", "virtio_net",
-                                     "ext4",           "crc32c_generic",
-                                     "crc32c_intel",   "virtio_rng",
-                                     "virtio_balloon", "vmw_vsock_virtio_transport"};
+static const char *const wanted[] = {"virtio_pci",
+                                     "virtio_blk",
+                                     "virtio_console",
+                                     "virtio_net",
+                                     "ext4",
+                                     "crc32c_generic",
+                                     "crc32c_intel",
+                                     "virtio_rng",
+                                     "virtio_balloon",
+                                     "virtio_mem",
+                                     "vmw_vsock_virtio_transport"};
 
 static const char *const folders[] = {"bin", "dev", "etc", "lib", "mnt", "proc", "sys"};
 static const char *const applets[] = {"sh",    "mount", "insmod", "switch_root",

@@ -72,6 +72,12 @@ static int check_order(const char *value, struct error *err)
     return check_range(value, 1000000, err);
 }
 
+static int check_most_cpus(const char *value, struct error *err)
+{
+    uint64_t ignored;
+    return number_parse(value, 1, 64, &ignored, err);
+}
+
 static int check_seconds(const char *value, struct error *err)
 {
     return check_range(value, 86400, err);
@@ -302,11 +308,11 @@ const struct instance_key instance_keys[] = {
     {"cpus", NULL, KEY_BOTH, "N", NULL,
      "CPUs: of a container as many as it may use at once, also parts (0.5); of a VM its virtual "
      "ones (1 when it is not said)",
-     NULL, KEY_CONTAINER, .check = check_cpus},
+     NULL, KEY_BOTH, .check = check_cpus},
     {"memory", NULL, KEY_BOTH, "SIZE", NULL,
      "most memory, a container's caches included; a bare number counts MiB (of a VM 512M when it "
      "is not said)",
-     NULL, KEY_CONTAINER, .check = check_memory},
+     NULL, KEY_BOTH, .check = check_memory},
     {"hostname", NULL, KEY_BOTH, "NAME", NULL, "its name for itself (its own when it is not said)",
      .check = check_hostname},
     {"autostart", NULL, KEY_BOTH, "BOOL", "false", "start it with the host", "true|false", KEY_BOTH,
@@ -377,6 +383,14 @@ const struct instance_key instance_keys[] = {
     {"search", NULL, KEY_CONTAINER, "DOMAIN", NULL, "domain of names without one",
      .check = check_search},
 
+    {"cpus_max", NULL, KEY_VM, "N", NULL,
+     "how many CPUs it may get while it runs (four times cpus when it is not said, but no more than "
+     "the host has)",
+     .check = check_most_cpus},
+    {"memory_max", NULL, KEY_VM, "SIZE", NULL,
+     "how much memory it may get while it runs (four times memory when it is not said; with "
+     "huge_pages none)",
+     .check = check_memory},
     {"cpu_model", NULL, KEY_VM, "MODEL", NULL, "what its CPUs are, as `hull boot --cpu` takes it",
      .check = check_model},
     {"engine", NULL, KEY_VM, "ENGINE", "auto", "what runs its code", "auto|kvm|soft",

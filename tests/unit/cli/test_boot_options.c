@@ -104,6 +104,26 @@ static void everything_at_once(void **state)
     boot_options_fini(&options);
 }
 
+static void limits_for_later(void **state)
+{
+    struct boot_options options;
+    struct error err;
+    const char *plain[] = {"-kk", NULL};
+    const char *more[] = {"-kk", "--cpus=2,max=8", "--memory=1G,max=4G", NULL};
+    assert_int_equal(parse(&options, plain, &err), 0);
+    assert_int_equal(options.vcpu_max, 0);
+    assert_int_equal(options.memory_max_bytes, options.memory_bytes);
+    assert_false(options.has_cpus || options.has_memory);
+    boot_options_fini(&options);
+    assert_int_equal(parse(&options, more, &err), 0);
+    assert_int_equal(options.vcpu_count, 2);
+    assert_int_equal(options.vcpu_max, 8);
+    assert_int_equal(options.memory_bytes, 1ull << 30);
+    assert_int_equal(options.memory_max_bytes, 4ull << 30);
+    assert_true(options.has_cpus && options.has_memory);
+    boot_options_fini(&options);
+}
+
 static void each_error_has_its_text(void **state)
 {
     static const struct {
@@ -117,6 +137,16 @@ static void each_error_has_its_text(void **state)
          "option --memory: 1025K is not whole pages: a multiple of 4K"},
         {{"--cpus", "65", NULL}, "option --cpus: 65 is out of range: 1 to 64"},
         {{"--cpus", "0", NULL}, "option --cpus: 0 is out of range: 1 to 64"},
+        {{"--cpus", "4,max=2", NULL}, "option --cpus: 2 is out of range: 4 to 64"},
+        {{"--cpus", "4,most=8", NULL},
+         "option --cpus: '4,most=8' is not understood: a number, or N,max=M"},
+        {{"--memory", "1G,max=512M", NULL},
+         "option --memory: 1G,max=512M: the most is at least the first, and the difference a multiple "
+         "of 2M"},
+        {{"--memory", "1G,max=1025M", NULL},
+         "option --memory: 1G,max=1025M: the most is at least the first, and the difference a "
+         "multiple of 2M"},
+        {{"--memory", "1G,max=2T", NULL}, "option --memory: 2T is too much: at most 1T"},
         {{"--engine", "tcg", NULL}, "option --engine: 'tcg' is no engine: auto, kvm or soft"},
         {{"--engine", "visor", NULL},
          "option --engine: visor is not supported yet by this version: supported: auto, kvm, soft"},
@@ -236,6 +266,7 @@ int main(void)
         cmocka_unit_test(takes_policies_of_disks),
         cmocka_unit_test(defaults_are_those_of_the_contract),
         cmocka_unit_test(everything_at_once),
+        cmocka_unit_test(limits_for_later),
         cmocka_unit_test(each_error_has_its_text),
         cmocka_unit_test(help_names_every_option_in_one_sentence),
     };

@@ -426,6 +426,60 @@ static void acpi_tables_are_linked_and_summed(void **state)
                      -ENOSPC);
 }
 
+/* The table of that name, and its size. */
+static uint32_t find_table(struct fixture *f, uint64_t rsdp_gpa, const char *name, uint8_t *out)
+{
+    uint8_t rsdp[36], xsdt[60];
+    read_guest(f, rsdp_gpa, rsdp, sizeof(rsdp));
+    read_guest(f, le64_get(rsdp + 24), xsdt, sizeof(xsdt));
+    for (size_t i = 0; i < 3; i++) {
+        uint64_t gpa = le64_get(xsdt + 36 + i * 8);
+        read_guest(f, gpa, out, 256);
+        if (memcmp(out, "FACP", 4) == 0 && strcmp(name, "DSDT") == 0) {
+            gpa = le64_get(out + 140);
+            read_guest(f, gpa, out, 256);
+        }
+        if (memcmp(out, name, 4) == 0) {
+            uint32_t size = le32_get(out + 4);
+            read_guest(f, gpa, out, size);
+            assert_int_equal(sum(out, size), 0);
+            return size;
+        }
+    }
+    fail_msg("there is no %s", name);
+    return 0;
+}
+
+static void cpus_that_may_come_are_named(void **state)
+{
+    struct fixture *f = *state;
+    static uint8_t table[65536];
+    uint64_t rsdp_gpa;
+    struct acpi_config config = {
+        .vcpu_count = 64, .has_cpu_events = true, .absent = ~0xfull, .sci_gsi = 9};
+    assert_int_equal(
+        acpi_build(f->memory, BOOT_ACPI_GPA, BOOT_ACPI_SIZE, &config, &rsdp_gpa, &f->err), 0);
+    assert_true(find_table(f, rsdp_gpa, "APIC", table) > 44 + 64 * 8);
+    for (unsigned i = 0; i < 64; i++) {
+        assert_int_equal(le32_get(table + 44 + i * 8 + 4), i < 4 ? 1 : 2);
+    }
+    uint32_t size = find_table(f, rsdp_gpa, "DSDT", table);
+    assert_non_null(memmem(table, size, "C03F\x08_HID", 9));
+    assert_non_null(memmem(table, size, "_E02", 4));
+    /* The first one cannot be ejected. */
+    uint8_t *first = memmem(table, size, "C000\x08_HID", 9);
+    uint8_t *second = memmem(table, size, "C001\x08_HID", 9);
+    assert_true(first != NULL && second > first);
+    assert_null(memmem(first, (size_t)(second - first), "_EJ0", 4));
+    assert_non_null(memmem(second, 256, "_EJ0", 4));
+
+    config.has_cpu_events = false;
+    assert_int_equal(
+        acpi_build(f->memory, BOOT_ACPI_GPA, BOOT_ACPI_SIZE, &config, &rsdp_gpa, &f->err), 0);
+    size = find_table(f, rsdp_gpa, "DSDT", table);
+    assert_null(memmem(table, size, "CPUS", 4));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -438,6 +492,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(broken_elf_files, setup, teardown),
         cmocka_unit_test_setup_teardown(multiboot_by_addresses, setup, teardown),
         cmocka_unit_test_setup_teardown(acpi_tables_are_linked_and_summed, setup, teardown),
+        cmocka_unit_test_setup_teardown(cpus_that_may_come_are_named, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

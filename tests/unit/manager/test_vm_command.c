@@ -121,7 +121,8 @@ static void a_document_becomes_options(void **state)
 {
     attached = 0;
     const char *text = make(
-        "{\"name\": \"web1\", \"config\": {\"memory\": \"1G\", \"cpus\": \"2\", \"append\": \"debug\"},"
+        "{\"name\": \"web1\", \"config\": {\"memory\": \"1G\", \"cpus\": \"2\", "
+        "\"cpus_max\": \"3\", \"append\": \"debug\"},"
         " \"devices\": {\"data\": {\"type\": \"disk\", \"size\": \"1G\", \"cache\": \"none\"},"
         "   \"root\": {\"type\": \"disk\"},"
         "   \"shared\": {\"type\": \"disk\", \"source\": \"tools\", \"readonly\": \"true\"},"
@@ -134,8 +135,10 @@ static void a_document_becomes_options(void **state)
         "   \"dns\": {\"type\": \"forward\", \"listen\": \"udp:127.0.0.1:53\", \"connect\": \"udp:53\","
         "             \"nic\": \"eth1\"}}}",
         NULL, NULL);
-    assert_has(text, "hull boot --name web1 --engine auto --cpus 2 --memory 1G ");
-    assert_has(text, "--append root=/dev/vda hostname=web1 systemd.hostname=web1 debug ");
+    assert_has(text, "hull boot --name web1 --engine auto --cpus 2,max=3 "
+                     "--memory 1048576K,max=4194304K ");
+    assert_has(text, "--append root=/dev/vda hostname=web1 systemd.hostname=web1 "
+                     "memhp_default_state=online_movable debug ");
     assert_has(text, "--control /run/hull/instances/web1/control.sock ");
     assert_has(text, "--console-log /state/instances/web1/logs/console.log "
                      "--disk /pool/instances/web1/root.qcow2,format=qcow2,serial=root,"
@@ -152,10 +155,32 @@ static void a_document_becomes_options(void **state)
     assert_null(strstr(text, "--restore"));
 }
 
+static void limits_have_sensible_ends(void **state)
+{
+#define LIMITS(config) "{\"name\": \"v\", \"config\": {" config "}, \"devices\": {}}"
+    assert_has(make(LIMITS("\"cpus_max\": \"1\", \"memory_max\": \"512M\""), NULL, NULL),
+               "--cpus 1 --memory 524288K ");
+    assert_has(make(LIMITS("\"cpus\": \"4\", \"cpus_max\": \"2\", \"memory\": \"3G\", "
+                           "\"memory_max\": \"2G\""),
+                    NULL, NULL),
+               "--cpus 4,max=4 --memory 3145728K ");
+    /* In steps of 2 MiB, and at most 1 TiB. */
+    assert_has(make(LIMITS("\"memory\": \"64M\", \"memory_max\": \"67M\""), NULL, NULL),
+               "--memory 65536K,max=67584K ");
+    assert_has(make(LIMITS("\"memory\": \"512G\""), NULL, NULL),
+               "--memory 536870912K,max=1073741824K ");
+    assert_has(make(LIMITS("\"huge_pages\": \"true\""), NULL, NULL), "--memory 524288K ");
+    struct error err;
+    assert_null(make(LIMITS("\"cpus_max\": \"65\""), NULL, &err));
+    assert_non_null(strstr(err.text, "cpus_max"));
+}
+
 static void a_restore_names_its_state(void **state)
 {
-    assert_has(make("{\"name\": \"web1\", \"devices\": {}}", "/state/memory", NULL),
-               "--restore /state/memory ");
+    const char *text = make("{\"name\": \"web1\", \"devices\": {}}", "/state/memory", NULL);
+    assert_has(text, "--restore /state/memory ");
+    assert_null(strstr(text, "--cpus"));
+    assert_null(strstr(text, "--memory"));
     assert_has(make("{\"name\": \"web1\", \"devices\": {}}", NULL, NULL), "--net none ");
 }
 
@@ -249,6 +274,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_document_becomes_options),
+        cmocka_unit_test(limits_have_sensible_ends),
         cmocka_unit_test(a_restore_names_its_state),
         cmocka_unit_test(what_cannot_be_is_refused),
         cmocka_unit_test(devices_keep_their_places),

@@ -70,8 +70,10 @@ static struct machine *machine_new(void)
 {
     struct machine *machine = calloc(1, sizeof(*machine));
     assert_non_null(machine);
-    machine->config = (struct machine_config){
-        .board = "micro", .vcpu_count = 2, .memory_bytes = SLOT_0_SIZE + SLOT_1_SIZE};
+    machine->config = (struct machine_config){.board = "micro",
+                                              .vcpu_count = 2,
+                                              .vcpu_max = 2,
+                                              .memory_bytes = SLOT_0_SIZE + SLOT_1_SIZE};
     machine->version = 1;
     machine->name[0] = "vcpu.0";
     machine->name[1] = "virtio-blk.0";
@@ -267,7 +269,7 @@ static void other_machines_are_refused_with_every_difference(void **state)
     fill(from);
     int fd = saved_file(from);
     struct machine *to = machine_new();
-    to->config.vcpu_count = 1;
+    to->config.vcpu_count = to->config.vcpu_max = 1;
     check_refused(to, fd, "made with 2 vCPUs, this machine has 1");
     to->config.memory_bytes = 16 << 20;
     to->config.cpu_model = "x86-64-v2";
@@ -289,6 +291,43 @@ static void other_machines_are_refused_with_every_difference(void **state)
     close(fd);
     machine_free(from);
     machine_free(to);
+}
+
+static void the_sizes_are_in_the_file(void **state)
+{
+    struct machine *from = machine_new();
+    struct save_sizes sizes;
+    fill(from);
+    int fd = saved_file(from);
+    assert_int_equal(save_read_sizes(fd, &sizes, NULL), 0);
+    assert_int_equal(sizes.vcpu_count, 2);
+    assert_int_equal(sizes.vcpu_max, 0);
+    assert_int_equal(sizes.memory_bytes, SLOT_0_SIZE + SLOT_1_SIZE);
+    assert_int_equal(sizes.memory_max_bytes, SLOT_0_SIZE + SLOT_1_SIZE);
+    close(fd);
+    /* The second slot's memory has come later, and vCPUs come and go. */
+    from->config.memory_bytes = SLOT_0_SIZE;
+    from->name[1] = "acpi-cpus.0";
+    fd = saved_file(from);
+    assert_int_equal(save_read_sizes(fd, &sizes, NULL), 0);
+    assert_int_equal(sizes.vcpu_count, 1);
+    assert_int_equal(sizes.vcpu_max, 2);
+    assert_int_equal(sizes.memory_bytes, SLOT_0_SIZE);
+    assert_int_equal(sizes.memory_max_bytes, SLOT_0_SIZE + SLOT_1_SIZE);
+    close(fd);
+    from->config.memory_bytes = SLOT_0_SIZE + SLOT_1_SIZE + 4096;
+    fd = saved_file(from);
+    assert_int_equal(save_read_sizes(fd, &sizes, NULL), -EBADMSG);
+    close(fd);
+    from->config.memory_bytes = SLOT_0_SIZE;
+    from->config.vcpu_max = 65;
+    fd = saved_file(from);
+    assert_int_equal(save_read_sizes(fd, &sizes, NULL), -EBADMSG);
+    close(fd);
+    fd = new_file();
+    assert_int_equal(save_read_sizes(fd, &sizes, NULL), -EINVAL);
+    close(fd);
+    machine_free(from);
 }
 
 static void files_of_other_kinds_are_refused(void **state)
@@ -380,6 +419,7 @@ int main(void)
         cmocka_unit_test(an_empty_machine_comes_back),
         cmocka_unit_test(progress_ends_at_the_total),
         cmocka_unit_test(other_machines_are_refused_with_every_difference),
+        cmocka_unit_test(the_sizes_are_in_the_file),
         cmocka_unit_test(files_of_other_kinds_are_refused),
         cmocka_unit_test(damage_is_found),
         cmocka_unit_test(a_full_disk_is_an_error),

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 
 #include "base/host/file.h"
+#include "manager/instance/vm/limits.h"
 #include "manager/network/network.h"
 
 /* Takes the text over; NULL: there was no memory for it. */
@@ -369,18 +370,33 @@ static void add_config(const struct vm *vm, struct vm_command *command, const ch
     }
 }
 
-/* The name and the machine-id for a guest without cloud-init and hull-agent: systemd takes them from here. */
-static void add_append(const struct vm *vm, struct vm_command *command, const struct vm_boot *boot)
+static void add_limits(struct vm_command *command, const struct vm_limits *limits)
+{
+    add(command, vm_text("--cpus"));
+    add(command, limits->cpus_max > 1 ? vm_text("%u,max=%u", limits->cpus, limits->cpus_max)
+                                      : vm_text("%u", limits->cpus));
+    add(command, vm_text("--memory"));
+    add(command, limits->memory_max_bytes > limits->memory_bytes
+                     ? vm_text("%lluK,max=%lluK", (unsigned long long)(limits->memory_bytes >> 10),
+                               (unsigned long long)(limits->memory_max_bytes >> 10))
+                     : vm_text("%lluK", (unsigned long long)(limits->memory_bytes >> 10)));
+}
+
+/* The name and the machine-id for a guest without cloud-init and hull-agent: systemd takes them from here. Memory that comes later
+ * is used at once, and in a way in which it can go again. */
+static void add_append(const struct vm *vm, struct vm_command *command, const struct vm_boot *boot,
+                       bool gets_memory)
 {
     const char *more = vm_config(vm, "append");
     AUTO_FREE char *shares = share_words(vm);
     add(command, vm_text("--append"));
     add(command, shares == NULL
                      ? NULL
-                     : vm_text("%s%shostname=%s systemd.hostname=%s%s%s%s",
+                     : vm_text("%s%shostname=%s systemd.hostname=%s%s%s%s%s",
                                boot->append != NULL ? boot->append : "",
                                boot->append != NULL ? " " : "", vm_hostname(vm), vm_hostname(vm),
-                               shares, more != NULL ? " " : "", more != NULL ? more : ""));
+                               shares, gets_memory ? " memhp_default_state=online_movable" : "",
+                               more != NULL ? " " : "", more != NULL ? more : ""));
 }
 
 int vm_command_make(const struct vm *vm, const struct vm_disks *disks,
@@ -388,26 +404,31 @@ int vm_command_make(const struct vm *vm, const struct vm_disks *disks,
                     bool is_paused, struct vm_command *out_command, struct error *err)
 {
     struct vm_command command = {0};
+    struct vm_limits limits;
     char path[PATH_MAX];
+    int rc = vm_limits_read(vm, &limits, err);
+    if (rc < 0) {
+        return rc;
+    }
     add(&command, vm_text("hull"));
     add(&command, vm_text("boot"));
     add_option(&command, "--name", vm->name);
     add_config(vm, &command, "engine", "--engine", "auto");
-    add_config(vm, &command, "cpus", "--cpus", "1");
-    add_config(vm, &command, "memory", "--memory", "512M");
     add_config(vm, &command, "cpu_model", "--cpu", NULL);
     if (vm_is_on(vm_config(vm, "huge_pages"))) {
         add(&command, vm_text("--huge-pages"));
     }
     if (restore != NULL) {
-        add_option(&command, "--restore", restore);
+        add_option(&command, "--restore", restore); /* it knows CPUs and memory */
+    } else {
+        add_limits(&command, &limits);
     }
     if (is_paused) {
         add(&command, vm_text("--paused"));
     }
     add_config(vm, &command, "kernel", "--kernel", boot->kernel);
     add_config(vm, &command, "initrd", "--initrd", boot->initrd);
-    add_append(vm, &command, boot);
+    add_append(vm, &command, boot, limits.memory_max_bytes > limits.memory_bytes);
     add_path(vm, &command, "--control", "", "control.sock");
     add_path(vm, &command, "--console", "unix:", "console.sock");
     add_path(vm, &command, "--pid-file", "", "pid");
@@ -419,7 +440,7 @@ int vm_command_make(const struct vm *vm, const struct vm_disks *disks,
     add_option(&command, "--log", path);
     vm_state_path(vm, "logs/console.log", path);
     add_option(&command, "--console-log", path);
-    int rc = add_disks(vm, disks, places, &command, err);
+    rc = add_disks(vm, disks, places, &command, err);
     if (rc == 0) {
         rc = add_nics(vm, places, &command, err);
     }

@@ -2,19 +2,25 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "base/host/event_loop.h"
 #include "base/host/file.h"
 #include "manager/instance/vm/agent.h"
+#include "session/frames.h"
 
 #define FREEZE_TIMEOUT_MS   5000
 #define TIME_TIMEOUT_MS     1000
 #define INFO_TIMEOUT_MS     5000
 #define IDENTITY_TIMEOUT_MS 5000  /* until an agent answers */
 #define KEYS_TIMEOUT_MS     60000 /* a slow guest makes keys of RSA */
+#define PROGRAM_TIMEOUT_MS  10000
 #define RENEW_TIMEOUT_MS    30000
 
 int guest_ask(const struct vm *vm, json_t *request, int timeout_ms, json_t **out_answer,
@@ -160,4 +166,91 @@ void guest_renew(const struct vm *vm, struct job *job)
     }
     vm_state_path(vm, VM_RENEW, path);
     (void)unlink(path); /* it is tried once */
+}
+
+/* A program in the guest, on a thread that ends with its socket. */
+struct program {
+    const struct vm *vm;
+    json_t *request;
+    int frames;
+};
+
+static void *run_program(void *ctx)
+{
+    struct program *program = ctx;
+    char folder[PATH_MAX];
+    vm_run_path(program->vm, "vsock", folder);
+    /* How it ended is in its frames. */
+    error_ignore(
+        agent_session(folder, program->request, program->frames, PROGRAM_TIMEOUT_MS, NULL));
+    (void)shutdown(program->frames, SHUT_RDWR);
+    return NULL;
+}
+
+/* Its exit status; -1: none came in time. What it writes is lost. */
+static int await_exit(int fd)
+{
+    AUTO_FREE uint8_t *data = malloc(SESSION_MAX_PAYLOAD);
+    int64_t end_ms = clock_monotonic_ms() + PROGRAM_TIMEOUT_MS;
+    int status = -1;
+    int64_t left_ms;
+    while (data != NULL && status < 0 && (left_ms = end_ms - clock_monotonic_ms()) > 0) {
+        struct pollfd ready = {.fd = fd, .events = POLLIN};
+        enum session_frame type;
+        size_t size;
+        if (poll(&ready, 1, (int)left_ms) <= 0 ||
+            session_receive(fd, &type, data, &size, NULL) < 0) {
+            break;
+        }
+        json_t *control =
+            type == SESSION_CONTROL ? json_loadb((const char *)data, size, 0, NULL) : NULL;
+        json_t *code = json_object_get(control, "exit");
+        status = json_is_integer(code) ? (int)json_integer_value(code) : -1;
+        json_decref(control);
+    }
+    return status;
+}
+
+/* Takes the request over. */
+static int run(const struct vm *vm, json_t *request)
+{
+    int pair[2];
+    pthread_t thread;
+    int status = -1;
+    if (request != NULL && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) == 0) {
+        struct program program = {.vm = vm, .request = request, .frames = pair[0]};
+        if (pthread_create(&thread, NULL, run_program, &program) == 0) {
+            status = await_exit(pair[1]);
+            (void)shutdown(pair[1], SHUT_RDWR); /* who is late is not waited for */
+            (void)pthread_join(thread, NULL);
+        }
+        close(pair[0]);
+        close(pair[1]);
+    }
+    json_decref(request);
+    return status;
+}
+
+int guest_online_cpus(const struct vm *vm, uint32_t count)
+{
+    /* The first CPU has no switch as a rule. */
+    static const char script[] = "tries=60\n"
+                                 "while [ $tries -gt 0 ]; do\n"
+                                 "  count=0\n"
+                                 "  for cpu in /sys/devices/system/cpu/cpu[0-9]*; do\n"
+                                 "    state=1\n"
+                                 "    [ -e $cpu/online ] && read state <$cpu/online\n"
+                                 "    [ $state = 1 ] || { echo 1 >$cpu/online && state=1; }\n"
+                                 "    [ $state = 1 ] && count=$((count + 1))\n"
+                                 "  done\n"
+                                 "  [ $count -ge $1 ] && exit 0\n"
+                                 "  tries=$((tries - 1)); sleep 0.05\n"
+                                 "done >/dev/null 2>&1 </dev/null\n"
+                                 "exit 1\n";
+    char text[16];
+    (void)snprintf(text, sizeof(text), "%u", count);
+    return run(vm, json_pack("{s:s, s:[s, s, s, s, s]}", "do", "exec", "command", "/bin/sh", "-c",
+                             script, "sh", text)) == 0
+               ? 0
+               : -EIO;
 }

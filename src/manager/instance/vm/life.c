@@ -11,6 +11,7 @@
 #include "manager/instance/vm/command.h"
 #include "manager/instance/vm/devices.h"
 #include "manager/instance/vm/guest.h"
+#include "manager/instance/vm/limits.h"
 #include "manager/instance/vm/seed.h"
 #include "manager/instance/vm/status.h"
 #include "manager/network/network.h"
@@ -19,7 +20,6 @@
 #define AGENT_TIMEOUT_MS  1000
 #define QUIT_TIMEOUT_MS   5000
 #define CHANGE_TIMEOUT_MS 5000
-#define DEFAULT_MEMORY    (512ull << 20)
 #define NOBODY            65534 /* whom hull-vmm becomes if it may */
 
 static int read_boot(const struct vm *vm, json_t **out_boot, struct error *err)
@@ -107,6 +107,11 @@ int vm_life_start(const struct vm *vm, const char *restore, bool is_paused, stru
         if (rc < 0) {
             vm_life_detach(vm, false);
         }
+    }
+    if (rc == 0 && restore != NULL && !is_paused) {
+        /* When it was saved they may have been others; a guest that does not follow has them from its next start on. */
+        bool ignored = false;
+        error_ignore(vm_limits_change(vm, &ignored, NULL));
     }
     json_decref(boot);
     free(disks);
@@ -197,34 +202,6 @@ static bool is_other(const struct vm *vm, const struct vm *old, const char *key)
     const char *now = vm_config(vm, key);
     const char *before = vm_config(old, key);
     return now == NULL || before == NULL ? now != before : strcmp(now, before) != 0;
-}
-
-/* The balloon takes memory from the guest; what it got at its start is all that there is to give back. */
-static int change_memory(const struct vm *vm, bool *out_waits, struct error *err)
-{
-    const char *text = vm_config(vm, "memory");
-    uint64_t bytes = DEFAULT_MEMORY;
-    struct control_client client;
-    json_t *status = NULL;
-    int rc = text != NULL ? size_parse(text, 1ull << 20, &bytes, err) : 0;
-    if (rc == 0) {
-        rc = vm_control_open(vm->place, vm->name, CHANGE_TIMEOUT_MS, &client, err);
-    }
-    if (rc < 0) {
-        return rc;
-    }
-    rc = vm_control_ask(&client, json_pack("{s:s}", "do", "status"), -1, &status, err);
-    uint64_t all = (uint64_t)json_integer_value(json_object_get(status, "memory_bytes"));
-    json_decref(status);
-    if (rc == 0 &&
-        vm_control_ask(
-            &client, json_pack("{s:s, s:I}", "do", "balloon", "bytes", (json_int_t)MIN(bytes, all)),
-            -1, NULL, NULL) < 0) {
-        *out_waits = true;
-    }
-    *out_waits = *out_waits || bytes > all;
-    control_client_close(&client);
-    return rc;
 }
 
 static uint64_t size_of(const json_t *device)
@@ -457,8 +434,9 @@ static int change_devices(struct change *change, struct error *err)
 int vm_change(struct job *job, const json_t *document, const json_t *old_document, bool *out_waits,
               struct error *err)
 {
-    static const char *const at_start[] = {"engine", "cpus",   "cpu_model",  "kernel",
-                                           "initrd", "append", "huge_pages", "hostname"};
+    static const char *const at_start[] = {"engine",    "cpus_max",   "memory_max",
+                                           "cpu_model", "kernel",     "initrd",
+                                           "append",    "huge_pages", "hostname"};
     struct vm vm;
     struct vm old;
     char seed[PATH_MAX];
@@ -471,7 +449,8 @@ int vm_change(struct job *job, const json_t *document, const json_t *old_documen
         waits = waits || is_other(&vm, &old, at_start[i]);
     }
     vm_state_path(&vm, "seed.iso", seed);
-    int rc = is_up && is_other(&vm, &old, "memory") ? change_memory(&vm, &waits, err) : 0;
+    bool has_limits = is_other(&vm, &old, "memory") || is_other(&vm, &old, "cpus");
+    int rc = is_up && has_limits ? vm_limits_change(&vm, &waits, err) : 0;
     if (rc == 0) {
         struct change change = {.vm = &vm, .old = &old, .is_up = is_up, .waits = waits};
         rc = change_devices(&change, err);

@@ -184,6 +184,21 @@ static void add_traffic(json_t *info, const struct vm *vm, const json_t *stats)
     json_object_set_new(info, "network", nics);
 }
 
+/* What it has now, and what it may get while it runs. */
+static void add_limits(json_t *info, const json_t *status)
+{
+    static const char *const names[][2] = {{"cpus", "vcpus"},
+                                           {"cpus_max", "vcpus_max"},
+                                           {"memory_bytes", "memory_present_bytes"},
+                                           {"memory_max_bytes", "memory_max_bytes"}};
+    for (size_t i = 0; i < ARRAY_COUNT(names); i++) {
+        json_t *value = json_object_get(status, names[i][1]);
+        if (value != NULL) {
+            json_object_set(info, names[i][0], value);
+        }
+    }
+}
+
 int vm_info(const struct place *place, const json_t *document, json_t **out_info, struct error *err)
 {
     struct vm vm;
@@ -211,6 +226,7 @@ int vm_info(const struct place *place, const json_t *document, json_t **out_info
     if (vmm > 0) {
         add_process(info, vmm);
         json_object_set(info, "engine", json_object_get(status, "engine"));
+        add_limits(info, status);
     }
     if (stats != NULL) {
         json_object_set(info, "counters", stats);
