@@ -16,6 +16,7 @@
 
 #include "base/core/compiler.h"
 #include "base/host/file.h"
+#include "manager/containers.h"
 #include "manager/image/files.h"
 #include "manager/image/kernel.h"
 #include "manager/image/tool.h"
@@ -391,7 +392,7 @@ static int need_locked(struct job *job, const char *digest, json_t **out_vm, str
     if (files_open(&job->place, digest, out_vm, NULL) == 0) {
         return 0;
     }
-    int rc = store_open(job->place.state, &store, err);
+    int rc = containers_store(&job->place, &store, err);
     rc = rc < 0 ? rc : template_open(&store, digest, true, &form.layers, err);
     if (rc == 0 && form.layers.count >= LAYERS_MAX) {
         rc = error_set(err, E2BIG, "it has %zu layers: one less can be a VM's", form.layers.count);

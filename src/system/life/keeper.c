@@ -33,6 +33,7 @@
 #include "system/life/files.h"
 #include "system/life/notify.h"
 #include "system/network/network.h"
+#include "system/rootless/rootless.h"
 #include "system/views/views.h"
 
 #define MAX_START (4u << 20)
@@ -58,6 +59,7 @@ struct keeper {
     pid_t pid;
     int pidfd;
     int report; /* -1: has been said */
+    bool is_users;
 };
 
 /* Tells the one who waits for the start. */
@@ -274,9 +276,16 @@ static int connect_network(struct keeper *k, struct error *err)
     (void)snprintf(path, sizeof(path), "/proc/%d/ns/net", k->pid);
     AUTO_CLOSE int namespace_fd = open(path, O_RDONLY | O_CLOEXEC);
     int rc = namespace_fd < 0 ? error_set_errno(err, errno, "opening %s", path) : 0;
+    if (rc == 0 && k->is_users && k->config->card_count == 0) {
+        rc = network_plug_card(NULL, k->name, namespace_fd, err);
+    }
     for (size_t i = 0; rc == 0 && i < k->config->card_count; i++) {
         struct network_card card = k->config->cards[i];
         char host_name[IFNAMSIZ];
+        if (card.switch_path != NULL) {
+            rc = network_plug_card(&card, k->name, namespace_fd, err);
+            continue;
+        }
         document_host_name(&k->store, k->name, i, host_name);
         card.host_name = host_name;
         rc = network_detach_card(host_name, err); /* of a keeper that was killed */
@@ -440,7 +449,11 @@ static int prepare(struct keeper *k, struct error *err)
     fault_step("keeper-locked");
     char path[PATH_MAX];
     (void)snprintf(k->oci, sizeof(k->oci), "%s/oci", k->store.run);
-    k->runtime = (struct runtime){.root = k->oci, .manager = CGROUP_MANAGER_FILES};
+    k->is_users = !rootless_is_host_root();
+    /* Until it ends: closed by nobody. */
+    (void)rootless_need(k->store.run);
+    k->runtime = (struct runtime){
+        .root = k->oci, .manager = CGROUP_MANAGER_FILES, .is_rootless = k->is_users};
     store_keeper_path(&k->store, k->name, NULL, k->bundle);
     store_keeper_path(&k->store, k->name, KEEPER_SOCKET, path);
     rc = console_open(&k->console, path, k->log_path, err);
@@ -477,6 +490,9 @@ int keeper_main(int argc, char **argv)
     static struct keeper keeper; /* too large for a stack of a small process */
     struct keeper *k = &keeper;
     struct error err = {0};
+    if (argc == 2 && strcmp(argv[1], "--hold") == 0) {
+        return rootless_hold_main();
+    }
     if (argc != 3 || strlen(argv[1]) >= sizeof(k->store.run) ||
         store_check_name("container", argv[2], &err) < 0) {
         (void)fputs("hull-ct-keeper: is started by `hull ct start`\n", stderr);

@@ -14,6 +14,7 @@
 #include "base/core/error.h"
 
 #define NETWORK_MAX_ADDRESSES 8
+#define NETWORK_MAX_FORWARDS  16
 /* Made when the first container that names it starts. */
 #define NETWORK_DEFAULT_BRIDGE  "hull0"
 #define NETWORK_DEFAULT_ADDRESS "10.90.0.1/24"
@@ -46,8 +47,12 @@ struct network_card {
     const char *name;      /* in the container: "eth0" */
     const char *host_name; /* of the other end, on the host; at most IFNAMSIZ - 1 */
     const char *bridge;    /* on the host; NULL: the other end stands alone */
-    uint8_t mac[6];        /* all 0: made from host_name (locally administered, always the same) */
-    unsigned mtu;          /* 0: the bridge's, or 1500 */
+    /* In place of a bridge: the socket of a user's switch, and ports of the host that lead here, "LISTEN>CONNECT". */
+    const char *switch_path;
+    const char *forwards[NETWORK_MAX_FORWARDS];
+    size_t forward_count;
+    uint8_t mac[6]; /* all 0: made from host_name (locally administered, always the same) */
+    unsigned mtu;   /* 0: the bridge's, or 1500 */
     struct network_address addresses[NETWORK_MAX_ADDRESSES];
     size_t address_count;
     /* Family 0: none. A gateway outside of the addresses' networks is reached by a route of its own to it (onlink). */
@@ -59,7 +64,14 @@ struct network_card {
  * program ends. Duplicate address detection of IPv6 is off for given addresses (as it would delay the start), lo of the
  * namespace is up. Errors: -EEXIST naming the device that is in the way, -ENODEV naming the bridge that is not there or is
  * none; nothing is left. */
-int must_check network_attach_card(const struct network_card *card, int namespace_fd, struct error *err);
+int must_check network_attach_card(const struct network_card *card, int namespace_fd,
+                                   struct error *err);
+/* The same for a card at a switch, which is a program of an ordinary user: a tap device in the container's namespace, whose descriptor
+ * the switch at 'switch_path' (SOCK_SEQPACKET) gets with {"do":"attach","name","mac","ipv4","forwards":[{"listen","connect"}]}, and
+ * answers {"ok":true} or {"error":"..."}. The device goes with the namespace. Without a card (NULL) lo alone is set up. Done by
+ * a process of its own: a user's namespace has no way back from a container's. */
+int must_check network_plug_card(const struct network_card *card, const char *container,
+                                 int namespace_fd, struct error *err);
 /* Removes a pair by the name of its end on the host. One that is not there is no error; one that is no veth is (-EINVAL). */
 int must_check network_detach_card(const char *host_name, struct error *err);
 

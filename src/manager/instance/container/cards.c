@@ -1,4 +1,6 @@
 /* A container's cards on the manager's networks. */
+#include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "manager/instance/container/container.h"
@@ -81,6 +83,14 @@ static void add_part(json_t **word, const char *key, const char *value)
     }
 }
 
+static void add_forward(json_t **word, const json_t *forward)
+{
+    char text[256];
+    (void)snprintf(text, sizeof(text), "%s>%s", instance_property(forward, "listen"),
+                   instance_property(forward, "connect"));
+    add_part(word, "forward", text);
+}
+
 struct attached {
     json_t *cards, *dns;
 };
@@ -89,15 +99,24 @@ static int attach(const struct network_port *port, size_t number, void *ctx, str
 {
     struct attached *all = ctx;
     const char *own_name = instance_property(port->nic, "name");
-    json_t *card, *server;
+    json_t *card, *server, *forward;
     size_t i;
     int rc = network_up(port->place, port->network, err);
     rc = rc < 0 ? rc : network_attach_container(port, &card, err);
+    if (rc == -EOPNOTSUPP && !port->place->is_root) {
+        return 0; /* a network for VMs alone */
+    }
     if (rc < 0) {
         return error_prefix(err, rc, "device %.64s", port->device);
     }
-    json_t *word = json_sprintf("bridge=%s,name=%s", text_of(card, "bridge"),
+    bool has_switch = text_of(card, "switch") != NULL;
+    json_t *word = json_sprintf("%s=%s,name=%s", has_switch ? "switch" : "bridge",
+                                text_of(card, has_switch ? "switch" : "bridge"),
                                 own_name != NULL ? own_name : port->device);
+    json_array_foreach(has_switch ? port->forwards : NULL, i, forward)
+    {
+        add_forward(&word, forward);
+    }
     add_part(&word, "mac", text_of(card, "mac"));
     add_part(&word, "ip", text_of(card, "ipv4"));
     add_part(&word, "gateway", text_of(card, "gateway"));

@@ -1,0 +1,23 @@
+/* Where the manager's containers and templates lie for `system`, and an ordinary user's namespace for what works on them. */
+#ifndef MANAGER_CONTAINERS_H
+#define MANAGER_CONTAINERS_H
+
+#include <jansson.h>
+#include <stdbool.h>
+
+#include "base/core/error.h"
+#include "manager/place.h"
+#include "system/life/life.h"
+
+int must_check containers_store(const struct place *place, struct store *out_store,
+                                struct error *err);
+/* 'keeper' is borrowed; NULL: nothing is started. */
+int must_check containers_open(const struct place *place, const char *keeper, struct life *out_life,
+                               struct error *err);
+/* Does a job work on files of containers or templates? What starts VMs must not be in a user's namespace. */
+bool containers_concern(const struct place *place, const char *job, const json_t *request);
+/* In a worker, before anything is done to files of containers or templates: an ordinary user's process goes into his namespace
+ * (system/rootless). */
+int must_check containers_enter(struct place *place, struct error *err);
+
+#endif
