@@ -83,7 +83,8 @@ static int run_job(struct job *job, const char *name, json_t **out_result, struc
     int rc = containers_concern(&job->place, name, job->request)
                  ? containers_enter(&job->place, err)
                  : 0;
-    /* Disks for VMs are made and imported without. */
+    /* Disks for VMs are made and imported without; should it have been needed, that is the reason. */
+    struct error why = rc < 0 && err != NULL ? *err : (struct error){0};
     if (rc < 0 && strncmp(name, "image-", 6) != 0) {
         return rc;
     }
@@ -91,6 +92,9 @@ static int run_job(struct job *job, const char *name, json_t **out_result, struc
                                                    : kind->run(job, out_result, err);
     if (rc < 0 && err->code == 0) {
         rc = error_set_errno(err, -rc, "%s", name);
+    }
+    if (rc == -EPERM && why.code != 0) {
+        rc = error_set(err, why.code, "%s", why.text);
     }
     return rc;
 }

@@ -41,6 +41,13 @@ int must_check life_index_add(struct life_index *index, const char *name,
 int must_check life_index_template(struct life_index *index, const char *wanted,
                                    const struct template_layers **out_layers, struct error *err);
 
+/* Of an ordinary user's container: what he can never have, and whether what the runtime could not give ("degraded" of its state) are
+ * limits that were asked for. Where none are and none were, nothing needs to be applied. */
+int must_check users_check(const struct config *config, struct error *err);
+int must_check users_check_limits(const struct config *config, const json_t *degraded,
+                                  struct error *err);
+bool users_may_skip_limits(const struct config *before, const struct config *after);
+
 /* Applies limits to a running container. */
 int must_check life_apply(const struct life *life, const struct config *config, struct error *err);
 

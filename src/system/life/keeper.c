@@ -31,6 +31,7 @@
 #include "system/life/console.h"
 #include "system/life/document.h"
 #include "system/life/files.h"
+#include "system/life/internal.h"
 #include "system/life/notify.h"
 #include "system/network/network.h"
 #include "system/rootless/rootless.h"
@@ -301,6 +302,12 @@ static int run_container(struct keeper *k, struct error *err)
         return rc;
     }
     fault_step("keeper-created");
+    if (k->is_users) {
+        rc = users_check_limits(k->config, json_object_get(k->loaded.state.data, "degraded"), err);
+        if (rc < 0) {
+            return rc;
+        }
+    }
     k->pid = k->loaded.state.pid;
     k->pidfd = state_open_process(&k->loaded.state);
     rc = k->pidfd < 0 ? error_set(err, ESRCH, "the container's process has ended") : 0;
@@ -452,8 +459,10 @@ static int prepare(struct keeper *k, struct error *err)
     k->is_users = !rootless_is_host_root();
     /* Until it ends: closed by nobody. */
     (void)rootless_need(k->store.run);
-    k->runtime = (struct runtime){
-        .root = k->oci, .manager = CGROUP_MANAGER_FILES, .is_rootless = k->is_users};
+    k->runtime = (struct runtime){.root = k->oci,
+                                  .manager = CGROUP_MANAGER_FILES,
+                                  .is_rootless = k->is_users,
+                                  .may_halt = k->is_users};
     store_keeper_path(&k->store, k->name, NULL, k->bundle);
     store_keeper_path(&k->store, k->name, KEEPER_SOCKET, path);
     rc = console_open(&k->console, path, k->log_path, err);

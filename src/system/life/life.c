@@ -27,8 +27,10 @@ int life_open(struct life *out, const char *state, const char *run, const char *
     }
     *out = life;
     (void)snprintf(out->oci, sizeof(out->oci), "%s/oci", life.store.run);
-    out->runtime = (struct runtime){
-        .root = out->oci, .manager = CGROUP_MANAGER_FILES, .is_rootless = life.is_users};
+    out->runtime = (struct runtime){.root = out->oci,
+                                    .manager = CGROUP_MANAGER_FILES,
+                                    .is_rootless = life.is_users,
+                                    .may_halt = life.is_users};
     return 0;
 }
 

@@ -14,7 +14,7 @@
 #include "system/rootless/space.h"
 
 /* Operations often come in rows, and a namespace takes some milliseconds to make. */
-#define LINGER_MS 10000
+#define LINGER_MS 4000
 #define MAX_USERS 4096
 
 struct holder {

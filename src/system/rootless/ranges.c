@@ -41,7 +41,7 @@ int rootless_find_range(const char *text, const char *user, uid_t uid, uint32_t 
         bool is_line = line[length] == ':' && is_user(line, length, user, uid) &&
                        sscanf(line + length + 1, "%llu:%llu", &first, &count) == 2;
         if (is_line && count >= least && first > 0 && first <= UINT32_MAX &&
-            count < UINT32_MAX - first) {
+            count <= UINT32_MAX - first) {
             *out_range = (struct rootless_range){(uint32_t)first, (uint32_t)count};
             return 0;
         }
