@@ -1,9 +1,15 @@
 #include "manager/containers.h"
 
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/host/file.h"
 #include "base/host/program.h"
 #include "manager/instance/instance.h"
 #include "manager/text.h"
@@ -65,4 +71,51 @@ int containers_enter(struct place *place, struct error *err)
     rc = rc < 0 ? rc : rootless_enter(run_of(place, run), keeper, err);
     place->has_owners = rc == 0;
     return rc;
+}
+
+/* In the new process. */
+noreturn_fn static void do_inside(struct job *job, pid_t parent, int report,
+                                  int (*fn)(void *ctx, struct error *err), void *ctx)
+{
+    struct error why = {0};
+    (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+    int rc = getppid() != parent ? -ESRCH : containers_enter(&job->place, &why);
+    rc = rc < 0 ? rc : fn(ctx, &why);
+    if (rc < 0 && why.code == 0) {
+        error_ignore(error_set_errno(&why, -rc, "working in the user's namespace"));
+    }
+    _exit(rc < 0 && write(report, &why, sizeof(why)) > 0 ? 1 : 0);
+}
+
+int containers_do(struct job *job, int (*fn)(void *ctx, struct error *err), void *ctx,
+                  struct error *err)
+{
+    int fds[2], status;
+    struct error why = {0};
+    if (job->place.has_owners) {
+        return fn(ctx, err);
+    }
+    if (pipe2(fds, O_CLOEXEC) < 0) {
+        return error_set_errno(err, errno, "starting a process in the user's namespace");
+    }
+    AUTO_CLOSE int from = fds[0], to = fds[1];
+    pid_t parent = getpid(), pid = fork();
+    if (pid == 0) {
+        do_inside(job, parent, to, fn, ctx);
+    }
+    if (pid < 0) {
+        return error_set_errno(err, errno, "starting a process in the user's namespace");
+    }
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+        if (job_is_cancelled(job)) {
+            (void)kill(pid, SIGTERM); /* ours, not waited for yet */
+        }
+    }
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 0) {
+        return 0;
+    }
+    (void)fcntl(from, F_SETFL, O_NONBLOCK);
+    return read(from, &why, sizeof(why)) == sizeof(why)
+               ? error_set(err, why.code, "%s", why.text)
+               : error_set(err, ECHILD, "a process in the user's namespace was killed");
 }

@@ -6,6 +6,7 @@
 #include <stdbool.h>
 
 #include "base/core/error.h"
+#include "manager/operation/job.h"
 #include "manager/place.h"
 #include "system/life/life.h"
 
@@ -19,5 +20,9 @@ bool containers_concern(const struct place *place, const char *job, const json_t
 /* In a worker, before anything is done to files of containers or templates: an ordinary user's process goes into his namespace
  * (system/rootless). */
 int must_check containers_enter(struct place *place, struct error *err);
+/* Calls 'fn' where files can be given to others: here, or in a process of its own in the user's namespace, for a job that may not enter it.
+ * What 'fn' leaves are files, not memory. */
+int must_check containers_do(struct job *job, int (*fn)(void *ctx, struct error *err), void *ctx,
+                             struct error *err);
 
 #endif

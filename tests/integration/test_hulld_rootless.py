@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import signal
 import socket
+import tarfile
 import tempfile
 import threading
 
@@ -165,6 +166,49 @@ def test_users_are_apart(one, two):
     assert status(two, "same") == "running" and sh(two, "same", "cat /root/whose").stdout == f"{TWO}\n"
     for manager in (one, two):
         manager.hull("delete", "--all", "--force")
+
+
+def test_systemd(place, one):
+    """systemd needs a control group that is the user's; `hull` has hulld started in one where it can."""
+    root = place.folder / "systemd"
+    with tarfile.open(place.folder / "root.tar") as tar:
+        tar.extractall(root)
+    (root / "sbin/init").unlink()
+    (root / "lib/systemd").mkdir(parents=True)
+    (root / "sbin/init").symlink_to("/lib/systemd/systemd")
+    shutil.copy(root / "bin/busybox", root / "lib/systemd/systemd")
+    with tarfile.open(place.folder / "systemd.tar", "w") as tar:
+        tar.add(root, ".")
+    one.hull("image", "import", place.folder / "systemd.tar", "--alias", "sd")
+    ended = one.wait(one.ok("POST", "/v1/instances", {"name": "sd", "image": "sd", "start": True}))
+    assert ended["status"] == "failed" and "systemd-run --user" in ended["error"]["message"] and "sd" not in one.names()
+
+
+def kill_started(manager):
+    (started,) = [pid for pid, line in manager.processes().items() if "hulld" in line]
+    os.kill(started, signal.SIGKILL)
+    until(lambda: started not in manager.processes(), "the end of hulld")
+
+
+def test_started_in_a_scope(place, two):
+    two.kill()
+    programs, asked = two.folder / "programs", two.folder / "asked"
+    programs.mkdir()
+    (two.runtime / "systemd").mkdir()
+    (two.runtime / "systemd/private").touch()
+    (two.runtime / "systemd").chmod(0o755)
+    stand_in = programs / "systemd-run"
+    stand_in.write_text(f'#!/bin/sh\necho "$@" > {asked}\nwhile [ "$1" != -- ]; do shift; done\nshift\nexec "$@"\n')
+    stand_in.chmod(0o755)
+    two.environment["PATH"] = f"{programs}:{two.environment['PATH']}"
+    assert two.hull("list").returncode == 0
+    assert asked.read_text().startswith("--user --scope --quiet --collect -p Delegate=yes -- /") and "--idle-exit 300" in asked.read_text()
+    kill_started(two)
+    # Where that fails it is started all the same.
+    stand_in.write_text("#!/bin/sh\nexit 1\n")
+    assert two.hull("list").returncode == 0
+    kill_started(two)
+    two.start()
 
 
 def holders(manager):

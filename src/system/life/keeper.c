@@ -22,6 +22,7 @@
 
 #include "base/host/event_loop.h"
 #include "base/host/file.h"
+#include "container/descriptor.h"
 #include "container/runtime/fault.h"
 #include "container/runtime/loaded.h"
 #include "container/runtime/protect.h"
@@ -295,6 +296,19 @@ static int connect_network(struct keeper *k, struct error *err)
     return rc;
 }
 
+/* What a user's container needs of control groups, and did not get. */
+static int check_groups(const struct keeper *k, struct error *err)
+{
+    AUTO_HANDLE int group = cgroup_open_unified(k->loaded.cgroup);
+    if (group < 0 && k->config->init[0] == NULL && files_stop_signal(k->root) == SIGRTMIN + 3) {
+        return error_set(
+            err, EOPNOTSUPP,
+            "its init is systemd, which needs a control group that is yours: let hulld run "
+            "in one: systemd-run --user --scope -p Delegate=yes hulld");
+    }
+    return users_check_limits(k->config, json_object_get(k->loaded.state.data, "degraded"), err);
+}
+
 static int run_container(struct keeper *k, struct error *err)
 {
     int rc = create_container(k, err);
@@ -302,11 +316,9 @@ static int run_container(struct keeper *k, struct error *err)
         return rc;
     }
     fault_step("keeper-created");
-    if (k->is_users) {
-        rc = users_check_limits(k->config, json_object_get(k->loaded.state.data, "degraded"), err);
-        if (rc < 0) {
-            return rc;
-        }
+    rc = k->is_users ? check_groups(k, err) : 0;
+    if (rc < 0) {
+        return rc;
     }
     k->pid = k->loaded.state.pid;
     k->pidfd = state_open_process(&k->loaded.state);
