@@ -12,6 +12,7 @@
 #include "base/host/file.h"
 #include "base/host/program.h"
 #include "manager/instance/instance.h"
+#include "manager/network/network.h"
 #include "manager/text.h"
 #include "system/rootless/rootless.h"
 
@@ -61,12 +62,25 @@ bool containers_concern(const struct place *place, const char *job, const json_t
     return is_found;
 }
 
-int containers_enter(struct place *place, struct error *err)
+/* What fails here fails again, and is told, when a card is attached. */
+static void start_networks(const struct place *place, const json_t *request)
+{
+    json_t *network;
+    struct error ignored;
+    const char *name;
+    json_object_foreach(json_object_get(request, "networks"), name, network)
+    {
+        error_ignore(network_up(place, network, &ignored));
+    }
+}
+
+int containers_enter(struct place *place, const json_t *request, struct error *err)
 {
     char run[PATH_MAX], keeper[PATH_MAX];
     if (place->has_owners) {
         return 0;
     }
+    start_networks(place, request);
     int rc = program_find("hull-ct-keeper", false, keeper, sizeof(keeper), err);
     rc = rc < 0 ? rc : rootless_enter(run_of(place, run), keeper, err);
     place->has_owners = rc == 0;
@@ -79,7 +93,7 @@ noreturn_fn static void do_inside(struct job *job, pid_t parent, int report,
 {
     struct error why = {0};
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
-    int rc = getppid() != parent ? -ESRCH : containers_enter(&job->place, &why);
+    int rc = getppid() != parent ? -ESRCH : containers_enter(&job->place, NULL, &why);
     rc = rc < 0 ? rc : fn(ctx, &why);
     if (rc < 0 && why.code == 0) {
         error_ignore(error_set_errno(&why, -rc, "working in the user's namespace"));

@@ -18,8 +18,8 @@ int must_check containers_open(const struct place *place, const char *keeper, st
 /* Does a job work on files of containers or templates? What starts VMs must not be in a user's namespace. */
 bool containers_concern(const struct place *place, const char *job, const json_t *request);
 /* In a worker, before anything is done to files of containers or templates: an ordinary user's process goes into his namespace
- * (system/rootless). */
-int must_check containers_enter(struct place *place, struct error *err);
+ * (system/rootless). What serves the networks of 'request' (NULL: none) is started before, as it is not to be in there. */
+int must_check containers_enter(struct place *place, const json_t *request, struct error *err);
 /* Calls 'fn' where files can be given to others: here, or in a process of its own in the user's namespace, for a job that may not enter it.
  * What 'fn' leaves are files, not memory. */
 int must_check containers_do(struct job *job, int (*fn)(void *ctx, struct error *err), void *ctx,

@@ -81,7 +81,7 @@ static int run_job(struct job *job, const char *name, json_t **out_result, struc
         return error_set(err, EOPNOTSUPP, "operation %s: no job is called '%s'", job->id, name);
     }
     int rc = containers_concern(&job->place, name, job->request)
-                 ? containers_enter(&job->place, err)
+                 ? containers_enter(&job->place, job->request, err)
                  : 0;
     /* Disks for VMs are made and imported without; should it have been needed, that is the reason. */
     struct error why = rc < 0 && err != NULL ? *err : (struct error){0};
@@ -135,7 +135,8 @@ static int serve(struct place *place, const json_t *document, const json_t *requ
 {
     static const struct instance_driver *const drivers[] = {&container_driver, &vm_driver};
     const char *kind = json_string_value(json_object_get(document, "kind"));
-    int rc = kind != NULL && strcmp(kind, "container") == 0 ? containers_enter(place, err) : 0;
+    int rc =
+        kind != NULL && strcmp(kind, "container") == 0 ? containers_enter(place, NULL, err) : 0;
     if (rc < 0) {
         return rc;
     }
