@@ -76,10 +76,9 @@ static json_t *describe(const struct network_card *card, const char *container, 
     json_t *message = json_pack("{s:s, s:s, s:s, s:o}", "do", "attach", "name", container, "mac",
                                 mac, "forwards", forwards);
     for (size_t i = 0; i < card->address_count; i++) {
-        if (card->addresses[i].family == AF_INET) {
-            network_format(&card->addresses[i], false, address);
-            (void)json_object_set_new(message, "ipv4", json_string(address));
-        }
+        bool is_v6 = card->addresses[i].family == AF_INET6;
+        network_format(&card->addresses[i], false, address);
+        (void)json_object_set_new(message, is_v6 ? "ipv6" : "ipv4", json_string(address));
     }
     return message;
 }
