@@ -241,13 +241,19 @@ def test_nothing_is_left(one):
 
 
 def serve_switch(listener, told):
-    """A switch that has one port: it answers, and echoes what comes from the container back to it with the addresses of Ethernet exchanged."""
-    connection, _ = listener.accept()
-    with connection:
-        text, rights, _, _ = connection.recvmsg(65536, socket.CMSG_SPACE(4))
-        told["message"] = json.loads(text)
-        told["tap"] = array.array("i", rights[0][2])[0]
-        connection.send(json.dumps({"ok": True} if told["is_good"] else {"error": "no room"}).encode())
+    """A switch that says the same to all who ask, and keeps the device of the last."""
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return
+        with connection:
+            text, rights, _, _ = connection.recvmsg(65536, socket.CMSG_SPACE(4))
+            if "tap" in told:
+                os.close(told["tap"])
+            told["message"] = json.loads(text)
+            told["tap"] = array.array("i", rights[0][2])[0]
+            connection.send(json.dumps({"ok": True} if told["is_good"] else {"error": "no room"}).encode())
 
 
 @pytest.mark.parametrize("is_good", [True, False])
@@ -265,6 +271,7 @@ def test_switch(one, is_good):
         digest = next(row["name"] for row in one.get("/v1/images"))
         one.hull("ct", "create", "wired", "--from", digest, "--network", card)
         started = one.hull("ct", "start", "wired", check=False)
+        listener.shutdown(socket.SHUT_RDWR)
         thread.join(30)
     try:
         assert told["message"] == {"do": "attach", "name": "wired", "mac": "52:54:00:00:00:01", "ipv4": "10.0.2.15",

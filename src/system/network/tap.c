@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/host/file.h"
@@ -20,6 +21,8 @@
 
 #define ANSWER_S   10
 #define MAX_ANSWER 4096
+#define MAX_TRIES  60
+#define PAUSE_NS   50000000
 
 static int make_device(const struct network_card *card, struct error *err)
 {
@@ -177,7 +180,13 @@ static int attach(const struct network_card *card, const char *container, int na
     }
     rc = set_mtu(card, inside, err);
     rc = rc < 0 ? rc : link_configure(card, inside, err);
-    return rc < 0 ? rc : tell_switch(card, container, device, err);
+    rc = rc < 0 ? rc : tell_switch(card, container, device, err);
+    /* The kernel takes its time with the namespace, and the port, that it had before a restart. */
+    for (unsigned i = 0; rc == -EADDRINUSE && i < MAX_TRIES; i++) {
+        (void)nanosleep(&(struct timespec){.tv_nsec = PAUSE_NS}, NULL); /* shorter is fine */
+        rc = tell_switch(card, container, device, err);
+    }
+    return rc;
 }
 
 int network_plug_card(const struct network_card *card, const char *container, int namespace_fd,
