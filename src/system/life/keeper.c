@@ -62,6 +62,7 @@ struct keeper {
     int pidfd;
     int report; /* -1: has been said */
     bool is_users;
+    int network; /* the container's namespace, where a switch has to be left; -1 */
 };
 
 /* Tells the one who waits for the start. */
@@ -285,6 +286,7 @@ static int connect_network(struct keeper *k, struct error *err)
         struct network_card card = k->config->cards[i];
         char host_name[IFNAMSIZ];
         if (card.switch_path != NULL) {
+            k->network = k->network < 0 ? fcntl(namespace_fd, F_DUPFD_CLOEXEC, 3) : k->network;
             rc = network_plug_card(&card, k->name, namespace_fd, err);
             continue;
         }
@@ -340,6 +342,11 @@ static void remove_container(struct keeper *k)
     if (k->pidfd >= 0) {
         close(k->pidfd);
         k->pidfd = -1;
+    }
+    if (k->network >= 0) {
+        network_unplug_cards(k->config->cards, k->config->card_count, k->network);
+        close(k->network);
+        k->network = -1;
     }
     if (k->loaded.state.data != NULL) {
         loaded_close(&k->loaded);
@@ -521,7 +528,7 @@ int keeper_main(int argc, char **argv)
     }
     k->name = argv[2];
     (void)snprintf(k->store.run, sizeof(k->store.run), "%s", argv[1]);
-    k->pidfd = -1;
+    k->pidfd = k->network = -1;
     k->console = (struct console){.listener = -1, .master = -1, .slave = -1, .log = -1};
     k->report = KEEPER_REPORT_FD;
     (void)umask(022);

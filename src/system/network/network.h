@@ -68,10 +68,12 @@ int must_check network_attach_card(const struct network_card *card, int namespac
                                    struct error *err);
 /* The same for a card at a switch, which is a program of an ordinary user: a tap device in the container's namespace, whose descriptor
  * the switch at 'switch_path' (SOCK_SEQPACKET) gets with {"do":"attach","name","mac","ipv4","forwards":[{"listen","connect"}]}, and
- * answers {"ok":true} or {"error":"..."}. The device goes with the namespace. Without a card (NULL) lo alone is set up. Done by
+ * answers {"ok":true} or {"error":"..."}. Without a card (NULL) lo alone is set up. Done by
  * a process of its own: a user's namespace has no way back from a container's. */
 int must_check network_plug_card(const struct network_card *card, const char *container,
                                  int namespace_fd, struct error *err);
+/* Takes devices of cards at a switch away: the descriptor that the switch has keeps the namespace, and so the port, until then. */
+void network_unplug_cards(const struct network_card *cards, size_t count, int namespace_fd);
 /* Removes a pair by the name of its end on the host. One that is not there is no error; one that is no veth is (-EINVAL). */
 int must_check network_detach_card(const char *host_name, struct error *err);
 

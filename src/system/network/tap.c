@@ -218,3 +218,20 @@ int network_plug_card(const struct network_card *card, const char *container, in
                : error_set(err, ECHILD, "connecting container %s: the process for it has ended",
                            container);
 }
+
+void network_unplug_cards(const struct network_card *cards, size_t count, int namespace_fd)
+{
+    pid_t pid = fork();
+    if (pid == 0) {
+        struct error ignored;
+        int inside = -1;
+        bool is_in = setns(namespace_fd, CLONE_NEWNET) == 0 && netlink_open(&inside, &ignored) == 0;
+        for (size_t i = 0; is_in && i < count; i++) {
+            int index = cards[i].switch_path != NULL ? netlink_index(inside, cards[i].name) : -1;
+            error_ignore(index < 0 ? index : link_delete(inside, (unsigned)index));
+        }
+        _exit(0);
+    }
+    while (pid > 0 && waitpid(pid, NULL, 0) < 0 && errno == EINTR) {
+    }
+}
