@@ -50,7 +50,8 @@ static int run_of_user(char out[PLACE_MAX_PATH], struct error *err)
 
 static int find(const char *state, struct place *out_place, struct error *err)
 {
-    *out_place = (struct place){.is_root = geteuid() == 0};
+    bool is_root = geteuid() == 0;
+    *out_place = (struct place){.is_root = is_root, .has_owners = is_root};
     if (state == NULL) {
         state = getenv("HULL_STATE");
     }

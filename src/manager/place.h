@@ -13,7 +13,9 @@ struct place {
     char state[PLACE_MAX_PATH]; /* absolute */
     char run[PLACE_MAX_PATH];
     char cache[PLACE_MAX_PATH]; /* what can be had again */
-    bool is_root;               /* the effective user is root */
+    bool is_root;               /* the manager's user is root */
+    bool
+        has_owners; /* this process may give files to others: root, or a user's worker in his namespace */
 };
 
 /* Finds the folders, and makes those that are missing for their owner alone. 'state' NULL: the default, also $HULL_STATE; with another one RUN is

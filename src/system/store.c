@@ -18,7 +18,7 @@ static int make_below(const char *folder, const char *name, mode_t mode, struct 
     return file_make_folders(path, mode, 0755, err);
 }
 
-int store_open(const char *state, struct store *out, struct error *err)
+int store_open(const char *state, const char *run, struct store *out, struct error *err)
 {
     struct store store;
     const char *given = state != NULL ? state : STORE_DEFAULT_STATE;
@@ -31,13 +31,18 @@ int store_open(const char *state, struct store *out, struct error *err)
     if (realpath(given, real) == NULL) {
         return error_set_errno(err, errno, "opening %s", given);
     }
-    if (strlen(real) + sizeof("/run") > sizeof(store.state)) {
-        return error_set(err, ENAMETOOLONG, "%.100s...: longer than %d bytes", real,
-                         STORE_MAX_PATH);
+    if (strlen(real) + sizeof("/run") > sizeof(store.state) ||
+        (run != NULL && strlen(run) >= sizeof(store.run))) {
+        return error_set(err, ENAMETOOLONG, "%.100s...: longer than %d bytes",
+                         run != NULL ? run : real, STORE_MAX_PATH);
     }
     (void)snprintf(store.state, sizeof(store.state), "%s", real);
-    (void)snprintf(store.run, sizeof(store.run), "%s%s", is_default ? STORE_DEFAULT_RUN : real,
-                   is_default ? "" : "/run");
+    bool is_said = run != NULL;
+    (void)snprintf(store.run, sizeof(store.run), "%s%s",
+                   is_said      ? run
+                   : is_default ? STORE_DEFAULT_RUN
+                                : real,
+                   is_said || is_default ? "" : "/run");
     /* Roots of containers are reached by ids that are not their owners': 0711. What has secrets is 0700. */
     rc = make_below(store.state, "containers", 0711, err);
     rc = rc < 0 ? rc : make_below(store.state, "templates/names", 0711, err);

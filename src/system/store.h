@@ -7,7 +7,7 @@
  *   RUN/keeper/NAME/               the keeper's: keeper.sock, lock
  *   RUN/root/                      where keepers mount root file systems, each in its own mount namespace
  *
- * RUN is /run/hull/ct for the default STATE, else STATE/run. */
+ * RUN is /run/hull/ct for the default STATE, else STATE/run, or what the caller says. */
 #ifndef SYSTEM_STORE_H
 #define SYSTEM_STORE_H
 
@@ -25,9 +25,10 @@ struct store {
     char run[STORE_MAX_PATH];
 };
 
-/* Finds the folders and makes those that are missing, for their owner alone. 'state' NULL: the default.
+/* Finds the folders and makes those that are missing, for their owner alone. 'state', 'run' NULL: the default.
  * Errors: -ENAMETOOLONG, -EACCES, or what making them says. */
-int must_check store_open(const char *state, struct store *out_store, struct error *err);
+int must_check store_open(const char *state, const char *run, struct store *out_store,
+                          struct error *err);
 
 /* "STATE/containers/NAME/FILE" and the like: 'file' NULL leaves it away. The result always fits: names are at most 64
  * characters. */

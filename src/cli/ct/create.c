@@ -11,6 +11,7 @@
 #include "base/host/file.h"
 #include "cli/ct/ct.h"
 #include "cli/progress.h"
+#include "system/rootless/rootless.h"
 
 #define MAX_COUNT 10000
 /* How long the owners of addresses may take to say so. */
@@ -336,7 +337,9 @@ static int create_all(const struct ct_create_options *options, const struct life
 {
     struct bridge bridge = {0};
     struct error err = {0};
+    /* An ordinary user can have none at a bridge. */
     bool has_card = json_object_get(options->document, "network") != NULL ||
+                    (options->bridge == NULL && !rootless_is_host_root()) ||
                     (options->bridge != NULL && strcmp(options->bridge, "none") == 0);
     struct life_index *index = NULL;
     int rc = has_card ? 0 : look_at_bridge(options, &bridge, &err);

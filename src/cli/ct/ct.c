@@ -4,9 +4,12 @@
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/core/size.h"
 #include "base/host/program.h"
+#include "manager/place.h"
+#include "system/rootless/rootless.h"
 
 static const struct verb *const ct_verbs[] = {
     &ct_create_verb,   &ct_start_verb,   &ct_stop_verb,
@@ -85,10 +88,31 @@ int ct_parse_autostart(void *into, const char *value, struct error *err)
     return 0;
 }
 
+int ct_enter(const char **state, char run[PATH_MAX], const char **out_run, struct error *err)
+{
+    static struct place place;
+    char keeper[PATH_MAX];
+    if (geteuid() == 0) {
+        return 0;
+    }
+    int rc = program_find("hull-ct-keeper", false, keeper, sizeof(keeper), err);
+    rc = rc < 0 ? rc : place_open(*state, &place, err);
+    (void)snprintf(run, PATH_MAX, "%s/ct", rc < 0 ? "" : place.run);
+    rc = rc < 0 ? rc : rootless_enter(run, keeper, err);
+    if (rc == 0) {
+        *state = place.state;
+        *out_run = run;
+    }
+    return rc;
+}
+
 int ct_open(const struct ct_options *options, struct life *out_life, struct error *err)
 {
     static char keeper[PATH_MAX];
     struct error missing; /* told when something is to be started */
     bool is_there = program_find("hull-ct-keeper", false, keeper, sizeof(keeper), &missing) == 0;
-    return life_open(out_life, options->state, is_there ? keeper : NULL, err);
+    char run[PATH_MAX];
+    const char *state = options->state, *users_run = NULL;
+    int rc = ct_enter(&state, run, &users_run, err);
+    return rc < 0 ? rc : life_open(out_life, state, users_run, is_there ? keeper : NULL, err);
 }

@@ -44,6 +44,10 @@ int ct_parse_autostart(void *into, const char *value, struct error *err);
         "all", 'a', NULL, help, NULL, ct_parse_all                                                 \
     }
 
+/* An ordinary user's process goes into his namespace (system/rootless); 'state' becomes that of his manager, and 'out_run' leads to the
+ * folder for what runs. Nothing changes for root. */
+int must_check ct_enter(const char **state, char run[PATH_MAX], const char **out_run,
+                        struct error *err);
 /* The store, and the keeper's program, whose path 'life' keeps. */
 int must_check ct_open(const struct ct_options *options, struct life *out_life, struct error *err);
 

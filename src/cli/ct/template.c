@@ -118,7 +118,8 @@ static const struct option_spec build_table[] = {
      "minimal|standard|web|busybox", parse_variant},
     {"suite", 0, "SUITE", "Debian's release, as in bookworm (default: the host's)", NULL,
      parse_suite},
-    {"from", 0, "TEMPLATE", "a layer on this template in place of a variant", "TEMPLATE", parse_from},
+    {"from", 0, "TEMPLATE", "a layer on this template in place of a variant", "TEMPLATE",
+     parse_from},
     {"root-tree", 0, "PATH", "the content of a folder or tar file in place of a variant", "FILE",
      parse_root_tree},
     {"package", 'p', "PACKAGE", "one more of Debian's packages; may be given again", NULL,
@@ -165,7 +166,11 @@ static int begin(const struct verb *verb, int words, int argc, char **argv,
                         verb->arguments);
         return cli_fail(&err);
     }
-    return store_open(options->state, out_store, &err) < 0 ? cli_fail(&err) : -1;
+    char run[PATH_MAX];
+    const char *state = options->state, *users_run = NULL;
+    int rc = ct_enter(&state, run, &users_run, &err);
+    rc = rc < 0 ? rc : store_open(state, users_run, out_store, &err);
+    return rc < 0 ? cli_fail(&err) : -1;
 }
 
 static void interrupted(int signal_number)

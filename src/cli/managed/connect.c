@@ -89,6 +89,33 @@ static int wait_until_listening(const struct client *client, pid_t pid, int log,
                    : error_set(err, ETIMEDOUT, "it does not listen: see %s", path);
 }
 
+static int run(const struct client *client, const char *program, const char *const *argv, int log,
+               const char *path, struct error *err)
+{
+    struct process_spec spec = {
+        .program = program, .argv = argv, .stdout_fd = -1, .stderr_fd = log, .outlives_us = true};
+    pid_t pid;
+    int rc = process_spawn(&spec, strcmp(program, "hulld") != 0, &pid, err);
+    return rc < 0 ? rc : wait_until_listening(client, pid, log, path, err);
+}
+
+/* Within a control group that is the user's, where his systemd gives one: his containers' limits, and systemd in them, need that. */
+static bool start_in_scope(const struct client *client, int log, const char *path)
+{
+    char manager[PATH_MAX], hulld[PATH_MAX], found[PATH_MAX];
+    const char *runtime = getenv("XDG_RUNTIME_DIR");
+    struct error ignored;
+    (void)snprintf(manager, sizeof(manager), "%s/systemd/private", runtime != NULL ? runtime : "");
+    if (geteuid() == 0 || runtime == NULL || access(manager, F_OK) < 0 ||
+        program_find("systemd-run", true, found, sizeof(found), &ignored) < 0 ||
+        program_find("hulld", false, hulld, sizeof(hulld), &ignored) < 0) {
+        return false;
+    }
+    const char *argv[] = {"systemd-run",  "--user", "--scope", "--quiet",     "--collect", "-p",
+                          "Delegate=yes", "--",     hulld,     "--idle-exit", "300",       NULL};
+    return run(client, "systemd-run", argv, log, path, &ignored) == 0;
+}
+
 static int start(const struct client *client, struct error *err)
 {
     struct place place;
@@ -104,11 +131,7 @@ static int start(const struct client *client, struct error *err)
     if (log < 0) {
         return error_set_errno(err, errno, "log %s", path);
     }
-    struct process_spec spec = {
-        .program = "hulld", .argv = argv, .stdout_fd = -1, .stderr_fd = log, .outlives_us = true};
-    pid_t pid;
-    rc = process_spawn(&spec, false, &pid, err);
-    return rc < 0 ? rc : wait_until_listening(client, pid, log, path, err);
+    return start_in_scope(client, log, path) ? 0 : run(client, "hulld", argv, log, path, err);
 }
 
 /* The host's own, which systemd looks after. */

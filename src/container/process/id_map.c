@@ -79,11 +79,11 @@ static int write_map(pid_t pid, const char *name, const struct spec_id_mappings 
     return text == NULL ? -ENOMEM : write_file(pid, name, text);
 }
 
-/* The kernel lets everybody map his own id; more only with rights, or by the helper that has them. */
+/* The kernel lets everybody map his own id; more only with rights, as the root of a user namespace has them, or by the helper. */
 static int map_uids(pid_t pid, const struct spec_id_mappings *mappings, bool is_rootless,
                     struct error *err)
 {
-    int rc = is_rootless && !is_own_id_alone(mappings, geteuid())
+    int rc = is_rootless && geteuid() != 0 && !is_own_id_alone(mappings, geteuid())
                  ? -EPERM
                  : write_map(pid, "uid_map", mappings);
     if (rc == -EPERM && is_rootless) {
@@ -96,9 +96,10 @@ static int map_gids(pid_t pid, const struct spec_id_mappings *mappings, bool is_
                     struct error *err)
 {
     int rc = -EPERM;
-    if (!is_rootless) {
+    if (!is_rootless || geteuid() == 0) {
         rc = write_map(pid, "gid_map", mappings);
-    } else if (is_own_id_alone(mappings, getegid())) {
+    }
+    if (is_rootless && rc == -EPERM && is_own_id_alone(mappings, getegid())) {
         /* Without this a member of a group could leave it by setgroups, and with it what the group is denied. */
         rc = write_file(pid, "setgroups", "deny");
         rc = rc < 0 && rc != -ENOENT ? rc : write_map(pid, "gid_map", mappings);

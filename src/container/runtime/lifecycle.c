@@ -14,6 +14,7 @@
 
 #include "base/host/file.h"
 #include "container/runtime/channel.h"
+#include "container/runtime/halt.h"
 #include "container/runtime/hooks.h"
 #include "container/runtime/loaded.h"
 #include "container/runtime/runtime.h"
@@ -38,8 +39,9 @@ int loaded_open(const struct runtime *runtime, const char *id, bool is_locked, s
         return rc;
     }
     loaded.status = state_status(&loaded.state);
-    if (loaded.status == CONTAINER_RUNNING && loaded.cgroup != NULL &&
-        cgroup_is_frozen(loaded.cgroup)) {
+    bool is_frozen = loaded.cgroup != NULL && cgroup_is_frozen(loaded.cgroup);
+    if (loaded.status == CONTAINER_RUNNING &&
+        (is_frozen || (runtime->may_halt && halt_is_halted(loaded.state.pid)))) {
         loaded.status = CONTAINER_PAUSED;
     }
     *out = loaded;
@@ -240,6 +242,9 @@ int runtime_pause(const struct runtime *runtime, const char *id, bool is_paused,
         rc = error_set(err, EOPNOTSUPP, "cannot pause container %s: it has no cgroup", id);
     } else {
         rc = cgroup_freeze(loaded.cgroup, is_paused, err);
+        if (rc == -EOPNOTSUPP && runtime->may_halt) {
+            rc = halt_processes(loaded.state.pid, is_paused, err);
+        }
     }
     loaded_close(&loaded);
     return rc;

@@ -16,6 +16,7 @@ struct runtime {
     enum cgroup_manager manager;
     bool is_rootless; /* the caller is not the host's root */
     bool is_strict;   /* what the host cannot give is an error */
+    bool may_halt;    /* without a group that can be frozen, pausing stops each process (halt.h) */
 };
 
 struct create_options {

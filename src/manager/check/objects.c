@@ -9,6 +9,7 @@
 
 #include "base/host/program.h"
 #include "manager/check/check.h"
+#include "manager/containers.h"
 #include "manager/image/image.h"
 #include "manager/instance/instance.h"
 #include "manager/text.h"
@@ -183,11 +184,11 @@ int check_containers(struct check *check, struct error *err)
 {
     struct life life;
     char keeper[PATH_MAX];
-    if (!check->job->place.is_root) {
+    if (!check->job->place.has_owners) {
         return 0;
     }
     int rc = program_find("hull-ct-keeper", false, keeper, sizeof(keeper), err);
-    rc = rc < 0 ? rc : life_open(&life, check->job->place.state, keeper, err);
+    rc = rc < 0 ? rc : containers_open(&check->job->place, keeper, &life, err);
     rc = rc < 0 ? rc : life_check(&life, check->repairs, found_container, check, err);
     return rc < 0 ? rc : 0;
 }

@@ -209,7 +209,7 @@ int image_build(struct job *job, json_t **out_result, struct error *err)
     (void)snprintf(source, sizeof(source), "build %s%s%s", distribution->name, is_plain ? "" : " ",
                    is_plain ? "" : variant);
     json_t *document;
-    if (rc == 0 && !job->place.is_root) {
+    if (rc == 0 && !job->place.has_owners) {
         rc = build_as_user(job, distribution, variant, source, &document, err);
     } else if (rc == 0) {
         rc = build_tree(job, distribution, variant, digest, err);
@@ -218,6 +218,6 @@ int image_build(struct job *job, json_t **out_result, struct error *err)
     if (rc < 0) {
         return error_prefix(err, rc, "building %s", distribution->name);
     }
-    bool needs_vm_form = job->place.is_root && wants_form(job->request, "vm");
+    bool needs_vm_form = job->place.has_owners && wants_form(job->request, "vm");
     return work_finish(job, document, needs_vm_form, alias, out_result, err);
 }

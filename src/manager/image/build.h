@@ -24,8 +24,8 @@ int must_check build_collect_packages(const json_t *request,
 /* For sh, run in the tree when all packages are there. */
 extern const char build_tree_script[];
 
-/* Of an ordinary user's manager: a disk for VMs alone, as trees with owners of their own need root. mmdebstrap works in a user
- * name space, and the disk is made under fakeroot. */
+/* Of a user who has no ids but his own (system/rootless): a disk for VMs alone. mmdebstrap works in a user name space, and the disk is made
+ * under fakeroot. */
 int must_check build_as_user(struct job *job, const struct distribution *distribution,
                              const char *variant, const char *source, json_t **out_document,
                              struct error *err);

@@ -8,6 +8,7 @@
 
 #include "base/core/compiler.h"
 #include "base/host/file.h"
+#include "manager/containers.h"
 #include "manager/image/files.h"
 #include "manager/image/work.h"
 #include "manager/text.h"
@@ -90,7 +91,7 @@ static int export_tree(struct export *export, struct error *err)
     char name[65], folder[PATH_MAX];
     image_template_name(export->digest, name);
     job_progress(export->job, "packing the files", 0, 0);
-    int rc = store_open(export->job->place.state, &store, err);
+    int rc = containers_store(&export->job->place, &store, err);
     rc = rc < 0 ? rc : template_open(&store, name, true, &export->layers, err);
     rc = rc < 0 ? rc : files_begin(export->job, folder, err);
     if (rc == 0) {

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/host/file.h"
+#include "manager/containers.h"
 #include "manager/image/files.h"
 #include "manager/image/names.h"
 #include "manager/image/work.h"
@@ -42,7 +43,7 @@ static int drop_template(struct job *job, const char *digest, struct error *err)
     struct store store;
     char name[65];
     image_template_name(digest, name);
-    int rc = store_open(job->place.state, &store, err);
+    int rc = containers_store(&job->place, &store, err);
     rc = rc < 0 ? rc : template_delete(&store, name, true, err);
     return rc == -ENOENT ? 0 : rc;
 }
@@ -148,7 +149,7 @@ static int sweep_templates(struct job *job, const json_t *known, unsigned *count
     struct store store;
     json_t *names, *digest;
     const char *name;
-    int rc = store_open(job->place.state, &store, err);
+    int rc = containers_store(&job->place, &store, err);
     rc = rc < 0 ? rc : catalog_names(&store, &names, err);
     if (rc < 0) {
         return rc;
@@ -203,7 +204,7 @@ int image_check(struct job *job, json_t **out_result, struct error *err)
     char name[65];
     struct store store;
     json_t *checked = json_array();
-    int rc = image_is_digest(digest) ? store_open(job->place.state, &store, err)
+    int rc = image_is_digest(digest) ? containers_store(&job->place, &store, err)
                                      : error_set(err, EINVAL, "digest '%.64s': is none", digest);
     if (rc == 0) {
         image_template_name(digest, name);

@@ -16,6 +16,7 @@
 
 #include "base/core/compiler.h"
 #include "base/host/file.h"
+#include "manager/containers.h"
 #include "manager/image/files.h"
 #include "manager/image/kernel.h"
 #include "manager/image/tool.h"
@@ -398,7 +399,7 @@ static int need_locked(struct job *job, const json_t *image, const char *digest,
     if (files_open(&job->place, digest, out_vm, NULL) == 0) {
         return 0;
     }
-    int rc = store_open(job->place.state, &store, err);
+    int rc = containers_store(&job->place, &store, err);
     rc = rc < 0 ? rc : template_open(&store, digest, true, &form.layers, err);
     if (rc == 0 && form.layers.count >= LAYERS_MAX) {
         rc = error_set(err, E2BIG, "it has %zu layers: one less can be a VM's", form.layers.count);
@@ -408,21 +409,41 @@ static int need_locked(struct job *job, const json_t *image, const char *digest,
     return rc < 0 ? rc : files_open(&job->place, digest, out_vm, err);
 }
 
+struct needed {
+    struct job *job;
+    const json_t *image;
+    const char *digest;
+};
+
+static int make_needed(void *ctx, struct error *err)
+{
+    const struct needed *needed = ctx;
+    json_t *vm;
+    int fd;
+    int rc = take_lock(needed->job, needed->digest, &fd, err);
+    if (rc < 0) {
+        return rc;
+    }
+    rc = need_locked(needed->job, needed->image, needed->digest, &vm, err);
+    close(fd);
+    if (rc == 0) {
+        json_decref(vm);
+    }
+    return rc;
+}
+
 int image_need_vm_form(struct job *job, const json_t *image, json_t **out_image, struct error *err)
 {
     const char *digest = text_or_empty(image, "name");
     json_t *vm;
-    int fd;
     if (!image_is_digest(digest)) {
         return error_set(err, EINVAL, "image '%.64s': has no digest", digest);
     }
     int rc = files_open(&job->place, digest, &vm, NULL);
     if (rc < 0) {
-        rc = take_lock(job, digest, &fd, err);
-        if (rc == 0) {
-            rc = need_locked(job, image, digest, &vm, err);
-            close(fd);
-        }
+        struct needed needed = {.job = job, .image = image, .digest = digest};
+        rc = containers_do(job, make_needed, &needed, err);
+        rc = rc < 0 ? rc : files_open(&job->place, digest, &vm, err);
     }
     if (rc < 0) {
         return error_prefix(err, rc, "image %.19s: its form for VMs", digest);

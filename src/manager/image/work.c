@@ -1,4 +1,5 @@
 #include "manager/image/work.h"
+#include "manager/containers.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -63,7 +64,7 @@ int work_template(struct job *job, struct template_build *request,
 {
     struct store store;
     char name[65];
-    int rc = store_open(job->place.state, &store, err);
+    int rc = containers_store(&job->place, &store, err);
     if (rc < 0 || was_built(job, &store, out_digest)) {
         return rc;
     }
@@ -126,7 +127,7 @@ static int describe_template(const struct place *place, const char *digest, json
     struct store store;
     struct manifest manifest;
     char root[PATH_MAX];
-    int rc = store_open(place->state, &store, err);
+    int rc = containers_store(place, &store, err);
     rc = rc < 0 ? rc : manifest_load(&store, digest, &manifest, err);
     if (rc < 0) {
         return rc;

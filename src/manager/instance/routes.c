@@ -106,7 +106,20 @@ static int make_name(struct manager *manager, const char *image, char out_name[6
     return error_set(err, EEXIST, "no name is free for an instance of %s: give one", image);
 }
 
-/* The document of a new instance as a request describes it. */
+static bool has_form(const json_t *image, const char *form)
+{
+    const json_t *forms = json_object_get(image, "forms"), *name;
+    size_t i;
+    json_array_foreach(forms, i, name)
+    {
+        if (strcmp(json_string_value(name), form) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The document of a new instance as a request describes it. An ordinary user may have images that are disks alone. */
 static int make_document(struct api_call *call, const char *name, const json_t *image,
                          json_t **out_document, struct error *err)
 {
@@ -122,7 +135,7 @@ static int make_document(struct api_call *call, const char *name, const json_t *
     const char *kind = text_of(body, "kind");
     instance_format_time(now);
     if (kind == NULL) {
-        kind = call->manager->place.is_root ? "container" : "vm";
+        kind = call->manager->place.is_root || has_form(image, "container") ? "container" : "vm";
     }
     json_t *document = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s}", "name", name, "kind", kind,
                                  "uuid", uuid, "image", text_of(body, "image"), "image_digest",
@@ -194,9 +207,6 @@ static int check_new(struct manager *manager, const json_t *document, const json
     }
     if (documents_has(manager->documents, "instance", name)) {
         rc = error_set(err, EEXIST, "instance %s exists already", name);
-    } else if (strcmp(text_of(document, "kind"), "container") == 0 && !manager->place.is_root) {
-        rc = error_set(err, EPERM,
-                       "containers need a manager that runs as root; VMs work without (--vm)");
     }
     if (rc < 0) {
         json_decref(TAKE_PTR(*out_expanded));

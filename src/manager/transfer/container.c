@@ -10,6 +10,7 @@
 
 #include "base/core/compiler.h"
 #include "base/host/file.h"
+#include "manager/containers.h"
 #include "manager/image/image.h"
 #include "manager/image/names.h"
 #include "manager/image/work.h"
@@ -285,7 +286,7 @@ static bool has_image(const struct job *job, const char *digest)
     struct store store;
     struct template_layers layers;
     if (!image_is_digest(digest) || !transfer_knows_image(job, digest) ||
-        store_open(job->place.state, &store, NULL) < 0 ||
+        containers_store(&job->place, &store, NULL) < 0 ||
         template_open(&store, digest, true, &layers, NULL) < 0) {
         return false;
     }

@@ -11,6 +11,7 @@
 
 #include "base/core/cleanup.h"
 #include "base/host/file.h"
+#include "manager/containers.h"
 #include "manager/image/work.h"
 #include "manager/text.h"
 #include "manager/transfer/stream.h"
@@ -496,7 +497,7 @@ static void sweep_templates(const struct job *job)
 {
     struct store store;
     struct error ignored;
-    if (job->place.is_root && store_open(job->place.state, &store, &ignored) == 0) {
+    if (job->place.is_root && containers_store(&job->place, &store, &ignored) == 0) {
         error_ignore(template_sweep(&store, NULL, &ignored));
     }
 }

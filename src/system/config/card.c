@@ -49,6 +49,23 @@ static int parse_gateway(struct network_card *card, const char *text, struct err
     return rc;
 }
 
+static int parse_forward(struct config *config, struct network_card *card, const char *value,
+                         struct error *err)
+{
+    const char *arrow = strchr(value, '>');
+    if (arrow == NULL || arrow == value || arrow[1] == '\0' ||
+        card->forward_count == NETWORK_MAX_FORWARDS) {
+        return error_set(err, EINVAL, "forward '%.60s': LISTEN>CONNECT, at most %d", value,
+                         NETWORK_MAX_FORWARDS);
+    }
+    const char *copy = keep(config, value);
+    if (copy == NULL) {
+        return error_set(err, ENOMEM, "no memory for network cards");
+    }
+    card->forwards[card->forward_count++] = copy;
+    return 0;
+}
+
 static int parse_part(struct config *config, struct network_card *card, const char *name,
                       const char *value, struct error *err)
 {
@@ -63,6 +80,15 @@ static int parse_part(struct config *config, struct network_card *card, const ch
         *(name[0] == 'n' ? &card->name : &card->bridge) = copy;
         card->is_macvlan = card->is_macvlan || name[0] == 'p';
         return 0;
+    }
+    if (strcmp(name, "switch") == 0) {
+        card->switch_path = value[0] == '/' ? keep(config, value) : NULL;
+        return card->switch_path != NULL
+                   ? 0
+                   : error_set(err, EINVAL, "switch '%.60s': the absolute path of a socket", value);
+    }
+    if (strcmp(name, "forward") == 0) {
+        return parse_forward(config, card, value, err);
     }
     if (strcmp(name, "ip") == 0) {
         if (card->address_count == NETWORK_MAX_ADDRESSES) {
@@ -83,7 +109,9 @@ static int parse_part(struct config *config, struct network_card *card, const ch
         return rc;
     }
     return error_set(err, EINVAL,
-                     "'%.40s' is unknown: bridge, parent, name, ip, gateway, mac or mtu", name);
+                     "'%.40s' is unknown: bridge, parent, switch, name, ip, gateway, mac, mtu or "
+                     "forward",
+                     name);
 }
 
 int config_parse_card(struct config *config, const char *value, struct error *err)
@@ -106,10 +134,13 @@ int config_parse_card(struct config *config, const char *value, struct error *er
             return rc;
         }
     }
-    if (card->bridge == NULL) {
-        return error_set(err, EINVAL, "'%.60s': bridge=NAME is missing", value);
+    if ((card->bridge == NULL) == (card->switch_path == NULL)) {
+        return error_set(err, EINVAL,
+                         "'%.60s': bridge=NAME is missing (or, for an ordinary user, "
+                         "switch=PATH)",
+                         value);
     }
-    if (strcmp(card->bridge, "none") == 0) {
+    if (card->bridge != NULL && strcmp(card->bridge, "none") == 0) {
         return 0; /* lo alone */
     }
     char name[IFNAMSIZ];

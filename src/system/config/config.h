@@ -72,9 +72,10 @@ struct config {
     const char *environment[CONFIG_MAX_ENVIRONMENT]; /* NAME=VALUE */
     size_t environment_count;
     uint64_t stop_timeout_s;
-    int stop_signal;                  /* 0: found out from the init */
-    const char *created;              /* RFC 3339 */
-    char *kept[CONFIG_MAX_CARDS * 4]; /* strings that are not the document's */
+    int stop_signal;     /* 0: found out from the init */
+    const char *created; /* RFC 3339 */
+    char *kept[CONFIG_MAX_CARDS *
+               (4 + NETWORK_MAX_FORWARDS)]; /* strings that are not the document's */
     size_t kept_count;
 };
 

@@ -7,6 +7,7 @@
 #include "base/core/size.h"
 #include "container/spec/spec.h"
 #include "system/config/config.h"
+#include "system/rootless/rootless.h"
 
 #define MAX_BYTES (UINT64_C(1) << 60)
 
@@ -80,10 +81,12 @@ static int parse_ids(struct config *config, const char *value, struct error *err
 {
     unsigned long long first, count;
     char more;
-    if (sscanf(value, "%llu:%llu%c", &first, &count, &more) != 2 || first < 65536 || count < 1000 ||
-        first > UINT32_MAX || count > UINT32_MAX - first) {
-        return error_set(err, EINVAL, "'%.60s': FIRST:COUNT, from 65536 on and at least 1000",
-                         value);
+    if (sscanf(value, "%llu:%llu%c", &first, &count, &more) != 2 || count < 1000 ||
+        (rootless_is_host_root() ? first < 65536 : first != 0) || first > UINT32_MAX ||
+        count > UINT32_MAX - first) {
+        return error_set(
+            err, EINVAL,
+            "'%.60s': FIRST:COUNT, from 65536 on (0 for ordinary users) and at least 1000", value);
     }
     config->first_id = (uint32_t)first;
     config->id_count = (uint32_t)count;

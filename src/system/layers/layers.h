@@ -29,7 +29,7 @@ struct layers_mount {
 };
 
 /* Mounts the layers together on 'target', in the caller's mount namespace, which is its own (unshared and private): the lower
- * layers mapped to the ids (mount_setattr(2), MOUNT_ATTR_IDMAP), overlayfs over them, with "userxattr" not set. Works from
+ * layers mapped to the ids (mount_setattr(2), MOUNT_ATTR_IDMAP) unless they begin with 0, overlayfs over them. Works from
  * Linux 5.19 on (overlayfs on mapped layers); nothing stays mounted beside 'target' and what it needs. With one lower layer and
  * no upper it is a mapped bind mount. Errors: -EOPNOTSUPP with the reason in words where the file system of a lower layer
  * cannot be mapped, or -errno; nothing is left mounted. */

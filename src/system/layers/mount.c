@@ -11,12 +11,15 @@
 #include "container/mount/handle.h"
 #include "container/mount/idmap.h"
 #include "system/layers/layers.h"
+#include "system/rootless/rootless.h"
 
 #define OPTIONS_SIZE 4096 /* the kernel's limit too */
 
 /* Renamed folders of the lower layers need redirects, or mv(1) copies them. metacopy is off, so that a layer's files are
  * whole. */
 #define OPTIONS "redirect_dir=on,metacopy=off,index=off,nfs_export=off,xino=auto"
+/* In a user namespace overlayfs writes user.overlay.* in place of trusted.overlay.*, and makes no redirects. */
+#define USERS_OPTIONS "userxattr,metacopy=off,index=off,nfs_export=off,xino=auto"
 
 /* What is open while it mounts. */
 struct work {
@@ -97,7 +100,7 @@ static int open_all(struct work *work, struct error *err)
         rc = open_folder(request->upper, &work->upper, err);
         rc = rc < 0 ? rc : open_folder(request->work, &work->work, err);
     }
-    if (rc == 0 && request->ids.count != 0) {
+    if (rc == 0 && request->ids.count != 0 && request->ids.first != 0) {
         const struct spec_id_mapping one = {0, request->ids.first, request->ids.count};
         const struct spec_id_mappings mappings = {&one, 1};
         work->mapping = idmap_make_namespace(&mappings, &mappings, err);
@@ -144,7 +147,8 @@ static int attach_clones(struct work *work, struct error *err)
 
 static void format_options(const struct work *work, char *out_text)
 {
-    size_t used = (size_t)snprintf(out_text, OPTIONS_SIZE, "%s", OPTIONS);
+    size_t used = (size_t)snprintf(out_text, OPTIONS_SIZE, "%s",
+                                   rootless_is_host_root() ? OPTIONS : USERS_OPTIONS);
     for (size_t i = 0; i < work->lower_count; i++) { /* 32 of at most 25 bytes: fit */
         used += (size_t)snprintf(out_text + used, OPTIONS_SIZE - used, "%s/proc/self/fd/%d",
                                  i == 0 ? ",lowerdir=" : ":", work->lower[i]);

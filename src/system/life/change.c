@@ -102,8 +102,11 @@ int life_set(const struct life *life, const char *name, const char *const *words
         after->name = name;
         rc = life_index_check(index, name, after, err);
     }
+    rc = rc < 0 || !life->is_users ? rc : users_check(after, err);
     rc = rc < 0 ? rc : change_disk(life, before, after, is_running, err);
-    rc = rc < 0 || !is_running ? rc : life_apply(life, after, err);
+    bool applies =
+        rc == 0 && is_running && !(life->is_users && users_may_skip_limits(before, after));
+    rc = applies ? life_apply(life, after, err) : rc;
     rc = rc < 0 ? rc : config_save(&life->store, name, document, err);
     if (rc == 0 && rewrites) {
         char marker[PATH_MAX];

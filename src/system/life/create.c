@@ -142,6 +142,7 @@ int life_create_copy(struct life_index *index, const char *name, json_t *documen
     rc = add_template(index, document, err);
     rc = rc < 0 ? rc : add_ids(index, document, err);
     rc = rc < 0 ? rc : config_from_json(document, &config, err);
+    rc = rc < 0 || !life->is_users ? rc : users_check(config, err);
     rc = rc < 0 ? rc : life_index_check(index, name, config, err);
     if (rc == 0 && config->root != NULL && access(config->root, X_OK) < 0) {
         rc = error_set_errno(err, errno, "root file system %s", config->root);

@@ -69,7 +69,7 @@ int life_index_add(struct life_index *index, const char *name, const struct conf
     take_ids(index, config->first_id, config->id_count);
     for (size_t i = 0; i < config->card_count; i++) {
         const struct network_card *card = &config->cards[i];
-        for (size_t j = 0; j < card->address_count; j++) {
+        for (size_t j = 0; card->bridge != NULL && j < card->address_count; j++) {
             if (take_address(index, name, card->bridge, &card->addresses[j]) < 0) {
                 return error_set(err, ENOMEM, "no memory for the list of addresses");
             }
@@ -123,6 +123,12 @@ void life_index_close(struct life_index *index)
 int life_index_ids(const struct life_index *index, uint32_t *out_first, uint32_t *out_count,
                    struct error *err)
 {
+    /* All of a user's: his namespace has one range, and keeps them from everybody else's. */
+    if (index->life->is_users) {
+        *out_first = 0;
+        *out_count = ID_COUNT;
+        return 0;
+    }
     for (uint32_t i = 0; i < MAX_RANGE; i++) {
         if (!index->ids[i]) {
             *out_first = FIRST_ID + i * ID_COUNT;
@@ -165,7 +171,7 @@ int life_index_check(const struct life_index *index, const char *name, const str
 {
     for (size_t i = 0; i < config->card_count; i++) {
         const struct network_card *card = &config->cards[i];
-        for (size_t j = 0; j < card->address_count; j++) {
+        for (size_t j = 0; card->bridge != NULL && j < card->address_count; j++) {
             const struct taken *other = find(index, card->bridge, &card->addresses[j], name);
             if (other != NULL) {
                 char text[NETWORK_TEXT_SIZE];

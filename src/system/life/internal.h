@@ -57,6 +57,12 @@ enum life_status life_look(const struct life *life, const char *name, struct loa
 /* What it uses at the moment: memory_used_bytes, cpu_ns, processes. And life_info's "limits_hit". */
 void life_add_usage(const struct loaded *loaded, json_t *info);
 json_t *life_count(const struct loaded *loaded);
+/* Of an ordinary user's container: what he can never have, and whether what the runtime could not give ("degraded" of its state) are
+ * limits that were asked for. Where none are and none were, nothing needs to be applied. */
+int must_check users_check(const struct config *config, struct error *err);
+int must_check users_check_limits(const struct config *config, const json_t *degraded,
+                                  struct error *err);
+bool users_may_skip_limits(const struct config *before, const struct config *after);
 
 /* Applies limits to a running container. */
 int must_check life_apply(const struct life *life, const struct config *config, struct error *err);

@@ -22,6 +22,7 @@
 
 #include "base/host/event_loop.h"
 #include "base/host/file.h"
+#include "container/descriptor.h"
 #include "container/runtime/fault.h"
 #include "container/runtime/loaded.h"
 #include "container/runtime/protect.h"
@@ -31,8 +32,10 @@
 #include "system/life/console.h"
 #include "system/life/document.h"
 #include "system/life/files.h"
+#include "system/life/internal.h"
 #include "system/life/notify.h"
 #include "system/network/network.h"
+#include "system/rootless/rootless.h"
 #include "system/views/views.h"
 
 #define MAX_START (4u << 20)
@@ -58,6 +61,8 @@ struct keeper {
     pid_t pid;
     int pidfd;
     int report; /* -1: has been said */
+    bool is_users;
+    int network; /* the container's namespace, where a switch has to be left; -1 */
 };
 
 /* Tells the one who waits for the start. */
@@ -274,15 +279,36 @@ static int connect_network(struct keeper *k, struct error *err)
     (void)snprintf(path, sizeof(path), "/proc/%d/ns/net", k->pid);
     AUTO_CLOSE int namespace_fd = open(path, O_RDONLY | O_CLOEXEC);
     int rc = namespace_fd < 0 ? error_set_errno(err, errno, "opening %s", path) : 0;
+    if (rc == 0 && k->is_users && k->config->card_count == 0) {
+        rc = network_plug_card(NULL, k->name, namespace_fd, err);
+    }
     for (size_t i = 0; rc == 0 && i < k->config->card_count; i++) {
         struct network_card card = k->config->cards[i];
         char host_name[IFNAMSIZ];
+        if (card.switch_path != NULL) {
+            k->network = k->network < 0 ? fcntl(namespace_fd, F_DUPFD_CLOEXEC, 3) : k->network;
+            rc = network_plug_card(&card, k->name, namespace_fd, err);
+            continue;
+        }
         document_host_name(&k->store, k->name, i, host_name);
         card.host_name = host_name;
         rc = network_detach_card(host_name, err); /* of a keeper that was killed */
         rc = rc < 0 ? rc : network_attach_card(&card, namespace_fd, err);
     }
     return rc;
+}
+
+/* What a user's container needs of control groups, and did not get. */
+static int check_groups(const struct keeper *k, struct error *err)
+{
+    AUTO_HANDLE int group = cgroup_open_unified(k->loaded.cgroup);
+    if (group < 0 && k->config->init[0] == NULL && files_stop_signal(k->root) == SIGRTMIN + 3) {
+        return error_set(
+            err, EOPNOTSUPP,
+            "its init is systemd, which needs a control group that is yours: let hulld run "
+            "in one: systemd-run --user --scope -p Delegate=yes hulld");
+    }
+    return users_check_limits(k->config, json_object_get(k->loaded.state.data, "degraded"), err);
 }
 
 static int run_container(struct keeper *k, struct error *err)
@@ -292,6 +318,10 @@ static int run_container(struct keeper *k, struct error *err)
         return rc;
     }
     fault_step("keeper-created");
+    rc = k->is_users ? check_groups(k, err) : 0;
+    if (rc < 0) {
+        return rc;
+    }
     k->pid = k->loaded.state.pid;
     k->pidfd = state_open_process(&k->loaded.state);
     rc = k->pidfd < 0 ? error_set(err, ESRCH, "the container's process has ended") : 0;
@@ -312,6 +342,11 @@ static void remove_container(struct keeper *k)
     if (k->pidfd >= 0) {
         close(k->pidfd);
         k->pidfd = -1;
+    }
+    if (k->network >= 0) {
+        network_unplug_cards(k->config->cards, k->config->card_count, k->network);
+        close(k->network);
+        k->network = -1;
     }
     if (k->loaded.state.data != NULL) {
         loaded_close(&k->loaded);
@@ -459,7 +494,13 @@ static int prepare(struct keeper *k, struct error *err)
     fault_step("keeper-locked");
     char path[PATH_MAX];
     (void)snprintf(k->oci, sizeof(k->oci), "%s/oci", k->store.run);
-    k->runtime = (struct runtime){.root = k->oci, .manager = CGROUP_MANAGER_FILES};
+    k->is_users = !rootless_is_host_root();
+    /* Until it ends: closed by nobody. */
+    (void)rootless_need(k->store.run);
+    k->runtime = (struct runtime){.root = k->oci,
+                                  .manager = CGROUP_MANAGER_FILES,
+                                  .is_rootless = k->is_users,
+                                  .may_halt = k->is_users};
     store_keeper_path(&k->store, k->name, NULL, k->bundle);
     store_keeper_path(&k->store, k->name, KEEPER_SOCKET, path);
     rc = console_open(&k->console, path, k->log_path, err);
@@ -496,6 +537,9 @@ int keeper_main(int argc, char **argv)
     static struct keeper keeper; /* too large for a stack of a small process */
     struct keeper *k = &keeper;
     struct error err = {0};
+    if (argc == 2 && strcmp(argv[1], "--hold") == 0) {
+        return rootless_hold_main();
+    }
     if (argc != 3 || strlen(argv[1]) >= sizeof(k->store.run) ||
         store_check_name("container", argv[2], &err) < 0) {
         (void)fputs("hull-ct-keeper: is started by `hull ct start`\n", stderr);
@@ -503,7 +547,7 @@ int keeper_main(int argc, char **argv)
     }
     k->name = argv[2];
     (void)snprintf(k->store.run, sizeof(k->store.run), "%s", argv[1]);
-    k->pidfd = -1;
+    k->pidfd = k->network = -1;
     k->console = (struct console){.listener = -1, .master = -1, .slave = -1, .log = -1};
     k->report = KEEPER_REPORT_FD;
     (void)umask(022);

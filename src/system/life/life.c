@@ -15,20 +15,22 @@
 #include "base/host/file.h"
 #include "system/life/internal.h"
 #include "system/life/keeper.h"
+#include "system/rootless/rootless.h"
 
-int life_open(struct life *out, const char *state, const char *keeper, struct error *err)
+int life_open(struct life *out, const char *state, const char *run, const char *keeper,
+              struct error *err)
 {
-    if (geteuid() != 0) {
-        return error_set(err, EPERM, "system containers need root (sudo hull ct ...)");
-    }
-    struct life life = {.keeper = keeper};
-    int rc = store_open(state, &life.store, err);
+    struct life life = {.keeper = keeper, .is_users = !rootless_is_host_root()};
+    int rc = store_open(state, run, &life.store, err);
     if (rc < 0) {
         return rc;
     }
     *out = life;
     (void)snprintf(out->oci, sizeof(out->oci), "%s/oci", life.store.run);
-    out->runtime = (struct runtime){.root = out->oci, .manager = CGROUP_MANAGER_FILES};
+    out->runtime = (struct runtime){.root = out->oci,
+                                    .manager = CGROUP_MANAGER_FILES,
+                                    .is_rootless = life.is_users,
+                                    .may_halt = life.is_users};
     return 0;
 }
 

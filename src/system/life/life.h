@@ -19,15 +19,17 @@ struct life {
     struct store store;
     char oci[STORE_MAX_PATH + 8]; /* the runtime's root */
     struct runtime runtime;       /* that root, control groups by files */
+    bool is_users;                /* of an ordinary user (rootless.h) */
     const char *keeper;           /* path of hull-ct-keeper; NULL: nothing can be started */
     /* Asked now and then while something is waited for: does nobody want it any more? May be NULL. */
     bool (*is_cancelled)(void *ctx);
     void *cancel_ctx;
 };
 
-/* 'state' NULL: the default; 'keeper' is borrowed. Errors: -EPERM without root. */
-int must_check life_open(struct life *out_life, const char *state, const char *keeper,
-                         struct error *err);
+/* 'state' and 'run' as store_open takes them; 'keeper' is borrowed. For an ordinary user, to do more than look, within his namespace
+ * (rootless_enter). */
+int must_check life_open(struct life *out_life, const char *state, const char *run,
+                         const char *keeper, struct error *err);
 
 enum life_status {
     LIFE_STOPPED,

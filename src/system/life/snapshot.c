@@ -277,6 +277,9 @@ static int renew(const struct life_index *index, const struct config *config, js
     for (size_t i = 0; rc == 0 && i < config->card_count; i++) {
         const struct network_card *card = &config->cards[i];
         char text[256], address[NETWORK_TEXT_SIZE];
+        if (card->bridge == NULL) {
+            continue; /* who has the switch gives addresses and ports */
+        }
         (void)snprintf(text, sizeof(text), "%s=%s,name=%s", card->is_macvlan ? "parent" : "bridge",
                        card->bridge, card->name);
         for (size_t j = 0; rc == 0 && j < card->address_count; j++) {

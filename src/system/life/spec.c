@@ -14,6 +14,7 @@
 #include "container/seccomp/profile.h"
 #include "container/spec/names.h"
 #include "system/life/document.h"
+#include "system/rootless/rootless.h"
 #include "system/views/views.h"
 
 #define CPU_PERIOD_US    100000
@@ -143,7 +144,7 @@ static json_t *mounts(const struct store *store, const struct config *config)
     for (size_t i = 0; i < config->mount_count; i++) {
         const struct config_mount *mount = &config->mounts[i];
         json_t *options = json_pack("[s, s]", "rbind", mount->is_read_only ? "rro" : "rw");
-        if (!config->is_privileged) {
+        if (!config->is_privileged && config->first_id != 0) {
             (void)json_array_append_new(options, json_string("idmap"));
         }
         (void)json_array_append_new(list,
@@ -226,8 +227,14 @@ static json_t *namespaces(const struct config *config)
     return list;
 }
 
+/* An ordinary user's begin with himself: the kernel wants each to lie in one range of the namespace around it. */
 static json_t *mappings(const struct config *config)
 {
+    if (config->first_id == 0) {
+        return json_pack("[{s:i, s:i, s:i}, {s:i, s:i, s:I}]", "containerID", 0, "hostID", 0,
+                         "size", 1, "containerID", 1, "hostID", 1, "size",
+                         (json_int_t)config->id_count - 1);
+    }
     return json_pack("[{s:i, s:I, s:I}]", "containerID", 0, "hostID", (json_int_t)config->first_id,
                      "size", (json_int_t)config->id_count);
 }
@@ -245,7 +252,9 @@ static int make_linux(const struct store *store, const struct config *config, js
     document_disk_of(files, device);
     char card[IFNAMSIZ]; /* of one place, so that two stores do not share groups */
     document_host_name(store, config->name, 0, card);
-    (void)snprintf(groups, sizeof(groups), "/hull/%.80s-%s", config->name, card);
+    /* A user's are beside the group that the keeper is in, where that was given to him. */
+    (void)snprintf(groups, sizeof(groups), "%shull/%.80s-%s", rootless_is_host_root() ? "/" : "",
+                   config->name, card);
     json_t *linux_ = json_pack(
         "{s:o, s:s, s:o, s:o}", "namespaces", namespaces(config), "cgroupsPath", groups,
         "timeOffsets", time_offsets(), "resources",

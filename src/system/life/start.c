@@ -62,7 +62,8 @@ static int remove_leftovers(const struct life *life, const char *name, struct er
 static int prepare_bridges(const struct config *config, struct error *err)
 {
     for (size_t i = 0; i < config->card_count; i++) {
-        if (strcmp(config->cards[i].bridge, NETWORK_DEFAULT_BRIDGE) != 0) {
+        const char *bridge = config->cards[i].bridge;
+        if (bridge == NULL || strcmp(bridge, NETWORK_DEFAULT_BRIDGE) != 0) {
             continue;
         }
         struct network_address address;
@@ -330,7 +331,7 @@ static int stop_signal(const struct life *life, const struct config *config)
 static int end_lost(const struct life *life, const struct config *config, struct error *err)
 {
     int rc = runtime_delete(&life->runtime, config->name, true, err);
-    for (size_t i = 0; rc == 0 && i < config->card_count; i++) {
+    for (size_t i = 0; rc == 0 && !life->is_users && i < config->card_count; i++) {
         char host_name[IFNAMSIZ];
         document_host_name(&life->store, config->name, i, host_name);
         rc = network_detach_card(host_name, err);

@@ -134,7 +134,7 @@ static void put_gateway(struct netlink_batch *batch, const struct network_card *
     netlink_add_u32(batch, RTA_OIF, index);
 }
 
-/* What message 'number' of configure() was about. */
+/* What message 'number' of link_configure() was about. */
 static void describe(const struct network_card *card, uint32_t number, struct error *err, int rc)
 {
     char text[NETWORK_TEXT_SIZE];
@@ -154,11 +154,11 @@ static void describe(const struct network_card *card, uint32_t number, struct er
     error_ignore(error_set_errno(err, -rc, "network card %s: gateway %s", card->name, text));
 }
 
-static int configure(const struct network_card *card, const struct pair *pair, struct error *err)
+int link_configure(const struct network_card *card, int inside, struct error *err)
 {
     struct netlink_batch batch;
-    int lo = netlink_index(pair->inside, "lo");
-    int index = netlink_index(pair->inside, card->name);
+    int lo = netlink_index(inside, "lo");
+    int index = netlink_index(inside, card->name);
     if (lo < 0 || index < 0) {
         return error_set_errno(err, lo < 0 ? -lo : -index,
                                "network card %s: finding it in the container", card->name);
@@ -171,7 +171,7 @@ static int configure(const struct network_card *card, const struct pair *pair, s
     }
     put_gateway(&batch, card, (unsigned)index, &card->gateway4);
     put_gateway(&batch, card, (unsigned)index, &card->gateway6);
-    int rc = netlink_call(pair->inside, &batch, NULL, NULL);
+    int rc = netlink_call(inside, &batch, NULL, NULL);
     if (rc < 0) {
         describe(card, batch.failed, err, rc);
     }
@@ -199,7 +199,7 @@ static int attach_macvlan(const struct network_card *card, struct pair *pair, st
         return error_set_errno(err, -rc, "network card %s: making it on %s", card->name,
                                card->bridge);
     }
-    rc = configure(card, pair, err);
+    rc = link_configure(card, pair->inside, err);
     if (rc < 0) {
         int index = netlink_index(pair->inside, card->name);
         /* What went wrong first is told. */
@@ -225,7 +225,7 @@ static int attach(const struct network_card *card, struct pair *pair, struct err
     if (rc < 0) {
         return rc;
     }
-    rc = configure(card, pair, err);
+    rc = link_configure(card, pair->inside, err);
     if (rc < 0) {
         int index = netlink_index(pair->host, card->host_name);
         /* What went wrong first is told. */

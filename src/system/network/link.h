@@ -43,6 +43,9 @@ int must_check link_each_address(int fd, link_address_fn fn, void *ctx);
 /* IPv6's own, which each device has. */
 bool link_is_local_address(const struct network_address *address);
 
+/* A card that is in the container's namespace, of which 'inside' is a socket: addresses, routes, up, lo too. */
+int must_check link_configure(const struct network_card *card, int inside, struct error *err);
+
 /* Messages: the device is up; it has the address, without duplicate detection. */
 void link_put_up(struct netlink_batch *batch, unsigned index);
 void link_put_address(struct netlink_batch *batch, unsigned index,

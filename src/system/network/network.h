@@ -14,6 +14,7 @@
 #include "base/core/error.h"
 
 #define NETWORK_MAX_ADDRESSES 8
+#define NETWORK_MAX_FORWARDS  16
 /* Made when the first container that names it starts. */
 #define NETWORK_DEFAULT_BRIDGE  "hull0"
 #define NETWORK_DEFAULT_ADDRESS "10.90.0.1/24"
@@ -48,6 +49,10 @@ struct network_card {
     const char *bridge;    /* on the host; NULL: the other end stands alone */
     bool
         is_macvlan; /* 'bridge' is no bridge, but the parent of a macvlan interface, which has no other end */
+    /* In place of a bridge: the socket of a user's switch, and ports of the host that lead here, "LISTEN>CONNECT". */
+    const char *switch_path;
+    const char *forwards[NETWORK_MAX_FORWARDS];
+    size_t forward_count;
     uint8_t mac[6]; /* all 0: made from host_name (locally administered, always the same) */
     unsigned mtu;   /* 0: the bridge's, or 1500 */
     struct network_address addresses[NETWORK_MAX_ADDRESSES];
@@ -63,6 +68,14 @@ struct network_card {
  * none; nothing is left. */
 int must_check network_attach_card(const struct network_card *card, int namespace_fd,
                                    struct error *err);
+/* The same for a card at a switch, which is a program of an ordinary user: a tap device in the container's namespace, whose descriptor
+ * the switch at 'switch_path' (SOCK_SEQPACKET) gets with {"do":"attach","name","mac","ipv4","forwards":[{"listen","connect"}]}, and
+ * answers {"ok":true} or {"error":"..."}. Without a card (NULL) lo alone is set up. Done by
+ * a process of its own: a user's namespace has no way back from a container's. */
+int must_check network_plug_card(const struct network_card *card, const char *container,
+                                 int namespace_fd, struct error *err);
+/* Takes devices of cards at a switch away: the descriptor that the switch has keeps the namespace, and so the port, until then. */
+void network_unplug_cards(const struct network_card *cards, size_t count, int namespace_fd);
 /* Removes a pair by the name of its end on the host. One that is not there is no error; one that is no veth is (-EINVAL). */
 int must_check network_detach_card(const char *host_name, struct error *err);
 

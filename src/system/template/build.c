@@ -73,7 +73,9 @@ static int check_request(const struct template_build *request, struct error *err
     }
     rc = rc < 0 ? rc : check_files(request->files, err);
     if (rc == 0 && geteuid() != 0) {
-        rc = error_set(err, EPERM, "building a template needs root: its files have many owners");
+        rc = error_set(
+            err, EPERM,
+            "building a template needs root, or a user's namespace: its files have many owners");
     }
     return rc;
 }

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/host/file.h"
+#include "system/rootless/rootless.h"
 #include "system/template/build.h"
 #include "system/template/copy.h"
 #include "system/template/host_apt.h"
@@ -66,16 +67,39 @@ static int mount_tree(int fd, const char *path, struct error *err)
     return 0;
 }
 
-static int mount_devices(struct error *err)
+static const struct node {
+    const char *path;
+    unsigned major, minor;
+} nodes[] = {{"/dev/null", 1, 3},   {"/dev/zero", 1, 5},    {"/dev/full", 1, 7},
+             {"/dev/random", 1, 8}, {"/dev/urandom", 1, 9}, {"/dev/tty", 5, 0}};
+
+/* In a user's namespace no node can be made: mounts of the host's. */
+static int clone_nodes(int out_fds[ARRAY_COUNT(nodes)], struct error *err)
 {
-    static const struct {
-        const char *path;
-        unsigned minor;
-    } nodes[] = {{"/dev/null", 3},
-                 {"/dev/zero", 5},
-                 {"/dev/full", 7},
-                 {"/dev/random", 8},
-                 {"/dev/urandom", 9}};
+    bool is_hosts = rootless_is_host_root();
+    for (size_t i = 0; i < ARRAY_COUNT(nodes); i++) {
+        out_fds[i] = is_hosts
+                         ? -1
+                         : open_tree(AT_FDCWD, nodes[i].path,
+                                     OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_SYMLINK_NOFOLLOW);
+        if (!is_hosts && out_fds[i] < 0) {
+            return error_set_errno(err, errno, "lending %s to the template", nodes[i].path);
+        }
+    }
+    return 0;
+}
+
+static int make_node(const struct node *node, int clone)
+{
+    if (clone < 0) {
+        return mknod(node->path, S_IFCHR | 0666, makedev(node->major, node->minor));
+    }
+    AUTO_CLOSE int target = open(node->path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    return target < 0 ? -1 : move_mount(clone, "", AT_FDCWD, node->path, MOVE_MOUNT_F_EMPTY_PATH);
+}
+
+static int mount_devices(const int clones[ARRAY_COUNT(nodes)], struct error *err)
+{
     static const struct {
         const char *path, *target;
     } links[] = {{"/dev/fd", "/proc/self/fd"},
@@ -87,9 +111,8 @@ static int mount_devices(struct error *err)
     int rc = mkdir("/dev", 0755) < 0 && errno != EEXIST ? -1 : 0;
     rc = rc < 0 ? rc : mount("tmpfs", "/dev", "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=0755,size=64k");
     for (size_t i = 0; rc == 0 && i < ARRAY_COUNT(nodes); i++) {
-        rc = mknod(nodes[i].path, S_IFCHR | 0666, makedev(1, nodes[i].minor));
+        rc = make_node(&nodes[i], clones[i]);
     }
-    rc = rc < 0 ? rc : mknod("/dev/tty", S_IFCHR | 0666, makedev(5, 0));
     for (size_t i = 0; rc == 0 && i < ARRAY_COUNT(links); i++) {
         rc = symlink(links[i].target, links[i].path);
     }
@@ -201,7 +224,7 @@ static int enter(void *ctx, struct error *err)
 {
     const struct inside *inside = ctx;
     char root[PATH_MAX];
-    int fds[MAX_FILES];
+    int fds[MAX_FILES], devices[ARRAY_COUNT(nodes)];
     AUTO_FREE void *resolver = NULL;
     size_t resolver_size = 0;
     if (inside->needs_network) {
@@ -215,15 +238,16 @@ static int enter(void *ctx, struct error *err)
     rc = rc < 0 ? rc : mount_layers(inside->build, root, err);
     int run = rc < 0 ? rc : clone_tree(inside->build, "scratch/run", err);
     int tmp = run < 0 ? run : clone_tree(inside->build, "scratch/tmp", err);
-    if (tmp < 0) {
-        return tmp;
+    rc = tmp < 0 ? tmp : clone_nodes(devices, err);
+    if (rc < 0) {
+        return rc;
     }
     if (chdir(root) < 0 || chroot(".") < 0 || chdir("/") < 0) {
         return error_set_errno(err, errno, "changing the root to %s", root);
     }
     rc = mount_tree(run, "/run", err);
     rc = rc < 0 ? rc : mount_tree(tmp, "/tmp", err);
-    rc = rc < 0 ? rc : mount_devices(err);
+    rc = rc < 0 ? rc : mount_devices(devices, err);
     if (rc == 0 && ((mkdir("/proc", 0755) < 0 && errno != EEXIST) ||
                     mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)) {
         rc = error_set_errno(err, errno, "mounting /proc of the template");

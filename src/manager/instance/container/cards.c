@@ -1,5 +1,6 @@
 /* A container's cards on the manager's networks. */
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "manager/instance/container/container.h"
@@ -82,6 +83,14 @@ static void add_part(json_t **word, const char *key, const char *value)
     }
 }
 
+static void add_forward(json_t **word, const json_t *forward)
+{
+    char text[256];
+    (void)snprintf(text, sizeof(text), "%s>%s", instance_property(forward, "listen"),
+                   instance_property(forward, "connect"));
+    add_part(word, "forward", text);
+}
+
 struct attached {
     json_t *cards, *dns;
 };
@@ -90,21 +99,23 @@ static int attach(const struct network_port *port, size_t number, void *ctx, str
 {
     struct attached *all = ctx;
     const char *own_name = instance_property(port->nic, "name");
-    json_t *card, *server;
+    json_t *card, *server, *forward;
     size_t i;
     int rc = network_up(port->place, port->network, err);
     rc = rc < 0 ? rc : network_attach_container(port, &card, err);
-    if (rc == 0 && text_of(card, "switch") != NULL) {
-        rc = error_set(err, EOPNOTSUPP, "a network of type user is for VMs");
-        json_decref(card);
-    }
     if (rc < 0) {
         return error_prefix(err, rc, "device %.64s", port->device);
     }
-    bool is_macvlan = text_of(card, "parent") != NULL;
-    json_t *word = json_sprintf("%s=%s,name=%s", is_macvlan ? "parent" : "bridge",
-                                text_of(card, is_macvlan ? "parent" : "bridge"),
+    const char *kind = text_of(card, "switch") != NULL   ? "switch"
+                       : text_of(card, "parent") != NULL ? "parent"
+                                                         : "bridge";
+    bool has_switch = strcmp(kind, "switch") == 0;
+    json_t *word = json_sprintf("%s=%s,name=%s", kind, text_of(card, kind),
                                 own_name != NULL ? own_name : port->device);
+    json_array_foreach(has_switch ? port->forwards : NULL, i, forward)
+    {
+        add_forward(&word, forward);
+    }
     add_part(&word, "mac", text_of(card, "mac"));
     add_part(&word, "ip", text_of(card, "ipv4"));
     add_part(&word, "gateway", text_of(card, "gateway"));

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/host/program.h"
+#include "manager/containers.h"
 #include "manager/instance/container/container.h"
 #include "manager/text.h"
 
@@ -16,16 +17,12 @@ static const char *name_of(const json_t *document)
 int container_open(const struct place *place, char keeper[PATH_MAX], struct life *out_life,
                    struct error *err)
 {
-    if (!place->is_root) {
-        return error_set(err, EPERM,
-                         "containers need a manager that runs as root; VMs work without");
-    }
     /* Its folders are made once: lists ask for hundreds of containers. */
     static struct life opened;
     static char state[PLACE_MAX_PATH];
     int rc = keeper != NULL ? program_find("hull-ct-keeper", false, keeper, PATH_MAX, err) : 0;
     if (rc == 0 && strcmp(state, place->state) != 0) {
-        rc = life_open(&opened, place->state, NULL, err);
+        rc = containers_open(place, NULL, &opened, err);
         (void)snprintf(state, sizeof(state), "%s", rc == 0 ? place->state : "");
     }
     if (rc < 0) {

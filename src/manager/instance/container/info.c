@@ -130,12 +130,39 @@ static json_t *read_number(const char *interface, const char *what)
     return size > 0 ? json_integer(strtoll(text, NULL, 10)) : NULL;
 }
 
+/* A card at a switch has no end on the host: what the container's own side counts. */
+static void add_tap(const char *name, json_int_t pid, json_t *list)
+{
+    char path[64], line[512];
+    unsigned long long received, sent;
+    (void)snprintf(path, sizeof(path), "/proc/%lld/net/dev", (long long)pid);
+    FILE *in = pid > 0 ? fopen(path, "re") : NULL;
+    while (in != NULL && fgets(line, sizeof(line), in) != NULL) {
+        char *begin = line + strspn(line, " "), *colon = strchr(begin, ':');
+        if (colon == NULL || (size_t)(colon - begin) != strlen(name) ||
+            memcmp(begin, name, strlen(name)) != 0 ||
+            sscanf(colon + 1, "%llu %*u %*u %*u %*u %*u %*u %*u %llu", &received, &sent) != 2) {
+            continue;
+        }
+        (void)json_array_append_new(list, json_pack("{s:s, s:I, s:I}", "name", name,
+                                                    "received_bytes", (json_int_t)received,
+                                                    "sent_bytes", (json_int_t)sent));
+    }
+    if (in != NULL) {
+        (void)fclose(in); /* it was only read */
+    }
+}
+
 /* By the host's ends of its cards, which see the other direction. */
 static void add_network(const struct life *life, const struct config *config, json_t *info)
 {
     json_t *list = json_array();
     for (size_t i = 0; i < config->card_count; i++) {
         char interface[IFNAMSIZ];
+        if (config->cards[i].switch_path != NULL) {
+            add_tap(config->cards[i].name, json_integer_value(json_object_get(info, "pid")), list);
+            continue;
+        }
         document_host_name(&life->store, config->name, i, interface);
         json_t *received = read_number(interface, "tx_bytes");
         json_t *sent = read_number(interface, "rx_bytes");

@@ -424,6 +424,9 @@ static void check_helpers(void)
 {
     child_check(mount(NULL, "/", NULL, MS_PRIVATE | MS_REC, NULL) == 0 &&
                 mount("tmpfs", "/tmp", "tmpfs", 0, "mode=777") == 0);
+    /* Whoever is root somewhere needs no help. */
+    child_check(chmod("/tmp", 01777) == 0 && setresgid(1000, 1000, 1000) == 0 &&
+                setresuid(1000, 1000, 1000) == 0 && prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) == 0);
     write_helper("newuidmap", "#!/bin/sh\necho \"$@\" >/tmp/uids\n");
     write_helper("newgidmap", "#!/bin/sh\necho \"$@\" >/tmp/gids\n");
     child_check(setenv("PATH", "/tmp:/bin:/usr/bin", 1) == 0);

@@ -51,7 +51,7 @@ static int set_up(void **state)
         write_text(path, "");
     }
     (void)snprintf(path, sizeof(path), "%s/state", place->path);
-    assert_int_equal(store_open(path, &place->store, NULL), 0);
+    assert_int_equal(store_open(path, NULL, &place->store, NULL), 0);
     *state = place;
     return 0;
 }
