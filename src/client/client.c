@@ -31,13 +31,23 @@ int client_init(struct client *client, const char *where, struct error *err)
     return 0;
 }
 
+/* A segment "." or ".." is resolved by servers, also when it is encoded, and something else would be meant then. No name is like that:
+ * with a blank it stays a word, and is refused as one. */
+static bool is_dots(const char *word)
+{
+    size_t dots = strspn(word, ".");
+    return (dots == 1 || dots == 2) && (word[dots] == '\0' || word[dots] == '/');
+}
+
 static void encode(FILE *out, const char *text)
 {
-    static const char plain[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_~";
-    char last = '/';
-    for (; *text != '\0'; last = *text++) {
-        bool is_plain_dot = *text == '.' && last != '/' && last != '.'; /* not of "..", that is */
-        if (strchr(plain, *text) != NULL || is_plain_dot) {
+    static const char plain[] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_~.";
+    for (bool is_start = true; *text != '\0'; is_start = *text++ == '/') {
+        if (is_start && is_dots(text)) {
+            (void)fputs("%20", out);
+        }
+        if (strchr(plain, *text) != NULL) {
             (void)fputc(*text, out);
         } else {
             (void)fprintf(out, "%%%02X", (unsigned char)*text);

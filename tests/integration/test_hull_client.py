@@ -85,9 +85,9 @@ def test_info_of_what_is_not_there_says_why(client):
 
 def test_names_are_encoded(client):
     client.hull("image", "info", "a/../b?c=%41#é", check=1)
-    assert client.hulld.requests[-1].target == "/v1/images/a%2F%2E%2E%2Fb%3Fc%3D%2541%23%C3%A9"
+    assert client.hulld.requests[-1].target == "/v1/images/a%2F%20..%2Fb%3Fc%3D%2541%23%C3%A9"
     client.hull("info", "..", check=1)
-    assert client.hulld.requests[-1].target == "/v1/instances/%2E%2E"
+    assert client.hulld.requests[-1].target == "/v1/instances/%20.."
 
 
 @pytest.mark.parametrize("answer, text", [

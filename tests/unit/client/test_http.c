@@ -143,7 +143,9 @@ static void words_of_paths_are_encoded(void **state)
 {
     check_path(client_path("/v1/images", "debian/12", NULL), "/v1/images/debian%2F12");
     check_path(client_path("/v1/a", "web.1", "..", ".", "x y\xff", NULL),
-               "/v1/a/web.1/%2E%2E/%2E/x%20y%FF");
+               "/v1/a/web.1/%20../%20./x%20y%FF");
+    check_path(client_path("/v1/a", "../b/...", "c/../d", NULL),
+               "/v1/a/%20..%2Fb%2F.../c%2F%20..%2Fd");
     char *path = client_add_query(client_path("/v1/a", NULL), "wait", "1");
     check_path(client_add_query(path, "request", "{\"a\":1}"),
                "/v1/a?wait=1&request=%7B%22a%22%3A1%7D");

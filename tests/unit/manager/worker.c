@@ -16,6 +16,11 @@
 #include "session/frames.h"
 
 /* None of its jobs is about containers. */
+bool containers_may_concern(const char *job)
+{
+    return false;
+}
+
 bool containers_concern(const struct place *place, const char *job, const json_t *request)
 {
     return false;
