@@ -33,9 +33,11 @@ def fixture_objects(client, manager):
     do(client.createInstance(body={"name": "inst1", "kind": "container", "image": "bb", "devices": NO_CARD}))
     do(client.createSnapshot(name="inst1", body={"name": "snap1"}))
     client.putAlias(name="other", body={"image": "bb"})
-    yield {"instances": {"name": "inst1", "snapshot": "snap1"}, "profiles": {"name": "prof"}, "networks": {"name": "net1"}, "pools": {"name": "pool1"},
+    do(client.createTemplate(body={"instance": "inst1", "name": "golden"}))
+    yield {"templates": {"name": "golden"}, "imports": {}, "instances": {"name": "inst1", "snapshot": "snap1"}, "profiles": {"name": "prof"}, "networks": {"name": "net1"}, "pools": {"name": "pool1"},
            "volumes": {"pool": "default", "name": "vol1"}, "images": {"name": "bb"}, "aliases": {"name": "other"},
            "operations": {"id": client.listOperations()[0]["name"]}, "system": {}, "schemas": {}, "openapi.json": {}, "metrics": {}, "events": {}}
+    do(client.deleteTemplate(name="golden"))
     do(client.deleteInstance(name="inst1", query={"force": "true"}))
     do(client.deleteVolume(pool="default", name="vol1"))
     do(client.deletePool(name="pool1"))
@@ -54,7 +56,7 @@ def words_of(route, objects):
 
 def everything(manager):
     """What there is, without what changes by itself."""
-    return {what: sorted(row["name"] for row in manager.get(f"/v1/{what}")) for what in ("instances", "profiles", "networks", "pools", "volumes", "images", "aliases")}
+    return {what: sorted(row["name"] for row in manager.get(f"/v1/{what}")) for what in ("instances", "profiles", "networks", "pools", "volumes", "images", "aliases", "templates")}
 
 
 def test_every_route(manager, tmp_path):
@@ -140,7 +142,20 @@ def test_every_route(manager, tmp_path):
         client.call(client.route(name), web, {"request": '{"path":"/tmp"}' if name == "pushFiles" else "{}"}).socket.close()
     do("createSnapshot", web, name="s1")
     assert [row["name"] for row in do("listSnapshots", web)] == ["s1"]
+    for operation, said in ((client.exportInstance(name="web", body={"compress": "none"}), b"\1"), (client.importInstance(body={"name": "other"}), None)):
+        def stream(operation=operation):
+            with contextlib.suppress(Failure):  # its worker is not there yet
+                return client.call(client.route("openOperationStream"), {"id": operation["name"]}, None)
+
+        with until(stream, "the operation's stream") as opened:
+            while said is not None and opened.receive()[1][:1] != said:
+                pass
+        assert manager.wait(operation)["status"] in ("done", "failed")  # its client has gone
     do("actOnInstance", web, action="stop", force=True)
+    do("createTemplate", instance="web", name="golden")
+    assert "golden" in {row["name"] for row in do("listTemplates")}
+    assert do("getTemplate", {"name": "golden"})["from"] == "web"
+    do("deleteTemplate", {"name": "golden"})
     do("restoreSnapshot", {**web, "snapshot": "s1"})
     do("cloneInstance", web, name="copy")
     ended = do("checkSystem")
@@ -190,7 +205,7 @@ def test_unknown_names(client, objects, manager):
                 words, body = {"name": "new"}, {"image": UNKNOWN}
             if route.is_socket:
                 with pytest.raises(Failure) as caught:
-                    client.call(route, words, {"request": "{}"})
+                    client.call(route, words, {"request": "{}"} if route.query else None)
                 assert caught.value.status == 404, route.id
             else:
                 status, answer = client.send(route, words, None, body)

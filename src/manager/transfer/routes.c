@@ -114,7 +114,10 @@ static int open_stream(struct api_call *call, struct error *err)
 {
     const char *id = call->words[0];
     size_t length = strlen(id);
-    if (length != OPERATION_ID_SIZE - 1 || strspn(id, "0123456789abcdef") != length) {
+    json_auto_t *operation = NULL;
+    struct error ignored;
+    if (length != OPERATION_ID_SIZE - 1 || strspn(id, "0123456789abcdef") != length ||
+        documents_get(call->manager->documents, "operation", id, &operation, &ignored) < 0) {
         return error_set(err, ENOENT, "operation %.64s: there is none", id);
     }
     return stream_connect(&call->manager->place, id, &call->session_fd, err);
@@ -322,7 +325,8 @@ const struct api_schema transfer_schemas[] = {
     {"Template",
      "{\"type\":\"object\",\"required\":[\"name\",\"digest\"],\"properties\":{\"name\":" TEXT
      ",\"digest\":" TEXT ",\"kind\":" TEXT ",\"from\":" TEXT ",\"description\":" TEXT
-     ",\"created_at\":" TEXT ",\"size_bytes\":{\"type\":\"integer\"},"
+     ",\"created_at\":" TEXT ",\"architecture\":" TEXT ",\"os\":{\"type\":\"object\"},"
+     "\"forms\":{\"type\":\"array\",\"items\":" TEXT "},\"size_bytes\":{\"type\":\"integer\"},"
      "\"profiles\":{\"type\":\"array\",\"items\":" TEXT "},\"config\":{\"type\":\"object\"},"
      "\"devices\":{\"type\":\"object\"}}}"},
     {"TemplateCreate",
