@@ -20,6 +20,7 @@ struct power {
     pthread_mutex_t lock;
     uint16_t status, enable, control;
     uint16_t gpe_status, gpe_enable;
+    uint16_t gpe_known; /* enabled once: a guest takes the bit back while it deals with an event */
     uint64_t timer_base_ns;
 };
 
@@ -133,6 +134,7 @@ static void gpe_write(void *ctx, uint32_t vcpu, uint64_t offset, unsigned size, 
             power->gpe_status &= (uint16_t)~byte; /* written ones clear */
         } else {
             power->gpe_enable = (uint16_t)((power->gpe_enable & ~(0xffu << shift)) | byte);
+            power->gpe_known |= power->gpe_enable;
         }
     }
     update_sci(power);
@@ -154,7 +156,7 @@ bool power_listens_to_gpe(struct device *device, unsigned event)
     struct power *power = power_from_device(device);
 
     pthread_mutex_lock(&power->lock);
-    bool listens = (power->gpe_enable >> event & 1) != 0;
+    bool listens = (power->gpe_known >> event & 1) != 0;
     pthread_mutex_unlock(&power->lock);
     return listens;
 }
@@ -218,7 +220,7 @@ static void power_reset(struct device *device)
     pthread_mutex_lock(&power->lock);
     power->status = 0;
     power->enable = 0;
-    power->gpe_status = power->gpe_enable = 0;
+    power->gpe_status = power->gpe_enable = power->gpe_known = 0;
     power->control = CONTROL_SCI_EN; /* there is no other mode than ACPI's */
     power->timer_base_ns = power->options.now_ns(power->options.ctx);
     update_sci(power);
@@ -246,10 +248,11 @@ static int power_restore(struct device *device, struct archive_reader *reader, u
     power->enable = archive_get_u16(reader) & PM1_ENABLE_BITS;
     power->control = (archive_get_u16(reader) & 0x1cff) | CONTROL_SCI_EN;
     power->timer_base_ns = power->options.now_ns(power->options.ctx) - archive_get_u64(reader);
-    power->gpe_status = power->gpe_enable = 0;
+    power->gpe_status = power->gpe_enable = power->gpe_known = 0;
     if (version >= 2) {
         power->gpe_status = archive_get_u16(reader);
         power->gpe_enable = archive_get_u16(reader);
+        power->gpe_known = power->gpe_enable;
     }
     update_sci(power);
     return reader->status < 0 ? error_set(err, EBADMSG, "%s: the state is cut short", device->name)

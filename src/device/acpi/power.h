@@ -43,7 +43,7 @@ int must_check power_create(const struct power_options *options, struct device *
 void power_press_button(struct device *device);
 /* Sets status bit 'event'. Any thread. */
 void power_raise_gpe(struct device *device, unsigned event);
-/* Does the guest listen to the event? */
+/* Does the guest listen to the event? Also while it deals with one, and has it disabled for that (ACPI 6.4, section 5.6.4). */
 bool power_listens_to_gpe(struct device *device, unsigned event);
 /* A byte for port 0xcf9. */
 void power_reset_control(struct device *device, uint8_t value);

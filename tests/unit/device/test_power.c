@@ -56,6 +56,9 @@ static void events_pull_the_sci_when_enabled(void **state)
     assert_true(f->sci);
     assert_true(power_listens_to_gpe(f->power, POWER_GPE_PCI));
     assert_false(power_listens_to_gpe(f->power, POWER_GPE_CPU));
+    bus_write(f->pio, 0, POWER_GPE + 2, 1, 0); /* as long as it deals with it */
+    assert_true(!f->sci && power_listens_to_gpe(f->power, POWER_GPE_PCI));
+    bus_write(f->pio, 0, POWER_GPE + 2, 1, 1 << POWER_GPE_PCI);
     bus_write(f->pio, 0, POWER_GPE, 1, 1 << POWER_GPE_CPU); /* another one's bit */
     assert_true(f->sci);
     bus_write(f->pio, 0, POWER_GPE, 1, 1 << POWER_GPE_PCI);
