@@ -9,6 +9,7 @@
 
 #include "agent/hosts.h"
 #include "agent/mounts.h"
+#include "agent/program.h"
 #include "agent/request.h"
 #include "agent/tar.h"
 #include "agent/user.h"
@@ -16,6 +17,11 @@
 #include "manager/instance/vm/agent_text.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+/* Nothing is started here. */
+void program_run_behind(const char *const *argv)
+{
+}
 
 #define ENTRIES_MAX 1000
 
