@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <string.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
 
 int file_read_at(int fd, void *out_data, size_t size, uint64_t offset, const char *what,
@@ -87,6 +88,25 @@ int file_read_whole(int fd, size_t max_size, const char *what, void **out_data, 
     *out_data = TAKE_PTR(data);
     *out_size = size;
     return 0;
+}
+
+int file_copy(int from, int to, const char *what, struct error *err)
+{
+    bool is_shared = true;
+    for (;;) {
+        ssize_t done = is_shared ? copy_file_range(from, NULL, to, NULL, 1 << 24, 0)
+                                 : sendfile(to, from, NULL, 1 << 24);
+        if (is_shared && done <= 0 && (done == 0 || errno != EINTR)) {
+            is_shared = false;
+            continue;
+        }
+        if (done < 0 && errno != EINTR) {
+            return error_set_errno(err, errno, "copying %s", what);
+        }
+        if (done == 0) {
+            return 0;
+        }
+    }
 }
 
 int file_replace(const char *path, const char *text, mode_t mode, bool is_synced, struct error *err)

@@ -37,6 +37,9 @@ int must_check file_write_all(int fd, const void *data, size_t size, const char 
 int must_check file_read_whole(int fd, size_t max_size, const char *what, void **out_data,
                                size_t *out_size, struct error *err);
 
+/* What is left of one file to the end of another; blocks are shared where the file system can (btrfs, xfs). */
+int must_check file_copy(int from, int to, const char *what, struct error *err);
+
 /* Writes a file whole or not at all: beside it as "PATH.new" with 'mode', then renamed. 'is_synced': it is on the disk before that. */
 int must_check file_replace(const char *path, const char *text, mode_t mode, bool is_synced,
                             struct error *err);

@@ -122,15 +122,7 @@ static int take_file(struct import *import, const char *key, const char *name, s
         return error_set(err, EINVAL, "%s %.150s: cannot be read, or is no file", key, from);
     }
     AUTO_CLOSE int out = open(to, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-    off_t left = st.st_size;
-    while (out >= 0 && left > 0) {
-        ssize_t done = copy_file_range(in, NULL, out, NULL, (size_t)left, 0);
-        if (done <= 0) {
-            return error_set_errno(err, done < 0 ? errno : EIO, "copying %s", from);
-        }
-        left -= done;
-    }
-    return out < 0 ? error_set_errno(err, errno, "writing %s", to) : 0;
+    return out < 0 ? error_set_errno(err, errno, "writing %s", to) : file_copy(in, out, from, err);
 }
 
 static int describe_disk(struct import *import, uint64_t size, char out_digest[72], json_t **out_vm,

@@ -9,7 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
-#include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -278,18 +277,8 @@ int vm_form_copy(const char *from, const char *to, struct error *err)
 {
     AUTO_CLOSE int in = open(from, O_RDONLY | O_CLOEXEC);
     AUTO_CLOSE int out = open(to, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-    if (in < 0 || out < 0) {
-        return error_set_errno(err, errno, "copying %s", from);
-    }
-    for (;;) {
-        ssize_t done = sendfile(out, in, NULL, 1 << 24);
-        if (done < 0 && errno != EINTR) {
-            return error_set_errno(err, errno, "copying %s", from);
-        }
-        if (done == 0) {
-            return 0;
-        }
-    }
+    return in < 0 || out < 0 ? error_set_errno(err, errno, "copying %s", from)
+                             : file_copy(in, out, from, err);
 }
 
 static int measure(struct form *form, struct error *err)

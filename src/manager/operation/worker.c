@@ -80,7 +80,7 @@ static int run_job(struct job *job, const char *name, json_t **out_result, struc
     if (kind == NULL) {
         return error_set(err, EOPNOTSUPP, "operation %s: no job is called '%s'", job->id, name);
     }
-    int rc = containers_concern(&job->place, name, job->request)
+    int rc = !job->place.has_owners && containers_concern(&job->place, name, job->request)
                  ? containers_enter(&job->place, job->request, err)
                  : 0;
     /* Disks for VMs are made and imported without; should it have been needed, that is the reason. */

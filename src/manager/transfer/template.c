@@ -9,6 +9,7 @@
 
 #include "base/host/file.h"
 #include "manager/image/files.h"
+#include "manager/image/vm_form.h"
 #include "manager/image/work.h"
 #include "manager/text.h"
 #include "manager/transfer/transfer.h"
@@ -64,24 +65,8 @@ static int make_of_container(struct work *work, const struct transfer_moment *mo
 static int copy_file(const char *from, const char *folder, const char *name, struct error *err)
 {
     char to[PATH_MAX];
-    struct stat st;
-    if (from[0] == '\0') {
-        return 0;
-    }
     (void)snprintf(to, sizeof(to), "%.3900s/%s", folder, name);
-    AUTO_CLOSE int in = open(from, O_RDONLY | O_CLOEXEC);
-    AUTO_CLOSE int out = open(to, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-    if (in < 0 || out < 0 || fstat(in, &st) < 0) {
-        return error_set_errno(err, errno, "copying %s", from);
-    }
-    for (off_t left = st.st_size; left > 0;) {
-        ssize_t done = copy_file_range(in, NULL, out, NULL, (size_t)left, 0);
-        if (done <= 0) {
-            return error_set_errno(err, done < 0 ? errno : EIO, "copying %s", from);
-        }
-        left -= done;
-    }
-    return 0;
+    return from[0] != '\0' ? vm_form_copy(from, to, err) : 0;
 }
 
 /* Disk, kernel and initrd as the files of an image. */

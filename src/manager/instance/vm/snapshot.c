@@ -305,7 +305,6 @@ static int copy_boot_file(const struct vm *from, const struct vm *to, const char
                           json_t *boot, const char *key, struct error *err)
 {
     char here[PATH_MAX], there[PATH_MAX];
-    struct stat info;
     vm_state_path(from, name, here);
     vm_state_path(to, name, there);
     const char *path = json_string_value(json_object_get(boot, key));
@@ -314,17 +313,14 @@ static int copy_boot_file(const struct vm *from, const struct vm *to, const char
     }
     AUTO_CLOSE int in = open(here, O_RDONLY | O_CLOEXEC);
     AUTO_CLOSE int out = open(there, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (in < 0 || out < 0 || fstat(in, &info) < 0) {
+    if (in < 0 || out < 0) {
         return error_set_errno(err, errno, "copying %s", here);
     }
-    for (off_t left = info.st_size; left > 0;) {
-        ssize_t done = copy_file_range(in, NULL, out, NULL, (size_t)left, 0);
-        if (done <= 0) {
-            return error_set_errno(err, done < 0 ? errno : EIO, "copying %s", here);
-        }
-        left -= done;
+    int rc = file_copy(in, out, here, err);
+    if (rc == 0 && json_object_set_new(boot, key, json_string(there)) < 0) {
+        rc = error_set_errno(err, ENOMEM, "%s", there);
     }
-    return json_object_set_new(boot, key, json_string(there));
+    return rc;
 }
 
 static int copy_boot(const struct vm *from, const struct vm *to, struct error *err)
