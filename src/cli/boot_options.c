@@ -293,9 +293,9 @@ FLAG_DEFINE(verbose, verbose)
 const struct option_spec boot_option_table[] = {
     {"name", 'n', "NAME", "name of the VM in messages (default: vm)", NULL, parse_name},
     {"engine", 'e', "ENGINE[,KEY=VALUE]...",
-     "what runs guest code: auto, kvm or soft (default: auto); keys of soft: cache, halt-poll, translate, flags, "
+     "what runs guest code: auto, kvm or soft (default: auto); keys of soft: cache, halt-poll, jumps, translate, flags, "
      "lock, verify, lockstep, icount, trace, perfmap, symbols: see the man page",
-     "auto|kvm|soft|soft,cache=|soft,halt-poll=|soft,translate=off|soft,flags=exact|soft,lock=always|soft,verify=on|soft,lockstep=on|"
+     "auto|kvm|soft|soft,cache=|soft,halt-poll=|soft,jumps=|soft,translate=off|soft,flags=exact|soft,lock=always|soft,verify=on|soft,lockstep=on|"
      "soft,icount=on|soft,trace=|soft,perfmap=on|soft,symbols=",
      parse_engine},
     {"machine", 0, "MACHINE", "the board: micro (default)", "micro", parse_machine},

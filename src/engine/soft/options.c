@@ -97,6 +97,18 @@ static bool take_windows(struct soft_vm *vm, const char *value, size_t length)
     return i < ARRAY_COUNT(names);
 }
 
+static bool take_jumps(struct soft_vm *vm, const char *value, size_t length)
+{
+    static const char *const names[] = {
+        [SOFT_JUMPS_AUTO] = "auto", [SOFT_JUMPS_FIT] = "fit", [SOFT_JUMPS_FREE] = "free"};
+    size_t i = 0;
+    while (i < ARRAY_COUNT(names) && !is_word(names[i], value, length)) {
+        i++;
+    }
+    vm->jumps = (enum soft_jumps_policy)i;
+    return i < ARRAY_COUNT(names);
+}
+
 static bool take_value(struct soft_vm *vm, const struct option *option, const char *value,
                        size_t length)
 {
@@ -133,6 +145,7 @@ int soft_options_parse(struct soft_vm *vm, struct soft_trace_options *out_trace,
         {"cache", .take = take_cache},
         {"halt-poll", .take = take_halt_poll},
         {"windows", .take = take_windows},
+        {"jumps", .take = take_jumps},
         {"trace", .text = out_trace->path, .text_size = sizeof(out_trace->path)},
         {"symbols", .text = out_trace->symbols, .text_size = sizeof(out_trace->symbols)},
     };
@@ -150,7 +163,7 @@ int soft_options_parse(struct soft_vm *vm, struct soft_trace_options *out_trace,
             return error_set(
                 err, EINVAL,
                 "'%.*s' is no option of the engine soft: cache=SIZE (4M to 1G), "
-                "halt-poll=NS (0 to 1000000), windows=auto|off|always, translate=on|off, "
+                "halt-poll=NS (0 to 1000000), windows=auto|off|always, jumps=auto|fit|free, translate=on|off, "
                 "flags=exact, lock=auto|always, verify=on|off, lockstep=on, icount=on|SHIFT (0 to "
                 "10), trace=FILE, perfmap=on and symbols=FILE are",
                 (int)length, options);

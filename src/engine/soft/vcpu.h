@@ -372,6 +372,13 @@ enum soft_windows_policy {
     SOFT_WINDOWS_ALWAYS, /* all at once: for tests */
 };
 
+/* Are jumps kept from lying badly for some CPUs of Intel's (emit_fit)? */
+enum soft_jumps_policy {
+    SOFT_JUMPS_AUTO, /* on those */
+    SOFT_JUMPS_FIT,
+    SOFT_JUMPS_FREE,
+};
+
 struct soft_vm {
     struct vm vm;
     struct soft_vcpu *_Atomic vcpu[ENGINE_MAX_VCPUS];
@@ -389,6 +396,7 @@ struct soft_vm {
     size_t code_cache_size;           /* option: bytes of translated code for each vCPU */
     uint32_t halt_poll_ns;            /* option: see halt_poll.h */
     enum soft_windows_policy windows; /* option */
+    enum soft_jumps_policy jumps;     /* option: see emit_fit */
     bool verifies;                    /* option: each translated block is verified */
     struct soft_trace *trace;         /* NULL: none */
     struct {

@@ -21,6 +21,7 @@
 #include "engine/soft/trace.h"
 #include "engine/soft/translate/analyze.h"
 #include "engine/soft/translate/code_cache.h"
+#include "engine/soft/translate/host_cpu.h"
 #include "engine/soft/translate/lockstep.h"
 #include "engine/soft/translate/verify.h"
 #include "engine/soft/windows.h"
@@ -60,6 +61,8 @@ int soft_native_init(struct soft_vcpu *v, struct error *err)
     n->has_xsave = __get_cpuid(1, &eax, &ebx, &ecx, &edx) && ecx & bit_OSXSAVE;
     n->has_bmi2 = __builtin_cpu_supports("bmi2");
     n->has_fast_bextr = __builtin_cpu_supports("bmi") && __builtin_cpu_is("amd");
+    n->fits_jumps = v->vm->jumps == SOFT_JUMPS_AUTO ? native_host_has_jump_erratum()
+                                                    : v->vm->jumps == SOFT_JUMPS_FIT;
     v->native_host_mxcsr = MXCSR_MASKS;
     native_make_stubs(v);
     native_cache_begin(n);

@@ -180,6 +180,7 @@ struct soft_native {
     uint32_t jump_turn;      /* which way of the jump cache gives way next */
     bool has_bmi2, has_xsave;
     bool has_fast_bextr; /* one cycle, as AMD's have it */
+    bool fits_jumps;     /* see emit_fit */
     bool is_huge;        /* huge pages have been asked for */
     bool was_cut;        /* blocks have gone while one of them ran */
     struct native_source *source;

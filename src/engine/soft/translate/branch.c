@@ -16,6 +16,28 @@ static bool is_same_page(const struct translation *t, uint64_t rip)
            (rip & (GUEST_PAGE_SIZE - 1)) <= GUEST_PAGE_SIZE - X86_INSN_MAX_LENGTH;
 }
 
+void native_fit_next(struct translation *t, const struct native_insn *n, uint8_t *start)
+{
+    bool has_next = t->index + 1 < t->source->count;
+    if (!has_next || t->source->insn[t->index + 1].kind != NATIVE_JCC ||
+        (n->insn.has_memory && n->insn.imm_bytes)) {
+        return;
+    }
+    switch (n->insn.id) {
+    case X86_ID_ADD:
+    case X86_ID_AND:
+    case X86_ID_CMP:
+    case X86_ID_DEC:
+    case X86_ID_INC:
+    case X86_ID_SUB:
+    case X86_ID_TEST:
+        emit_move_to_fit(&t->e, start, EMIT_JCC_SIZE);
+        break;
+    default:
+        break;
+    }
+}
+
 /* A new exit of the block; its stub comes at the end. */
 static struct block_exit *new_exit(struct translation *t, uint64_t rip, uint32_t live)
 {
@@ -44,6 +66,7 @@ void native_emit_exit(struct translation *t, uint64_t rip, uint32_t live)
     int32_t half = t->is_shared ? 0 : (int32_t)(rip >> 63);
     exit->epoch = emit_cmp_field(e, VCPU_FIELD(native_epoch) + 4 * half, 0);
     if (t->is_shared) {
+        emit_fit(e, 2);
         emit8(e, 0x70 | HOST_IF_NOT_EQUAL); /* to the jump behind the next comparison */
         uint8_t *over = e->at++;
         exit->base = emit_cmp_field(e, VCPU_FIELD(native_page), 0);
@@ -159,6 +182,7 @@ static void emit_indirect(struct translation *t, int32_t stack_change)
     int32_t rip = jump + (int32_t)offsetof(struct soft_native_jump, rip);
     _Static_assert(NATIVE_JUMP_SHIFT == 2, "entries are found without a shift");
     native_emit_jump_place(e);
+    emit_fit(e, 8 + EMIT_JCC_SIZE);
     emit_op_table(e, HOST_OP_CMP_REG_RM, ADDRESS, SCRATCH, rip);
     struct slow_path *slow = native_add_slow(t, SLOW_INDIRECT);
     slow->jump = emit_jcc(e, HOST_IF_NOT_EQUAL);
@@ -168,6 +192,7 @@ static void emit_indirect(struct translation *t, int32_t stack_change)
     }
     emit_op_table(e, HOST_OP_MOV_REG_RM, ADDRESS, SCRATCH,
                   jump + (int32_t)offsetof(struct soft_native_jump, tag));
+    emit_fit(e, 8 + EMIT_JCC_SIZE);
     emit_op_base(e, HOST_OP_CMP_REG_RM, ADDRESS, HOST_RSP, VCPU_FIELD(native_tag));
     slow = native_add_slow(t, SLOW_INDIRECT);
     slow->jump = emit_jcc(e, HOST_IF_NOT_EQUAL);
@@ -209,6 +234,7 @@ void native_emit_canonical_check(struct translation *t)
     emit8(e, 0x41);                             /* inc r15d: 1 or 0 */
     emit8(e, 0xff);
     emit8(e, 0xc7);
+    emit_fit(e, 4 + EMIT_JCC_SIZE);
     emit8(e, 0x41); /* cmp r15d, 1 */
     emit8(e, 0x83);
     emit8(e, 0xff);

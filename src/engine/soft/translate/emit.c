@@ -1,6 +1,8 @@
 /* The encoder of host instructions (SDM 2, chapter 2). */
 #include "engine/soft/translate/emit.h"
 
+#include "base/core/compiler.h"
+
 /* The places of the functions below are variables of their own: the compiler must take it that a byte written changes any other. */
 static inline uint8_t *put8(uint8_t *at, uint8_t value)
 {
@@ -191,11 +193,13 @@ void emit_pop(struct emitter *e, uint8_t reg)
 
 void emit_jmp_reg(struct emitter *e, uint8_t reg)
 {
+    emit_fit(e, 3);
     emit_insn(e, &(struct host_insn){.opcode = 0xff, .reg = GROUP_JMP, .rm = reg});
 }
 
 void emit_jmp_table(struct emitter *e, uint8_t index, int32_t disp)
 {
+    emit_fit(e, 8);
     emit_insn(e, &(struct host_insn){.opcode = 0xff,
                                      .reg = GROUP_JMP,
                                      .is_memory = true,
@@ -245,8 +249,43 @@ void emit_store_imm32(struct emitter *e, uint8_t base, int32_t disp, int32_t val
     emit32(e, (uint32_t)value);
 }
 
+/* How many bytes further 'size' bytes from 'at' on are in one piece, and not at its end. */
+static uint32_t bytes_to_fit(const struct emitter *e, const uint8_t *at, uint32_t size)
+{
+    uint32_t offset = (uintptr_t)at % EMIT_PIECE;
+    return e->fits_jumps && offset + size >= EMIT_PIECE ? EMIT_PIECE - offset : 0;
+}
+
+/* NOPs, as few as can be: prefixes cost nothing on these cores. */
+static uint8_t *put_nothing(uint8_t *at, uint32_t count)
+{
+    while (count) {
+        uint32_t size = MIN(count, X86_INSN_MAX_LENGTH);
+        memset(at, 0x66, size - 1);
+        at[size - 1] = 0x90;
+        at += size;
+        count -= size;
+    }
+    return at;
+}
+
+void emit_fit(struct emitter *e, uint32_t size)
+{
+    e->at = put_nothing(e->at, bytes_to_fit(e, e->at, size));
+}
+
+void emit_move_to_fit(struct emitter *e, uint8_t *start, uint32_t size)
+{
+    uint32_t length = (uint32_t)(e->at - start), count = bytes_to_fit(e, start, length + size);
+    if (count) {
+        memmove(start + count, start, length);
+        e->at = put_nothing(start, count) + length;
+    }
+}
+
 uint8_t *emit_jcc(struct emitter *e, uint8_t condition)
 {
+    emit_fit(e, EMIT_JCC_SIZE);
     emit8(e, 0x0f);
     emit8(e, 0x80 | condition);
     e->at += 4;
@@ -255,6 +294,7 @@ uint8_t *emit_jcc(struct emitter *e, uint8_t condition)
 
 uint8_t *emit_jmp(struct emitter *e)
 {
+    emit_fit(e, EMIT_JMP_SIZE);
     emit8(e, 0xe9);
     e->at += 4;
     return e->at - 4;

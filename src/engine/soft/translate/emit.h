@@ -37,6 +37,7 @@ enum host_reg {
 
 struct emitter {
     uint8_t *at;
+    bool fits_jumps; /* see emit_fit */
 };
 
 static inline void emit8(struct emitter *e, uint8_t value)
@@ -116,6 +117,17 @@ void emit_mov_imm(struct emitter *e, uint8_t reg, uint64_t value);
 uint8_t *emit_cmp_field(struct emitter *e, int32_t disp, uint32_t value);
 /* mov qword [rsp + disp], imm32 sign-extended. */
 void emit_store_imm32(struct emitter *e, uint8_t base, int32_t disp, int32_t value);
+
+/* Intel's cores from Skylake to Comet Lake do not keep a 32-byte piece of code as decoded, if a jump in it ends at the piece's end or
+ * beyond: all of the piece is decoded each time it runs (Intel, Mitigations for Jump Conditional Code Erratum, 2019, section 2). A
+ * comparison and the jump that is fused with it count as one. What the emitter has not to care for without such a core:
+ * has the next 'size' bytes, which are a jump or end with one, lie in one piece. */
+#define EMIT_PIECE 32u
+void emit_fit(struct emitter *e, uint32_t size);
+/* The same for an instruction from 'start' on that has been emitted, and 'size' bytes behind it. */
+void emit_move_to_fit(struct emitter *e, uint8_t *start, uint32_t size);
+#define EMIT_JCC_SIZE 6u
+#define EMIT_JMP_SIZE 5u
 
 /* Jumps with a 32-bit displacement: the returned place of it is given to emit_bind, when the target is known. */
 uint8_t *emit_jcc(struct emitter *e, uint8_t condition);

@@ -16,6 +16,7 @@
 static void emit_limit_check(struct translation *t, uint32_t size)
 {
     if (size > 1) {
+        emit_fit(&t->e, 7 + EMIT_JCC_SIZE);
         emit_insn(&t->e, &(struct host_insn){.opcode = 0x81, .reg = 7, .rm = ADDRESS}); /* cmp */
         emit32(&t->e, -size);
         native_add_slow(t, SLOW_INTERPRET)->jump = emit_jcc(&t->e, HOST_IF_ABOVE);
@@ -199,6 +200,7 @@ static void emit_window(struct translation *t, uint8_t reg)
     native_begin_window_access(t);
     if (t->has_guess && !(t->flags & FLAGS_HOST)) {
         emit_rorx(e, true, SCRATCH, reg, SOFT_WINDOW_SHIFT);
+        emit_fit(e, 4 + EMIT_JCC_SIZE);
         emit8(
             e,
             0x41); /* cmp r15b, slot: the other bits of an address in a window are 0, and see windows.h */
@@ -298,12 +300,14 @@ void native_emit_translation(struct translation *t, uint32_t size, bool is_write
     emit_tlb_index(t);
     emit_op_table(e, HOST_OP_SUB_REG_RM, ADDRESS, SCRATCH, tag);
     if (is_aligned && size > 1) {
+        emit_fit(e, 4 + EMIT_JCC_SIZE);
         emit8(e, 0x41); /* test r14b, size - 1 */
         emit8(e, 0xf6);
         emit8(e, 0xc6);
         emit8(e, (uint8_t)(size - 1));
         native_add_slow(t, SLOW_INTERPRET)->jump = emit_jcc(e, HOST_IF_NOT_EQUAL);
     }
+    emit_fit(e, 7 + EMIT_JCC_SIZE);
     emit8(e, 0x49); /* cmp r14, 4096 - size */
     emit8(e, 0x81);
     emit8(e, 0xfe);

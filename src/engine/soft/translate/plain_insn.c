@@ -158,6 +158,15 @@ static bool emit_free_shift(struct translation *t, const struct native_insn *n, 
     return true;
 }
 
+/* The instruction itself, beside the jump that is fused with it. */
+static void emit_compared(struct translation *t, const struct native_insn *n,
+                          const struct host_insn *host)
+{
+    uint8_t *start = t->e.at;
+    emit_insn(&t->e, host);
+    native_fit_next(t, n, start);
+}
+
 void native_emit_plain(struct translation *t, const struct native_insn *n)
 {
     const struct x86_insn *insn = &n->insn;
@@ -218,7 +227,7 @@ void native_emit_plain(struct translation *t, const struct native_insn *n)
         native_want_flags(t, scratch);
     }
     if (turn_operands(n, reg, rm, &host)) {
-        emit_insn(e, &host);
+        emit_compared(t, n, &host);
         native_flags_written(t, n);
         return;
     }
@@ -297,7 +306,7 @@ void native_emit_plain(struct translation *t, const struct native_insn *n)
     if (turned != HOST_NONE) {
         emit_turn(t, turned, 8);
     }
-    emit_insn(e, &host);
+    emit_compared(t, n, &host);
     if (turned != HOST_NONE) {
         emit_turn(t, turned, 64 - 8);
     }

@@ -141,10 +141,12 @@ void native_emit_step(struct translation *t, const struct native_insn *n)
     if (native_needs_host_flags(n)) {
         native_want_flags(t, SCRATCH);
     }
+    uint8_t *start = t->e.at;
     emit_insn(&t->e, &(struct host_insn){.opcode = 0xff,
                                          .is_16 = n->insn.operand_bytes == 2,
                                          .reg = n->insn.id == X86_ID_DEC,
                                          .rm = native_home(n->insn.opcode & 7)});
+    native_fit_next(t, n, start);
     native_flags_written(t, n);
 }
 

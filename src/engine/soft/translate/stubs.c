@@ -456,7 +456,7 @@ static uint8_t *make_indirect(struct emitter *e, bool is_shared)
 void native_make_stubs(struct soft_vcpu *v)
 {
     struct soft_native *n = v->native;
-    struct emitter e = {.at = n->writable};
+    struct emitter e = {.at = n->writable, .fits_jumps = n->fits_jumps};
     n->enter = make_enter(&e);
     n->leave = make_leave(&e);
     n->load_vectors = make_load_vectors(&e);

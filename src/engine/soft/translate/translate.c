@@ -407,7 +407,9 @@ static void emit_slow_paths(struct translation *t)
         case SLOW_TAKEN:
             t->index = slow->index;
             t->flags = slow->flags;
+            e->fits_jumps = t->native->fits_jumps;
             native_emit_taken(t);
+            e->fits_jumps = false;
             break;
         case SLOW_INDIRECT:
             emit_op_base(e, HOST_OP_MOV_RM_REG, ADDRESS, HOST_RSP, VCPU_FIELD(native_target));
@@ -554,6 +556,7 @@ struct native_block *native_translate(struct soft_vcpu *v, uint64_t rip, uint64_
     t.source = source;
     t.block = block;
     t.e.at = native_code(native, block);
+    t.e.fits_jumps = native->fits_jumps;
     t.tlb = mode & NATIVE_MODE_TLB;
     t.is_intel = v->vm->is_intel;
     t.x87 = v->vm->x87;
@@ -603,6 +606,7 @@ struct native_block *native_translate(struct soft_vcpu *v, uint64_t rip, uint64_
     }
     const uint8_t *end = t.e.at;
     t.e.at = native_cold(native, block);
+    t.e.fits_jumps = false; /* most of it never runs */
     emit_slow_paths(&t);
     native_cache_keep_block(native, block, end, t.e.at);
     return block;

@@ -117,6 +117,9 @@ static inline bool native_has_windows(const struct translation *t)
     return t->block->mode & NATIVE_MODE_WINDOWS;
 }
 
+/* The instruction has been emitted from 'start' on: has it lie beside a Jcc behind it as emit_fit wants it, if the two are fused. */
+void native_fit_next(struct translation *t, const struct native_insn *n, uint8_t *start);
+
 void native_save_flags(struct translation *t);
 /* The host's flags from 'status'; RAX is spoiled, and kept in 'scratch' by the second one. */
 void native_load_flags(struct emitter *e);
