@@ -171,7 +171,6 @@ void native_emit_plain(struct translation *t, const struct native_insn *n)
 {
     const struct x86_insn *insn = &n->insn;
     const struct native_row *row = n->row;
-    struct emitter *e = &t->e;
     bool is_vex = insn->prefixes & X86_PREFIX_VEX;
     bool is_byte = false;
     uint8_t reg = (uint8_t)((insn->modrm >> 3 & 7) | (insn->rex & 4) << 1);
