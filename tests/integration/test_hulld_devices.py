@@ -80,6 +80,48 @@ def test_shares_are_mounted_and_serial_ports_lead_out(manager, image, tmp_path):
     assert not os.path.lexists(link)
 
 
+def test_a_volume_is_shared(manager, image):
+    """By two VMs at once; what waits for the next start is said, and a volume in use stays."""
+    manager.hull("volume", "create", "common", "--type", "tree")
+    manager.hull("volume", "create", "block", "--size", "1M")
+    vm = GuestWith(manager, "first", {"work": {"type": "share", "source": "common", "path": "/srv/common"}})
+    other = GuestWith(manager, "second", {})
+    try:
+        until(lambda: "/srv/common virtiofs" in vm.up().run("cat /proc/mounts"), "the volume")
+        vm.run("echo kept >/srv/common/file; chown 12:34 /srv/common/file")
+        assert (manager.state / "pools/default/trees/volumes/common/file").read_text(encoding="ascii") == "kept\n"
+        done = manager.do("PATCH", "/v1/instances/second", {"devices": {"work": {"type": "share", "source": "common", "path": "/srv", "readonly": "true"}}})
+        assert done["result"]["waits_for_restart"] is True
+        other.act("restart")
+        until(lambda: "/srv virtiofs ro" in other.up().run("cat /proc/mounts"), "the volume in the other one")
+        assert other.run("stat -c %u:%g /srv/file; cat /srv/file").split() == ["12:34", "kept"]
+
+        assert manager.get("/v1/volumes/default/common")["used_by"] == ["first", "second"]
+        refused = manager.hull("volume", "delete", "default/common", check=False)
+        assert refused.returncode != 0 and "is used by first, second" in refused.stderr
+
+        # a container sees the same owners, and writes as its root
+        manager.do("POST", "/v1/instances", {"name": "third", "kind": "container", "image": "bb", "start": True, "devices": {
+            "eth0": {"type": "none"}, "work": {"type": "share", "source": "common", "path": "/srv"}}})
+        assert manager.hull("exec", "third", "--", "sh", "-c", "echo by a container >/srv/more; ls -n /srv/file").stdout.split()[2:4] == ["12", "34"]
+        assert vm.run("stat -c %u /srv/common/more; cat /srv/common/more") == "0\nby a container"
+        manager.do("DELETE", "/v1/instances/third?force=true")
+
+        other.act("stop", force=True)
+        manager.hull("config", "second", "set", "work.source=block")
+        refused = manager.hull("start", "second", check=False)
+        assert refused.returncode != 0 and "share work: volume default/block: is a disk (type block)" in refused.stderr
+        manager.hull("config", "second", "set", "work.source=missing")
+        refused = manager.hull("start", "second", check=False)
+        assert refused.returncode != 0 and "missing" in refused.stderr
+        with pytest.raises(Failure, match="name"):
+            manager.do("PATCH", "/v1/instances/second", {"devices": {"work": {"source": "../volumes/common"}}})
+    finally:
+        for name in sorted(manager.names()):
+            manager.do("DELETE", f"/v1/instances/{name}?force=true")
+    manager.hull("volume", "delete", "default/common", "default/block")
+
+
 def test_what_cannot_be_shared_is_refused(manager, image, tmp_path):
     with pytest.raises(AssertionError, match="an existing folder"):
         GuestWith(manager, "wrong", {"work": {"type": "share", "source": str(tmp_path / "nowhere"), "path": "/srv"}})

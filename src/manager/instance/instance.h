@@ -83,6 +83,8 @@ json_t *instance_values(const json_t *document, const char *key);
 /* The same of a device's property. */
 const char *instance_property(const json_t *device, const char *name);
 bool instance_is_device(const json_t *device, const char *type);
+/* A shared folder that is a volume of its pool, and no folder of the host. */
+bool instance_is_volume_share(const json_t *device);
 /* A document of the request's "networks", "pools" or "profiles", borrowed. -ENOENT naming those that there are. */
 int must_check instance_related(const json_t *request, const char *kind, const char *name,
                                 const json_t **out_document, struct error *err);
