@@ -465,7 +465,10 @@ def test_console(client):
     seen = exec_route(client, console, "console")
     status, shown = on_terminal(client, "console", "web1", typed=b"ro\x1d\x1dot\x1d?!\x1dq", until=b"login: ")
     assert status == 0
-    assert "Ctrl-] q leaves it" in shown and seen == [{"do": "console"}]
+    assert "console of web1; Ctrl-] q leaves it" in shown and seen == [{"do": "console"}]
+    status, shown = on_terminal(client, "console", "web1", "--device", "line", typed=b"ro\x1d\x1dot\x1d?!\x1dq", until=b"login: ")
+    assert status == 0
+    assert "line of web1; Ctrl-] q leaves it" in shown and seen[1:] == [{"do": "console", "device": "line"}]
 
 
 def take_tar(request):

@@ -121,7 +121,7 @@ struct instance_driver {
     int (*clone)(struct job *job, const json_t *document, const json_t *from, const char *snapshot,
                  bool is_live, struct error *err);
     /* A session (session/frames.h) on 'fd', until its end. 'request': {"do":"exec","command":[..],"environment":{..},"cwd","user","terminal","columns","rows"},
-     * {"do":"console"}, {"do":"push","path"}, {"do":"pull","path"}, {"do":"logs","follow":bool}. */
+     * {"do":"console","device"}, {"do":"push","path"}, {"do":"pull","path"}, {"do":"logs","follow":bool}. */
     int (*session)(const struct place *place, const json_t *document, const json_t *request, int fd,
                    struct error *err);
 
