@@ -112,9 +112,10 @@ static json_t *make_identity(const struct vm *vm, const struct vm *old)
     return request;
 }
 
-int guest_give_identity(const struct vm *vm, const struct vm *old, struct error *err)
+/* 'request' is taken over. */
+static int give(const struct vm *vm, json_t *request, struct error *err)
 {
-    json_t *request = make_identity(vm, old), *answer = NULL;
+    json_t *answer = NULL;
     int64_t end_ms = clock_monotonic_ms() + IDENTITY_TIMEOUT_MS;
     int rc;
     /* A guest that goes on after a restore takes a moment to answer. */
@@ -132,6 +133,22 @@ int guest_give_identity(const struct vm *vm, const struct vm *old, struct error 
     json_decref(request);
     json_decref(answer);
     return rc;
+}
+
+int guest_give_identity(const struct vm *vm, const struct vm *old, struct error *err)
+{
+    return give(vm, make_identity(vm, old), err);
+}
+
+int guest_give_cards(const struct vm *vm, const json_t *before, struct error *err)
+{
+    const struct vm old = {.document = before};
+    json_t *cards = other_cards(vm, &old);
+    if (json_array_size(cards) == 0) {
+        json_decref(cards);
+        return 0;
+    }
+    return give(vm, json_pack("{s:s, s:o}", "do", "identity", "cards", cards), err);
 }
 
 int guest_renew_later(const struct vm *vm, struct error *err)

@@ -17,6 +17,8 @@ void guest_set_time(const struct vm *vm);
 /* A clone of 'old' becomes somebody else: another name, machine-id, keys, and addresses of its cards. Waits a little for the
  * agent. */
 int must_check guest_give_identity(const struct vm *vm, const struct vm *old, struct error *err);
+/* Only its cards' addresses, where they are others than in the document 'before'. */
+int must_check guest_give_cards(const struct vm *vm, const json_t *before, struct error *err);
 /* The same at its next start, which its disk shall not begin as the machine that it was: a file in its folder says so. */
 #define VM_RENEW "renew-identity"
 int must_check guest_renew_later(const struct vm *vm, struct error *err);
