@@ -395,8 +395,11 @@ def test_vm(manager, image, tmp_path):
         assert cloned.up().read() == "one"
         cloned.act("stop", force=True)
         manager.hull("template", "create", "origin", "golden-vm", "--live")
-        manager.hull("launch", "golden-vm", "made")
+        key = "ssh-ed25519 AAAAC3 it's a \"key\""
+        manager.hull("launch", "golden-vm", "made", "--set", f"ssh_keys={key}")
         made = Existing(manager, "made").up()
+        assert made.run("cat /root/.ssh/authorized_keys") == key  # without cloud-init the agent does it
+        assert b"disable_root: false" in (manager.state / "instances/made/seed.iso").read_bytes()
         assert made.read() == "three" and manager.get("/v1/instances/made")["config"]["memory"] == "256M"
         identity = made.run("cat /etc/machine-id; hostname").split()
         assert identity == [manager.get("/v1/instances/made")["uuid"].replace("-", ""), "made"]

@@ -25,6 +25,11 @@ int must_check guest_renew_later(const struct vm *vm, struct error *err);
 bool guest_is_to_renew(const struct vm *vm);
 /* After that start. Waits for an agent, though not for ever. */
 void guest_renew(const struct vm *vm, struct job *job);
+/* At its next start root gets its ssh_keys by the agent: there is no cloud-init that would take them from the seed. */
+#define VM_KEYS "give-keys"
+int must_check guest_give_keys_later(const struct vm *vm, struct error *err);
+/* After that start. Waits for an agent, though not for ever. */
+void guest_give_keys(const struct vm *vm, struct job *job);
 /* Waits a little for so many CPUs, and brings them online. -EIO: it does not come to that. */
 int must_check guest_online_cpus(const struct vm *vm, uint32_t count);
 
