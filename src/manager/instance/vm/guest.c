@@ -21,7 +21,7 @@
 #define IDENTITY_TIMEOUT_MS 5000  /* until an agent answers */
 #define KEYS_TIMEOUT_MS     60000 /* a slow guest makes keys of RSA */
 #define PROGRAM_TIMEOUT_MS  10000
-#define RENEW_TIMEOUT_MS    30000
+#define RENEW_TIMEOUT_MS    60000 /* as long as a guest may take to boot */
 
 int guest_ask(const struct vm *vm, json_t *request, int timeout_ms, json_t **out_answer,
               struct error *err)
