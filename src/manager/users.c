@@ -19,8 +19,9 @@ static bool uses(const json_t *document, const struct users_query *query)
     json_t *device;
     json_object_foreach(json_object_get(document, "devices"), name, device)
     {
-        if (instance_is_device(device, query->type) &&
-            has_property(device, query->key, query->value) &&
+        bool is_meant = instance_is_device(device, query->type) ||
+                        (query->has_shares && instance_is_volume_share(device));
+        if (is_meant && has_property(device, query->key, query->value) &&
             (query->key2 == NULL || has_property(device, query->key2, query->value2))) {
             return true;
         }

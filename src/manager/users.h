@@ -3,13 +3,16 @@
 #define MANAGER_USERS_H
 
 #include <jansson.h>
+#include <stdbool.h>
 
 #include "base/core/error.h"
 #include "manager/store/store.h"
 
-/* Which devices it is about: those of 'type' with 'value' as property 'key' and, where 'key2' is not NULL, 'value2' as that. */
+/* Which devices it is about: those of 'type' with 'value' as property 'key' and, where 'key2' is not NULL, 'value2' as that.
+ * With 'has_shares' also shared folders that are volumes. */
 struct users_query {
     const char *type, *key, *value, *key2, *value2;
+    bool has_shares;
 };
 
 /* Names of instances with such a device, their profiles' devices included, and "profile NAME" for profiles: a new array. */

@@ -332,6 +332,7 @@ def test_config(client):
     done = client.hull("config", "web1", "set", "memory=1G", "eth0.ipv4=10.1.2.4")
     assert done.stderr == "hull: web1: some of it holds from the next start on\n"
     client.hull("config", "web1", "unset", "memory", "eth0.ipv4", "eth0.mac")
+    client.hull("config", "web1", "unset", "eth0", "cpus")  # a device, and a key
     client.hull("config", "web1", "set", "profiles=a,b", "description=c=d")
     client.hull("config", "web1", "unset", "profiles")
     client.environment["EDITOR"] = "sed -i -e s/512M/2G/ -e '/ipv4/d'"
@@ -339,6 +340,7 @@ def test_config(client):
     assert [request.body for request in client.hulld.asked("PATCH", "/v1/instances/web1")] == [
         {"config": {"memory": "1G"}, "devices": {"eth0": {"ipv4": "10.1.2.4"}}},
         {"config": {"memory": None}, "devices": {"eth0": {"ipv4": None, "mac": None}}},
+        {"config": {"cpus": None}, "devices": {"eth0": None}},
         {"profiles": ["a", "b"], "description": "c=d"},
         {"profiles": None},
         {"config": {"memory": "2G"}, "devices": {"eth0": {"ipv4": None}}}]
@@ -465,7 +467,10 @@ def test_console(client):
     seen = exec_route(client, console, "console")
     status, shown = on_terminal(client, "console", "web1", typed=b"ro\x1d\x1dot\x1d?!\x1dq", until=b"login: ")
     assert status == 0
-    assert "Ctrl-] q leaves it" in shown and seen == [{"do": "console"}]
+    assert "console of web1; Ctrl-] q leaves it" in shown and seen == [{"do": "console"}]
+    status, shown = on_terminal(client, "console", "web1", "--device", "line", typed=b"ro\x1d\x1dot\x1d?!\x1dq", until=b"login: ")
+    assert status == 0
+    assert "line of web1; Ctrl-] q leaves it" in shown and seen[1:] == [{"do": "console", "device": "line"}]
 
 
 def take_tar(request):

@@ -3,7 +3,7 @@ import os
 import subprocess
 
 import pytest
-from conftest import BUILD, GUESTS
+from conftest import BUILD, GUESTS, HULL
 from hulld import NEEDS_ROOT, Failure, manager, until  # noqa: F401 (a fixture)
 from test_hulld_vms import Existing, Guest
 from test_share import make_initrd
@@ -28,6 +28,29 @@ class GuestWith(Guest):
         self.manager, self.name = manager, name
         manager.do("POST", "/v1/instances", {"name": name, "kind": "vm", "image": "tiny", "start": True, "config": {"engine": "soft", "memory": "256M"},
                                              "devices": {"eth0": {"type": "none"}, "root": {"type": "disk", "size": "128M"}, **devices}})
+
+
+class Terminal:
+    """`hull console` at a serial port of a VM."""
+
+    def __init__(self, guest, device):
+        self.process = subprocess.Popen([HULL, "console", guest.name, "--device", device], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        env=guest.manager.environment)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *failure):
+        self.process.terminate()
+        self.process.communicate()
+
+    def type(self, text):
+        self.process.stdin.write(text.encode())
+        self.process.stdin.flush()
+
+    def read(self):
+        """A line as the guest's terminal makes it, without what it echoes."""
+        return self.process.stdout.readline().decode().replace("\r", "")
 
 
 def test_shares_are_mounted_and_serial_ports_lead_out(manager, image, tmp_path):
@@ -60,6 +83,17 @@ def test_shares_are_mounted_and_serial_ports_lead_out(manager, image, tmp_path):
             os.close(pty)
         assert port.read_bytes() == b"by file\n"
 
+        # the terminal of a port, by its name: both ways, and for one client
+        vm.run("(while read word; do echo got $word; done) </dev/ttyS1 >/dev/ttyS1 2>/dev/null &")
+        with Terminal(vm, "line1") as line:
+            line.type("hello\n")
+            assert line.read() == "got hello\n"
+            refused = manager.hull("console", "devices", "--device", "line1", check=False)
+            assert refused.returncode != 0 and "somebody else has its line1" in refused.stderr
+        for name, why in (("line2", "nobody can type"), ("work", "has no serial port work"), ("../line1", "has no serial port")):
+            refused = manager.hull("console", "devices", "--device", name, check=False)
+            assert refused.returncode != 0 and why in refused.stderr
+
         # snapshots hold open files; a guest that starts anew has its shares again
         vm.run("(exec 5>>'/srv/a folder/log'; echo 1 >&5; sleep 10000) >/dev/null 2>&1 &")
         until((shared / "log").exists, "the guest's log")
@@ -78,6 +112,53 @@ def test_shares_are_mounted_and_serial_ports_lead_out(manager, image, tmp_path):
         for name in sorted(manager.names()):
             manager.do("DELETE", f"/v1/instances/{name}?force=true")
     assert not os.path.lexists(link)
+
+
+def test_a_volume_is_shared(manager, image, tmp_path):
+    """By two VMs at once; what waits for the next start is said, and a volume in use stays."""
+    manager.hull("volume", "create", "common", "--type", "tree")
+    manager.hull("volume", "create", "block", "--size", "1M")
+    vm = GuestWith(manager, "first", {"work": {"type": "share", "source": "common", "path": "/srv/common"},
+                                      "line": {"type": "serial", "to": f"unix:{tmp_path}/line.sock"}})
+    other = GuestWith(manager, "second", {})
+    try:
+        until(lambda: "/srv/common virtiofs" in vm.up().run("cat /proc/mounts"), "the volume")
+        vm.run("echo kept >/srv/common/file; chown 12:34 /srv/common/file")
+        assert (manager.state / "pools/default/trees/volumes/common/file").read_text(encoding="ascii") == "kept\n"
+        vm.run("stty -F /dev/ttyS1 raw -echo; (while read word; do echo got $word; done) </dev/ttyS1 >/dev/ttyS1 2>/dev/null &")
+        with Terminal(vm, "line") as line:
+            line.type("it\n")
+            assert line.read() == "got it\n"
+        done = manager.do("PATCH", "/v1/instances/second", {"devices": {"work": {"type": "share", "source": "common", "path": "/srv", "readonly": "true"}}})
+        assert done["result"]["waits_for_restart"] is True
+        other.act("restart")
+        until(lambda: "/srv virtiofs ro" in other.up().run("cat /proc/mounts"), "the volume in the other one")
+        assert other.run("stat -c %u:%g /srv/file; cat /srv/file").split() == ["12:34", "kept"]
+
+        assert manager.get("/v1/volumes/default/common")["used_by"] == ["first", "second"]
+        refused = manager.hull("volume", "delete", "default/common", check=False)
+        assert refused.returncode != 0 and "is used by first, second" in refused.stderr
+
+        # a container sees the same owners, and writes as its root
+        manager.do("POST", "/v1/instances", {"name": "third", "kind": "container", "image": "bb", "start": True, "devices": {
+            "eth0": {"type": "none"}, "work": {"type": "share", "source": "common", "path": "/srv"}}})
+        assert manager.hull("exec", "third", "--", "sh", "-c", "echo by a container >/srv/more; ls -n /srv/file").stdout.split()[2:4] == ["12", "34"]
+        assert vm.run("stat -c %u /srv/common/more; cat /srv/common/more") == "0\nby a container"
+        manager.do("DELETE", "/v1/instances/third?force=true")
+
+        other.act("stop", force=True)
+        manager.hull("config", "second", "set", "work.source=block")
+        refused = manager.hull("start", "second", check=False)
+        assert refused.returncode != 0 and "share work: volume default/block: is a disk (type block)" in refused.stderr
+        manager.hull("config", "second", "set", "work.source=missing")
+        refused = manager.hull("start", "second", check=False)
+        assert refused.returncode != 0 and "missing" in refused.stderr
+        with pytest.raises(Failure, match="name"):
+            manager.do("PATCH", "/v1/instances/second", {"devices": {"work": {"source": "../volumes/common"}}})
+    finally:
+        for name in sorted(manager.names()):
+            manager.do("DELETE", f"/v1/instances/{name}?force=true")
+    manager.hull("volume", "delete", "default/common", "default/block")
 
 
 def test_what_cannot_be_shared_is_refused(manager, image, tmp_path):

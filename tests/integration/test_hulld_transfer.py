@@ -204,7 +204,8 @@ def entry(name, kind=tarfile.REGTYPE, target="", data=b""):
 
 
 CHANGES = {
-    "newer format": (with_header(format=2), "newer"),
+    "newer format": (with_header(format=3), "newer"),
+    "memory of a container": (with_header(format=2, states=[{"snapshot": "first", "memory": True}, {}]), "memory"),
     "other kind": (with_header(kind="vm"), ""),
     "unknown key": (with_header(document__config={"memroy": "1G"}), "memory"),
     "missing profile": (with_header(document__profiles=["nowhere"]), "--profile"),
@@ -394,12 +395,67 @@ def test_vm(manager, image, tmp_path):
         assert cloned.up().read() == "one"
         cloned.act("stop", force=True)
         manager.hull("template", "create", "origin", "golden-vm", "--live")
-        manager.hull("launch", "golden-vm", "made")
+        key = "ssh-ed25519 AAAAC3 it's a \"key\""
+        manager.hull("launch", "golden-vm", "made", "--set", f"ssh_keys={key}")
         made = Existing(manager, "made").up()
+        assert made.run("cat /root/.ssh/authorized_keys") == key  # without cloud-init the agent does it
+        assert b"disable_root: false" in (manager.state / "instances/made/seed.iso").read_bytes()
         assert made.read() == "three" and manager.get("/v1/instances/made")["config"]["memory"] == "256M"
         identity = made.run("cat /etc/machine-id; hostname").split()
         assert identity == [manager.get("/v1/instances/made")["uuid"].replace("-", ""), "made"]
     manager.hull("template", "delete", "golden-vm")
+    nothing_left(manager)
+
+
+def test_memory(manager, image, tmp_path):
+    """A snapshot with memory goes on where it is imported, with cards of its own there; as another machine it has none."""
+    file, plain = tmp_path / "warm.hull", tmp_path / "plain.hull"
+    manager.do("POST", "/v1/networks", {"name": "lab", "type": "nat", "config": {"ipv4": "10.79.0.1/24", "ipv6": "none"}})
+    with guest_of(manager, "origin") as guest:
+        manager.do("PATCH", "/v1/instances/origin", {"devices": {"lan": {"type": "nic", "network": "lab"}, "gap": {"type": "disk", "size": "8M"}}})
+        manager.do("PATCH", "/v1/instances/origin", {"devices": {"more": {"type": "disk", "size": "8M"}}})
+        manager.do("PATCH", "/v1/instances/origin", {"devices": {"gap": None}})  # what stays keeps its place
+        until(lambda: guest.run("ls /sys/class/net").split() == ["eth0", "lo"], "the card")
+        guest.write("cold")
+        manager.do("POST", "/v1/instances/origin/snapshots", {"name": "cold"})
+        guest.write("warm")
+        guest.run("echo alive >/tmp/only-in-memory; echo more | dd of=/dev/vdc conv=fsync 2>/dev/null")
+        manager.do("POST", "/v1/instances/origin/snapshots", {"name": "warm", "memory": True})
+        guest.write("later")
+        manager.hull("export", "origin", file, "--snapshots", "--compress", "none")
+        manager.hull("export", "origin", plain, "--compress", "none")
+        with tarfile.open(file) as archive:
+            names = archive.getnames()
+            text = archive.extractfile("hull-export.json").read()
+        header = json.loads(text)
+        assert header["format"] == 2 and header["states"] == [{"snapshot": "cold"}, {"snapshot": "warm", "memory": True}, {}]
+        assert [name for name in names if name.startswith("memory")] == ["memory/1.save"]
+
+        manager.hull("import", file, "there")
+        assert [row["memory"] for row in manager.get("/v1/instances/there")["snapshots"]] == [False, True]
+        manager.do("POST", "/v1/instances/there/snapshots/warm/restore")
+        there = Existing(manager, "there").up()
+        assert there.run("cat /tmp/only-in-memory /mnt/file; head -c 4 /dev/vdc").split() == ["alive", "warm", "more"]
+        mac = manager.get("/v1/instances/there")["devices"]["lan"]["mac"]
+        assert mac != manager.get("/v1/instances/origin")["devices"]["lan"]["mac"] and there.run("cat /sys/class/net/eth0/address") == mac
+        assert guest.read() == "later"
+        manager.do("DELETE", "/v1/instances/there/snapshots/warm")
+        assert [path.name for path in (manager.state / "instances/there/snapshots").iterdir()] == ["cold"]
+        manager.do("DELETE", "/v1/instances/there?force=1")
+
+        manager.hull("import", file, "other", "--as-new")
+        assert [row["memory"] for row in manager.get("/v1/instances/other")["snapshots"]] == [False, False]
+        manager.do("DELETE", "/v1/instances/other?force=1")
+        # more than its configuration says
+        small = text.replace(b'"memory": "256M"', b'"memory": "004M"')
+        data = file.read_bytes().replace(text, small, 1)
+        file.write_bytes(data.replace(hashlib.sha256(text).hexdigest().encode(), hashlib.sha256(small).hexdigest().encode()))
+        refused = manager.hull("import", file, "bad", check=False)
+        assert refused.returncode == 1 and "--trusted" in refused.stderr and "bad" not in manager.names()
+        # without snapshots it is as it was before there was memory in exports
+        with tarfile.open(plain) as archive:
+            assert json.load(archive.extractfile("hull-export.json"))["format"] == 1
+    manager.do("DELETE", "/v1/networks/lab")
     nothing_left(manager)
 
 

@@ -88,7 +88,8 @@ static int set_word(json_t *patch, const char *word, struct error *err)
     return managed_set(patch, word, err);
 }
 
-static int unset_word(json_t *patch, const char *word, struct error *err)
+/* 'info' is what the instance has: a word without a dot may be one of its devices, as a whole. */
+static int unset_word(json_t *patch, const json_t *info, const char *word, struct error *err)
 {
     const char *dot = strrchr(word, '.');
     json_t *unset;
@@ -99,7 +100,8 @@ static int unset_word(json_t *patch, const char *word, struct error *err)
         unset = json_pack("{s:{s:{s:n}}}", "devices", device != NULL ? device : "", dot + 1);
         free(device);
     } else {
-        unset = json_pack("{s:{s:n}}", "config", word);
+        bool is_device = json_object_get(json_object_get(info, "devices"), word) != NULL;
+        unset = json_pack("{s:{s:n}}", is_device ? "devices" : "config", word);
     }
     int rc = unset != NULL ? json_object_update_recursive(patch, unset) : -1;
     json_decref(unset);
@@ -119,7 +121,7 @@ static int patch_of(const char *what, const char *name, const json_t *info, char
     int rc = 0;
     for (int i = 0; rc == 0 && i < count; i++) {
         rc = strcmp(what, "set") == 0 ? set_word(patch, words[i], err)
-                                      : unset_word(patch, words[i], err);
+                                      : unset_word(patch, info, words[i], err);
     }
     if (rc < 0) {
         json_decref(patch);
@@ -222,6 +224,7 @@ const struct verb config_verb = {
                 "  hull config web1 set memory=2G cpus=4\n"
                 "  hull config web1 set eth0.ipv4=10.1.2.3\n"
                 "  hull config web1 unset memory\n"
+                "  hull config web1 unset eth1             # the device\n"
                 "  EDITOR=nano hull config web1 edit\n",
     .options = config_table,
     .complete = "INSTANCE",

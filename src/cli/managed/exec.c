@@ -197,9 +197,25 @@ const struct verb shell_verb = {
     .run = shell_run,
 };
 
+struct console_options {
+    const char *device;
+};
+
+static int parse_device(void *into, const char *value, struct error *err)
+{
+    ((struct console_options *)into)->device = value;
+    return 0;
+}
+
+static const struct option_spec console_table[] = {
+    {"device", 0, "NAME", "a device of type serial, in place of the first console", NULL,
+     parse_device},
+    {0},
+};
+
 static int console_run(int argc, char **argv)
 {
-    struct managed_options options = {0};
+    struct console_options options = {0};
     struct client client;
     struct client_socket *socket;
     struct error err = {0};
@@ -208,16 +224,23 @@ static int console_run(int argc, char **argv)
     if (status >= 0) {
         return status;
     }
+    json_t *request = json_pack("{s:s}", "do", "console");
+    if (options.device != NULL) {
+        (void)json_object_set_new(request, "device", json_string(options.device));
+    }
     int rc = managed_open(&client, &err);
-    rc = rc < 0 ? rc
-                : managed_session_open(&client, argv[0], "console",
-                                       json_pack("{s:s}", "do", "console"), &socket, &err);
+    if (rc < 0) {
+        json_decref(request);
+    } else {
+        rc = managed_session_open(&client, argv[0], "console", request, &socket, &err);
+    }
     if (rc < 0) {
         return cli_fail(&err);
     }
     const struct session_terminal how = {.is_raw = isatty(STDIN_FILENO) == 1, .is_console = true};
     if (how.is_raw) {
-        (void)fprintf(stderr, "console of %s; Ctrl-] q leaves it\n", argv[0]);
+        (void)fprintf(stderr, "%s of %s; Ctrl-] q leaves it\n",
+                      options.device != NULL ? options.device : "console", argv[0]);
     }
     rc = session_run(socket, &how, &err);
     client_socket_close(socket);
@@ -231,7 +254,9 @@ const struct verb console_verb = {
     .name = "console",
     .arguments = "NAME",
     .summary = "Use an instance's console; Ctrl-] q leaves it",
-    .examples = "  hull console web1\n",
+    .examples = "  hull console web1\n"
+                "  hull console vm1 --device line1\n",
+    .options = console_table,
     .complete = "INSTANCE",
     .run = console_run,
 };

@@ -83,6 +83,8 @@ json_t *instance_values(const json_t *document, const char *key);
 /* The same of a device's property. */
 const char *instance_property(const json_t *device, const char *name);
 bool instance_is_device(const json_t *device, const char *type);
+/* A shared folder that is a volume of its pool, and no folder of the host. */
+bool instance_is_volume_share(const json_t *device);
 /* A document of the request's "networks", "pools" or "profiles", borrowed. -ENOENT naming those that there are. */
 int must_check instance_related(const json_t *request, const char *kind, const char *name,
                                 const json_t **out_document, struct error *err);
@@ -119,7 +121,7 @@ struct instance_driver {
     int (*clone)(struct job *job, const json_t *document, const json_t *from, const char *snapshot,
                  bool is_live, struct error *err);
     /* A session (session/frames.h) on 'fd', until its end. 'request': {"do":"exec","command":[..],"environment":{..},"cwd","user","terminal","columns","rows"},
-     * {"do":"console"}, {"do":"push","path"}, {"do":"pull","path"}, {"do":"logs","follow":bool}. */
+     * {"do":"console","device"}, {"do":"push","path"}, {"do":"pull","path"}, {"do":"logs","follow":bool}. */
     int (*session)(const struct place *place, const json_t *document, const json_t *request, int fd,
                    struct error *err);
 

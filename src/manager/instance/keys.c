@@ -434,8 +434,11 @@ const struct instance_key instance_keys[] = {
     {"spoofing", "nic", KEY_BOTH, "WHAT", "drop", "what happens to packets from other addresses",
      "drop|allow", .check = check_spoofing},
 
-    {"source", "share", KEY_BOTH, "DIR", NULL, "a folder of the host", "DIR",
-     .check = check_plain_path},
+    {"source", "share", KEY_BOTH, "VOLUME|DIR", NULL,
+     "a volume of the pool that is a folder (type tree), or a folder of the host", "DIR",
+     .check = check_source},
+    {"pool", "share", KEY_BOTH, "POOL", "default", "the storage pool of that volume",
+     .check = check_pool_name},
     {"path", "share", KEY_BOTH, "DIR", NULL,
      "where the instance has it; a VM without it, or without hull-agent, mounts it itself: mount -t virtiofs TAG DIR",
      .check = check_plain_path},

@@ -181,7 +181,7 @@ static void find_resources(const json_t *document, struct resources *resources)
     {
         if (instance_is_device(device, "nic")) {
             add_resource(resources, "~network", instance_property(device, "network"));
-        } else if (instance_is_device(device, "disk")) {
+        } else if (instance_is_device(device, "disk") || instance_is_volume_share(device)) {
             add_resource(resources, "~pool", instance_property(device, "pool"));
         }
     }

@@ -523,6 +523,13 @@ static int open_session(struct api_call *call, const char *what, struct error *e
         rc = instance_expand(document, profiles, &expanded, err);
         json_decref(profiles);
     }
+    const char *device = text_of(request, "device");
+    if (rc == 0 && device != NULL &&
+        !instance_is_device(json_object_get(json_object_get(expanded, "devices"), device),
+                            "serial")) {
+        rc = error_set(err, ENOENT, "instance %.64s: has no serial port %.60s", call->words[0],
+                       device);
+    }
     rc = rc < 0 ? rc
                 : operation_session(call->manager->operations, expanded, request, &call->session_fd,
                                     err);
@@ -568,8 +575,10 @@ static const struct api_query list_query[] = {
 static const struct api_query delete_query[] = {{"force", "1: also one that runs"}, {0}};
 static const struct api_query logs_query[] = {{"lines", "how many at most (default: 1000)"}, {0}};
 static const struct api_query session_query[] = {
-    {"request", "an object of JSON: of exec command, environment, cwd, user, terminal, columns and "
-                "rows; of push and pull path; of logs follow"},
+    {"request",
+     "an object of JSON: of exec command, environment, cwd, user, terminal, columns and "
+     "rows; of console device (a serial port; else the console); of push and pull path; of logs "
+     "follow"},
     {0}};
 
 const struct api_route instance_routes[] = {

@@ -63,6 +63,12 @@ bool instance_is_device(const json_t *device, const char *type)
     return own != NULL && strcmp(own, type) == 0;
 }
 
+bool instance_is_volume_share(const json_t *device)
+{
+    const char *source = json_string_value(json_object_get(device, "source"));
+    return instance_is_device(device, "share") && source != NULL && source[0] != '/';
+}
+
 int instance_related(const json_t *request, const char *kind, const char *name,
                      const json_t **out_document, struct error *err)
 {

@@ -87,6 +87,10 @@ struct pool_driver {
 int must_check pool_driver_find(const json_t *pool, const struct pool_driver **out_driver,
                                 struct error *err);
 
+/* The folder of the volume 'name' (without the pool's), which has to be of type tree. Errors: -ENOENT; -EINVAL: it is a disk. */
+int must_check pool_volume_folder(const json_t *pool, const char *name, char out_path[PATH_MAX],
+                                  struct error *err);
+
 /* The document of the pool "default", a new reference; NULL: no memory. hulld puts it when it starts first; its folder is made
  * when it is first used. */
 json_t *pool_default(const struct place *place);

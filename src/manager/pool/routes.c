@@ -11,13 +11,14 @@
 
 static struct users_query pool_query(const char *pool)
 {
-    return (struct users_query){.type = "disk", .key = "pool", .value = pool};
+    return (struct users_query){.type = "disk", .has_shares = true, .key = "pool", .value = pool};
 }
 
 static struct users_query volume_query(const json_t *volume)
 {
     const char *name = text_or_empty(volume, "name"), *slash = strchr(name, '/');
     return (struct users_query){.type = "disk",
+                                .has_shares = true,
                                 .key = "pool",
                                 .value = text_or_empty(volume, "pool"),
                                 .key2 = "source",

@@ -1,6 +1,6 @@
 /* The file of an exported instance, as a stream: docs/export-format.md. A tar archive (ustar), perhaps compressed by zstd:
  *
- *   hull-export.json     what it is (BUNDLE_HEADER), the first member
+ *   hull-export.json     what it is (BUNDLE_HEADER), the first member; format 1, or 2 with memory
  *   ...                  its files; disks as sparse files (GNU's format 1.0)
  *   hull-manifest.json   {"format":1, "members":[{"name","size","sha256"}, ...]} of all before it, the last member
  *

@@ -539,12 +539,12 @@ int bundle_read_header(struct bundle_reader *reader, json_t **out_header, struct
         return rc;
     }
     json_int_t format = json_integer_value(json_object_get(header, "format"));
-    if (format > BUNDLE_FORMAT) {
+    if (format > BUNDLE_NEWEST) {
         return error_set(err, EPROTONOSUPPORT,
                          "it was exported by a newer Hull: its format is %lld, this one knows %d",
-                         (long long)format, BUNDLE_FORMAT);
+                         (long long)format, BUNDLE_NEWEST);
     }
-    if (format != BUNDLE_FORMAT || json_string_value(json_object_get(header, "kind")) == NULL ||
+    if (format < BUNDLE_FORMAT || json_string_value(json_object_get(header, "kind")) == NULL ||
         json_string_value(json_object_get(header, "name")) == NULL ||
         !json_is_object(json_object_get(header, "document"))) {
         return bad(err, "its header does not say what it is");

@@ -303,7 +303,9 @@ int vm_prepare(struct work *work, const char *folder, const struct transfer_mome
         json_pack("{s:b, s:b, s:s, s:b}", "kernel", text_or_empty(boot, "kernel")[0] != '\0',
                   "initrd", text_or_empty(boot, "initrd")[0] != '\0', "append",
                   text_or_empty(boot, "append"), "cloud_init", access(seed, F_OK) == 0);
-    return json_object_set_new(header, "boot", said);
+    rc = json_object_set_new(header, "boot", said);
+    return rc < 0 ? error_set_errno(err, ENOMEM, "an export")
+                  : vm_prepare_memory(work, header, err);
 }
 
 static int send_boot_file(const char *path, const char *name, struct bundle_writer *writer,
@@ -355,7 +357,8 @@ int vm_send(struct work *work, const struct transfer_moment *moment, const json_
     if (rc == 0 && initrd[0] != '\0') {
         rc = send_boot_file(initrd, TRANSFER_INITRD, writer, err);
     }
-    return rc < 0 ? rc : each_disk(work, send_one, &sending, err);
+    rc = rc < 0 ? rc : each_disk(work, send_one, &sending, err);
+    return rc < 0 ? rc : vm_send_memory(work, header, writer, err);
 }
 
 void vm_send_recover(struct job *job)
@@ -574,5 +577,6 @@ int vm_receive(struct work *work, const struct transfer_files *files, const json
         rc = guest_renew_later(&vm, err);
     }
     rc = rc < 0 ? rc : job_step(work->job, "vm-disks", NULL, err);
-    return rc < 0 ? rc : each_disk(work, receive_disk, &receiving, err);
+    rc = rc < 0 ? rc : each_disk(work, receive_disk, &receiving, err);
+    return rc < 0 ? rc : vm_receive_memory(work, files, header, err);
 }

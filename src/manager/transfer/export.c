@@ -19,7 +19,7 @@ static json_t *make_document(const json_t *document, bool has_snapshots)
     }
     json_array_foreach(json_object_get(copy, "snapshots"), i, item)
     {
-        (void)json_object_set_new(item, "memory", json_false()); /* it stays here */
+        (void)json_object_set_new(item, "memory", json_false()); /* until it is found */
     }
     return copy;
 }

@@ -32,6 +32,7 @@ static int check_states(const json_t *header, struct error *err)
     const json_t *snapshots = json_object_get(json_object_get(header, "document"), "snapshots"),
                  *item;
     size_t i, count = json_array_size(states);
+    bool is_vm = strcmp(text_or_empty(header, "kind"), "vm") == 0;
     if (count == 0 || count > TRANSFER_MAX_STATES || json_array_size(snapshots) != count - 1) {
         return bad(err, "its states");
     }
@@ -39,6 +40,10 @@ static int check_states(const json_t *header, struct error *err)
     {
         const char *name = text_of(state, "snapshot");
         item = json_array_get(snapshots, i);
+        bool has_memory = json_is_true(json_object_get(state, "memory"));
+        if (has_memory && (name == NULL || !is_vm)) {
+            return bad(err, "memory of what has none");
+        }
         if (i == count - 1 ? name != NULL
                            : name == NULL || strcmp(name, text_or_empty(item, "name")) != 0) {
             return bad(err, "its states");
@@ -54,6 +59,12 @@ static int check_states(const json_t *header, struct error *err)
         }
     }
     return 0;
+}
+
+static bool has_memory(const json_t *header, size_t state)
+{
+    const json_t *states = json_object_get(header, "states");
+    return json_is_true(json_object_get(json_array_get(states, state), "memory"));
 }
 
 /* What belongs to a file of that header, in its order: an array of names. */
@@ -86,6 +97,12 @@ static int expected_members(const json_t *header, json_t **out_names, struct err
                 (void)json_array_append_new(names, json_string(name));
             }
         }
+        for (size_t state = 0; state < count; state++) {
+            if (has_memory(header, state)) {
+                transfer_memory_name(state, name);
+                (void)json_array_append_new(names, json_string(name));
+            }
+        }
     }
     *out_names = TAKE_PTR(names);
     return 0;
@@ -106,7 +123,7 @@ static bool is_state(const json_t *header, const char *name)
 }
 
 /* Of the file's words about snapshots those that are known, and true. */
-static json_t *make_snapshots(const json_t *header)
+static json_t *make_snapshots(const json_t *header, bool is_new)
 {
     const json_t *list = json_object_get(json_object_get(header, "document"), "snapshots"), *item;
     json_t *made = json_array();
@@ -115,7 +132,8 @@ static json_t *make_snapshots(const json_t *header)
     {
         const char *parent = text_or_empty(item, "parent");
         json_t *row = json_pack("{s:s, s:s, s:b}", "name", text_or_empty(item, "name"),
-                                "created_at", text_or_empty(item, "created_at"), "memory", 0);
+                                "created_at", text_or_empty(item, "created_at"), "memory",
+                                (int)(has_memory(header, i) && !is_new));
         if (is_state(header, parent)) {
             (void)json_object_set_new(row, "parent", json_string(parent));
         }
@@ -409,7 +427,8 @@ static int make_document(struct work *work, const json_t *header, struct error *
     }
     if (json_array_size(json_object_get(said, "snapshots")) > 0) {
         const char *current = text_or_empty(said, "snapshot");
-        (void)json_object_set_new(work->document, "snapshots", make_snapshots(header));
+        bool is_new = json_is_true(json_object_get(request, "as_new"));
+        (void)json_object_set_new(work->document, "snapshots", make_snapshots(header, is_new));
         if (is_state(header, current)) {
             (void)json_object_set_new(work->document, "snapshot", json_string(current));
         }

@@ -10,7 +10,8 @@
 #define TAR_BLOCK     512u
 #define TAR_SPARSE    "GNUSparseFile.0"
 #define TAR_MAX_PAX   4096u
-#define BUNDLE_FORMAT 1
+#define BUNDLE_FORMAT 1 /* of the manifest, and of a header without memory */
+#define BUNDLE_NEWEST 2 /* of headers */
 
 struct tar_header {
     char name[100], mode[8], uid[8], gid[8], size[12], mtime[12], checksum[8], type, link[100];

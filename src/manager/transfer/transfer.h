@@ -21,10 +21,11 @@
 #include "manager/instance/work.h"
 #include "manager/transfer/bundle.h"
 
-#define TRANSFER_BASE       "base.tar"
-#define TRANSFER_KERNEL     "boot/vmlinuz"
-#define TRANSFER_INITRD     "boot/initrd"
-#define TRANSFER_MAX_STATES 1001 /* snapshots, and what it is now */
+#define TRANSFER_BASE          "base.tar"
+#define TRANSFER_KERNEL        "boot/vmlinuz"
+#define TRANSFER_INITRD        "boot/initrd"
+#define TRANSFER_MAX_STATES    1001 /* snapshots, and what it is now */
+#define TRANSFER_FORMAT_MEMORY 2    /* of a header that has memory */
 
 int transfer_export(struct job *job, json_t **out_result, struct error *err);
 int transfer_export_recover(struct job *job, json_t **out_result, struct error *err);
@@ -43,6 +44,7 @@ void transfer_path(const char *folder, const char *name, char out_path[PATH_MAX]
 void transfer_state_name(size_t state, char out_name[BUNDLE_NAME_SIZE]);
 int must_check transfer_disk_name(const char *device, size_t state, char out_name[BUNDLE_NAME_SIZE],
                                   struct error *err);
+void transfer_memory_name(size_t state, char out_name[BUNDLE_NAME_SIZE]); /* "memory/3.save" */
 int transfer_poll(void *job); /* not 0: it was cancelled */
 
 /* What an instance is at one moment, out of itself, while that is not running: the one that an export makes if it runs, so that
@@ -99,5 +101,13 @@ int must_check vm_pack(struct work *work, const struct transfer_moment *moment, 
                        struct error *err);
 int must_check vm_receive(struct work *work, const struct transfer_files *files,
                           const json_t *header, struct error *err);
+
+/* memory.c: the memory of a VM's snapshots. Says in 'header' which have one. */
+int must_check vm_prepare_memory(struct work *work, json_t *header, struct error *err);
+int must_check vm_send_memory(struct work *work, const json_t *header, struct bundle_writer *writer,
+                              struct error *err);
+/* Once the snapshots' folders are there. What becomes another machine (as_new) gets none. */
+int must_check vm_receive_memory(struct work *work, const struct transfer_files *files,
+                                 const json_t *header, struct error *err);
 
 #endif

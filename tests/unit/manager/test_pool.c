@@ -545,6 +545,7 @@ static void trees(void **state)
 {
     struct error err = {0};
     char path[PATH_MAX], found[PATH_MAX], file[PATH_MAX + 8];
+    struct pool_disk disk;
     ok(driver->tree_create(pool, "volumes/data", 0, path, &err));
     snprintf(file, sizeof(file), "%s/file", path);
     ok(file_replace(file, "x", 0600, false, &err));
@@ -554,6 +555,15 @@ static void trees(void **state)
     assert_int_equal(driver->tree_create(pool, "volumes/more", MIB, path, &err), -EOPNOTSUPP);
     assert_int_equal(driver->tree_create(pool, "volumes/..", 0, path, &err), -EINVAL);
     assert_int_equal(driver->remove(pool, &err), -EBUSY);
+    ok(pool_volume_folder(pool, "data", found, &err));
+    assert_string_equal(found, path);
+    ok(driver->disk_create(pool, "volumes/block", MIB, NULL, &disk, &err));
+    assert_int_equal(pool_volume_folder(pool, "block", found, &err), -EINVAL);
+    assert_non_null(strstr(err.text, "is a disk"));
+    assert_int_equal(pool_volume_folder(pool, "nothing", found, &err), -ENOENT);
+    assert_int_equal(pool_volume_folder(pool, "../volumes/data", found, &err), -EINVAL);
+    ok(driver->disk_remove(pool, "volumes/block", &err));
+
     ok(driver->tree_remove(pool, "volumes/data", &err));
     ok(driver->tree_remove(pool, "volumes/data", &err));
     assert_int_equal(driver->tree_find(pool, "volumes/data", path, &err), -ENOENT);

@@ -11,8 +11,10 @@ int must_check container_open(const struct place *place, char keeper[PATH_MAX],
                               struct life *out_life, struct error *err);
 
 /* What `system` is to be told of an expanded document (config.h there): an object of keys and lists of texts, each key that is
- * not the network's or the template's business; empty lists where nothing is said. A new reference. */
-json_t *container_settings(const json_t *document);
+ * not the network's or the template's business; empty lists where nothing is said. A new reference. Errors: a shared volume that
+ * is none. */
+int must_check container_settings(const struct job *job, const json_t *document,
+                                  json_t **out_settings, struct error *err);
 /* As words of config_change: all keys that differ from 'old' (NULL: from nothing). An array, a new reference. */
 json_t *container_words(const json_t *settings, const json_t *old);
 

@@ -89,8 +89,9 @@ static int create(struct job *job, const json_t *document, const json_t *image, 
     if (digest == NULL) {
         return error_set(err, EINVAL, "image: a container is made of one");
     }
-    json_t *settings = container_settings(document), *made = NULL;
-    rc = make_document(container_words(settings, NULL), digest, &made, err);
+    json_t *settings = NULL, *made = NULL;
+    rc = container_settings(job, document, &settings, err);
+    rc = rc < 0 ? rc : make_document(container_words(settings, NULL), digest, &made, err);
     json_decref(settings);
     rc = rc < 0 ? rc : life_index_open(&life, &index, err);
     if (rc == 0) {
@@ -158,9 +159,12 @@ static int start(struct job *job, const json_t *document, struct error *err)
     if (rc < 0) {
         return rc;
     }
-    json_t *settings = container_settings(document), *before = told(&life, name);
-    (void)json_object_update(settings, cards);
-    rc = set(&life, name, container_words(settings, before), NULL, err);
+    json_t *settings = NULL, *before = told(&life, name);
+    rc = container_settings(job, document, &settings, err);
+    if (rc == 0) {
+        (void)json_object_update(settings, cards);
+        rc = set(&life, name, container_words(settings, before), NULL, err);
+    }
     rc = rc < 0 ? rc : start_life(&life, name, err);
     if (rc < 0) {
         container_detach(job, document, false);
@@ -235,9 +239,10 @@ static int change(struct job *job, const json_t *document, const json_t *old, bo
     if (rc < 0) {
         return rc;
     }
-    json_t *settings = container_settings(document), *before = told(&life, name);
+    json_t *settings = NULL, *before = told(&life, name);
     bool waits = false;
-    rc = set(&life, name, container_words(settings, before), &waits, err);
+    rc = container_settings(job, document, &settings, err);
+    rc = rc < 0 ? rc : set(&life, name, container_words(settings, before), &waits, err);
     if (rc == 0) {
         *out_waits = waits || (is_running(&life, name) && has_other_cards(document, old));
     }
@@ -274,11 +279,14 @@ static int restore(struct job *job, const json_t *document, const char *snapshot
     was_running = was_running || job_find_step(job, "was-running") != NULL;
     rc = rc < 0 ? rc : life_snapshot_restore(&life, name, snapshot_name, err);
     if (rc == 0) {
-        json_t *now = told(&life, name), *settings = container_settings(document);
-        /* What it stands on came with the snapshot. */
-        (void)json_object_del(settings, "disk");
-        (void)json_object_del(settings, "privileged");
-        rc = set(&life, name, container_words(settings, now), NULL, err);
+        json_t *now = told(&life, name), *settings = NULL;
+        rc = container_settings(job, document, &settings, err);
+        if (rc == 0) {
+            /* What it stands on came with the snapshot. */
+            (void)json_object_del(settings, "disk");
+            (void)json_object_del(settings, "privileged");
+            rc = set(&life, name, container_words(settings, now), NULL, err);
+        }
         json_decref(now);
         json_decref(settings);
     }

@@ -6,6 +6,7 @@
 #include "base/core/size.h"
 #include "manager/instance/container/container.h"
 #include "manager/instance/keys.h"
+#include "manager/pool/pool.h"
 
 enum form {
     PLAIN,
@@ -60,22 +61,41 @@ static json_t *values_of(const json_t *document, const struct setting *setting)
     return json_pack("[s]", bytes);
 }
 
-static json_t *mounts(const json_t *document)
+/* Where a device's files are on the host; its source is said. */
+static int find_source(const struct job *job, const json_t *device, char out_path[PATH_MAX],
+                       struct error *err)
 {
-    json_t *list = json_array(), *device;
+    const char *source = instance_property(device, "source");
+    const json_t *pool;
+    if (!instance_is_volume_share(device)) {
+        (void)snprintf(out_path, PATH_MAX, "%s", source);
+        return 0;
+    }
+    int rc = instance_related(job->request, "pools", instance_property(device, "pool"), &pool, err);
+    return rc < 0 ? rc : pool_volume_folder(pool, source, out_path, err);
+}
+
+static int mounts(const struct job *job, const json_t *document, json_t *list, struct error *err)
+{
+    json_t *device;
     const char *name;
     json_object_foreach(json_object_get(document, "devices"), name, device)
     {
-        const char *source = instance_property(device, "source");
+        char source[PATH_MAX];
         const char *path = instance_property(device, "path");
         bool is_mount = instance_is_device(device, "share") || instance_is_device(device, "disk");
-        if (is_mount && source != NULL && path != NULL) {
-            bool is_read_only = strcmp(instance_property(device, "readonly"), "true") == 0;
-            (void)json_array_append_new(
-                list, json_sprintf("%s:%s%s", source, path, is_read_only ? ":ro" : ""));
+        if (!is_mount || path == NULL || instance_property(device, "source") == NULL) {
+            continue;
         }
+        int rc = find_source(job, device, source, err);
+        if (rc < 0) {
+            return error_prefix(err, rc, "share %s", name);
+        }
+        bool is_read_only = strcmp(instance_property(device, "readonly"), "true") == 0;
+        (void)json_array_append_new(
+            list, json_sprintf("%s:%s%s", source, path, is_read_only ? ":ro" : ""));
     }
-    return list;
+    return 0;
 }
 
 static json_t *disk(const json_t *document)
@@ -88,16 +108,24 @@ static json_t *disk(const json_t *document)
                : json_pack("[o]", json_sprintf("%llu", (unsigned long long)bytes));
 }
 
-json_t *container_settings(const json_t *document)
+int container_settings(const struct job *job, const json_t *document, json_t **out_settings,
+                       struct error *err)
 {
-    json_t *settings = json_object();
+    json_t *settings = json_object(), *mount = json_array();
+    int rc = mounts(job, document, mount, err);
+    if (rc < 0) {
+        json_decref(mount);
+        json_decref(settings);
+        return rc;
+    }
     for (size_t i = 0; i < ARRAY_COUNT(plain_settings); i++) {
         (void)json_object_set_new(settings, plain_settings[i].there,
                                   values_of(document, &plain_settings[i]));
     }
-    (void)json_object_set_new(settings, "mount", mounts(document));
+    (void)json_object_set_new(settings, "mount", mount);
     (void)json_object_set_new(settings, "disk", disk(document));
-    return settings;
+    *out_settings = settings;
+    return 0;
 }
 
 json_t *container_words(const json_t *settings, const json_t *old)

@@ -266,11 +266,27 @@ static const char *tag_of(const char *name, const json_t *share)
     return tag != NULL ? tag : name;
 }
 
+static int volume_folder(const struct vm *vm, const json_t *share, char out_path[PATH_MAX],
+                         struct error *err)
+{
+    json_t *pool = NULL;
+    int rc = vm_find_pool(vm, share, &pool, err);
+    if (rc == 0) {
+        rc = pool_volume_folder(pool, vm_property(share, "source"), out_path, err);
+    }
+    json_decref(pool);
+    return rc;
+}
+
 /* The folder of the host. */
-static int share_folder(const json_t *share, char out_path[PATH_MAX], struct error *err)
+static int share_folder(const struct vm *vm, const json_t *share, char out_path[PATH_MAX],
+                        struct error *err)
 {
     const char *source = vm_property(share, "source");
     struct stat info;
+    if (source != NULL && source[0] != '/') {
+        return volume_folder(vm, share, out_path, err);
+    }
     if (source == NULL || snprintf(out_path, PATH_MAX, "%s", source) >= PATH_MAX) {
         return error_set(err, EINVAL, "source: missing");
     }
@@ -290,7 +306,7 @@ static int add_shares(const struct vm *vm, struct vm_command *command, struct er
         if (!is_type(device, "share")) {
             continue;
         }
-        int rc = share_folder(device, path, err);
+        int rc = share_folder(vm, device, path, err);
         if (rc < 0) {
             return error_prefix(err, rc, "share %s", name);
         }

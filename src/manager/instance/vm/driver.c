@@ -124,8 +124,14 @@ static int vm_create(struct job *job, const json_t *document, const json_t *imag
     if (rc == 0) {
         rc = make_disks(job, &vm, &files, bytes_of(full), err);
     }
-    if (rc == 0 && strcmp(text_or_empty(full, "identity"), "renew") == 0) {
+    bool is_renewed = strcmp(text_or_empty(full, "identity"), "renew") == 0;
+    if (rc == 0 && is_renewed) {
         rc = guest_renew_later(&vm, err);
+    }
+    /* Images from elsewhere have no hull-agent as a rule, and often have cloud-init. */
+    bool has_agent = is_renewed || strncmp(text_or_empty(full, "source"), "build ", 6) == 0;
+    if (rc == 0 && has_agent && !has_cloud_init(full)) {
+        rc = guest_give_keys_later(&vm, err);
     }
     json_decref(full);
     if (rc < 0) {
@@ -162,7 +168,7 @@ static int vm_remove(struct job *job, const json_t *document, struct error *err)
     }
     /* The instance's document is not the driver's. */
     static const char *const own[] = {"logs",   "snapshots", "boot.json", "places.json", "seed.iso",
-                                      "memory", "vmlinuz",   "initrd",    VM_RENEW};
+                                      "memory", "vmlinuz",   "initrd",    VM_RENEW,      VM_KEYS};
     for (size_t i = 0; rc == 0 && i < ARRAY_COUNT(own); i++) {
         vm_state_path(&vm, own[i], path);
         rc = remove_folder(path, err);
@@ -178,6 +184,7 @@ static int vm_start(struct job *job, const json_t *document, struct error *err)
     int rc = vm_life_start(&vm, NULL, false, err);
     if (rc == 0) {
         guest_renew(&vm, job);
+        guest_give_keys(&vm, job);
     }
     return rc;
 }

@@ -21,7 +21,7 @@
 #define IDENTITY_TIMEOUT_MS 5000  /* until an agent answers */
 #define KEYS_TIMEOUT_MS     60000 /* a slow guest makes keys of RSA */
 #define PROGRAM_TIMEOUT_MS  10000
-#define RENEW_TIMEOUT_MS    30000
+#define RENEW_TIMEOUT_MS    60000 /* as long as a guest may take to boot */
 
 int guest_ask(const struct vm *vm, json_t *request, int timeout_ms, json_t **out_answer,
               struct error *err)
@@ -112,9 +112,10 @@ static json_t *make_identity(const struct vm *vm, const struct vm *old)
     return request;
 }
 
-int guest_give_identity(const struct vm *vm, const struct vm *old, struct error *err)
+/* 'request' is taken over. */
+static int give(const struct vm *vm, json_t *request, struct error *err)
 {
-    json_t *request = make_identity(vm, old), *answer = NULL;
+    json_t *answer = NULL;
     int64_t end_ms = clock_monotonic_ms() + IDENTITY_TIMEOUT_MS;
     int rc;
     /* A guest that goes on after a restore takes a moment to answer. */
@@ -134,12 +135,38 @@ int guest_give_identity(const struct vm *vm, const struct vm *old, struct error 
     return rc;
 }
 
-int guest_renew_later(const struct vm *vm, struct error *err)
+int guest_give_identity(const struct vm *vm, const struct vm *old, struct error *err)
+{
+    return give(vm, make_identity(vm, old), err);
+}
+
+int guest_give_cards(const struct vm *vm, const json_t *before, struct error *err)
+{
+    const struct vm old = {.document = before};
+    json_t *cards = other_cards(vm, &old);
+    if (json_array_size(cards) == 0) {
+        json_decref(cards);
+        return 0;
+    }
+    return give(vm, json_pack("{s:s, s:o}", "do", "identity", "cards", cards), err);
+}
+
+static int make_mark(const struct vm *vm, const char *name, struct error *err)
 {
     char path[PATH_MAX];
-    vm_state_path(vm, VM_RENEW, path);
+    vm_state_path(vm, name, path);
     AUTO_CLOSE int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     return fd < 0 ? error_set_errno(err, errno, "making %s", path) : 0;
+}
+
+int guest_renew_later(const struct vm *vm, struct error *err)
+{
+    return make_mark(vm, VM_RENEW, err);
+}
+
+int guest_give_keys_later(const struct vm *vm, struct error *err)
+{
+    return make_mark(vm, VM_KEYS, err);
 }
 
 bool guest_is_to_renew(const struct vm *vm)
@@ -149,18 +176,24 @@ bool guest_is_to_renew(const struct vm *vm)
     return access(path, F_OK) == 0;
 }
 
-void guest_renew(const struct vm *vm, struct job *job)
+/* Of a guest that boots. */
+static void await_agent(const struct vm *vm, const struct job *job)
 {
-    char path[PATH_MAX];
     int64_t end_ms = clock_monotonic_ms() + RENEW_TIMEOUT_MS;
-    if (!guest_is_to_renew(vm)) {
-        return;
-    }
-    job_progress(job, "giving the guest a name and keys of its own", 0, 0);
     while (!guest_has_agent(vm) && clock_monotonic_ms() < end_ms && !job_is_cancelled(job)) {
         const struct timespec pause = {.tv_nsec = 100000000};
         (void)nanosleep(&pause, NULL);
     }
+}
+
+void guest_renew(const struct vm *vm, struct job *job)
+{
+    char path[PATH_MAX];
+    if (!guest_is_to_renew(vm)) {
+        return;
+    }
+    job_progress(job, "giving the guest a name and keys of its own", 0, 0);
+    await_agent(vm, job);
     if (guest_give_identity(vm, vm, NULL) < 0) {
         job_progress(job, "the guest has no hull-agent: it keeps its name and keys", 0, 0);
     }
@@ -253,4 +286,31 @@ int guest_online_cpus(const struct vm *vm, uint32_t count)
                              script, "sh", text)) == 0
                ? 0
                : -EIO;
+}
+
+void guest_give_keys(const struct vm *vm, struct job *job)
+{
+    static const char script[] = "umask 077 && mkdir -p /root/.ssh && "
+                                 "printf '%s\\n' \"$@\" >>/root/.ssh/authorized_keys";
+    char path[PATH_MAX];
+    vm_state_path(vm, VM_KEYS, path);
+    if (access(path, F_OK) < 0) {
+        return;
+    }
+    json_t *command = json_pack("[s, s, s, s]", "/bin/sh", "-c", script, "sh");
+    json_t *keys = instance_values(vm->document, "ssh_keys");
+    bool has_keys = json_array_size(keys) != 0;
+    (void)json_array_extend(command, keys);
+    json_decref(keys);
+    json_t *request = json_pack("{s:s, s:o}", "do", "exec", "command", command);
+    if (has_keys) {
+        job_progress(job, "giving the guest its keys", 0, 0);
+        await_agent(vm, job);
+    }
+    if (!has_keys) {
+        json_decref(request);
+    } else if (run(vm, request) != 0) {
+        job_progress(job, "the guest has not taken its ssh_keys", 0, 0);
+    }
+    (void)unlink(path); /* it is tried once */
 }

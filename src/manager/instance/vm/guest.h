@@ -17,12 +17,19 @@ void guest_set_time(const struct vm *vm);
 /* A clone of 'old' becomes somebody else: another name, machine-id, keys, and addresses of its cards. Waits a little for the
  * agent. */
 int must_check guest_give_identity(const struct vm *vm, const struct vm *old, struct error *err);
+/* Only its cards' addresses, where they are others than in the document 'before'. */
+int must_check guest_give_cards(const struct vm *vm, const json_t *before, struct error *err);
 /* The same at its next start, which its disk shall not begin as the machine that it was: a file in its folder says so. */
 #define VM_RENEW "renew-identity"
 int must_check guest_renew_later(const struct vm *vm, struct error *err);
 bool guest_is_to_renew(const struct vm *vm);
 /* After that start. Waits for an agent, though not for ever. */
 void guest_renew(const struct vm *vm, struct job *job);
+/* At its next start root gets its ssh_keys by the agent: there is no cloud-init that would take them from the seed. */
+#define VM_KEYS "give-keys"
+int must_check guest_give_keys_later(const struct vm *vm, struct error *err);
+/* After that start. Waits for an agent, though not for ever. */
+void guest_give_keys(const struct vm *vm, struct job *job);
 /* Waits a little for so many CPUs, and brings them online. -EIO: it does not come to that. */
 int must_check guest_online_cpus(const struct vm *vm, uint32_t count);
 

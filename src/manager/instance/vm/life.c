@@ -431,6 +431,25 @@ static int change_devices(struct change *change, struct error *err)
     return rc;
 }
 
+/* Is any of the devices another one that is only made when the VM starts? */
+static bool has_other_fixtures(const struct vm *vm, const struct vm *old)
+{
+    const struct vm *const each[2] = {vm, old};
+    for (unsigned i = 0; i < 2; i++) {
+        const json_t *others = json_object_get(each[1 - i]->document, "devices");
+        const char *name;
+        json_t *device;
+        json_object_foreach(json_object_get(each[i]->document, "devices"), name, device)
+        {
+            bool is_live = instance_is_device(device, "disk") || instance_is_device(device, "nic");
+            if (!is_live && !json_equal(device, json_object_get(others, name))) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
 int vm_change(struct job *job, const json_t *document, const json_t *old_document, bool *out_waits,
               struct error *err)
 {
@@ -444,7 +463,7 @@ int vm_change(struct job *job, const json_t *document, const json_t *old_documen
     vm_init(&vm, &job->place, job, document);
     vm_init(&old, &job->place, job, old_document);
     bool is_up = vm_process_find(vm.place, vm.name) != 0;
-    bool waits = false;
+    bool waits = is_up && has_other_fixtures(&vm, &old);
     for (unsigned i = 0; is_up && i < ARRAY_COUNT(at_start); i++) {
         waits = waits || is_other(&vm, &old, at_start[i]);
     }

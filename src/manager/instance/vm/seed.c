@@ -251,13 +251,16 @@ static int write_image(const char *path, const uint8_t *image, size_t size, stru
 static int write_seed(const struct vm *vm, const char *path, const char *user, json_t *keys,
                       struct error *err)
 {
+    /* What user data may overrule: distributions' cloud-init keeps root from logging in by the keys. */
+    static const char vendor[] = "#cloud-config\ndisable_root: false\n";
     AUTO_FREE char *meta = make_meta_data(vm, keys);
     if (meta == NULL) {
         return error_set(err, EINVAL, "seed of %s: ssh_keys are no text", vm->name);
     }
     user = user != NULL ? user : "#cloud-config\n{}\n";
     const struct seed_file files[] = {{"meta-data", meta, strlen(meta)},
-                                      {"user-data", user, strlen(user)}};
+                                      {"user-data", user, strlen(user)},
+                                      {"vendor-data", vendor, sizeof(vendor) - 1}};
     AUTO_FREE uint8_t *image = NULL;
     size_t size;
     int rc = seed_image_make("cidata", files, ARRAY_COUNT(files), &image, &size, err);

@@ -22,6 +22,13 @@
 #define FOLLOW_MS        200
 #define PIECE            4096
 
+/* A terminal in the guest. */
+struct console {
+    const struct vm *vm;
+    int fd;
+    bool has_size; /* a serial line has none */
+};
+
 static void resize(const struct vm *vm, const json_t *size)
 {
     struct control_client client;
@@ -29,7 +36,7 @@ static void resize(const struct vm *vm, const json_t *size)
     json_t *rows = json_array_get(size, 1);
     if (json_is_integer(columns) && json_is_integer(rows) &&
         vm_control_open(vm->place, vm->name, AGENT_TIMEOUT_MS, &client, NULL) == 0) {
-        /* A serial line has no size. */
+        /* Neither has a console that is a serial line. */
         error_ignore(vm_control_ask(
             &client,
             json_pack("{s:s, s:O, s:O}", "do", "console-size", "columns", columns, "rows", rows),
@@ -39,7 +46,7 @@ static void resize(const struct vm *vm, const json_t *size)
 }
 
 /* A frame of the client's. False: it is gone. */
-static bool typed(const struct vm *vm, int fd, int console, uint8_t *data)
+static bool typed(const struct console *console, int fd, uint8_t *data)
 {
     enum session_frame type;
     size_t size;
@@ -47,14 +54,14 @@ static bool typed(const struct vm *vm, int fd, int console, uint8_t *data)
         return false;
     }
     if (type == SESSION_STDIN) {
-        return file_write_all(console, data, size, "console", NULL) == 0;
+        return file_write_all(console->fd, data, size, "console", NULL) == 0;
     }
     if (type == SESSION_CONTROL) {
         json_t *control = json_loadb((char *)data, size, 0, NULL);
         json_t *wanted = json_object_get(control, "resize");
         bool is_end_wanted = json_is_true(json_object_get(control, "eof"));
-        if (wanted != NULL) {
-            resize(vm, wanted);
+        if (wanted != NULL && console->has_size) {
+            resize(console->vm, wanted);
         }
         json_decref(control);
         return !is_end_wanted;
@@ -62,48 +69,93 @@ static bool typed(const struct vm *vm, int fd, int console, uint8_t *data)
     return true;
 }
 
-static int serve_console(const struct vm *vm, int fd, int console, uint8_t *data, struct error *err)
+static int serve_console(const struct console *console, int fd, uint8_t *data, struct error *err)
 {
     int rc = session_send_control(fd, json_pack("{s:b}", "started", 1), err);
     while (rc == 0) {
-        struct pollfd ready[2] = {{.fd = fd, .events = POLLIN}, {.fd = console, .events = POLLIN}};
+        struct pollfd ready[2] = {{.fd = fd, .events = POLLIN},
+                                  {.fd = console->fd, .events = POLLIN}};
         if (poll(ready, 2, -1) < 0 && errno != EINTR) {
             return error_set_errno(err, errno, "console");
         }
         if (ready[1].revents != 0) {
-            ssize_t count = read(console, data, PIECE);
+            ssize_t count = read(console->fd, data, PIECE);
             if (count <= 0) {
                 return session_send_control(fd, json_pack("{s:i}", "exit", 0), err);
             }
             rc = session_send(fd, SESSION_STDOUT, data, (size_t)count, err);
         }
-        if (rc == 0 && ready[0].revents != 0 && !typed(vm, fd, console, data)) {
+        if (rc == 0 && ready[0].revents != 0 && !typed(console, fd, data)) {
             return 0;
         }
     }
     return rc == -EPIPE ? 0 : rc;
 }
 
-/* It serves one client; another one would wait without a word. */
-static int console_session(const struct vm *vm, int fd, struct error *err)
+/* Where a further serial port leads. A pty is a raw line already. */
+static int open_line(const struct vm *vm, const char *name, const json_t *device, int *out_fd,
+                     struct error *err)
+{
+    char path[PATH_MAX], file[NAME_MAX + 8];
+    const char *to = vm_property(device, "to");
+    if (to != NULL && strncmp(to, "unix:", 5) == 0) {
+        return unix_socket_connect(to + 5, "serial port's socket", out_fd, err);
+    }
+    if (to != NULL && strcmp(to, "pty") != 0) {
+        return error_set(err, EINVAL, "device %.60s: leads to %s, where nobody can type", name, to);
+    }
+    (void)snprintf(file, sizeof(file), "%.100s.pty", name);
+    vm_run_path(vm, file, path);
+    *out_fd = open(path, O_RDWR | O_NOCTTY | O_CLOEXEC);
+    if (*out_fd < 0 && errno == ENOENT) {
+        return error_set(err, ENOENT, "device %.60s: the VM has it from its next start on", name);
+    }
+    return *out_fd >= 0 ? 0 : error_set_errno(err, errno, "device %.60s: %s", name, path);
+}
+
+/* A line serves one client; another one would wait without a word. */
+static int lock_line(const struct vm *vm, const char *name, int *out_fd, struct error *err)
+{
+    char path[PATH_MAX], file[NAME_MAX + 16];
+    (void)snprintf(file, sizeof(file), "%.100s%s", name != NULL ? name : "console",
+                   name != NULL ? ".pty.lock" : ".lock");
+    vm_run_path(vm, file, path);
+    AUTO_CLOSE int lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (lock < 0 || flock(lock, LOCK_EX | LOCK_NB) < 0) {
+        return errno == EWOULDBLOCK ? error_set(err, EBUSY, "vm %s: somebody else has its %s",
+                                                vm->name, name != NULL ? name : "console")
+                                    : error_set_errno(err, errno, "vm %s: %s", vm->name, path);
+    }
+    *out_fd = TAKE_FD(lock);
+    return 0;
+}
+
+/* The console, or the line of the serial device that the request names. */
+static int console_session(const struct vm *vm, const json_t *request, int fd, struct error *err)
 {
     char path[PATH_MAX];
+    const char *name = vm_property(request, "device");
+    const json_t *device =
+        name != NULL ? json_object_get(json_object_get(vm->document, "devices"), name) : NULL;
+    if (name != NULL && !instance_is_device(device, "serial")) {
+        return error_set(err, ENOENT, "vm %s: has no serial port %.60s", vm->name, name);
+    }
     if (vm_process_find(vm->place, vm->name) == 0) {
         return error_set(err, ESRCH, "vm %s: it does not run", vm->name);
     }
-    vm_run_path(vm, "console.lock", path);
-    AUTO_CLOSE int lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (lock < 0 || flock(lock, LOCK_EX | LOCK_NB) < 0) {
-        return errno == EWOULDBLOCK
-                   ? error_set(err, EBUSY, "vm %s: somebody else has its console", vm->name)
-                   : error_set_errno(err, errno, "vm %s: %s", vm->name, path);
-    }
-    AUTO_CLOSE int console = -1;
+    AUTO_CLOSE int lock = -1;
+    AUTO_CLOSE int line = -1;
     AUTO_FREE uint8_t *data = malloc(SESSION_MAX_PAYLOAD);
-    vm_run_path(vm, "console.sock", path);
-    int rc = data == NULL ? error_set_errno(err, ENOMEM, "console")
-                          : unix_socket_connect(path, "console", &console, err);
-    return rc < 0 ? rc : serve_console(vm, fd, console, data, err);
+    int rc =
+        data == NULL ? error_set_errno(err, ENOMEM, "console") : lock_line(vm, name, &lock, err);
+    if (rc == 0 && name != NULL) {
+        rc = open_line(vm, name, device, &line, err);
+    } else if (rc == 0) {
+        vm_run_path(vm, "console.sock", path);
+        rc = unix_socket_connect(path, "console", &line, err);
+    }
+    const struct console console = {.vm = vm, .fd = line, .has_size = name == NULL};
+    return rc < 0 ? rc : serve_console(&console, fd, data, err);
 }
 
 /* What the file has from 'at' on. */
@@ -213,7 +265,7 @@ int vm_session(const struct place *place, const json_t *document, const json_t *
     const char *what = vm_property(request, "do");
     what = what != NULL ? what : "";
     if (strcmp(what, "console") == 0) {
-        return console_session(&vm, fd, err);
+        return console_session(&vm, request, fd, err);
     }
     if (strcmp(what, "logs") == 0) {
         return logs_session(&vm, request, fd, err);

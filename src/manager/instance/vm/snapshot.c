@@ -154,6 +154,8 @@ static void remove_saved(const struct vm *vm, const char *snapshot)
     char path[PATH_MAX];
     snapshot_path(vm, snapshot, "memory", path);
     (void)unlink(path); /* only those with memory have one */
+    snapshot_path(vm, snapshot, VM_CARDS, path);
+    (void)unlink(path); /* only imported ones */
     snapshot_path(vm, snapshot, NULL, path);
     (void)rmdir(path);
 }
@@ -188,6 +190,18 @@ static int restore_disk(void *ctx, struct vm_disk *disk, struct error *err)
     return disk->driver->disk_restore(disk->pool, disk->name, ctx, err);
 }
 
+/* Memory that came from elsewhere knows other addresses of the cards. */
+static void tell_cards(const struct vm *vm, struct job *job, const char *snapshot)
+{
+    char path[PATH_MAX];
+    struct error late;
+    snapshot_path(vm, snapshot, VM_CARDS, path);
+    json_auto_t *before = json_load_file(path, JSON_REJECT_DUPLICATES, NULL);
+    if (before != NULL && guest_give_cards(vm, before, &late) < 0) {
+        job_progress(job, late.text, 0, 0);
+    }
+}
+
 /* Not recorded as a step: run again, it does the same. */
 int vm_restore(struct job *job, const json_t *document, const char *snapshot, struct error *err)
 {
@@ -218,6 +232,7 @@ int vm_restore(struct job *job, const json_t *document, const char *snapshot, st
         rc = vm_life_start(&vm, has_memory ? memory : NULL, false, err);
         if (rc == 0 && has_memory) {
             guest_set_time(&vm);
+            tell_cards(&vm, job, snapshot);
         }
     }
     return rc < 0 ? error_prefix(err, rc, "restore of %s to %s", vm.name, snapshot) : 0;

@@ -4,6 +4,9 @@
 
 #include "manager/instance/vm/vm.h"
 
+/* In a snapshot's folder: which addresses its memory knows its cards by, as "devices" of a document, if it came from elsewhere. */
+#define VM_CARDS "cards.json"
+
 /* See instance_driver. */
 int must_check vm_snapshot(struct job *job, const json_t *document, const char *snapshot,
                            bool has_memory, struct error *err);

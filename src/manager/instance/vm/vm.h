@@ -2,7 +2,7 @@
  *
  *   RUN/instances/NAME/   pid (locked as long as it runs), status (its exit status), control.sock, console.sock, vsock/, boot.err
  *   STATE/instances/NAME/ boot.json (kernel, initrd, append), places.json (places.h), seed.iso, logs/ (vm.log, console.log),
- *                         snapshots/SNAPSHOT/memory
+ *                         snapshots/SNAPSHOT/memory, and cards.json of one that was imported
  *
  * Its disks lie in pools. Threads: none. */
 #ifndef MANAGER_INSTANCE_VM_VM_H
