@@ -1,5 +1,6 @@
 #include "cli/managed/objects.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -141,6 +142,29 @@ int object_create(const struct object_kind *kind, const struct verb *verb, int a
     return status;
 }
 
+/* As a table, a part that is a list stands below the rest. */
+static void show(const struct object_kind *kind, enum output_format format, json_t *info)
+{
+    json_auto_t *part = NULL;
+    json_t *row;
+    size_t i;
+    if (kind->part != NULL && format == OUTPUT_TABLE) {
+        part = json_incref(json_object_get(info, kind->part));
+        (void)json_object_del(info, kind->part); /* it need not have it */
+    }
+    output_object(format, info);
+    if (json_array_size(part) == 0) {
+        return;
+    }
+    json_array_foreach(part, i, row)
+    {
+        managed_add_size(row, "received_bytes", "received_text");
+        managed_add_size(row, "sent_bytes", "sent_text");
+    }
+    printf("\n");
+    output_list(format, kind->part_columns, part, NULL);
+}
+
 int object_info(const struct object_kind *kind, const struct verb *verb, int argc, char **argv)
 {
     struct managed_options options = {0};
@@ -158,7 +182,7 @@ int object_info(const struct object_kind *kind, const struct verb *verb, int arg
     if (rc < 0) {
         return cli_fail(&err);
     }
-    output_object(options.output, info);
+    show(kind, options.output, info);
     json_decref(info);
     return CLI_OK;
 }
