@@ -56,35 +56,24 @@ char *object_path(const struct object_kind *kind, const char *name)
     return path;
 }
 
+static void add_texts(json_t *row)
+{
+    managed_add_size(row, "size_bytes", "size_text");
+    managed_add_size(row, "total_bytes", "total_text");
+    managed_add_size(row, "free_bytes", "free_text");
+    managed_add_time(row, "created_at", "created_text");
+    managed_add_words(row, "used_by", "used_text");
+}
+
 int object_list(const struct object_kind *kind, const struct verb *verb, int argc, char **argv)
 {
     struct managed_options options = {0};
     struct client client;
-    struct error err;
-    json_t *list, *row;
-    size_t i;
     int count;
     int status = object_begin(verb, 0, 0, argc, argv, &options, &count, &client);
-    if (status >= 0) {
-        return status;
-    }
-    if (client_call(&client, "GET", kind->collection, NULL, NULL, &list, &err) < 0) {
-        return cli_fail(&err);
-    }
-    bool is_table = options.output == OUTPUT_TABLE || options.output == OUTPUT_CSV;
-    json_array_foreach(list, i, row)
-    {
-        if (is_table) {
-            managed_add_size(row, "size_bytes", "size_text");
-            managed_add_size(row, "total_bytes", "total_text");
-            managed_add_size(row, "free_bytes", "free_text");
-            managed_add_time(row, "created_at", "created_text");
-            managed_add_words(row, "used_by", "used_text");
-        }
-    }
-    output_list(options.output, kind->columns, list, NULL);
-    json_decref(list);
-    return CLI_OK;
+    return status >= 0
+               ? status
+               : managed_list(&client, kind->collection, options.output, kind->columns, add_texts);
 }
 
 /* "KEY=VALUE" into the members of a document. */
