@@ -12,7 +12,8 @@ import tarfile
 import time
 
 import pytest
-from hulld import NEEDS_ROOT, Failure, Manager, busybox_root, tiny_image, until
+from conftest import HULL
+from hulld import NEEDS_ROOT, TIMEOUT, Failure, Manager, busybox_root, tiny_image, until
 
 pytestmark = NEEDS_ROOT
 NO_CARD = {"eth0": {"type": "none"}}
@@ -136,6 +137,23 @@ def names_space(error):
     return error["code"] == "no-space" or "space" in error["message"]
 
 
+def executed(manager, name, command):
+    """A program that writes. A VM whose disk gets no space stands still, and goes on when there is some."""
+    def status():
+        return next((row["status"] for row in manager.get("/v1/instances") if row["name"] == name), "gone")
+
+    if status() == "paused":
+        return {"code": "busy", "message": f"{name} is paused"}
+    with subprocess.Popen([HULL, "exec", name, "--", "sh", "-c", command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                          env=manager.environment) as program:
+        until(lambda: program.poll() is not None or status() == "paused", f"the program in {name}")
+        if program.poll() is None:
+            manager.empty()
+            manager.do("POST", f"/v1/instances/{name}/actions", {"action": "resume"})
+        _, problem = program.communicate(timeout=TIMEOUT)
+    return None if program.returncode == 0 else {"code": "busy", "message": problem}
+
+
 def done_while_full(manager, rng, what):
     """Fills before or meanwhile. The result's error; None: it worked."""
     method, path, body = what
@@ -143,8 +161,7 @@ def done_while_full(manager, rng, what):
     if not late:
         manager.fill(left)
     if method == "EXEC":
-        done = manager.hull("exec", path, "--", "sh", "-c", body, check=False)
-        return None if done.returncode == 0 else {"code": "busy", "message": done.stderr}
+        return executed(manager, path, body)
     try:
         answer = manager.ok(method, path, body)
     except Failure as failure:
