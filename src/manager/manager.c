@@ -20,6 +20,7 @@
 #include "manager/instance/instance.h"
 #include "manager/instance/vm/watch.h"
 #include "manager/lifeline.h"
+#include "manager/operation/reserve.h"
 #include "manager/recover.h"
 
 #define PROGRAM     "hulld"
@@ -264,6 +265,11 @@ static int start(struct daemon *daemon, const struct choice *choice, struct erro
     }
     if (rc == 0) {
         rc = open_store(manager, err);
+        while (rc < 0 &&
+               reserve_give(&manager->place, rc)) { /* it has to be known what to delete */
+            documents_close(TAKE_PTR(manager->documents));
+            rc = open_store(manager, err);
+        }
     }
     if (rc == 0) {
         rc = start_operations(manager, err);

@@ -2,49 +2,22 @@
 #include <limits.h>
 #include <signal.h>
 #include <stdio.h>
-#include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
-#include "base/core/bits.h"
 #include "base/host/confine.h"
+#include "base/host/helper.h"
 #include "base/host/log.h"
 #include "share/connection.h"
 #include "share/jail.h"
 #include "share/options.h"
 #include "share/share.h"
 
-static void report(int fd, const char *line)
-{
-    char text[ERROR_TEXT_SIZE + 16];
-    int size = snprintf(text, sizeof(text), "%s\n", line);
-    (void)!write(fd, text, MIN((size_t)size, sizeof(text) - 1)); /* nobody may listen */
-}
-
-static int fail(int ready_fd, const struct error *err)
-{
-    char line[ERROR_TEXT_SIZE + 8];
-    (void)snprintf(line, sizeof(line), "hull: %s", err->text); /* long enough */
-    report(ready_fd >= 0 ? ready_fd : STDERR_FILENO, line);
-    return 1;
-}
-
-static int check_socket(int fd, struct error *err)
-{
-    int type = 0;
-    socklen_t size = sizeof(type);
-    if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) < 0 || type != SOCK_STREAM) {
-        return error_set(err, EINVAL, "--fd %d: expected a connected stream socket", fd);
-    }
-    return 0;
-}
-
 static int start(struct share *share, const struct share_options *options, struct error *err)
 {
     bool keeps_owners = geteuid() == 0;
     char outer_path[PATH_MAX];
     int folder_fd = -1;
-    int rc = check_socket(options->fd, err);
+    int rc = helper_check_socket(options->fd, err);
     if (rc == 0) {
         rc = confine_close_others(options->fd, options->ready_fd, err);
     }
@@ -64,7 +37,7 @@ int share_main(int argc, char **argv)
     struct error err = {0};
     (void)signal(SIGPIPE, SIG_IGN); /* a valid signal */
     if (share_parse_options(argc, argv, &options, &err) < 0) {
-        return fail(options.ready_fd, &err);
+        return helper_fail(options.ready_fd, &err);
     }
     if (options.wants_help || options.wants_version) {
         (void)fputs(options.wants_help ? share_usage : "hull-share " HULL_VERSION "\n", stdout);
@@ -73,12 +46,9 @@ int share_main(int argc, char **argv)
     log_init(STDERR_FILENO, options.is_verbose ? LOG_LEVEL_INFO : LOG_LEVEL_WARNING, "hull");
     struct share share = {0};
     if (start(&share, &options, &err) < 0) {
-        return fail(options.ready_fd, &err);
+        return helper_fail(options.ready_fd, &err);
     }
-    if (options.ready_fd >= 0) {
-        report(options.ready_fd, "ready");
-        close(options.ready_fd);
-    }
+    helper_say_ready(options.ready_fd);
     int rc = connection_serve(&share, options.fd, &err);
     if (rc < 0) {
         log_error("share %s: %s", options.folder, err.text);

@@ -2,8 +2,9 @@
 
 #include <errno.h>
 #include <getopt.h>
-#include <limits.h>
-#include <stdlib.h>
+#include <stddef.h>
+
+#include "base/host/helper.h"
 
 const char share_usage[] =
     "usage: hull-share --fd N --folder DIR [OPTION]...\n"
@@ -17,26 +18,14 @@ const char share_usage[] =
     "  --verbose     say on stderr what happens\n"
     "  --help, --version\n";
 
-static int parse_fd(const char *name, const char *text, int *out_fd, struct error *err)
-{
-    char *end;
-    errno = 0;
-    long number = strtol(text, &end, 10);
-    if (errno != 0 || end == text || *end != '\0' || number < 3 || number > INT_MAX) {
-        return error_set(err, EINVAL, "--%s %.60s: expected a descriptor from 3 on", name, text);
-    }
-    *out_fd = (int)number;
-    return 0;
-}
-
 static int parse_option(int option, const char *value, struct share_options *options,
                         struct error *err)
 {
     switch (option) {
     case 'f':
-        return parse_fd("fd", value, &options->fd, err);
+        return helper_parse_fd("fd", value, &options->fd, err);
     case 'r':
-        return parse_fd("ready-fd", value, &options->ready_fd, err);
+        return helper_parse_fd("ready-fd", value, &options->ready_fd, err);
     case 'd':
         options->folder = value;
         return 0;

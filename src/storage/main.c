@@ -4,10 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/host/confine.h"
+#include "base/host/helper.h"
 #include "base/host/log.h"
 #include "block/nbd_server.h"
 #include "block/remote.h"
@@ -20,21 +20,6 @@ struct storage {
     struct block *block;
     struct nbd_server *server;
 };
-
-static void report(int ready_fd, const char *line)
-{
-    char text[ERROR_TEXT_SIZE + 16];
-    int size = snprintf(text, sizeof(text), "%s\n", line);
-    (void)!write(ready_fd, text, MIN((size_t)size, sizeof(text) - 1)); /* nobody may listen */
-}
-
-static int fail(int ready_fd, const struct error *err)
-{
-    char line[ERROR_TEXT_SIZE + 8];
-    (void)snprintf(line, sizeof(line), "hull: %s", err->text); /* long enough */
-    report(ready_fd >= 0 ? ready_fd : STDERR_FILENO, line);
-    return 1;
-}
 
 static void client_event(void *ctx, enum nbd_client_event event, bool has_started, const char *text)
 {
@@ -51,16 +36,6 @@ static void signal_came(void *ctx, int fd, uint32_t events)
 {
     struct storage *storage = ctx;
     event_loop_stop(storage->loop);
-}
-
-static int check_socket(int fd, struct error *err)
-{
-    int type = 0;
-    socklen_t size = sizeof(type);
-    if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) < 0 || type != SOCK_STREAM) {
-        return error_set(err, EINVAL, "--fd %d: expected a connected stream socket", fd);
-    }
-    return 0;
 }
 
 static int open_disk(struct storage *storage, const struct storage_options *options,
@@ -104,7 +79,7 @@ static int start(struct storage *storage, const struct storage_options *options,
 {
     int signal_fd;
     struct event_source *source;
-    int rc = check_socket(options->fd, err);
+    int rc = helper_check_socket(options->fd, err);
     if (rc == 0) {
         rc = confine_close_others(options->fd, options->ready_fd, err);
     }
@@ -131,7 +106,7 @@ int storage_main(int argc, char **argv)
     struct error err = {0};
     (void)signal(SIGPIPE, SIG_IGN); /* a valid signal */
     if (storage_parse_options(argc, argv, &options, &err) < 0) {
-        return fail(options.ready_fd, &err);
+        return helper_fail(options.ready_fd, &err);
     }
     if (options.wants_help || options.wants_version) {
         (void)fputs(options.wants_help ? storage_usage : "hull-storage " HULL_VERSION "\n", stdout);
@@ -140,16 +115,13 @@ int storage_main(int argc, char **argv)
     log_init(STDERR_FILENO, options.is_verbose ? LOG_LEVEL_INFO : LOG_LEVEL_WARNING, "hull");
     struct storage storage = {0};
     if (start(&storage, &options, &err) < 0) {
-        int status = fail(options.ready_fd, &err);
+        int status = helper_fail(options.ready_fd, &err);
         nbd_server_destroy(storage.server);
         block_close(storage.block);
         event_loop_destroy(storage.loop);
         return status;
     }
-    if (options.ready_fd >= 0) {
-        report(options.ready_fd, "ready");
-        close(options.ready_fd);
-    }
+    helper_say_ready(options.ready_fd);
     int rc = event_loop_run(storage.loop, &err);
     block_remote_give_up(storage.block); /* nobody is left who waits */
     nbd_server_destroy(storage.server);

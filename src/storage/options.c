@@ -2,9 +2,9 @@
 
 #include <errno.h>
 #include <getopt.h>
-#include <limits.h>
 #include <stdlib.h>
 
+#include "base/host/helper.h"
 #include "block/remote.h"
 
 #define MAX_SECONDS 86400
@@ -44,13 +44,9 @@ static int parse_option(int option, const char *value, struct storage_options *o
     int rc = 0;
     switch (option) {
     case 'f':
-        rc = parse_number("fd", value, 3, INT_MAX, &number, err);
-        options->fd = rc < 0 ? -1 : (int)number;
-        return rc;
+        return helper_parse_fd("fd", value, &options->fd, err);
     case 'r':
-        rc = parse_number("ready-fd", value, 3, INT_MAX, &number, err);
-        options->ready_fd = rc < 0 ? -1 : (int)number;
-        return rc;
+        return helper_parse_fd("ready-fd", value, &options->ready_fd, err);
     case 'u':
         options->uri = value;
         return 0;

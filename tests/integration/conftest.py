@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -43,6 +44,23 @@ def make_guest(*what):
 def pytest_collection_modifyitems(items):
     """The longest first: else one worker is left with it at the end."""
     items.sort(key=lambda item: "test_stress" not in item.nodeid)
+
+
+def let_others_pass(folder):
+    """Other users may look into it, and into what pytest has made above it; the folder for temporary files is everybody's, and stays as it is."""
+    above = pathlib.Path(tempfile.gettempdir()).resolve()
+    for one in (folder.resolve(), *folder.resolve().parents):
+        if one == above or above not in one.parents:
+            break
+        one.chmod(0o755)
+
+
+@pytest.fixture(autouse=True)
+def temporary_folder_is_as_it_was():
+    """Nothing here changes the mode of /tmp: whatever else runs on the host would suffer."""
+    before = os.stat(tempfile.gettempdir()).st_mode
+    yield
+    assert os.stat(tempfile.gettempdir()).st_mode == before
 
 
 class Console:

@@ -12,7 +12,7 @@ import time
 import urllib.parse
 
 import pytest
-from conftest import BUILD, HULL
+from conftest import BUILD, GUESTS, HULL, kernel_arguments
 
 HULLD = BUILD / "bin/hulld"
 TIMEOUT = 480  # seconds; an upper bound for a loaded machine
@@ -182,6 +182,24 @@ def busybox_root(path):
         tar.add(root, ".", filter=lambda info: owned_by_root(info))
     shutil.rmtree(root)
     return path
+
+
+def tiny_image(manager, folder):
+    """Makes the image "tiny", for VMs: Debian's kernel with busybox, whose guest mounts its root disk at /mnt and serves the agent."""
+    kernel_arguments("cloud")
+    (folder / "root/bin").mkdir(parents=True)
+    shutil.copy(BUILD / "bin/hull-agent", folder / "root/bin/hull-agent")
+    shutil.copy(GUESTS / "modules-cloud/kernel/drivers/virtio/virtio_mem.ko", folder / "root")
+    archive = subprocess.run(["cpio", "-o", "-H", "newc", "--quiet"], input=b"bin/hull-agent\nvirtio_mem.ko\n", cwd=folder / "root", stdout=subprocess.PIPE, check=True)
+    initrd = folder / "initrd"
+    initrd.write_bytes((GUESTS / "initrd-cloud").read_bytes() + archive.stdout)
+    disk = folder / "disk.raw"
+    with open(disk, "wb") as file:
+        file.truncate(64 << 20)
+    subprocess.run(["/sbin/mkfs.ext4", "-q", disk], check=True)
+    manager.do("POST", "/v1/images", {"source": "import", "path": str(disk), "format": "raw", "alias": "tiny", "kernel": str(GUESTS / "vmlinuz-cloud"),
+                                      "initrd": str(initrd), "append": "console=ttyS0 quiet hull.run=mount,/dev/vda,/mnt;hull-agent"})
+    return "tiny"
 
 
 def owned_by_root(info):

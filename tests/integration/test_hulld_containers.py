@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sqlite3
+import subprocess
 import time
 
 import pytest
@@ -308,3 +309,21 @@ def test_what_is_a_failure(manager):
     assert get(manager, "fails")["status"] == "stopped"
     for name in ("fails", "fails-too"):
         delete(manager, name)
+
+
+def test_ports_of_a_bridge(manager):
+    """What an instance sends and receives, by the kernel's counters of its port."""
+    manager.do("POST", "/v1/networks", {"name": "lab", "config": {"ipv4": "10.99.3.1/24"}})
+    assert manager.get("/v1/networks/lab")["ports"] == []
+    manager.do("POST", "/v1/instances", {"name": "web1", "kind": "container", "image": "bb", "start": True,
+                                         "devices": {"eth0": {"type": "none"}, "lan": {"type": "nic", "network": "lab", "ipv4": "10.99.3.9"}}})
+    manager.hull("exec", "web1", "--", "ping", "-c", "3", "-i", "0.1", "-s", "1000", "-w", "20", "10.99.3.1")
+    port, = manager.json("network", "info", "lab")["ports"]
+    assert port["instance"] == "web1" and port["device"] == "lan" and port["ipv4"] == "10.99.3.9"
+    assert port["received_packets"] >= 3 and port["sent_packets"] >= 3 and port["received_bytes"] > 3000 and port["sent_bytes"] > 3000
+    counted = subprocess.run(manager.within("ip", "-j", "-s", "link", "show", port["interface"]), capture_output=True, text=True, check=True).stdout
+    assert json.loads(counted)[0]["stats64"]["rx"]["bytes"] >= port["sent_bytes"]
+    assert "web1" in manager.hull("network", "info", "lab").stdout
+    manager.do("DELETE", "/v1/instances/web1?force=true")
+    assert manager.get("/v1/networks/lab")["ports"] == []
+    manager.do("DELETE", "/v1/networks/lab")

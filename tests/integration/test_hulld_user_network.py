@@ -98,8 +98,17 @@ def test_instances_of_a_user(user, image):
     connect(web2, second)
     web1.run("ping -c 1 -w 20 web2")
     web2.run("ping -c 1 -w 20 web1.hull")
+    # What went through the ports, as the instances see it.
+    ports = {port["instance"]: port for port in user.json("network", "info", "default")["ports"]}
+    assert set(ports) == {"web1", "web2"} and all(port["device"] == "eth0" for port in ports.values())
+    assert all(port[f"{way}_packets"] >= 4 and port[f"{way}_bytes"] >= 4 * 60 for port in ports.values() for way in ("received", "sent")), ports
+    assert ports["web2"]["dropped_packets"] == 0 and ports["web2"]["ipv4"] == second
     # From others' addresses nothing arrives.
     web2.run("ip addr add 10.0.2.200/24 dev eth0; ! ping -c 1 -w 2 -I 10.0.2.200 web1")
+    dropped = {port["instance"]: port["dropped_packets"] for port in user.get("/v1/networks/default")["ports"]}
+    assert dropped["web2"] > 0 and dropped["web1"] == ports["web1"]["dropped_packets"]
+    row = next(line.split() for line in user.hull("network", "info", "default").stdout.splitlines() if line.startswith("web2 "))
+    assert row[:3] == ["web2", "eth0", ports["web2"]["mac"]] and int(row[-1]) == dropped["web2"]
     web1.run("(while true; do echo here is web1 | nc -l -p 80; done) >/dev/null 2>&1 &")
     assert until(lambda: ask(user, 8080), "the forward") == b"here is web1\n"
     # hulld is another one now, the switch the same.
@@ -134,9 +143,17 @@ def test_instances_of_a_user(user, image):
     connect(web3, third)
     web3.run("ping -c 1 -w 20 web1")
     web1.run("ping -c 1 -w 20 web3")
+    # A switch that stands still delays nobody, and has no figures.
+    pid = switch_pid(user)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        seen = user.get("/v1/networks/default")["ports"]
+        assert {port["instance"] for port in seen} == {"web1", "web2", "web3"} and not any("sent_bytes" in port for port in seen)
+    finally:
+        os.kill(pid, signal.SIGCONT)
     for name in ("web1", "web2", "web3"):
         user.do("DELETE", f"/v1/instances/{name}?force=true")
-    assert user.get("/v1/networks/default/leases") == []
+    assert user.get("/v1/networks/default/leases") == [] == user.get("/v1/networks/default")["ports"]
 
 
 def test_a_forward_that_is_taken(user, image):

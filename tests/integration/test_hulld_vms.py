@@ -4,37 +4,19 @@ import json
 import os
 import pathlib
 import random
-import shutil
 import signal
-import subprocess
 import time
 
 import pytest
-from conftest import BUILD, GUESTS, kernel_arguments
-from hulld import NEEDS_ROOT, Failure, manager, until  # noqa: F401 (a fixture)
+from hulld import NEEDS_ROOT, Failure, manager, tiny_image, until  # noqa: F401 (a fixture)
 
 pytestmark = NEEDS_ROOT
-AGENT = BUILD / "bin/hull-agent"
 
 
 @pytest.fixture(name="image", scope="module")
 def fixture_image(manager, tmp_path_factory):
     """An image whose guest mounts its root disk and serves the agent."""
-    kernel_arguments("cloud")
-    folder = tmp_path_factory.mktemp("image")
-    (folder / "root/bin").mkdir(parents=True)
-    shutil.copy(AGENT, folder / "root/bin/hull-agent")
-    shutil.copy(GUESTS / "modules-cloud/kernel/drivers/virtio/virtio_mem.ko", folder / "root")
-    archive = subprocess.run(["cpio", "-o", "-H", "newc", "--quiet"], input=b"bin/hull-agent\nvirtio_mem.ko\n", cwd=folder / "root", stdout=subprocess.PIPE, check=True)
-    initrd = folder / "initrd"
-    initrd.write_bytes((GUESTS / "initrd-cloud").read_bytes() + archive.stdout)
-    disk = folder / "disk.raw"
-    with open(disk, "wb") as file:
-        file.truncate(64 << 20)
-    subprocess.run(["/sbin/mkfs.ext4", "-q", disk], check=True)
-    manager.do("POST", "/v1/images", {"source": "import", "path": str(disk), "format": "raw", "alias": "tiny", "kernel": str(GUESTS / "vmlinuz-cloud"),
-                                      "initrd": str(initrd), "append": "console=ttyS0 quiet hull.run=mount,/dev/vda,/mnt;hull-agent"})
-    return "tiny"
+    return tiny_image(manager, tmp_path_factory.mktemp("image"))
 
 
 class Guest:

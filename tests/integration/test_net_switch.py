@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from conftest import BUILD
+from conftest import BUILD, let_others_pass
 from test_net_user import IFF_NO_PI, IFF_TAP, TUNSETIFF, Namespace, ask, serve
 
 NET_USER = BUILD / "bin/hull-net-user"
@@ -307,8 +307,7 @@ def test_it_ends_when_nobody_needs_it(host, tmp_path):
 @pytest.mark.parametrize("user", [None, 12345])
 def test_jail_of_a_switch(host, tmp_path, user):
     tmp_path.chmod(0o777)
-    for folder in list(tmp_path.parents)[:3]:
-        folder.chmod(0o755)
+    let_others_pass(tmp_path.parent)
     switch = Switch(host, tmp_path, user=user)
     assert switch.status == "ready\n"
     status = dict(line.split(":", 1) for line in open(f"/proc/{switch.process.pid}/status", encoding="utf-8"))

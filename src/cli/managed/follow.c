@@ -302,3 +302,23 @@ int managed_prune(struct client *client, bool is_quiet)
     json_decref(result);
     return status;
 }
+
+int managed_list(struct client *client, const char *path, enum output_format format,
+                 const struct output_column *columns, void (*add_texts)(json_t *row))
+{
+    struct error err;
+    json_t *list, *row;
+    size_t i;
+    if (client_call(client, "GET", path, NULL, NULL, &list, &err) < 0) {
+        return cli_fail(&err);
+    }
+    if (add_texts != NULL && (format == OUTPUT_TABLE || format == OUTPUT_CSV)) {
+        json_array_foreach(list, i, row)
+        {
+            add_texts(row);
+        }
+    }
+    output_list(format, columns, list, NULL);
+    json_decref(list);
+    return CLI_OK;
+}

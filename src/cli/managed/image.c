@@ -95,6 +95,15 @@ static json_t *short_name(const json_t *row)
     return json_string(text);
 }
 
+static void add_texts(json_t *row)
+{
+    managed_add_words(row, "aliases", "aliases_text");
+    managed_add_words(row, "forms", "forms_text");
+    managed_add_size(row, "size_bytes", "size_text");
+    managed_add_time(row, "created_at", "created_text");
+    (void)json_object_set_new(row, "digest_text", short_name(row));
+}
+
 static int list_run(int argc, char **argv)
 {
     static const struct output_column columns[] = {{"aliases_text", "IMAGE"},
@@ -106,31 +115,10 @@ static int list_run(int argc, char **argv)
                                                    {NULL, NULL}};
     struct managed_options options = {0};
     struct client client;
-    struct error err;
-    json_t *list, *row;
-    size_t i;
     int count;
     int status = begin(&image_list_verb, 0, 0, argc, argv, &options, &count, &client);
-    if (status >= 0) {
-        return status;
-    }
-    if (client_call(&client, "GET", "/v1/images", NULL, NULL, &list, &err) < 0) {
-        return cli_fail(&err);
-    }
-    bool is_table = options.output == OUTPUT_TABLE || options.output == OUTPUT_CSV;
-    json_array_foreach(list, i, row)
-    {
-        if (is_table) {
-            managed_add_words(row, "aliases", "aliases_text");
-            managed_add_words(row, "forms", "forms_text");
-            managed_add_size(row, "size_bytes", "size_text");
-            managed_add_time(row, "created_at", "created_text");
-            (void)json_object_set_new(row, "digest_text", short_name(row));
-        }
-    }
-    output_list(options.output, columns, list, NULL);
-    json_decref(list);
-    return CLI_OK;
+    return status >= 0 ? status
+                       : managed_list(&client, "/v1/images", options.output, columns, add_texts);
 }
 
 const struct verb image_list_verb = {
@@ -401,19 +389,10 @@ static int alias_list_run(int argc, char **argv)
         {"name", "ALIAS"}, {"digest", "DIGEST"}, {NULL, NULL}};
     struct managed_options options = {0};
     struct client client;
-    struct error err;
-    json_t *list;
     int count;
     int status = begin(&image_alias_list_verb, 0, 0, argc, argv, &options, &count, &client);
-    if (status >= 0) {
-        return status;
-    }
-    if (client_call(&client, "GET", "/v1/aliases", NULL, NULL, &list, &err) < 0) {
-        return cli_fail(&err);
-    }
-    output_list(options.output, columns, list, NULL);
-    json_decref(list);
-    return CLI_OK;
+    return status >= 0 ? status
+                       : managed_list(&client, "/v1/aliases", options.output, columns, NULL);
 }
 
 const struct verb image_alias_list_verb = {

@@ -83,6 +83,10 @@ void managed_add_time(json_t *row, const char *key, const char *text_key);
 void managed_add_words(json_t *row, const char *key, const char *text_key); /* of an array: "a b" */
 void managed_add_first(json_t *row, const char *key, const char *text_key);
 
+/* Asks for a list and shows it. 'add_texts' (NULL: none) gives a row what its columns show where it is a table. Returns the exit status. */
+int managed_list(struct client *client, const char *path, enum output_format format,
+                 const struct output_column *columns, void (*add_texts)(json_t *row));
+
 /* A path as hulld can use it. -ENAMETOOLONG */
 int must_check managed_absolute(const char *path, char out_path[PATH_MAX], struct error *err);
 

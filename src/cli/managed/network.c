@@ -6,12 +6,24 @@ static const struct output_column columns[] = {{"name", "NAME"},
                                                {"description", "DESCRIPTION"},
                                                {"created_text", "CREATED"},
                                                {NULL, NULL}};
+/* What an instance receives and sends. */
+static const struct output_column port_columns[] = {{"instance", "INSTANCE"},
+                                                    {"device", "DEVICE"},
+                                                    {"mac", "MAC"},
+                                                    {"received_text", "RECEIVED"},
+                                                    {"received_packets", "PACKETS"},
+                                                    {"sent_text", "SENT"},
+                                                    {"sent_packets", "PACKETS"},
+                                                    {"dropped_packets", "DROPPED"},
+                                                    {NULL, NULL}};
 static const struct object_kind network_kind = {
     .noun = "network",
     .collection = "/v1/networks",
     .columns = columns,
     .type_key = "type",
     .default_type = "nat",
+    .part = "ports",
+    .part_columns = port_columns,
 };
 
 OBJECT_RUN(network, list)
@@ -54,7 +66,7 @@ const struct verb network_create_verb = {
 const struct verb network_info_verb = {
     .name = "network info",
     .arguments = "NAME",
-    .summary = "Show a network and its leases",
+    .summary = "Show a network, its leases, and what goes through its ports",
     .examples = "  hull network info default\n",
     .options = object_show_table,
     .complete = "NETWORK",

@@ -1,5 +1,6 @@
 #include "cli/managed/objects.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -55,35 +56,24 @@ char *object_path(const struct object_kind *kind, const char *name)
     return path;
 }
 
+static void add_texts(json_t *row)
+{
+    managed_add_size(row, "size_bytes", "size_text");
+    managed_add_size(row, "total_bytes", "total_text");
+    managed_add_size(row, "free_bytes", "free_text");
+    managed_add_time(row, "created_at", "created_text");
+    managed_add_words(row, "used_by", "used_text");
+}
+
 int object_list(const struct object_kind *kind, const struct verb *verb, int argc, char **argv)
 {
     struct managed_options options = {0};
     struct client client;
-    struct error err;
-    json_t *list, *row;
-    size_t i;
     int count;
     int status = object_begin(verb, 0, 0, argc, argv, &options, &count, &client);
-    if (status >= 0) {
-        return status;
-    }
-    if (client_call(&client, "GET", kind->collection, NULL, NULL, &list, &err) < 0) {
-        return cli_fail(&err);
-    }
-    bool is_table = options.output == OUTPUT_TABLE || options.output == OUTPUT_CSV;
-    json_array_foreach(list, i, row)
-    {
-        if (is_table) {
-            managed_add_size(row, "size_bytes", "size_text");
-            managed_add_size(row, "total_bytes", "total_text");
-            managed_add_size(row, "free_bytes", "free_text");
-            managed_add_time(row, "created_at", "created_text");
-            managed_add_words(row, "used_by", "used_text");
-        }
-    }
-    output_list(options.output, kind->columns, list, NULL);
-    json_decref(list);
-    return CLI_OK;
+    return status >= 0
+               ? status
+               : managed_list(&client, kind->collection, options.output, kind->columns, add_texts);
 }
 
 /* "KEY=VALUE" into the members of a document. */
@@ -141,6 +131,29 @@ int object_create(const struct object_kind *kind, const struct verb *verb, int a
     return status;
 }
 
+/* As a table, a part that is a list stands below the rest. */
+static void show(const struct object_kind *kind, enum output_format format, json_t *info)
+{
+    json_auto_t *part = NULL;
+    json_t *row;
+    size_t i;
+    if (kind->part != NULL && format == OUTPUT_TABLE) {
+        part = json_incref(json_object_get(info, kind->part));
+        (void)json_object_del(info, kind->part); /* it need not have it */
+    }
+    output_object(format, info);
+    if (json_array_size(part) == 0) {
+        return;
+    }
+    json_array_foreach(part, i, row)
+    {
+        managed_add_size(row, "received_bytes", "received_text");
+        managed_add_size(row, "sent_bytes", "sent_text");
+    }
+    printf("\n");
+    output_list(format, kind->part_columns, part, NULL);
+}
+
 int object_info(const struct object_kind *kind, const struct verb *verb, int argc, char **argv)
 {
     struct managed_options options = {0};
@@ -158,7 +171,7 @@ int object_info(const struct object_kind *kind, const struct verb *verb, int arg
     if (rc < 0) {
         return cli_fail(&err);
     }
-    output_object(options.output, info);
+    show(kind, options.output, info);
     json_decref(info);
     return CLI_OK;
 }

@@ -17,6 +17,9 @@ struct object_kind {
     const char *type_key, *default_type; /* what --type says; NULL: it has none */
     bool has_devices;                    /* DEVICE.PROPERTY=VALUE, too */
     bool is_replaced;                    /* PUT of the whole in place of PATCH */
+    /* A member of one object that is a list, which `info` shows as a table of its own. NULL: none. */
+    const char *part;
+    const struct output_column *part_columns;
 };
 
 int object_parse_type(void *into, const char *value, struct error *err);

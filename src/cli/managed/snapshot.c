@@ -81,6 +81,14 @@ static const struct option_spec list_table[] = {
     {0},
 };
 
+static void add_texts(json_t *row)
+{
+    bool has_memory = json_is_true(json_object_get(row, "memory"));
+    managed_add_time(row, "created_at", "created_text");
+    managed_add_first(row, "parent", "parent_text");
+    (void)json_object_set_new(row, "memory_text", json_string(has_memory ? "yes" : "-"));
+}
+
 static int list_run(int argc, char **argv)
 {
     static const struct output_column columns[] = {{"name", "NAME"},
@@ -90,33 +98,15 @@ static int list_run(int argc, char **argv)
                                                    {NULL, NULL}};
     struct managed_options options = {0};
     struct client client;
-    struct error err;
-    json_t *list, *row;
-    size_t i;
     int count;
     int status = begin(&snapshot_list_verb, 1, 1, argc, argv, &options, &count, &client);
     if (status >= 0) {
         return status;
     }
     char *path = client_path("/v1/instances", argv[0], "snapshots", NULL);
-    int rc = client_call(&client, "GET", path, NULL, NULL, &list, &err);
+    status = managed_list(&client, path, options.output, columns, add_texts);
     free(path);
-    if (rc < 0) {
-        return cli_fail(&err);
-    }
-    bool is_table = options.output == OUTPUT_TABLE || options.output == OUTPUT_CSV;
-    json_array_foreach(list, i, row)
-    {
-        if (is_table) {
-            bool has_memory = json_is_true(json_object_get(row, "memory"));
-            managed_add_time(row, "created_at", "created_text");
-            managed_add_first(row, "parent", "parent_text");
-            (void)json_object_set_new(row, "memory_text", json_string(has_memory ? "yes" : "-"));
-        }
-    }
-    output_list(options.output, columns, list, NULL);
-    json_decref(list);
-    return CLI_OK;
+    return status;
 }
 
 const struct verb snapshot_list_verb = {

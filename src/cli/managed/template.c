@@ -38,6 +38,12 @@ static int begin(const struct verb *verb, int min, int max, int argc, char **arg
     return status >= 0 ? status : managed_open(client, &err) < 0 ? cli_fail(&err) : -1;
 }
 
+static void add_texts(json_t *row)
+{
+    managed_add_size(row, "size_bytes", "size_text");
+    managed_add_time(row, "created_at", "created_text");
+}
+
 static int list_run(int argc, char **argv)
 {
     static const struct output_column columns[] = {{"name", "TEMPLATE"},
@@ -49,28 +55,11 @@ static int list_run(int argc, char **argv)
                                                    {NULL, NULL}};
     struct template_options options = {0};
     struct client client;
-    struct error err;
-    json_t *list, *row;
-    size_t i;
     int count;
     int status = begin(&template_list_verb, 0, 0, argc, argv, &options, &count, &client);
-    if (status >= 0) {
-        return status;
-    }
-    if (client_call(&client, "GET", "/v1/templates", NULL, NULL, &list, &err) < 0) {
-        return cli_fail(&err);
-    }
-    bool is_table = options.managed.output == OUTPUT_TABLE || options.managed.output == OUTPUT_CSV;
-    json_array_foreach(list, i, row)
-    {
-        if (is_table) {
-            managed_add_size(row, "size_bytes", "size_text");
-            managed_add_time(row, "created_at", "created_text");
-        }
-    }
-    output_list(options.managed.output, columns, list, NULL);
-    json_decref(list);
-    return CLI_OK;
+    return status >= 0
+               ? status
+               : managed_list(&client, "/v1/templates", options.managed.output, columns, add_texts);
 }
 
 const struct verb template_list_verb = {

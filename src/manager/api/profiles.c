@@ -125,7 +125,7 @@ int profiles_delete(struct api_call *call, struct error *err)
         rc = error_set(err, EBUSY, "profile %s: instance %s has it", name, user);
     }
     if (rc == 0) {
-        rc = documents_delete(call->manager->documents, "profile", name, err);
+        rc = operations_drop(call->manager->operations, "profile", name, err);
     }
     if (rc == 0) {
         tell(call, "deleted", name);

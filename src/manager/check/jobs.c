@@ -5,6 +5,7 @@
 
 #include "base/core/compiler.h"
 #include "manager/check/check.h"
+#include "manager/operation/reserve.h"
 
 void check_found(struct check *check, bool is_repaired, const char *kind, const char *name,
                  const char *what)
@@ -51,7 +52,8 @@ static int system_df(struct job *job, json_t **out_result, struct error *err)
         const char *member, *area;
     } rows[] = {{"images", "images"},       {"templates", "templates"},
                 {"instances", "instances"}, {"containers", "containers"},
-                {"pools", "pools"},         {"operations", "operations"}};
+                {"pools", "pools"},         {"operations", "operations"},
+                {"reserve", RESERVE_FILE}};
     struct statvfs disk = {0};
     uint64_t total = 0, bytes;
     json_auto_t *result = json_object();

@@ -345,7 +345,7 @@ static int delete_alias(struct api_call *call, struct error *err)
     if (!documents_has(call->manager->documents, "alias", name)) {
         return error_set(err, ENOENT, "alias %.64s: there is none", name);
     }
-    return documents_delete(call->manager->documents, "alias", name, err);
+    return operations_drop(call->manager->operations, "alias", name, err);
 }
 
 const struct api_route image_routes[] = {

@@ -334,12 +334,14 @@ static int delete_run(struct job *job, json_t **out_result, struct error *err)
         work.expanded = json_incref(work.document);
     }
     if (work_status(&work) != INSTANCE_STOPPED) {
-        bool is_forced = json_is_true(json_object_get(job->request, "force")) || job->is_recovery;
+        bool is_forced = json_is_true(json_object_get(job->request, "force")) ||
+                         job_find_step(job, "stopping") != NULL;
         enum instance_status status = work_status(&work);
         rc = is_forced || status == INSTANCE_ERROR
                  ? 0
                  : error_set(err, EBUSY, "instance %s is %s: stop it first, or delete it by force",
                              work.name, instance_status_name(status));
+        rc = rc < 0 ? rc : job_step(job, "stopping", NULL, err);
         if (rc == 0) {
             rc = work.driver->stop(job, work.expanded, true, 0, err);
             rc = rc == -ESRCH || rc == -ENOENT ? 0 : rc;

@@ -146,7 +146,7 @@ int work_snapshot(struct job *job, json_t **out_result, struct error *err)
     if (creates) {
         rc = create(&work, snapshot, err);
     } else if (deletes && !is_there && job->is_recovery) {
-        rc = 0;
+        rc = work_publish(&work, err); /* it may be the database that has not heard of it */
     } else if (!is_there) {
         rc = error_set(err, ENOENT, "instance %s has no snapshot %s", work.name, snapshot);
     } else if (deletes) {

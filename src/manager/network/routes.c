@@ -91,7 +91,7 @@ static int network_leases(const struct place *place, const char *name, json_t **
 static int get_network(struct api_call *call, struct error *err)
 {
     json_auto_t *network = NULL;
-    json_t *leases;
+    json_auto_t *leases = NULL, *ports = NULL;
     int rc = find(call, &network, err);
     if (rc == 0) {
         rc = complete(call, network, err);
@@ -100,7 +100,12 @@ static int get_network(struct api_call *call, struct error *err)
         rc = network_leases(&call->manager->place, call->words[0], &leases, err);
     }
     if (rc == 0) {
-        json_object_set_new(network, "leases", leases);
+        rc = net_count_ports(&call->manager->place, call->words[0],
+                             strcmp(text_or_empty(network, "type"), "user") == 0, &ports, err);
+    }
+    if (rc == 0) {
+        json_object_set(network, "leases", leases);
+        json_object_set(network, "ports", ports);
         call->answer = json_incref(network);
     }
     return rc;
@@ -264,8 +269,8 @@ const struct api_route network_routes[] = {
      list_networks},
     {"POST", "/v1/networks", "createNetwork", "Makes a network.", API_OPERATION, "NetworkRequest",
      "Operation", NULL, create_network},
-    {"GET", "/v1/networks/{name}", "getNetwork", "A network with its leases.", API_PLAIN, NULL,
-     "Network", NULL, get_network},
+    {"GET", "/v1/networks/{name}", "getNetwork", "A network with its leases and ports.", API_PLAIN,
+     NULL, "Network", NULL, get_network},
     {"PATCH", "/v1/networks/{name}", "changeNetwork",
      "Changes the description, or the keys of a network that nobody uses.", API_OPERATION,
      "NetworkChange", "Operation", NULL, change_network},
@@ -280,7 +285,8 @@ const struct api_route network_routes[] = {
     {0},
 };
 
-#define TEXT "{\"type\":\"string\"}"
+#define COUNT "{\"type\":\"integer\",\"minimum\":0}"
+#define TEXT  "{\"type\":\"string\"}"
 #define CONFIG                                                                                     \
     "\"config\":{\"type\":\"object\",\"description\":\"nat: ipv4 (10.20.30.1/24), ipv6 "           \
     "(fd00::1/64, auto or none), bridge; bridge: bridge; macvlan: parent; user: ipv4\"}"
@@ -291,7 +297,8 @@ const struct api_schema network_schemas[] = {
      ",\"type\":{\"type\":\"string\",\"enum\":[\"nat\",\"bridge\",\"macvlan\",\"user\"]},"
      "\"description\":" TEXT "," CONFIG ",\"created_at\":{\"type\":\"string\",\"format\":"
      "\"date-time\"},\"used_by\":{\"type\":\"array\",\"items\":" TEXT "},"
-     "\"leases\":{\"type\":\"array\",\"items\":{\"$ref\":\"#/components/schemas/Lease\"}}}}"},
+     "\"leases\":{\"type\":\"array\",\"items\":{\"$ref\":\"#/components/schemas/Lease\"}},"
+     "\"ports\":{\"type\":\"array\",\"items\":{\"$ref\":\"#/components/schemas/Port\"}}}}"},
     {"NetworkRequest",
      "{\"type\":\"object\",\"required\":[\"name\"],\"additionalProperties\":false,\"properties\":{"
      "\"name\":{\"type\":\"string\",\"maxLength\":64},"
@@ -299,6 +306,12 @@ const struct api_schema network_schemas[] = {
      "\"description\":{\"type\":\"string\",\"maxLength\":1000}," CONFIG "}}"},
     {"NetworkChange", "{\"type\":\"object\",\"additionalProperties\":false,\"properties\":{"
                       "\"description\":{\"type\":\"string\",\"maxLength\":1000}," CONFIG "}}"},
+    {"Port",
+     "{\"type\":\"object\",\"description\":\"of an instance that runs; received and sent by it\","
+     "\"required\":[\"instance\",\"device\"],\"properties\":{\"instance\":" TEXT ",\"device\":" TEXT
+     ",\"mac\":" TEXT ",\"ipv4\":" TEXT ",\"interface\":" TEXT ",\"received_bytes\":" COUNT
+     ",\"received_packets\":" COUNT ",\"sent_bytes\":" COUNT ",\"sent_packets\":" COUNT
+     ",\"dropped_packets\":" COUNT "}}"},
     {"Lease",
      "{\"type\":\"object\",\"properties\":{\"mac\":" TEXT ",\"ipv4\":" TEXT ",\"name\":" TEXT
      ",\"ends_at\":{\"type\":\"integer\",\"description\":\"seconds since 1970\"}}}"},

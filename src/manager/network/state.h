@@ -57,6 +57,11 @@ int must_check net_dns_add_leases(const struct place *place, const char *network
 int must_check net_dns_list_leases(const struct place *place, const char *network,
                                    json_t **out_leases, struct error *err);
 
+/* For hulld: the ports of instances that run, [{"instance","device","mac","ipv4","interface","received_bytes","received_packets","sent_bytes",
+ * "sent_packets","dropped_packets"}], as far as it is known. 'is_switched': it is a user network. */
+int must_check net_count_ports(const struct place *place, const char *network, bool is_switched,
+                               json_t **out_ports, struct error *err);
+
 /* The switch of a user network (hull-net-user): starts it if it does not run. RUN/networks/NAME/switch.sock, switch.pid,
  * switch.log. */
 int must_check net_switch_up(const struct net_state *state, struct error *err);

@@ -173,7 +173,9 @@ static int open_journal(struct operation *operation, struct error *err)
         return 0;
     }
     journal_path(&operation->all->options.place, operation->id, path);
-    operation->journal_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    do {
+        operation->journal_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    } while (operation->journal_fd < 0 && operation_gets_space(operation, -errno));
     if (operation->journal_fd < 0) {
         return error_set_errno(err, errno, "operation %s: journal %s", operation->id, path);
     }
@@ -456,6 +458,8 @@ void operation_follow(struct operation *operation)
     }
     if (rc < 0 && !is_read && !was_alive) {
         operation_fail(operation, &err);
+    } else if (rc < 0 && operation_gets_space(operation, rc)) {
+        event_notifier_signal(operation->all->wake);
     } else if (rc < 0) {
         put_off(operation, &err);
     } else if (rc > 0 && !operation->is_ended) {

@@ -308,6 +308,14 @@ int job_open(struct job *job, struct error *err)
     return rc;
 }
 
+int job_begin_again(struct job *job, struct error *err)
+{
+    json_decref(job->steps);
+    job->steps = NULL;
+    job->is_recovery = true;
+    return read_before(job, err);
+}
+
 int job_close(struct job *job, int rc, json_t *result, const struct error *problem,
               struct error *err)
 {

@@ -77,6 +77,8 @@ void job_event(struct job *job, json_t *event); /* taken over */
 /* Opens the journal: takes its lock, says who writes, and with job->is_recovery reads the steps of those before. The rest of
  * 'job' is set. -EBUSY: another worker has it, or has done it. */
 int must_check job_open(struct job *job, struct error *err);
+/* What has failed is done as if another worker did it after this one: is_recovery is set, and 'steps' are those that were taken. */
+int must_check job_begin_again(struct job *job, struct error *err);
 /* The last line: 'result' (may be NULL, taken over) where rc is 0, else 'problem'. Closes the journal. */
 int must_check job_close(struct job *job, int rc, json_t *result, const struct error *problem,
                          struct error *err);

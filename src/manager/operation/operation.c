@@ -16,6 +16,7 @@
 #include "manager/operation/code.h"
 #include "manager/operation/operations.h"
 #include "manager/operation/queue.h"
+#include "manager/operation/reserve.h"
 
 struct operation *operation_find(const struct operations *all, const char *id)
 {
@@ -106,11 +107,26 @@ int operation_set_end(const struct operation *operation, json_t *document, const
     return rc == 0 ? 0 : error_set_errno(err, ENOMEM, "operation %s", operation->id);
 }
 
+static bool frees_space(const struct operation *operation)
+{
+    return reserve_serves(json_string_value(json_object_get(operation->document, "kind")),
+                          json_object_get(operation->document, "request"));
+}
+
+bool operation_gets_space(const struct operation *operation, int code)
+{
+    return frees_space(operation) && reserve_give(&operation->all->options.place, code);
+}
+
 static void try_save(struct operation *operation)
 {
     static struct log_limit limit = LOG_LIMIT(5);
     struct error err;
-    operation->is_unsaved = operation_save(operation, &err) < 0;
+    int rc;
+    do {
+        rc = operation_save(operation, &err);
+    } while (rc < 0 && operation_gets_space(operation, rc));
+    operation->is_unsaved = rc < 0;
     if (operation->is_unsaved) {
         log_limited(&limit, LOG_LEVEL_ERROR, "operation %s: keeping its end: %s, trying again",
                     operation->id, err.text);
@@ -194,11 +210,29 @@ static void sweep(struct operations *all)
         if (operation->is_ended && !operation->is_unsaved && operation->child == 0) {
             TAILQ_REMOVE(&all->list, operation, link);
             all->count--;
+            all->lacks_reserve = all->lacks_reserve || frees_space(operation);
             history_add(all, operation->document);
             operation_free(operation);
         }
         operation = next;
     }
+}
+
+/* What deletions, their workers too, have given up of the reserve is taken back when none is left. */
+static void refill(struct operations *all)
+{
+    const struct operation *operation;
+    if (!all->lacks_reserve || clock_monotonic_ns() < all->reserve_ns) {
+        return;
+    }
+    TAILQ_FOREACH(operation, &all->list, link)
+    {
+        if (frees_space(operation)) {
+            return;
+        }
+    }
+    all->lacks_reserve = !reserve_take(&all->options.place);
+    all->reserve_ns = all->lacks_reserve ? clock_monotonic_ns() + OPERATION_RETRY_NS : 0;
 }
 
 static void watch_free(struct operation_watch *watch)
@@ -227,6 +261,9 @@ static uint64_t next_deadline(const struct operations *all)
 {
     uint64_t now = clock_monotonic_ns(), next = now + 3600 * OPERATION_RETRY_NS;
     const struct operation *operation;
+    if (all->lacks_reserve) {
+        next = MIN(next, MAX(all->reserve_ns, now + OPERATION_RETRY_NS));
+    }
     TAILQ_FOREACH(operation, &all->list, link)
     {
         if (operation->retry_ns != 0) {
@@ -264,6 +301,7 @@ static void turn(void *ctx)
         }
     }
     sweep(all);
+    refill(all);
     history_prune(all);
     call_back(all);
     event_timer_arm(all->timer, next_deadline(all));
@@ -403,6 +441,7 @@ int operations_create(const struct operations_options *options, struct operation
         return error_set_errno(err, ENOMEM, "operations");
     }
     all->options = *options;
+    all->lacks_reserve = true;
     all->inotify_fd = -1;
     TAILQ_INIT(&all->list);
     TAILQ_INIT(&all->due);
@@ -508,7 +547,13 @@ int operations_begin(struct operations *operations, const struct operation_spec 
     if (document == NULL) {
         return error_set(err, EINVAL, "%s: its words are no UTF-8", spec->description);
     }
-    rc = documents_put(operations->options.documents, "operation", id, document, err);
+    bool is_giving;
+    do {
+        rc = documents_put(operations->options.documents, "operation", id, document, err);
+        is_giving = rc < 0 && reserve_serves(spec->kind, spec->request) &&
+                    reserve_give(&operations->options.place, rc);
+        operations->lacks_reserve = operations->lacks_reserve || is_giving;
+    } while (is_giving);
     if (rc < 0) {
         return rc;
     }
@@ -522,6 +567,18 @@ int operations_begin(struct operations *operations, const struct operation_spec 
     event_notifier_signal(operations->wake);
     operation_tell(operation);
     return 0;
+}
+
+int operations_drop(struct operations *operations, const char *kind, const char *name,
+                    struct error *err)
+{
+    int rc;
+    do {
+        rc = documents_delete(operations->options.documents, kind, name, err);
+    } while (rc < 0 && reserve_give(&operations->options.place, rc));
+    operations->lacks_reserve = true;
+    event_notifier_signal(operations->wake);
+    return rc;
 }
 
 int operations_get(struct operations *operations, const char *id, json_t **out_operation,

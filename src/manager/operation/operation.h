@@ -53,6 +53,9 @@ void operations_destroy(struct operations *operations);
 
 int must_check operations_begin(struct operations *operations, const struct operation_spec *spec,
                                 char out_id[OPERATION_ID_SIZE], struct error *err);
+/* Deletes a document at once, also when the disk is full. Errors: as documents_delete. */
+int must_check operations_drop(struct operations *operations, const char *kind, const char *name,
+                               struct error *err);
 /* New references. */
 int must_check operations_get(struct operations *operations, const char *id, json_t **out_operation,
                               struct error *err);

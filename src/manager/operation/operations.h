@@ -83,7 +83,9 @@ struct operations {
     struct operations_options options;
     struct operation_list list; /* in their order */
     unsigned count, running;
-    bool has_room; /* one may be able to begin */
+    bool has_room;       /* one may be able to begin */
+    bool lacks_reserve;  /* perhaps: it is to be made whole */
+    uint64_t reserve_ns; /* not before */
     json_int_t next_sequence;
     struct operation_watches due;
     struct ended_list ended; /* the oldest first */
@@ -106,6 +108,8 @@ void operation_tell(struct operation *operation);
 /* With all that is to be kept beside what is known. */
 json_t *operation_kept(const struct operation *operation);
 int must_check operation_save(struct operation *operation, struct error *err);
+/* After an error 'code': is there more space now, of the reserve? */
+bool operation_gets_space(const struct operation *operation, int code);
 /* It has ended, as its document says: tells it, and saves it if that was not done. */
 void operation_ended(struct operation *operation, bool is_saved);
 /* Ends it without the word of a worker. */

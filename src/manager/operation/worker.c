@@ -15,6 +15,7 @@
 #include "manager/instance/instance.h"
 #include "manager/operation/code.h"
 #include "manager/operation/job.h"
+#include "manager/operation/reserve.h"
 #include "session/frames.h"
 
 #define MAX_TASK (64u << 20)
@@ -74,6 +75,13 @@ static int read_task(json_t **out_task, struct place *out_place, struct error *e
     return rc;
 }
 
+static int run_kind(struct job *job, const struct job_kind *kind, json_t **out_result,
+                    struct error *err)
+{
+    return job->is_recovery && kind->recover != NULL ? kind->recover(job, out_result, err)
+                                                     : kind->run(job, out_result, err);
+}
+
 static int run_job(struct job *job, const char *name, json_t **out_result, struct error *err)
 {
     const struct job_kind *kind = find_kind(name);
@@ -88,8 +96,12 @@ static int run_job(struct job *job, const char *name, json_t **out_result, struc
     if (rc < 0 && !containers_may_concern(name)) {
         return rc;
     }
-    rc = job->is_recovery && kind->recover != NULL ? kind->recover(job, out_result, err)
-                                                   : kind->run(job, out_result, err);
+    rc = run_kind(job, kind, out_result, err);
+    /* Deletions go on in the space that they get. */
+    while (rc < 0 && reserve_serves(name, job->request) && reserve_give(&job->place, rc)) {
+        rc = job_begin_again(job, err);
+        rc = rc < 0 ? rc : run_kind(job, kind, out_result, err);
+    }
     if (rc < 0 && err->code == 0) {
         rc = error_set_errno(err, -rc, "%s", name);
     }
@@ -122,7 +134,10 @@ static int run_operation(const char *id)
     job.request = json_object_get(task, "request");
     job.is_recovery = json_is_true(json_object_get(task, "recovery"));
     job.was_cancelled = json_is_true(json_object_get(task, "cancelled"));
-    if (job_open(&job, &err) < 0) {
+    do {
+        rc = job_open(&job, &err);
+    } while (rc < 0 && reserve_serves(kind, job.request) && reserve_give(&job.place, rc));
+    if (rc < 0) {
         return fail(&err);
     }
     json_t *result = NULL;

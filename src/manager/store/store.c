@@ -50,6 +50,9 @@ struct documents {
 
 static int code_of(int result)
 {
+    if (result == SQLITE_IOERR_SHMSIZE) { /* the WAL's index, which is as long as the disk allows */
+        return ENOSPC;
+    }
     switch (result & 0xff) {
     case SQLITE_FULL:
         return ENOSPC;
@@ -71,7 +74,9 @@ static int code_of(int result)
 static int failed(struct documents *documents, const char *what, struct error *err)
 {
     int result = sqlite3_extended_errcode(documents->database);
-    return error_set(err, code_of(result), "database: %s: %s", what,
+    bool has_quota =
+        (result & 0xff) == SQLITE_IOERR && sqlite3_system_errno(documents->database) == EDQUOT;
+    return error_set(err, has_quota ? ENOSPC : code_of(result), "database: %s: %s", what,
                      sqlite3_errmsg(documents->database));
 }
 

@@ -3,43 +3,16 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/host/confine.h"
+#include "base/host/helper.h"
 #include "base/host/log.h"
 #include "base/host/pid_file.h"
 #include "base/host/unix_socket.h"
 #include "net/user/jail.h"
 #include "net/user/serve.h"
 #include "net/user/user.h"
-
-/* One line to whoever started us; on stderr if nobody said where. */
-static void report(int ready_fd, const char *line)
-{
-    char text[ERROR_TEXT_SIZE + 16];
-    int size = snprintf(text, sizeof(text), "%s\n", line);
-    size_t length = MIN((size_t)size, sizeof(text) - 1);
-    (void)!write(ready_fd, text, length); /* who does not listen does not care */
-}
-
-static int fail(int ready_fd, const struct error *err)
-{
-    char line[ERROR_TEXT_SIZE + 8];
-    (void)snprintf(line, sizeof(line), "hull: %s", err->text); /* long enough */
-    report(ready_fd >= 0 ? ready_fd : STDERR_FILENO, line);
-    return 1;
-}
-
-static int check_frame_socket(int fd, struct error *err)
-{
-    int type = 0;
-    socklen_t size = sizeof(type);
-    if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) < 0 || type != SOCK_STREAM) {
-        return error_set(err, EINVAL, "--fd %d: expected a connected stream socket", fd);
-    }
-    return 0;
-}
 
 /* Keeps our own log lines, and sends what libraries print to nowhere: a guest can make them print without end. */
 static int redirect_output(bool is_verbose, struct error *err)
@@ -58,7 +31,7 @@ static int redirect_output(bool is_verbose, struct error *err)
 static int start(const struct net_user_options *options, struct net_user **out_user,
                  struct error *err)
 {
-    int rc = check_frame_socket(options->fd, err);
+    int rc = helper_check_socket(options->fd, err);
     if (rc == 0) {
         rc = confine_close_others(options->fd, options->ready_fd, err);
     }
@@ -92,21 +65,13 @@ static int start_switch(const struct net_user_options *options, struct server **
     return rc < 0 ? rc : jail_enter(options->dns, true, true, err);
 }
 
-static void say_ready(const struct net_user_options *options)
-{
-    if (options->ready_fd >= 0) {
-        report(options->ready_fd, "ready");
-        close(options->ready_fd);
-    }
-}
-
 static int run_one(const struct net_user_options *options, struct error *err)
 {
     struct net_user *user = NULL;
     if (start(options, &user, err) < 0) {
-        return fail(options->ready_fd, err);
+        return helper_fail(options->ready_fd, err);
     }
-    say_ready(options);
+    helper_say_ready(options->ready_fd);
     int rc = net_user_run(user, err);
     net_user_destroy(user);
     return rc;
@@ -116,9 +81,9 @@ static int run_switch(const struct net_user_options *options, struct error *err)
 {
     struct server *server = NULL;
     if (start_switch(options, &server, err) < 0) {
-        return fail(options->ready_fd, err);
+        return helper_fail(options->ready_fd, err);
     }
-    say_ready(options);
+    helper_say_ready(options->ready_fd);
     int rc = server_run(server, err);
     server_destroy(server);
     return rc;
@@ -130,7 +95,7 @@ int net_user_main(int argc, char **argv)
     struct error err;
     (void)signal(SIGPIPE, SIG_IGN); /* a valid signal */
     if (net_user_parse_options(argc, argv, &options, &err) < 0) {
-        return fail(options.ready_fd, &err);
+        return helper_fail(options.ready_fd, &err);
     }
     if (options.wants_help || options.wants_version) {
         (void)fputs(options.wants_help ? net_user_usage : "hull-net-user " HULL_VERSION "\n",

@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/host/helper.h"
+
 const char net_user_usage[] =
     "usage: hull-net-user --fd N [OPTION]...\n"
     "       hull-net-user --switch PATH [OPTION]...\n"
@@ -31,20 +33,6 @@ const char net_user_usage[] =
     "  --help, --version\n"
     "\n"
     "example: hull-net-user --fd 3 --ready-fd 4 --hostfwd tcp:127.0.0.1:2222-:22\n";
-
-static int parse_fd(const char *name, const char *text, int *out_fd, struct error *err)
-{
-    char *end;
-    errno = 0;
-    long fd = strtol(text, &end, 10);
-    if (errno != 0 || end == text || *end != '\0' || fd < 3 || fd > INT_MAX) {
-        return error_set(err, EINVAL,
-                         "--%s %.60s: expected the number of an open descriptor above 2", name,
-                         text);
-    }
-    *out_fd = (int)fd;
-    return 0;
-}
 
 static int parse_forward(const char *text, struct net_user_options *options, struct error *err)
 {
@@ -139,7 +127,7 @@ static int parse_option(int option, const char *value, struct net_user_options *
 {
     switch (option) {
     case 'f':
-        return parse_fd("fd", value, &options->fd, err);
+        return helper_parse_fd("fd", value, &options->fd, err);
     case 'S':
         options->switch_path = value;
         return 0;
@@ -151,7 +139,7 @@ static int parse_option(int option, const char *value, struct net_user_options *
     case 'I':
         return parse_idle(value, options, err);
     case 'r':
-        return parse_fd("ready-fd", value, &options->ready_fd, err);
+        return helper_parse_fd("ready-fd", value, &options->ready_fd, err);
     case 'p':
         return parse_forward(value, options, err);
     case 'd':

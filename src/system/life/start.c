@@ -165,20 +165,9 @@ static int spawn(const struct life *life, const char *name, int report, int lock
     return code != 0 ? error_set_errno(err, code, "starting %s", life->keeper) : 0;
 }
 
-int life_start_begin(const struct life *life, const char *name, struct life_start *out,
-                     struct error *err)
+static int launch(const struct life *life, const char *name, struct life_start *out,
+                  struct error *err)
 {
-    if (life->keeper == NULL) {
-        return error_set(err, ENOENT, "the program hull-ct-keeper is missing");
-    }
-    AUTO_CLOSE int lock = life_lock(life, name, err);
-    if (lock < 0) {
-        return lock;
-    }
-    enum life_status status = life_status(life, name);
-    if (status != LIFE_STOPPED && status != LIFE_LOST) {
-        return error_set(err, EALREADY, "container %s is %s", name, life_status_name(status));
-    }
     int rc = prepare(life, name, err);
     if (rc < 0) {
         return rc;
@@ -203,6 +192,30 @@ int life_start_begin(const struct life *life, const char *name, struct life_star
     }
     *out = start;
     return 0;
+}
+
+int life_start_begin(const struct life *life, const char *name, struct life_start *out,
+                     struct error *err)
+{
+    if (life->keeper == NULL) {
+        return error_set(err, ENOENT, "the program hull-ct-keeper is missing");
+    }
+    AUTO_CLOSE int lock = life_lock(life, name, err);
+    if (lock < 0) {
+        return lock;
+    }
+    enum life_status status = life_status(life, name);
+    if (status != LIFE_STOPPED && status != LIFE_LOST) {
+        return error_set(err, EALREADY, "container %s is %s", name, life_status_name(status));
+    }
+    int rc = launch(life, name, out, err);
+    if (rc < 0 && life_status(life, name) == LIFE_STOPPED) { /* no keeper removes it */
+        char folder[PATH_MAX];
+        struct error ignored;
+        store_keeper_path(&life->store, name, NULL, folder);
+        error_ignore(layers_remove(folder, &ignored));
+    }
+    return rc;
 }
 
 int life_start_end(struct life_start *start, struct error *err)

@@ -75,6 +75,9 @@ static bool read_link(const struct nlmsghdr *head, struct link *out)
         case IFLA_ADDRESS:
             memcpy(out->mac, RTA_DATA(a), MIN(RTA_PAYLOAD(a), sizeof(out->mac)));
             break;
+        case IFLA_STATS64:
+            memcpy(&out->counters, RTA_DATA(a), MIN(RTA_PAYLOAD(a), sizeof(out->counters)));
+            break;
         case IFLA_LINKINFO:
             take_kind(a, out);
             break;

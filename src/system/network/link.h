@@ -2,6 +2,8 @@
 #ifndef SYSTEM_NETWORK_LINK_H
 #define SYSTEM_NETWORK_LINK_H
 
+#include <linux/if_link.h>
+
 #include "container/network/netlink.h"
 #include "system/network/network.h"
 
@@ -13,6 +15,7 @@ struct link {
     unsigned mtu;
     unsigned flags; /* IFF_UP ... */
     uint8_t mac[6];
+    struct rtnl_link_stats64 counters;
 };
 
 /* An address of a device. */

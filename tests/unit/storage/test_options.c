@@ -43,8 +43,9 @@ static void refuses_the_rest(void **state)
     } wrong[] = {
         {{"--uri", "nbd://h/e", NULL}, "--fd and --uri are needed"},
         {{"--fd", "3", NULL}, "--fd and --uri are needed"},
-        {{"--fd", "1", "--uri", "x", NULL}, "--fd 1: expected a number from 3"},
-        {{"--fd", "3x", NULL}, "--fd 3x: expected a number"},
+        {{"--fd", "1", "--uri", "x", NULL},
+         "--fd 1: expected the number of an open descriptor above 2"},
+        {{"--fd", "3x", NULL}, "--fd 3x: expected the number"},
         {{"--reconnect", "86401", NULL}, "from 0 to 86400"},
         {{"--what", NULL}, "bad option"},
         {{"--fd", "3", "--uri", "x", "more", NULL}, "argument more is unknown"},

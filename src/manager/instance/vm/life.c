@@ -48,6 +48,31 @@ static int make_folders(const struct vm *vm, struct error *err)
     return rc;
 }
 
+void vm_life_detach(const struct vm *vm, bool is_forgotten)
+{
+    const char *name;
+    json_t *device;
+    json_object_foreach(json_object_get(vm->document, "devices"), name, device)
+    {
+        vm_nic_release(vm, name, is_forgotten);
+    }
+}
+
+/* One that ended badly is stopped from now on, as if it had ended well. */
+static int forget_failure(const struct vm *vm, struct error *err)
+{
+    static const char *const files[] = {"status", "pid"};
+    char path[PATH_MAX];
+    for (size_t i = 0; i < ARRAY_COUNT(files); i++) {
+        vm_run_path(vm, files[i], path);
+        if (unlink(path) < 0 && errno != ENOENT) {
+            return error_set_errno(err, errno, "vm %s: %s", vm->name, path);
+        }
+    }
+    vm_life_detach(vm, false);
+    return 0;
+}
+
 static int start(const struct vm *vm, const json_t *boot, const char *restore, bool is_paused,
                  struct vm_disks *disks, struct error *err)
 {
@@ -82,6 +107,9 @@ static int start(const struct vm *vm, const json_t *boot, const char *restore, b
         rc = vm_places_save(vm, &places, err);
         if (rc < 0) {
             vm_process_kill(vm);
+            if (vm_process_await_end(vm, NULL, QUIT_TIMEOUT_MS, NULL) == 0) {
+                error_ignore(forget_failure(vm, NULL)); /* it was not the VM that failed */
+            }
         }
     }
     vm_places_fini(&places);
@@ -118,16 +146,6 @@ int vm_life_start(const struct vm *vm, const char *restore, bool is_paused, stru
     return rc;
 }
 
-void vm_life_detach(const struct vm *vm, bool is_forgotten)
-{
-    const char *name;
-    json_t *device;
-    json_object_foreach(json_object_get(vm->document, "devices"), name, device)
-    {
-        vm_nic_release(vm, name, is_forgotten);
-    }
-}
-
 /* False: nobody has been asked. */
 static bool ask_guest(const struct vm *vm)
 {
@@ -136,21 +154,6 @@ static bool ask_guest(const struct vm *vm)
     error_ignore(vm_control(vm, "resume", NULL, NULL));
     return guest_ask(vm, request, AGENT_TIMEOUT_MS, NULL, NULL) == 0 ||
            vm_control(vm, "poweroff", NULL, NULL) == 0;
-}
-
-/* One that ended badly is stopped from now on, as if it had ended well. */
-static int forget_failure(const struct vm *vm, struct error *err)
-{
-    static const char *const files[] = {"status", "pid"};
-    char path[PATH_MAX];
-    for (size_t i = 0; i < ARRAY_COUNT(files); i++) {
-        vm_run_path(vm, files[i], path);
-        if (unlink(path) < 0 && errno != ENOENT) {
-            return error_set_errno(err, errno, "vm %s: %s", vm->name, path);
-        }
-    }
-    vm_life_detach(vm, false);
-    return 0;
 }
 
 static int end_now(const struct vm *vm, struct error *err)
@@ -189,7 +192,10 @@ int vm_life_stop(const struct vm *vm, struct job *job, bool is_forced, int timeo
         rc = end_now(vm, err);
         has_waited = !is_forced;
     }
-    if (rc == 0) {
+    if (rc == 0 && vm_process_status(vm->place, vm->name) < 0) {
+        rc = forget_failure(
+            vm, err); /* it was ended, also where it could not say so: the disk is full */
+    } else if (rc == 0) {
         vm_life_detach(vm, false);
     }
     return rc == 0 && has_waited
