@@ -73,6 +73,13 @@ static int check_limits(const struct loaded *loaded, struct error *err)
                : 0;
 }
 
+/* Older ones lock the container's network, and leave it locked if the container goes on. */
+static int check_criu(struct error *err)
+{
+    int rc = criu_check(err);
+    return rc < 0 ? rc : criu_check_version(3, 18, err);
+}
+
 static int note_digest(const struct life *life, const char *name, const char *digest,
                        struct error *err)
 {
@@ -125,7 +132,7 @@ int life_checkpoint(const struct life *life, const char *name, const char *file,
         rc = error_set(err, EINVAL, "container %s is %s, not running", name,
                        life_status_name(status));
     }
-    rc = rc < 0 ? rc : criu_check(err);
+    rc = rc < 0 ? rc : check_criu(err);
     rc = rc < 0 ? rc : check_limits(&loaded, err);
     rc = rc < 0 ? rc : make_folder(life, name, folder, err);
     if (rc == 0) {
@@ -179,7 +186,7 @@ int life_restore(const struct life *life, const char *name, const char *file, st
         return error_set(err, EALREADY, "container %s is %s", name, life_status_name(status));
     }
     rc = read_digest(life, name, digest, err);
-    rc = rc < 0 ? rc : criu_check(err);
+    rc = rc < 0 ? rc : check_criu(err);
     rc = rc < 0 ? rc : make_folder(life, name, folder, err);
     if (rc < 0) {
         return rc;
@@ -196,6 +203,9 @@ int life_restore(const struct life *life, const char *name, const char *file, st
 void life_forget_checkpoint(const struct life *life, const char *name)
 {
     char path[PATH_MAX];
+    struct error ignored;
     store_container_path(&life->store, name, CONTAINER_CHECKPOINT, path);
     (void)unlink(path);
+    store_container_path(&life->store, name, CONTAINER_IMAGES, path);
+    error_ignore(layers_remove(path, &ignored)); /* of one that was killed */
 }

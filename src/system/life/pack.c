@@ -142,7 +142,8 @@ int pack_write(const char *folder, const char *path, char out_digest[PACK_DIGEST
     if (p == NULL) {
         return error_set(err, ENOMEM, "no memory for writing %s", path);
     }
-    AUTO_CLOSE int fd = open(unfinished, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    AUTO_CLOSE int fd =
+        open(unfinished, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0) {
         return error_set_errno(err, errno, "making %s", unfinished);
     }
