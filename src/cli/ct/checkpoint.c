@@ -42,7 +42,8 @@ const struct verb ct_checkpoint_verb = {
     .summary = "Write a running container's processes to a file, and stop it",
     .description =
         "The container's own files stay where they are, so `hull ct restore` has it go on from there\n"
-        "as long as it was not started in between. Needs root and a criu that works on this kernel.\n"
+        "as long as it was not started in between. Needs root, a container made\n"
+        "with --privileged, and a criu (3.18 or newer) that works on this kernel.\n"
         "What cannot be written is told before, and the container goes on.\n",
     .examples = "  hull ct checkpoint web /var/tmp/web.checkpoint\n",
     .options = table,

@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -61,16 +60,23 @@ static int check_caller(const struct life *life, const char *name, struct error 
                           : 0;
 }
 
-/* What criu does with every process, and some hosts do not let even root do. */
-static int check_limits(const struct loaded *loaded, struct error *err)
+/* Mounts below a user namespace of its own are locked there, and criu cannot look behind those that others cover. */
+static int check_mounts(const struct life *life, const char *name, struct error *err)
 {
-    struct rlimit limit;
-    return prlimit(loaded->state.pid, RLIMIT_NOFILE, NULL, &limit) < 0
-               ? error_set(err, EPERM,
-                           "container %s cannot be checkpointed: this host keeps CAP_SYS_RESOURCE "
-                           "from root, which criu needs for processes with ids of their own",
-                           loaded->state.id)
-               : 0;
+    struct config *config;
+    int rc = config_load(&life->store, name, &config, err);
+    if (rc < 0) {
+        return rc;
+    }
+    bool is_privileged = config->is_privileged;
+    config_destroy(config);
+    return is_privileged
+               ? 0
+               : error_set(err, EOPNOTSUPP,
+                           "container %s cannot be checkpointed: it has ids of its own, so "
+                           "its mounts are locked, which criu cannot write (those made "
+                           "with --privileged can be)",
+                           name);
 }
 
 /* Older ones lock the container's network, and leave it locked if the container goes on. */
@@ -132,8 +138,8 @@ int life_checkpoint(const struct life *life, const char *name, const char *file,
         rc = error_set(err, EINVAL, "container %s is %s, not running", name,
                        life_status_name(status));
     }
+    rc = rc < 0 ? rc : check_mounts(life, name, err);
     rc = rc < 0 ? rc : check_criu(err);
-    rc = rc < 0 ? rc : check_limits(&loaded, err);
     rc = rc < 0 ? rc : make_folder(life, name, folder, err);
     if (rc == 0) {
         rc = life_still_note(life, name, err);
