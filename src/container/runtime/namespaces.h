@@ -14,8 +14,8 @@ struct namespaces {
     /* For unshare, once the process is the root of its user namespace: what is made then belongs to that root. */
     uint64_t unshared;
     bool creates_cgroup, creates_time;
-    /* The process makes it as the root of its user namespace, to which it then belongs: namespaces_make_time. Else the one in between
-     * makes it. */
+    /* The process makes it as the root of its user namespace, to which it then belongs: namespaces_make_time. Else the one in
+     * between makes it. */
     bool makes_time_inside;
     struct {
         uint64_t flag;
@@ -36,8 +36,7 @@ void namespaces_close(struct namespaces *namespaces);
 int must_check namespaces_join(const struct namespaces *namespaces, const struct spec_linux *linux_,
                                struct error *err);
 
-/* For the container's process, and for the runtime behind it ('pid' is the process), which may write offsets at any time; then the
- * process goes there. */
+/* The container's process makes it, the runtime ('pid' is that process) writes its offsets, then the process goes there. */
 int must_check namespaces_make_time(struct error *err);
 int must_check namespaces_set_time(pid_t pid, const struct spec_linux *linux_, struct error *err);
 int must_check namespaces_enter_time(struct error *err);

@@ -47,7 +47,7 @@ static int raise_loopback(struct error *err)
     return 0;
 }
 
-/* Its time namespace, whose offsets the runtime writes: as in all of /proc, what is this process' there belongs to the host's root. */
+/* Its time namespace. The runtime writes the offsets: what is this process' in /proc belongs to the host's root. */
 static int settle_time(struct container *c, struct error *err)
 {
     int rc = namespaces_make_time(err);

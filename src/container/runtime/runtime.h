@@ -63,8 +63,8 @@ struct checkpoint_options {
     bool allows_tcp, allows_unix, allows_locks;
     bool empty_network;  /* devices and addresses are the caller's matter */
     bool leaves_stopped; /* processes stand still behind a checkpoint, as by SIGSTOP */
-    /* A system container's: its console is a terminal whose other end the caller has, its control groups are mounted from the host, its
-     * files and sockets are nobody else's. */
+    /* A system container's: its console is a terminal whose other end the caller has, its control groups are mounted from the
+     * host, its files and sockets are nobody else's. */
     bool is_system;
     int terminal; /* of restore with is_system: becomes the console */
 };

@@ -1,5 +1,5 @@
-/* Checkpoints: what a container's processes have in memory becomes a file, and processes again. The container's own files stay where
- * they are, so a checkpoint is good until the container runs again; a note beside them has the digest of the checkpoint that it is. */
+/* Checkpoints: what a container's processes have in memory becomes a file, and processes again. The container's own files stay
+ * where they are, so a checkpoint is good until the container runs again; a note beside them has the digest of that checkpoint. */
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>

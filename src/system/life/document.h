@@ -39,7 +39,7 @@ int must_check document_spec(const struct store *store, const struct config *con
  * are not given are set to none. */
 json_t *document_resources(const struct config *config, const char *cpu_set, const char *device,
                            bool is_update);
-/* Shares as a weight of v2, in proportion: the runtime's own conversion, which is that of all OCI runtimes, makes 1:2.4 of 1:3. */
+/* Shares as a weight of v2, in proportion: the conversion of OCI runtimes makes 1:2.4 of 1:3. */
 unsigned document_cpu_weight(uint64_t shares);
 /* The whole disk with the file system of a folder, as "MAJOR:MINOR", or "" where there is none (network, overlay, tmpfs). */
 void document_disk_of(const char *path, char out_device[32]);

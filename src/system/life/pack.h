@@ -1,5 +1,5 @@
-/* A checkpoint as one file: a line that says what it is, a line of JSON with the files' names and sizes, and what is in them, one
- * behind the other. Whoever reads it knows its digest: a checkpoint is as good as programs that root runs, so nobody else's is taken. */
+/* A checkpoint as one file: a line that says what it is, a line of JSON with the files' names and sizes, and what is in them,
+ * one behind the other. Whoever reads it knows its digest: it is as good as programs that root runs, so nobody else's is taken. */
 #ifndef SYSTEM_LIFE_PACK_H
 #define SYSTEM_LIFE_PACK_H
 

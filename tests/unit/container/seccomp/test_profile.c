@@ -114,7 +114,7 @@ static void sysinfo_is_notified(void **state)
 
 #define MAX_STEPS 24 /* of a tree over some 400 calls, behind the architecture */
 
-/* As the kernel looks for calls that it then allows without the filter (kernel/seccomp.c, seccomp_is_const_allow): a filter that
+/* As the kernel looks for calls that it then allows without the filter (kernel/seccomp.c, seccomp_is_const_allow): one that
  * reads more than number and architecture on the way is run each time. */
 static bool is_known_to_be_allowed(const struct seccomp_program *program, uint32_t number)
 {
