@@ -23,13 +23,13 @@ COUNT = "i=$(cat /tmp/count); while true; do i=$((i+1)); echo $i > /tmp/count; s
 TIMEOUT = 600  # seconds; an upper bound for a loaded machine
 
 
-def modules():
+def modules(more=()):
     """{path in the guest: bytes}, in the order in which they load."""
     folder = GUESTS / "modules-cloud"
     depends = dict(line.split(":") for line in (folder / "modules.dep").read_text().splitlines())
     by_name = {path.split("/")[-1].removesuffix(".ko").replace("-", "_"): path for path in depends}
     ordered = []
-    for module in MODULES:
+    for module in (*MODULES, *more):
         path = by_name.get(module)  # None: built in
         ordered += [p for p in [*reversed(depends[path].split()), path] if p not in ordered] if path else []
     return {f"modules/{number:02}.ko": (folder / path).read_bytes() for number, path in enumerate(ordered)}

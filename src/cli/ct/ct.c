@@ -12,13 +12,29 @@
 #include "system/rootless/rootless.h"
 
 static const struct verb *const ct_verbs[] = {
-    &ct_create_verb,   &ct_start_verb,   &ct_stop_verb,
-    &ct_restart_verb,  &ct_pause_verb,   &ct_resume_verb,
-    &ct_delete_verb,   &ct_list_verb,    &ct_info_verb,
-    &ct_set_verb,      &ct_exec_verb,    &ct_shell_verb,
-    &ct_console_verb,  &ct_logs_verb,    &ct_snapshot_verb,
-    &ct_clone_verb,    &ct_upgrade_verb, &ct_pool_verb,
-    &ct_template_verb, &ct_check_verb,   NULL,
+    &ct_create_verb,
+    &ct_start_verb,
+    &ct_stop_verb,
+    &ct_restart_verb,
+    &ct_pause_verb,
+    &ct_resume_verb,
+    &ct_delete_verb,
+    &ct_list_verb,
+    &ct_info_verb,
+    &ct_set_verb,
+    &ct_exec_verb,
+    &ct_shell_verb,
+    &ct_console_verb,
+    &ct_logs_verb,
+    &ct_snapshot_verb,
+    &ct_clone_verb,
+    &ct_upgrade_verb,
+    &ct_pool_verb,
+    &ct_template_verb,
+    &ct_check_verb,
+    &ct_checkpoint_verb,
+    &ct_restore_verb,
+    NULL,
 };
 
 const struct verb ct_verb = {

@@ -73,6 +73,8 @@ extern const struct verb ct_clone_verb;
 extern const struct verb ct_upgrade_verb;
 extern const struct verb ct_pool_verb;
 extern const struct verb ct_check_verb;
+extern const struct verb ct_checkpoint_verb;
+extern const struct verb ct_restore_verb;
 extern const struct verb ct_template_verb;
 extern const struct verb ct_template_build_verb;
 extern const struct verb ct_template_list_verb;

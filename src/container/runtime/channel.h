@@ -13,6 +13,8 @@ enum channel_type {
     CHANNEL_ERROR,   /* struct error: the sender has given up */
     CHANNEL_PID,     /* pid_t: of the process that goes on; the sender only made it */
     CHANNEL_GO,      /* go on */
+    CHANNEL_TIME,    /* the process has made a time namespace for its children */
+    CHANNEL_TIMED,   /* its offsets are written: it may go there itself */
     CHANNEL_MOUNTED, /* hooks of the runtime may run */
     CHANNEL_HOOKED,  /* they have */
     CHANNEL_ENTERED, /* the tree is '/' */

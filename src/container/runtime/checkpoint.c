@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "base/host/file.h"
@@ -16,7 +17,8 @@
 #include "container/runtime/loaded.h"
 #include "container/runtime/preflight.h"
 
-#define DUMP_LOG "dump.log"
+#define DUMP_LOG    "dump.log"
+#define SLAVE_MAJOR 136 /* Documentation/admin-guide/devices.txt: 136 to 143, 256 terminals each */
 
 const char *checkpoint_work_path(const struct checkpoint_options *options)
 {
@@ -60,7 +62,10 @@ void checkpoint_add_common(struct criu_words *words, const struct checkpoint_opt
         {"--work-dir", checkpoint_work_path(options)},
         {"--log-file", log},
         {"--root", root},
-        {"--network-lock", has_iptables() ? "iptables" : "nftables"},
+        /* A system container has no connections when it is written, and no network when it is made again. */
+        {"--network-lock", options->is_system ? "skip"
+                           : has_iptables()   ? "iptables"
+                                              : "nftables"},
         {"--lsm-profile", options->lsm_profile},
         {"--lsm-mount-context", options->lsm_mount_context},
     };
@@ -106,6 +111,48 @@ static bool find_source(const struct spec *spec, const char *point, const char *
     return false;
 }
 
+/* Where the host has a control group that is mounted in the container: below a mount of the same hierarchy. */
+static bool find_group(const char *device, const char *root, char *out, size_t size)
+{
+    FILE *list = fopen("/proc/self/mountinfo", "re");
+    AUTO_FREE char *line = NULL;
+    size_t room = 0;
+    bool is_found = false;
+    while (list != NULL && !is_found && getline(&line, &room, list) >= 0) {
+        char its_device[32], its_root[PATH_MAX], point[PATH_MAX];
+        if (sscanf(line, "%*s %*s %31s %4095s %4095s", its_device, its_root, point) == 3 &&
+            strcmp(its_device, device) == 0 && strcmp(its_root, "/") == 0) {
+            is_found = snprintf(out, size, "%s%s", point, root) < (int)size;
+        }
+    }
+    if (list != NULL) {
+        (void)fclose(list);
+    }
+    return is_found;
+}
+
+/* A system container's mounts that the runtime has made, and only the host can make again. */
+static bool find_system_source(const char *point, const char *type, const char *device,
+                               const char *root, char *out, size_t size, json_t *outside)
+{
+    unsigned device_major, device_minor, number;
+    if (strncmp(type, "cgroup", 6) == 0) {
+        return find_group(device, root, out, size);
+    }
+    if (strcmp(type, "devpts") != 0 || strcmp(point, CHECKPOINT_CONSOLE) != 0 ||
+        sscanf(root, "/%u", &number) != 1 ||
+        sscanf(device, "%u:%u", &device_major, &device_minor) != 2) {
+        return false;
+    }
+    json_object_set_new(
+        outside, CHECKPOINT_TERMINAL,
+        json_sprintf("tty[%llx:%llx]",
+                     (unsigned long long)makedev(SLAVE_MAJOR + number / 256, number % 256),
+                     (unsigned long long)makedev(device_major, device_minor)));
+    (void)snprintf(out, size, "%s", CHECKPOINT_CONSOLE); /* the new terminal, at restore */
+    return true;
+}
+
 /* proc(5), mountinfo: octal escapes of blanks and their like. */
 static void unescape(char *text)
 {
@@ -123,8 +170,8 @@ static void unescape(char *text)
 }
 
 /* {mount point: source}, and the numbers of all mounts of the container in 'ids'. */
-static int list_mounts(const struct loaded *loaded, const struct spec *spec, json_t *outside,
-                       json_t *ids, struct error *err)
+static int list_mounts(const struct loaded *loaded, const struct spec *spec, bool is_system,
+                       json_t *outside, json_t *ids, struct error *err)
 {
     char path[64], source[2 * PATH_MAX];
     (void)snprintf(path, sizeof(path), "/proc/%d/mountinfo", (int)loaded->state.pid);
@@ -132,20 +179,24 @@ static int list_mounts(const struct loaded *loaded, const struct spec *spec, jso
     if (list == NULL) {
         return error_set_errno(err, errno, "reading the mounts of container %s", loaded->state.id);
     }
+    json_t *mounts = json_object_get(outside, "mounts");
     AUTO_FREE char *line = NULL;
     size_t room = 0;
     while (getline(&line, &room, list) >= 0) {
-        char id[16], root[PATH_MAX], point[PATH_MAX], type[64];
+        char id[16], device[32], root[PATH_MAX], point[PATH_MAX], type[64];
         const char *rest = strstr(line, " - ");
-        if (rest == NULL || sscanf(line, "%15s %*s %*s %4095s %4095s", id, root, point) != 3 ||
+        if (rest == NULL ||
+            sscanf(line, "%15s %*s %31s %4095s %4095s", id, device, root, point) != 4 ||
             sscanf(rest, " - %63s", type) != 1) {
             continue;
         }
         unescape(root);
         unescape(point);
         json_object_set_new(ids, id, json_true());
-        if (find_source(spec, point, type, root, source, sizeof(source))) {
-            json_object_set_new(outside, point, json_string(source));
+        if (find_source(spec, point, type, root, source, sizeof(source)) ||
+            (is_system &&
+             find_system_source(point, type, device, root, source, sizeof(source), outside))) {
+            json_object_set_new(mounts, point, json_string(source));
         }
     }
     (void)fclose(list);
@@ -203,7 +254,7 @@ static int describe_outside(const struct loaded *loaded, const struct spec *spec
 {
     json_t *mounts = json_object(), *ids = json_object(), *streams = json_array();
     json_t *outside = json_pack("{s:o, s:o}", "mounts", mounts, "streams", streams);
-    int rc = list_mounts(loaded, spec, mounts, ids, err);
+    int rc = list_mounts(loaded, spec, options->is_system, outside, ids, err);
     const char *point;
     json_t *unused;
     json_object_foreach(mounts, point, unused)
@@ -219,6 +270,11 @@ static int describe_outside(const struct loaded *loaded, const struct spec *spec
             criu_add(words, "%s", name);
         }
         json_array_append_new(streams, stream);
+    }
+    const char *terminal = json_string_value(json_object_get(outside, CHECKPOINT_TERMINAL));
+    if (terminal != NULL) {
+        criu_add(words, "--external");
+        criu_add(words, "%s", terminal);
     }
     add_network(loaded, spec, outside, words);
     AUTO_FREE char *text = json_dumps(outside, JSON_COMPACT);
@@ -252,6 +308,9 @@ static void add_dump_words(struct criu_words *words, const struct loaded *loaded
     if (options->leaves_running) {
         criu_add(words, "--leave-running");
     }
+    if (options->leaves_stopped) {
+        criu_add(words, "--leave-stopped");
+    }
     if (options->is_lazy) {
         criu_add(words, "--lazy-pages");
     }
@@ -276,7 +335,7 @@ static int check(const struct loaded *loaded, const struct spec *spec,
         return error_set(err, EINVAL, "cannot checkpoint container %s: it is %s, not running", id,
                          container_status_name(loaded->status));
     }
-    if (spec->has_process && spec->process.has_terminal) {
+    if (spec->has_process && spec->process.has_terminal && !options->is_system) {
         return error_set(
             err, EOPNOTSUPP,
             "cannot checkpoint container %s: it has a terminal, whose other end is outside", id);
@@ -285,7 +344,8 @@ static int check(const struct loaded *loaded, const struct spec *spec,
         return error_set(err, EOPNOTSUPP, "cannot checkpoint container %s: it has no cgroup", id);
     }
     const struct preflight_options preflight = {.allows_tcp = options->allows_tcp,
-                                                .allows_locks = options->allows_locks};
+                                                .allows_locks = options->allows_locks,
+                                                .is_system = options->is_system};
     int rc = preflight_check(loaded, &preflight, err);
     return rc < 0 ? rc : criu_check(err);
 }
@@ -325,6 +385,7 @@ int runtime_checkpoint(const struct runtime *runtime, const char *id,
     spec_destroy(spec);
     loaded_close(&loaded);
     /* Its processes have ended: as with runc the container goes, too. */
-    bool is_over = rc == 0 && !options->leaves_running && !options->is_pre_dump;
+    bool is_over =
+        rc == 0 && !options->leaves_running && !options->leaves_stopped && !options->is_pre_dump;
     return is_over ? runtime_delete(runtime, id, true, err) : rc;
 }

@@ -12,6 +12,10 @@
 #define CHECKPOINT_NETWORK "hull-network"
 #define CHECKPOINT_STREAMS 3 /* standard input, output and error of the first process */
 
+/* In it with is_system: the console's terminal, as criu names it. */
+#define CHECKPOINT_TERMINAL "terminal"
+#define CHECKPOINT_CONSOLE  "/dev/console"
+
 /* Arguments that checkpoint and restore have in common. */
 void checkpoint_add_common(struct criu_words *words, const struct checkpoint_options *options,
                            const char *root, const char *log);

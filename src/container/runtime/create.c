@@ -234,6 +234,9 @@ static int prepare(struct container *c, struct error *err)
         .is_rootless = c->runtime->is_rootless,
     };
     int rc = namespaces_open(c->spec, &c->namespaces, err);
+    /* A user may not write below /proc for a process that has other ids than his. */
+    c->namespaces.makes_time_inside = c->namespaces.creates_time && !c->runtime->is_rootless &&
+                                      (c->namespaces.created & CLONE_NEWUSER) != 0;
     /* That of a stage also for the stage's message of its birth, which is the first one. */
     c->is_put_in_groups = c->runtime->manager == CGROUP_MANAGER_SYSTEMD;
     c->waits_for_ids = (c->namespaces.created & CLONE_NEWUSER) != 0 || c->namespaces.needs_stage ||
@@ -327,6 +330,14 @@ static int map_ids(struct container *c, struct error *err)
     return rc < 0 ? rc : channel_send(c->channel[0], CHANNEL_GO, NULL, 0, NULL, 0, err);
 }
 
+/* While nobody is in it yet. */
+static int set_time(struct container *c, struct error *err)
+{
+    int rc = channel_expect(c->channel[0], CHANNEL_TIME, &c->message, PROCESS_NAME, err);
+    rc = rc < 0 ? rc : namespaces_set_time(c->state.pid, &c->spec->linux_, err);
+    return rc < 0 ? rc : channel_send(c->channel[0], CHANNEL_TIMED, NULL, 0, NULL, 0, err);
+}
+
 static int run_create_hooks(struct container *c, struct error *err)
 {
     int rc = channel_expect(c->channel[0], CHANNEL_MOUNTED, &c->message, PROCESS_NAME, err);
@@ -359,6 +370,7 @@ static int guide(struct container *c, struct error *err)
     int rc = c->is_put_in_groups ? make_groups(c, err) : 0;
     rc = rc < 0 ? rc : join_class(c, err);
     rc = rc == 0 && c->waits_for_ids ? map_ids(c, err) : rc;
+    rc = rc == 0 && c->namespaces.makes_time_inside ? set_time(c, err) : rc;
     if (rc == 0 && c->spec->has_process) {
         rc = process_prepare(c->state.pid, &c->spec->process, &c->degrade, err);
     }

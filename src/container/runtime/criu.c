@@ -103,7 +103,8 @@ static int run_criu(const struct criu_run *run, int output, int *out_status, str
     return 0;
 }
 
-int criu_run(const struct criu_run *run, struct error *err)
+/* 'out_text' may be NULL: what it says is not wanted. */
+static int run_and_read(const struct criu_run *run, char *out_text, size_t size, struct error *err)
 {
     if (run->words->is_incomplete) {
         return error_set_errno(err, ENOMEM, "the arguments of " PROGRAM);
@@ -114,6 +115,10 @@ int criu_run(const struct criu_run *run, struct error *err)
         return error_set_errno(err, errno, "keeping what " PROGRAM " says");
     }
     int rc = run_criu(run, output, &status, err);
+    if (rc == 0 && status == 0 && out_text != NULL) {
+        ssize_t length = pread(output, out_text, size - 1, 0);
+        out_text[length > 0 ? length : 0] = '\0';
+    }
     if (rc < 0 || status == 0) {
         return rc;
     }
@@ -126,6 +131,31 @@ int criu_run(const struct criu_run *run, struct error *err)
     }
     return error_set(err, EIO, PROGRAM " %s: %s%s%s%s", run->words->item[1], line,
                      is_logged ? " (see " : "", is_logged ? run->log : "", is_logged ? ")" : "");
+}
+
+int criu_run(const struct criu_run *run, struct error *err)
+{
+    return run_and_read(run, NULL, 0, err);
+}
+
+int criu_check_version(unsigned major, unsigned minor, struct error *err)
+{
+    char text[MAX_TOLD] = "";
+    unsigned found_major = 0, found_minor = 0;
+    struct criu_words words = {0};
+    criu_add(&words, PROGRAM);
+    criu_add(&words, "--version");
+    const struct criu_run run = {.words = &words};
+    int rc = run_and_read(&run, text, sizeof(text), err);
+    criu_words_free(&words);
+    const char *version = strstr(text, "Version: ");
+    if (rc == 0 &&
+        (version == NULL || sscanf(version, "Version: %u.%u", &found_major, &found_minor) != 2 ||
+         found_major < major || (found_major == major && found_minor < minor))) {
+        rc = error_set(err, EOPNOTSUPP, PROGRAM " is too old: %u.%u, and %u.%u or newer is needed",
+                       found_major, found_minor, major, minor);
+    }
+    return rc;
 }
 
 static bool is_installed(void)

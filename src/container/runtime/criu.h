@@ -21,6 +21,9 @@ void criu_words_free(struct criu_words *words);
  * Errors: -ENOENT "criu: executable file not found in $PATH ..."; -EOPNOTSUPP with what criu says. */
 int must_check criu_check(struct error *err);
 
+/* Errors: -EOPNOTSUPP: it is older. */
+int must_check criu_check_version(unsigned major, unsigned minor, struct error *err);
+
 struct criu_run {
     const struct criu_words *words;
     int (*prepare)(void *argument,

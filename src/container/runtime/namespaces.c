@@ -125,8 +125,8 @@ void namespaces_close(struct namespaces *n)
     n->joined_count = 0;
 }
 
-static int write_time_offset(const char *clock, const struct spec_time_offset *offset,
-                             struct error *err)
+static int write_time_offset(const char *file, const char *clock,
+                             const struct spec_time_offset *offset, struct error *err)
 {
     if (!offset->is_set) {
         return 0;
@@ -134,11 +134,32 @@ static int write_time_offset(const char *clock, const struct spec_time_offset *o
     char line[64];
     int length = snprintf(line, sizeof(line), "%s %lld %u\n", clock, (long long)offset->seconds,
                           offset->nanoseconds);
-    AUTO_CLOSE int fd = open("/proc/self/timens_offsets", O_WRONLY | O_CLOEXEC);
+    AUTO_CLOSE int fd = open(file, O_WRONLY | O_CLOEXEC);
     if (fd < 0 || write(fd, line, (size_t)length) != length) {
         return error_set_errno(err, errno, "linux.timeOffsets.%s", clock);
     }
     return 0;
+}
+
+int namespaces_make_time(struct error *err)
+{
+    return unshare(CLONE_NEWTIME) < 0 ? error_set_errno(err, errno, "making a time namespace") : 0;
+}
+
+int namespaces_set_time(pid_t pid, const struct spec_linux *linux_, struct error *err)
+{
+    char file[64];
+    (void)snprintf(file, sizeof(file), "/proc/%d/timens_offsets", (int)pid);
+    int rc = write_time_offset(file, "monotonic", &linux_->monotonic, err);
+    return rc < 0 ? rc : write_time_offset(file, "boottime", &linux_->boottime, err);
+}
+
+int namespaces_enter_time(struct error *err)
+{
+    AUTO_CLOSE int fd = open("/proc/self/ns/time_for_children", O_RDONLY | O_CLOEXEC);
+    return fd < 0 || setns(fd, CLONE_NEWTIME) < 0
+               ? error_set_errno(err, errno, "joining the time namespace")
+               : 0;
 }
 
 /* Those that the caller may join as what he is come before the user namespace, the others behind it. */
@@ -158,14 +179,11 @@ int namespaces_join(const struct namespaces *n, const struct spec_linux *linux_,
             }
         }
     }
-    if (!n->creates_time) {
+    if (!n->creates_time || n->makes_time_inside) {
         return 0;
     }
-    if (unshare(CLONE_NEWTIME) < 0) {
-        return error_set_errno(err, errno, "making a time namespace");
-    }
-    int rc = write_time_offset("monotonic", &linux_->monotonic, err);
-    return rc < 0 ? rc : write_time_offset("boottime", &linux_->boottime, err);
+    int rc = namespaces_make_time(err);
+    return rc < 0 ? rc : namespaces_set_time(getpid(), linux_, err);
 }
 
 /* Where it cannot be, the caller stays the owner. */

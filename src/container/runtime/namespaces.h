@@ -14,6 +14,9 @@ struct namespaces {
     /* For unshare, once the process is the root of its user namespace: what is made then belongs to that root. */
     uint64_t unshared;
     bool creates_cgroup, creates_time;
+    /* The process makes it as the root of its user namespace, to which it then belongs: namespaces_make_time. Else the one in
+     * between makes it. */
+    bool makes_time_inside;
     struct {
         uint64_t flag;
         int fd;
@@ -32,6 +35,11 @@ void namespaces_close(struct namespaces *namespaces);
 /* For the calling process: joins; writes time offsets; what is created for children only. */
 int must_check namespaces_join(const struct namespaces *namespaces, const struct spec_linux *linux_,
                                struct error *err);
+
+/* The container's process makes it, the runtime ('pid' is that process) writes its offsets, then the process goes there. */
+int must_check namespaces_make_time(struct error *err);
+int must_check namespaces_set_time(pid_t pid, const struct spec_linux *linux_, struct error *err);
+int must_check namespaces_enter_time(struct error *err);
 
 /* Between the two, a user namespace that is cloned is owned by 'uid', the host's id of the container's root (-1: by the
  * caller), and what the kernel counts for each user, as inotify's instances, is counted for it: else all containers of the host

@@ -210,7 +210,8 @@ static void look_at_connections(struct scan *scan, const char *file)
         (void)fclose(list);
     }
     if (is_found) {
-        tell(scan, scan->first, "or another one has", "TCP connections (--tcp-established)");
+        tell(scan, scan->first, "or another one has",
+             scan->options->is_system ? "TCP connections" : "TCP connections (--tcp-established)");
     }
 }
 

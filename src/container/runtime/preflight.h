@@ -8,6 +8,7 @@
 
 struct preflight_options {
     bool allows_tcp, allows_locks; /* --tcp-established, --file-locks */
+    bool is_system;                /* the caller has no such options */
 };
 
 /* Errors: -EOPNOTSUPP with the processes and what they have, the first ones of it. */

@@ -47,6 +47,16 @@ static int raise_loopback(struct error *err)
     return 0;
 }
 
+/* Its time namespace. The runtime writes the offsets: what is this process' in /proc belongs to the host's root. */
+static int settle_time(struct container *c, struct error *err)
+{
+    int rc = namespaces_make_time(err);
+    rc = rc < 0 ? rc : channel_send(c->channel[1], CHANNEL_TIME, NULL, 0, NULL, 0, err);
+    rc =
+        rc < 0 ? rc : channel_expect(c->channel[1], CHANNEL_TIMED, &c->message, "the runtime", err);
+    return rc < 0 ? rc : namespaces_enter_time(err);
+}
+
 /* Joins and makes what the clone has not, takes names. */
 static int settle(struct container *c, struct error *err)
 {
@@ -60,6 +70,7 @@ static int settle(struct container *c, struct error *err)
     if (rc == 0 && c->namespaces.unshared != 0 && unshare((int)c->namespaces.unshared) < 0) {
         rc = error_set_errno(err, errno, "making namespaces");
     }
+    rc = rc == 0 && c->namespaces.makes_time_inside ? settle_time(c, err) : rc;
     const struct spec_namespace *network = spec_find_namespace(spec, CLONE_NEWNET);
     if (rc == 0 && network != NULL && network->path == NULL) {
         rc = raise_loopback(err);

@@ -21,6 +21,7 @@
 #define RESTORE_LOG   "restore.log"
 #define FIRST_STREAM  20 /* where criu finds what it hands over: beyond what it opens itself */
 #define NETWORK_FD    (FIRST_STREAM + CHECKPOINT_STREAMS)
+#define TERMINAL_FD   (NETWORK_FD + 1)
 #define MAX_FILE_SIZE (4u << 20)
 
 struct restoration {
@@ -89,6 +90,9 @@ static int prepare_process(void *argument, struct error *err)
     if (r->network >= 0 && dup2(r->network, NETWORK_FD) < 0) {
         return error_set_errno(err, errno, "handing over the network namespace");
     }
+    if (r->options->is_system && dup2(r->options->terminal, TERMINAL_FD) < 0) {
+        return error_set_errno(err, errno, "handing over the terminal");
+    }
     return 0;
 }
 
@@ -106,6 +110,16 @@ static const char *source_of(const struct spec *spec, const char *point, const c
 
 static void add_outside(const struct restoration *r, struct criu_words *words)
 {
+    const struct checkpoint_options *options = r->options;
+    const char *terminal = json_string_value(json_object_get(r->outside, CHECKPOINT_TERMINAL));
+    char name[64] = "";
+    if (options->is_system && terminal != NULL) {
+        criu_add(words, "--inherit-fd");
+        criu_add(words, "fd[%d]:%s", TERMINAL_FD, terminal);
+        if (ttyname_r(options->terminal, name, sizeof(name)) != 0) {
+            name[0] = '\0';
+        }
+    }
     const char *point;
     json_t *source, *stream;
     size_t i;
@@ -113,8 +127,10 @@ static void add_outside(const struct restoration *r, struct criu_words *words)
     {
         const char *before = json_string_value(source);
         criu_add(words, "--external");
+        bool is_console = name[0] != '\0' && strcmp(point, CHECKPOINT_CONSOLE) == 0;
         criu_add(words, "mnt[%s]:%s", point,
-                 source_of(r->container->spec, point, before != NULL ? before : ""));
+                 is_console ? name
+                            : source_of(r->container->spec, point, before != NULL ? before : ""));
     }
     json_array_foreach(json_object_get(r->outside, "streams"), i, stream)
     {
@@ -157,7 +173,8 @@ static int run_restore(struct restoration *r, struct error *err)
     criu_add(&words, "restore");
     checkpoint_add_common(&words, r->options, c->root, RESTORE_LOG);
     /* The groups are made here, with the configuration's limits, and criu is in them. */
-    criu_add(&words, "--manage-cgroups=%s", modes[r->options->cgroups]);
+    criu_add(&words, "--manage-cgroups=%s",
+             r->options->is_system ? "soft" : modes[r->options->cgroups]);
     criu_add(&words, "--restore-detached");
     criu_add(&words, "--restore-sibling");
     criu_add(&words, "--pidfile");
@@ -177,7 +194,7 @@ static int run_restore(struct restoration *r, struct error *err)
 static int check(const struct restoration *r, struct error *err)
 {
     const struct spec *spec = r->container->spec;
-    if (spec->has_process && spec->process.has_terminal) {
+    if (spec->has_process && spec->process.has_terminal && !r->options->is_system) {
         return error_set(err, EOPNOTSUPP,
                          "process.terminal: a container with a terminal cannot be restored");
     }
@@ -205,6 +222,10 @@ static int restore(struct restoration *r, const char *id, struct error *err)
                 c->spec->hooks.create_container.count + c->spec->hooks.start_container.count !=
             0) {
             degrade_add(&c->degrade, "hooks", "those before the program's start are not run again");
+        }
+        if (r->options->is_system && c->spec->linux_.seccomp.listener_path != NULL) {
+            degrade_add(&c->degrade, "linux.seccomp",
+                        "restored filters notify nobody: sysinfo(2) shows the host");
         }
         const struct degrade none = {0};
         rc = container_finish(c, container_report(&none, &c->degrade), err);

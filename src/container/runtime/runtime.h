@@ -61,7 +61,12 @@ struct checkpoint_options {
     enum checkpoint_cgroups cgroups;
     bool leaves_running, is_pre_dump, is_lazy, is_shell_job, dedups;
     bool allows_tcp, allows_unix, allows_locks;
-    bool empty_network; /* devices and addresses are the caller's matter */
+    bool empty_network;  /* devices and addresses are the caller's matter */
+    bool leaves_stopped; /* processes stand still behind a checkpoint, as by SIGSTOP */
+    /* A system container's: its console is a terminal whose other end the caller has, its control groups are mounted from the
+     * host, its files and sockets are nobody else's. */
+    bool is_system;
+    int terminal; /* of restore with is_system: becomes the console */
 };
 
 int must_check runtime_create(const struct runtime *runtime, const char *id,

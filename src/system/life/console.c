@@ -46,6 +46,20 @@ int console_open(struct console *console, const char *socket_path, const char *l
     return 0;
 }
 
+int console_make_terminal(uint32_t owner, int *out_slave, struct error *err)
+{
+    int unlocked = 0;
+    AUTO_CLOSE int master = open("/dev/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC);
+    AUTO_CLOSE int slave = master >= 0 && ioctl(master, TIOCSPTLCK, &unlocked) == 0
+                               ? ioctl(master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC)
+                               : -1;
+    if (slave < 0 || fchown(slave, owner, (gid_t)-1) < 0 || fchmod(slave, 0620) < 0) {
+        return error_set_errno(err, errno, "making a terminal");
+    }
+    *out_slave = TAKE_FD(slave);
+    return TAKE_FD(master);
+}
+
 void console_set_master(struct console *console, int master)
 {
     if (console->master >= 0) {

@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "base/core/error.h"
 
@@ -30,6 +31,8 @@ struct console {
 /* 'socket_path': where it listens; 'log_path' is borrowed. */
 int must_check console_open(struct console *console, const char *socket_path, const char *log_path,
                             struct error *err);
+/* A terminal of the host for a container whose root is 'owner' there: the master's descriptor; 'out_slave' is the caller's. */
+int must_check console_make_terminal(uint32_t owner, int *out_slave, struct error *err);
 /* The master of a new terminal, now the console's; -1: none. */
 void console_set_master(struct console *console, int master);
 void console_poll(const struct console *console, struct pollfd out[CONSOLE_POLL]);

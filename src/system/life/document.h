@@ -22,12 +22,14 @@
 #define KEEPER_STOPPING "stopping" /* it was asked to end: that is no end of its own */
 
 /* Below the folder of the container. */
-#define CONTAINER_UPPER   "upper"
-#define CONTAINER_WORK    "work"
-#define CONTAINER_DISK    "disk.img"
-#define CONTAINER_CONSOLE "console.log"
-#define CONTAINER_WRITTEN "files-written"
-#define CONTAINER_GIVEN   "files-given" /* life_give_files */
+#define CONTAINER_UPPER      "upper"
+#define CONTAINER_WORK       "work"
+#define CONTAINER_DISK       "disk.img"
+#define CONTAINER_CONSOLE    "console.log"
+#define CONTAINER_WRITTEN    "files-written"
+#define CONTAINER_GIVEN      "files-given" /* life_give_files */
+#define CONTAINER_CHECKPOINT "checkpoint"  /* the digest of the one that fits to its files */
+#define CONTAINER_IMAGES     "images"      /* criu's, while one is made or read */
 
 /* The runtime's configuration (config.md). 'views' is the folder of the keeper's views, NULL: none; 'listener' its socket for
  * notified system calls. New references; errors name what the configuration asks for and cannot have. */
@@ -37,6 +39,8 @@ int must_check document_spec(const struct store *store, const struct config *con
  * are not given are set to none. */
 json_t *document_resources(const struct config *config, const char *cpu_set, const char *device,
                            bool is_update);
+/* Shares as a weight of v2, in proportion: the conversion of OCI runtimes makes 1:2.4 of 1:3. */
+unsigned document_cpu_weight(uint64_t shares);
 /* The whole disk with the file system of a folder, as "MAJOR:MINOR", or "" where there is none (network, overlay, tmpfs). */
 void document_disk_of(const char *path, char out_device[32]);
 

@@ -21,8 +21,16 @@ int life_connect(const struct life *life, const char *name, char kind, struct er
  * layers_image_copy; "" if it has none, or is not up. */
 int must_check life_still_begin(const struct life *life, const struct config *config,
                                 char out_disk[PATH_MAX], struct error *err);
+/* The container is about to stand still by SIGSTOP, for a checkpoint: what ends that is life_still_end, or its end. */
+int must_check life_still_note(const struct life *life, const char *name, struct error *err);
 /* Also of one that a process which is no more has left so; one that does not stand still is fine. */
 int must_check life_still_end(const struct life *life, const char *name, struct error *err);
+
+/* life_start_begin by somebody who has the container's lock; 'images' is criu's folder to restore from, or NULL. */
+int must_check life_start_locked(const struct life *life, const char *name, const char *images,
+                                 struct life_start *out_start, struct error *err);
+/* Its files are not those of the checkpoint any more. */
+void life_forget_checkpoint(const struct life *life, const char *name);
 
 /* The layers that a configuration stands on, for reading; 'storage' holds the strings. */
 int must_check life_layers(const struct life *life, const struct config *config,

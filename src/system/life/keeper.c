@@ -51,6 +51,7 @@ struct keeper {
     const char *name;
     char folder[PATH_MAX], bundle[PATH_MAX], root[PATH_MAX], log_path[PATH_MAX];
     char oci[PATH_MAX];
+    char images[PATH_MAX]; /* of the checkpoint to go on from; "": none */
     json_t *start;
     struct config *config;
     struct runtime runtime;
@@ -114,6 +115,7 @@ static int read_start(struct keeper *k, struct error *err)
     (void)snprintf(k->store.state, sizeof(k->store.state), "%s", text_of(k, "state"));
     store_container_path(&k->store, k->name, NULL, k->folder);
     store_container_path(&k->store, k->name, CONTAINER_CONSOLE, k->log_path);
+    (void)snprintf(k->images, sizeof(k->images), "%s", text_of(k, KEEPER_IMAGES));
     return rc;
 }
 
@@ -273,13 +275,45 @@ static int create_container(struct keeper *k, struct error *err)
     return loaded_open(&k->runtime, k->name, false, &k->loaded, err);
 }
 
+/* Out of the images. Its console is a terminal of the host then: the one that it had has ended with its other end. */
+static int restore_container(struct keeper *k, struct error *err)
+{
+    int slave;
+    AUTO_CLOSE int master =
+        console_make_terminal(k->config->is_privileged ? 0 : k->config->first_id, &slave, err);
+    if (master < 0) {
+        return master;
+    }
+    const struct create_options create = {.bundle = k->bundle};
+    const struct checkpoint_options options = {.image_path = k->images,
+                                               .status_fd = -1,
+                                               .allows_locks = true,
+                                               .empty_network = true,
+                                               .is_system = true,
+                                               .terminal = slave};
+    int status;
+    pid_t views = serve_views_meanwhile(k);
+    int rc = runtime_restore(&k->runtime, k->name, &create, &options, true, &status, err);
+    end_child(views);
+    close(slave);
+    if (rc < 0) {
+        return rc;
+    }
+    char note[PATH_MAX];
+    store_container_path(&k->store, k->name, CONTAINER_CHECKPOINT, note);
+    (void)unlink(note);
+    console_set_master(&k->console, TAKE_FD(master));
+    return loaded_open(&k->runtime, k->name, false, &k->loaded, err);
+}
+
 static int connect_network(struct keeper *k, struct error *err)
 {
     char path[64];
     (void)snprintf(path, sizeof(path), "/proc/%d/ns/net", k->pid);
     AUTO_CLOSE int namespace_fd = open(path, O_RDONLY | O_CLOEXEC);
     int rc = namespace_fd < 0 ? error_set_errno(err, errno, "opening %s", path) : 0;
-    if (rc == 0 && k->is_users && k->config->card_count == 0) {
+    bool needs_lo = k->is_users || k->images[0] != '\0';
+    if (rc == 0 && needs_lo && k->config->card_count == 0) {
         rc = network_plug_card(NULL, k->name, namespace_fd, err);
     }
     for (size_t i = 0; rc == 0 && i < k->config->card_count; i++) {
@@ -313,7 +347,8 @@ static int check_groups(const struct keeper *k, struct error *err)
 
 static int run_container(struct keeper *k, struct error *err)
 {
-    int rc = create_container(k, err);
+    bool restores = k->images[0] != '\0';
+    int rc = restores ? restore_container(k, err) : create_container(k, err);
     if (rc < 0) {
         return rc;
     }
@@ -330,7 +365,8 @@ static int run_container(struct keeper *k, struct error *err)
     if (rc == 0 && k->views != NULL) {
         rc = views_start(k->views, k->loaded.cgroup, k->pid, err);
     }
-    rc = rc < 0 ? rc : runtime_start(&k->runtime, k->name, err);
+    rc = rc < 0 || restores ? rc : runtime_start(&k->runtime, k->name, err);
+    k->images[0] = '\0';
     fault_step("keeper-started");
     return rc;
 }

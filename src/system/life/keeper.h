@@ -17,6 +17,9 @@
 #define KEEPER_SIZE       'w'
 #define KEEPER_MAX_PACKET 4096
 
+/* In KEEPER_START: the folder of a checkpoint that the container goes on from, the first time that it runs. */
+#define KEEPER_IMAGES "images"
+
 struct keeper_size {
     uint16_t rows, columns;
 };

@@ -99,6 +99,16 @@ int must_check life_stop(const struct life *life, const char *name, bool is_forc
 int must_check life_pause(const struct life *life, const char *name, bool is_paused,
                           struct error *err);
 
+/* What its processes have in memory becomes a new file, and the container ends; its files stay as they are. What cannot be
+ * written, or that there is no criu that works, is told before anything is touched; after any failure it goes on. Needs root.
+ * Errors: -EOPNOTSUPP, -EEXIST. */
+int must_check life_checkpoint(const struct life *life, const char *name, const char *file,
+                               struct error *err);
+/* It goes on where it was, with its cards as they are configured now. Once, and only the file of its last checkpoint, and only
+ * if it has not run since (-ESTALE). After a failure it is stopped, as it was. */
+int must_check life_restore(const struct life *life, const char *name, const char *file,
+                            struct error *err);
+
 /* Files that are written into it (or removed, without a text) by its next start, and not again: a list of {"path", "text"}. It is
  * owned by the container's root; nothing outside of its tree is reached. Replaces what was given and not written yet. */
 int must_check life_give_files(const struct life *life, const char *name, const json_t *files,

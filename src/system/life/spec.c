@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/host/file.h"
+#include "container/cgroup/layout.h"
 #include "container/seccomp/profile.h"
 #include "container/spec/names.h"
 #include "system/life/document.h"
@@ -18,6 +19,9 @@
 #include "system/views/views.h"
 
 #define CPU_PERIOD_US    100000
+#define DEFAULT_SHARES   1024
+#define DEFAULT_WEIGHT   100
+#define MAX_WEIGHT       10000u
 #define MAX_PROFILE_SIZE (1u << 20)
 #define INIT_PATH        "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -337,13 +341,36 @@ static json_t *number(uint64_t value)
     return json_integer((json_int_t)value);
 }
 
+unsigned document_cpu_weight(uint64_t shares)
+{
+    uint64_t weight = (shares * DEFAULT_WEIGHT + DEFAULT_SHARES / 2) / DEFAULT_SHARES;
+    return (unsigned)(weight < 1 ? 1 : MIN(weight, MAX_WEIGHT));
+}
+
+/* Whether the host divides its CPUs by weights of v2. A user's group has them only where they were given to him. */
+static bool has_cpu_weights(void)
+{
+    struct cgroup_layout layout;
+    struct error ignored;
+    bool has_v1 = false, has_v2 = false;
+    if (!rootless_is_host_root() || cgroup_layout_read(&layout, &ignored) < 0) {
+        return false;
+    }
+    for (size_t i = 0; i < layout.count; i++) {
+        has_v2 |= layout.hierarchy[i].is_unified;
+        has_v1 |= (layout.hierarchy[i].controllers & 1u << CGROUP_CPU) != 0;
+    }
+    cgroup_layout_fini(&layout);
+    return has_v2 && !has_v1;
+}
+
 json_t *document_resources(const struct config *config, const char *cpu_set, const char *device,
                            bool is_update)
 {
     const struct config_limits *limits = &config->limits;
     json_t *cpu = json_object(), *memory = json_object(), *io = json_object();
-    (void)json_object_set_new(cpu, "shares",
-                              number(limits->cpu_shares != 0 ? limits->cpu_shares : 1024));
+    uint64_t shares = limits->cpu_shares != 0 ? limits->cpu_shares : DEFAULT_SHARES;
+    (void)json_object_set_new(cpu, "shares", number(shares));
     if (limits->cpus_milli != 0 || is_update) {
         json_int_t quota = (json_int_t)(limits->cpus_milli * (CPU_PERIOD_US / 1000));
         (void)json_object_set_new(cpu, "period", number(CPU_PERIOD_US));
@@ -369,6 +396,11 @@ json_t *document_resources(const struct config *config, const char *cpu_set, con
     add_rate(io, "throttleReadIOPSDevice", limits->io_read_iops, device, is_update);
     add_rate(io, "throttleWriteIOPSDevice", limits->io_write_iops, device, is_update);
     json_t *resources = json_pack("{s:o, s:o, s:o}", "cpu", cpu, "memory", memory, "blockIO", io);
+    if (has_cpu_weights()) {
+        (void)json_object_set_new(
+            resources, "unified",
+            json_pack("{s:o}", "cpu.weight", json_sprintf("%u", document_cpu_weight(shares))));
+    }
     if (limits->processes != 0 || is_update) {
         json_int_t count = limits->processes != 0 ? (json_int_t)limits->processes : -1;
         (void)json_object_set_new(resources, "pids", json_pack("{s:I}", "limit", count));

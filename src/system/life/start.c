@@ -76,7 +76,7 @@ static int prepare_bridges(const struct config *config, struct error *err)
     return 0;
 }
 
-static int prepare(const struct life *life, const char *name, struct error *err)
+static int prepare(const struct life *life, const char *name, const char *images, struct error *err)
 {
     struct config *config;
     struct template_layers layers = {0};
@@ -93,6 +93,9 @@ static int prepare(const struct life *life, const char *name, struct error *err)
     rc = rc < 0 ? rc
                 : document_start(&life->store, config, (const char *const *)layers.path,
                                  layers.count, &start, err);
+    if (images != NULL && rc == 0) {
+        (void)json_object_set_new(start, KEEPER_IMAGES, json_string(images));
+    }
     store_keeper_path(&life->store, name, NULL, folder);
     /* Twice: a keeper that is ending may take the folder away in between, as the last thing it does. */
     bool is_prepared = rc == 0;
@@ -126,10 +129,14 @@ static int lock_for_keeper(const struct life *life, const char *name, struct err
 }
 
 /* In the child of a vfork: only system calls. */
-static int spawn(const struct life *life, const char *name, int report, int lock, pid_t *out_pid,
-                 struct error *err)
+static int spawn(const struct life *life, const char *name, bool restores, int report, int lock,
+                 pid_t *out_pid, struct error *err)
 {
-    char log[PATH_MAX];
+    char log[PATH_MAX], path[PATH_MAX] = "PATH=/usr/sbin:/usr/bin:/sbin:/bin";
+    const char *own_path = getenv("PATH");
+    if (restores && own_path != NULL) { /* which has led to the criu that was checked */
+        (void)snprintf(path, sizeof(path), "PATH=%s", own_path);
+    }
     store_keeper_path(&life->store, name, KEEPER_LOG, log);
     posix_spawn_file_actions_t actions;
     posix_spawnattr_t attributes;
@@ -157,24 +164,26 @@ static int spawn(const struct life *life, const char *name, int report, int lock
     (void)posix_spawnattr_setsigdefault(&attributes, &all);
     char *argv[] = {"hull-ct-keeper", (char *)life->store.run, (char *)name, NULL};
     char fault[96];
-    char *environment[] = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin",
-                           fault_variable(fault, sizeof(fault)), NULL};
+    char *environment[] = {path, fault_variable(fault, sizeof(fault)), NULL};
     int code = posix_spawn(out_pid, life->keeper, &actions, &attributes, argv, environment);
     (void)posix_spawn_file_actions_destroy(&actions);
     (void)posix_spawnattr_destroy(&attributes);
     return code != 0 ? error_set_errno(err, code, "starting %s", life->keeper) : 0;
 }
 
-static int launch(const struct life *life, const char *name, struct life_start *out,
-                  struct error *err)
+static int launch(const struct life *life, const char *name, const char *images,
+                  struct life_start *out, struct error *err)
 {
-    int rc = prepare(life, name, err);
+    int rc = prepare(life, name, images, err);
     if (rc < 0) {
         return rc;
     }
     char ended[PATH_MAX];
     store_ended_path(&life->store, name, ended);
     (void)unlink(ended); /* of the life before */
+    if (images == NULL) {
+        life_forget_checkpoint(life, name);
+    }
     AUTO_CLOSE int keeper_lock = lock_for_keeper(life, name, err);
     if (keeper_lock < 0) {
         return keeper_lock;
@@ -184,7 +193,7 @@ static int launch(const struct life *life, const char *name, struct life_start *
         return error_set_errno(err, errno, "starting container %s", name);
     }
     struct life_start start = {.name = name, .report = pipe_fds[0]};
-    rc = spawn(life, name, pipe_fds[1], keeper_lock, &start.keeper, err);
+    rc = spawn(life, name, images != NULL, pipe_fds[1], keeper_lock, &start.keeper, err);
     close(pipe_fds[1]);
     if (rc < 0) {
         close(pipe_fds[0]);
@@ -197,18 +206,21 @@ static int launch(const struct life *life, const char *name, struct life_start *
 int life_start_begin(const struct life *life, const char *name, struct life_start *out,
                      struct error *err)
 {
+    AUTO_CLOSE int lock = life_lock(life, name, err);
+    return lock < 0 ? lock : life_start_locked(life, name, NULL, out, err);
+}
+
+int life_start_locked(const struct life *life, const char *name, const char *images,
+                      struct life_start *out, struct error *err)
+{
     if (life->keeper == NULL) {
         return error_set(err, ENOENT, "the program hull-ct-keeper is missing");
-    }
-    AUTO_CLOSE int lock = life_lock(life, name, err);
-    if (lock < 0) {
-        return lock;
     }
     enum life_status status = life_status(life, name);
     if (status != LIFE_STOPPED && status != LIFE_LOST) {
         return error_set(err, EALREADY, "container %s is %s", name, life_status_name(status));
     }
-    int rc = launch(life, name, out, err);
+    int rc = launch(life, name, images, out, err);
     if (rc < 0 && life_status(life, name) == LIFE_STOPPED) { /* no keeper removes it */
         char folder[PATH_MAX];
         struct error ignored;

@@ -4,6 +4,7 @@
  * on. */
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -15,6 +16,7 @@
 
 #define PAUSED_HERE   'p' /* the note: its processes are to go on afterwards */
 #define PAUSED_BEFORE 'b' /* they stood still before */
+#define STOPPED_HERE  's' /* by SIGSTOP, for a checkpoint */
 
 static void note_path(const struct life *life, const char *name, char out_path[PATH_MAX])
 {
@@ -56,23 +58,32 @@ static int pause_all(const struct life *life, const struct config *config, bool 
     return rc;
 }
 
+static int write_note(const struct life *life, const char *name, char note, struct error *err)
+{
+    char path[PATH_MAX];
+    note_path(life, name, path);
+    AUTO_CLOSE int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+    return fd < 0 || write(fd, &note, 1) != 1
+               ? error_set_errno(err, fd < 0 ? errno : ENOSPC, "writing %s", path)
+               : 0;
+}
+
+int life_still_note(const struct life *life, const char *name, struct error *err)
+{
+    return write_note(life, name, STOPPED_HERE, err);
+}
+
 int life_still_begin(const struct life *life, const struct config *config, char out_disk[PATH_MAX],
                      struct error *err)
 {
-    char path[PATH_MAX];
     enum life_status status = life_status(life, config->name);
     out_disk[0] = '\0';
     if (status != LIFE_RUNNING && status != LIFE_PAUSED) {
         return 0;
     }
     bool is_running = status == LIFE_RUNNING;
-    char note = is_running ? PAUSED_HERE : PAUSED_BEFORE;
-    note_path(life, config->name, path);
-    AUTO_CLOSE int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (fd < 0 || write(fd, &note, 1) != 1) {
-        return error_set_errno(err, fd < 0 ? errno : ENOSPC, "writing %s", path);
-    }
-    int rc = pause_all(life, config, is_running, out_disk, err);
+    int rc = write_note(life, config->name, is_running ? PAUSED_HERE : PAUSED_BEFORE, err);
+    rc = rc < 0 ? rc : pause_all(life, config, is_running, out_disk, err);
     if (rc < 0) {
         struct error ignored;
         error_ignore(life_still_end(life, config->name, &ignored));
@@ -91,7 +102,11 @@ int life_still_end(const struct life *life, const char *name, struct error *err)
         return errno == ENOENT ? 0 : error_set_errno(err, errno, "reading %s", path);
     }
     int rc = 0;
-    if (config_load(&life->store, name, &config, &ignored) == 0) {
+    if (note == STOPPED_HERE) {
+        life_forget_checkpoint(life, name);
+        rc = runtime_kill(&life->runtime, name, SIGCONT, true, err);
+        rc = rc == -ENOENT ? 0 : rc;
+    } else if (config_load(&life->store, name, &config, &ignored) == 0) {
         bool has_disk = config->limits.disk_bytes != 0;
         config_destroy(config);
         /* The disk first: what runs may have to write to it. */

@@ -10,7 +10,9 @@
 
 #include <cmocka.h>
 #include <errno.h>
+#include <linux/audit.h>
 #include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <seccomp.h>
 #include <signal.h>
 #include <sys/syscall.h>
@@ -20,6 +22,7 @@
 
 #include "base/core/compiler.h"
 #include "container/seccomp/profile.h"
+#include "container/seccomp/program.h"
 #include "support.h"
 
 #define FUTURE_CALL 1000
@@ -109,6 +112,84 @@ static void sysinfo_is_notified(void **state)
     seccomp_program_free(program);
 }
 
+#define MAX_STEPS 24 /* of a tree over some 400 calls, behind the architecture */
+
+/* As the kernel looks for calls that it then allows without the filter (kernel/seccomp.c, seccomp_is_const_allow): one that
+ * reads more than number and architecture on the way is run each time. */
+static bool is_known_to_be_allowed(const struct seccomp_program *program, uint32_t number)
+{
+    uint32_t value = 0;
+    for (size_t at = 0, steps = 0; at < program->count && steps < MAX_STEPS; at++, steps++) {
+        const struct sock_filter *filter = &program->filter[at];
+        bool is_taken = false;
+        switch (filter->code) {
+        case BPF_LD | BPF_W | BPF_ABS:
+            if (filter->k != offsetof(struct seccomp_data, nr) &&
+                filter->k != offsetof(struct seccomp_data, arch)) {
+                return false;
+            }
+            value = filter->k == 0 ? number : AUDIT_ARCH_X86_64;
+            continue;
+        case BPF_RET | BPF_K:
+            return filter->k == SECCOMP_RET_ALLOW;
+        case BPF_JMP | BPF_JA:
+            at += filter->k;
+            continue;
+        case BPF_JMP | BPF_JEQ | BPF_K:
+            is_taken = value == filter->k;
+            break;
+        case BPF_JMP | BPF_JGE | BPF_K:
+            is_taken = value >= filter->k;
+            break;
+        case BPF_JMP | BPF_JGT | BPF_K:
+            is_taken = value > filter->k;
+            break;
+        case BPF_JMP | BPF_JSET | BPF_K:
+            is_taken = (value & filter->k) != 0;
+            break;
+        case BPF_ALU | BPF_AND | BPF_K:
+            value &= filter->k;
+            continue;
+        default:
+            return false;
+        }
+        at += is_taken ? filter->jt : filter->jf;
+    }
+    return false;
+}
+
+static void usual_calls_need_no_filter(void **state)
+{
+    static const long usual[] = {
+        SYS_read,    SYS_write,      SYS_close,         SYS_openat,       SYS_newfstatat,
+        SYS_mmap,    SYS_munmap,     SYS_brk,           SYS_rt_sigaction, SYS_ioctl,
+        SYS_pread64, SYS_futex,      SYS_poll,          SYS_epoll_wait,   SYS_epoll_ctl,
+        SYS_socket,  SYS_connect,    SYS_accept4,       SYS_sendto,       SYS_recvfrom,
+        SYS_sendmsg, SYS_recvmsg,    SYS_clone,         SYS_clone3,       SYS_execve,
+        SYS_wait4,   SYS_kill,       SYS_fcntl,         SYS_getdents64,   SYS_getppid,
+        SYS_gettid,  SYS_prctl,      SYS_clock_gettime, SYS_sched_yield,  SYS_statx,
+        SYS_lseek,   SYS_unshare,    SYS_personality,   SYS_nanosleep,    SYS_getrandom,
+        SYS_madvise, SYS_exit_group,
+    };
+    static const long others[] = {SYS_sysinfo, SYS_init_module, SYS_io_uring_enter, FUTURE_CALL};
+    const struct seccomp_profile_options options[] = {
+        {.sysinfo_listener = "/run/agent"},
+        {.sysinfo_listener = "/run/agent", .may_nest = true},
+    };
+    for (size_t n = 0; n < ARRAY_COUNT(options); n++) {
+        struct seccomp_program *program = profile_program(&options[n]);
+        for (size_t i = 0; i < ARRAY_COUNT(usual); i++) {
+            if (!is_known_to_be_allowed(program, (uint32_t)usual[i])) {
+                fail_msg("call %ld: the filter is run for it", usual[i]);
+            }
+        }
+        for (size_t i = 0; i < ARRAY_COUNT(others); i++) {
+            assert_false(is_known_to_be_allowed(program, (uint32_t)others[i]));
+        }
+        seccomp_program_free(program);
+    }
+}
+
 #define NAMES                                                                                      \
     "\"syscalls\": [{\"names\": [\"exit_group\", \"%s\"], \"action\": \"SCMP_ACT_ALLOW\"}]"
 
@@ -156,9 +237,8 @@ static void younger_calls(void **state)
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(what_is_refused),
-        cmocka_unit_test(what_is_allowed),
-        cmocka_unit_test(sysinfo_is_notified),
+        cmocka_unit_test(what_is_refused),     cmocka_unit_test(what_is_allowed),
+        cmocka_unit_test(sysinfo_is_notified), cmocka_unit_test(usual_calls_need_no_filter),
         cmocka_unit_test(younger_calls),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

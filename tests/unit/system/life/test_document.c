@@ -52,6 +52,7 @@ static void assert_resources(const char *keys, const char *cpu_set, const char *
     }
     json_t *made = document_resources(config, cpu_set, device, is_update);
     (void)json_object_del(made, "devices"); /* the same always */
+    (void)json_object_del(made, "unified"); /* as the host is: document_cpu_weight */
     json_t *wanted = json_loads(expected, 0, NULL);
     assert_non_null(wanted);
     if (!json_equal(made, wanted)) {
@@ -62,6 +63,15 @@ static void assert_resources(const char *keys, const char *cpu_set, const char *
     json_decref(wanted);
     json_decref(document);
     config_destroy(config);
+}
+
+static void weights_are_in_proportion(void **state)
+{
+    assert_int_equal(document_cpu_weight(1024), 100);
+    assert_int_equal(document_cpu_weight(3072), 300);
+    assert_int_equal(document_cpu_weight(512), 50);
+    assert_int_equal(document_cpu_weight(2), 1);
+    assert_int_equal(document_cpu_weight(262144), 10000);
 }
 
 static void resources(void **state)
@@ -116,6 +126,7 @@ int main(void)
         cmocka_unit_test(resources),
         cmocka_unit_test(updates),
         cmocka_unit_test(disks),
+        cmocka_unit_test(weights_are_in_proportion),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
