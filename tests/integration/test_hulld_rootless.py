@@ -290,6 +290,18 @@ def test_switch(one, is_good):
         one.hull("ct", "delete", "wired", "--force")
 
 
+def test_spoofing(one):
+    """From other addresses than a card's own something arrives where it is allowed, and only there."""
+    for name, card in (("free", {"spoofing": "allow"}), ("bound", {}), ("asked", {})):
+        one.do("POST", "/v1/instances", {"name": name, "image": "bb", "start": True, "devices": {"eth0": {"type": "nic", **card}}})
+    for name, number, works in (("free", 201, True), ("bound", 200, False)):
+        sh(one, name, f"ip addr add 10.0.2.{number}/24 dev eth0")
+        assert sh(one, name, "ping -c 1 -w 20 asked").returncode == 0
+        done = sh(one, name, f"ping -c 1 -w {20 if works else 2} -I 10.0.2.{number} asked", check=False)
+        assert (done.returncode == 0) == works, done
+    one.hull("delete", "--all", "--force")
+
+
 def read_all(fd):
     os.set_blocking(fd, False)
     while True:
