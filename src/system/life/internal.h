@@ -62,6 +62,10 @@ json_t *life_count(const struct loaded *loaded);
 int must_check users_check(const struct config *config, struct error *err);
 int must_check users_check_limits(const struct config *config, const json_t *degraded,
                                   struct error *err);
+/* Of a container without a control group: its bundle gets an init that needs none, and what it has to do without is noted in its
+ * state's "degraded", in words for people ("system.control_group", "system.init"). */
+int must_check users_take_plain_init(const char *bundle, struct error *err);
+void users_tell_lack(json_t *state, bool has_plain_init);
 bool users_may_skip_limits(const struct config *before, const struct config *after);
 
 /* Applies limits to a running container. */
