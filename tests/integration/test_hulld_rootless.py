@@ -187,6 +187,14 @@ def test_without_control_groups(place, one):
     assert len(info["warnings"]) == 2 and [row["field"] for row in info["degraded"][-2:]] == ["system.control_group", "system.init"]
     assert "starts no services" in one.hull("info", "sd").stdout
     assert len(one.get("/v1/instances/plain")["info"]["warnings"]) == 1
+    # What it uses is counted all the same.
+    before = info["cpu_time_ns"]
+    sh(one, "sd", "(while :; do :; done) & echo $! >/root/pid; i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done")
+    row = until(lambda: (seen := next(row for row in one.json("top") if row["name"] == "sd"))["cpu_percent"] > 1 and seen, "its use of a CPU")
+    assert row["memory_bytes"] > 0
+    used = one.get("/v1/instances/sd")["info"]
+    assert used["cpu_time_ns"] > before and used["processes"] >= 3 and used["memory_used_bytes"] > 0
+    sh(one, "sd", "kill -9 $(cat /root/pid)")
     # Orphans are waited for, and a stop reaches everybody; one who does not listen is killed.
     sh(one, "sd", "(sh -c 'trap \"echo told >/root/told; exit\" TERM; echo >/root/up; sleep 1000 & wait' &) ; (true &)")
     sh(one, "sd", "while ! test -e /root/up; do sleep 0.1; done")
