@@ -168,8 +168,8 @@ def test_users_are_apart(one, two):
         manager.hull("delete", "--all", "--force")
 
 
-def test_systemd(place, one):
-    """systemd needs a control group that is the user's; `hull` has hulld started in one where it can."""
+def test_without_control_groups(place, one):
+    """systemd needs a control group that is the user's (`hull` has hulld started in one where it can). Else it runs without, and says so."""
     root = place.folder / "systemd"
     with tarfile.open(place.folder / "root.tar") as tar:
         tar.extractall(root)
@@ -180,8 +180,38 @@ def test_systemd(place, one):
     with tarfile.open(place.folder / "systemd.tar", "w") as tar:
         tar.add(root, ".")
     one.hull("image", "import", place.folder / "systemd.tar", "--alias", "sd")
-    ended = one.wait(one.ok("POST", "/v1/instances", {"name": "sd", "image": "sd", "start": True}))
-    assert ended["status"] == "failed" and "systemd-run --user" in ended["error"]["message"] and "sd" not in one.names()
+    assert "starts no services" not in one.hull("launch", "bb", "plain").stderr
+    told = one.hull("launch", "sd", "sd").stderr
+    assert "sd: it runs without limits" in told and "systemd-run --user" in told and "sd: its init is systemd" in told and "starts no services" in told
+    info = one.get("/v1/instances/sd")["info"]
+    assert len(info["warnings"]) == 2 and [row["field"] for row in info["degraded"][-2:]] == ["system.control_group", "system.init"]
+    assert "starts no services" in one.hull("info", "sd").stdout
+    assert len(one.get("/v1/instances/plain")["info"]["warnings"]) == 1
+    # What it uses is counted all the same.
+    before = info["cpu_time_ns"]
+    sh(one, "sd", "(while :; do :; done) & echo $! >/root/pid; i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done")
+    row = until(lambda: (seen := next(row for row in one.json("top") if row["name"] == "sd"))["cpu_percent"] > 1 and seen, "its use of a CPU")
+    assert row["memory_bytes"] > 0
+    used = one.get("/v1/instances/sd")["info"]
+    assert used["cpu_time_ns"] > before and used["processes"] >= 3 and used["memory_used_bytes"] > 0
+    sh(one, "sd", "kill -9 $(cat /root/pid)")
+    # Orphans are waited for, and a stop reaches everybody; one who does not listen is killed.
+    sh(one, "sd", "(sh -c 'trap \"echo told >/root/told; exit\" TERM; echo >/root/up; sleep 1000 & wait' &) ; (true &)")
+    sh(one, "sd", "while ! test -e /root/up; do sleep 0.1; done")
+    until(lambda: " Z " not in sh(one, "sd", "busybox ps -o stat,comm").stdout, "no zombies")
+    one.hull("stop", "sd")
+    assert status(one, "sd") == "stopped" and not [line for line in one.processes().values() if "/root/up" in line]
+    one.hull("start", "sd")
+    assert sh(one, "sd", "cat /root/told").stdout == "told\n"
+    pid = one.get("/v1/instances/sd")["info"]["pid"]
+    one.hull("restart", "sd")
+    assert one.get("/v1/instances/sd")["info"]["pid"] != pid and len(one.get("/v1/instances/sd")["info"]["warnings"]) == 2
+    one.hull("pause", "sd")
+    one.hull("resume", "sd")
+    # Its own init is nobody else's business, and limits that were asked for are there or nothing is.
+    refused = one.hull("launch", "sd", "limited", "--memory", "64M", check=False)
+    assert refused.returncode == 1 and "linux.resources.memory" in refused.stderr and "Delegate=yes" in refused.stderr and "limited" not in one.names()
+    one.hull("delete", "--all", "--force")
 
 
 def kill_started(manager):
@@ -288,6 +318,18 @@ def test_switch(one, is_good):
         if "tap" in told:
             os.close(told["tap"])
         one.hull("ct", "delete", "wired", "--force")
+
+
+def test_spoofing(one):
+    """From other addresses than a card's own something arrives where it is allowed, and only there."""
+    for name, card in (("free", {"spoofing": "allow"}), ("bound", {}), ("asked", {})):
+        one.do("POST", "/v1/instances", {"name": name, "image": "bb", "start": True, "devices": {"eth0": {"type": "nic", **card}}})
+    for name, number, works in (("free", 201, True), ("bound", 200, False)):
+        sh(one, name, f"ip addr add 10.0.2.{number}/24 dev eth0")
+        assert sh(one, name, "ping -c 1 -w 20 asked").returncode == 0
+        done = sh(one, name, f"ping -c 1 -w {20 if works else 2} -I 10.0.2.{number} asked", check=False)
+        assert (done.returncode == 0) == works, done
+    one.hull("delete", "--all", "--force")
 
 
 def read_all(fd):

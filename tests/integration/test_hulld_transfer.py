@@ -490,7 +490,7 @@ def contents(file):
 
 
 def test_from_the_host_to_a_user(manager, image, tmp_path_factory):
-    """VMs go between managers of different users, a second disk too; containers need root."""
+    """VMs go between managers of different users, a second disk too."""
     files = tmp_path_factory.mktemp("files")
     manager.do("POST", "/v1/instances", {"name": "moved", "kind": "vm", "image": image, "devices": {"root": {"type": "disk", "size": "128M"},
                                                                                                      "data": {"type": "disk", "size": "16M"}}})

@@ -88,7 +88,7 @@ def ask(user, port):
 
 
 def test_instances_of_a_user(user, image):
-    launch(user, "web1", web={"type": "forward", "listen": "tcp:127.0.0.1:8080", "connect": "tcp:80"})
+    launch(user, "web1", eth0={"type": "nic", "spoofing": "allow"}, web={"type": "forward", "listen": "tcp:127.0.0.1:8080", "connect": "tcp:80"})
     launch(user, "web2")
     web1, web2 = Existing(user, "web1").up(), Existing(user, "web2").up()
     first, second = address_of(user, "web1"), address_of(user, "web2")
@@ -109,6 +109,7 @@ def test_instances_of_a_user(user, image):
     assert dropped["web2"] > 0 and dropped["web1"] == ports["web1"]["dropped_packets"]
     row = next(line.split() for line in user.hull("network", "info", "default").stdout.splitlines() if line.startswith("web2 "))
     assert row[:3] == ["web2", "eth0", ports["web2"]["mac"]] and int(row[-1]) == dropped["web2"]
+    web1.run("ip addr add 10.0.2.201/24 dev eth0; ping -c 1 -w 20 -I 10.0.2.201 web2; ip addr del 10.0.2.201/24 dev eth0")
     web1.run("(while true; do echo here is web1 | nc -l -p 80; done) >/dev/null 2>&1 &")
     assert until(lambda: ask(user, 8080), "the forward") == b"here is web1\n"
     # hulld is another one now, the switch the same.

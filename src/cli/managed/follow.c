@@ -203,7 +203,16 @@ static int wait_for_all(struct batch *batch, struct progress *progress, char *la
 static int tell_end(const json_t *operation)
 {
     const char *status = text_of(operation, "status");
+    const json_t *result = json_object_get(operation, "result"), *warning;
+    size_t i;
     if (strcmp(status, "done") == 0) {
+        json_array_foreach(json_object_get(result, "warnings"), i, warning)
+        {
+            const char *text = json_string_value(warning);
+            struct error words; /* cleans them */
+            (void)client_error(&words, EINVAL, text != NULL ? text : "");
+            (void)fprintf(stderr, "hull: %.64s: %s\n", text_of(result, "name"), words.text);
+        }
         return CLI_OK;
     }
     const char *message = text_of(json_object_get(operation, "error"), "message");

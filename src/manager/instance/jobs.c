@@ -91,8 +91,21 @@ void work_event(const struct work *work, const char *what)
 
 json_t *work_result(const struct work *work)
 {
-    return json_pack("{s:s, s:s}", "name", work->name, "status",
-                     instance_status_name(work_status(work)));
+    enum instance_status status = work_status(work);
+    json_t *info, *result = json_pack("{s:s, s:s}", "name", work->name, "status",
+                                      instance_status_name(status));
+    struct error ignored;
+    /* What a user's host could not give it. */
+    if (!work->job->place.is_root && work->driver == &container_driver &&
+        status == INSTANCE_RUNNING &&
+        work->driver->info(&work->job->place, work->expanded, &info, &ignored) == 0) {
+        json_t *warnings = json_object_get(info, "warnings");
+        if (warnings != NULL) {
+            (void)json_object_set(result, "warnings", warnings);
+        }
+        json_decref(info);
+    }
+    return result;
 }
 
 /* The folder and what hulld knows of it. */

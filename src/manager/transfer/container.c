@@ -16,8 +16,10 @@
 #include "manager/image/work.h"
 #include "manager/instance/container/container.h"
 #include "manager/text.h"
+#include "manager/transfer/rename.h"
 #include "manager/transfer/transfer.h"
 #include "system/layers/layers.h"
+#include "system/rootless/rootless.h"
 #include "system/template/boxed.h"
 #include "system/template/template.h"
 
@@ -26,6 +28,10 @@
     "--xattrs", "--xattrs-include=user.*", "--xattrs-include=security.capability",                 \
         "--xattrs-include=trusted.overlay.opaque", "--xattrs-include=trusted.overlay.redirect",    \
         "--acls", "--numeric-owner", "--force-local"
+/* In a user's namespace overlayfs has its attributes by names that everybody may set. In archives they have the host's. */
+#define OPAQUE       "trusted.overlay.opaque"
+#define REDIRECT     "trusted.overlay.redirect"
+#define USERS_OPAQUE "user.overlay.opaque"
 
 /* What makes a machine one of a kind, or belongs to its past. The image's own making empties /etc/machine-id. */
 static const char *const of_machine[] = {
@@ -72,12 +78,21 @@ static int pack(struct job *job, struct packing *packing, const char *path, stru
                                           "--anchored",
                                           "--wildcards",
                                           "--wildcards-match-slash"};
+    static const char *const users_options[] = {
+        "--xattrs-exclude=user.overlay.impure", "--xattrs-exclude=user.overlay.origin",
+        "--xattrs-exclude=user.overlay.uuid",   "--xattrs-exclude=user.overlay.nlink",
+        "--xattrs-exclude=user.overlay.upper",  "--xattrs-exclude=user.overlay.metacopy"};
     char excludes[ARRAY_COUNT(of_machine)][64];
-    const char *argv[8 + ARRAY_COUNT(options) + ARRAY_COUNT(of_machine)] = {
-        "tar", "--create", "--file", path, "--directory", packing->folder};
+    const char
+        *argv[8 + ARRAY_COUNT(options) + ARRAY_COUNT(users_options) + ARRAY_COUNT(of_machine)] = {
+            "tar", "--create", "--file", path, "--directory", packing->folder};
+    bool is_users = !rootless_is_host_root();
     size_t count = 6;
     for (size_t i = 0; i < ARRAY_COUNT(options); i++) {
         argv[count++] = options[i];
+    }
+    for (size_t i = 0; is_users && i < ARRAY_COUNT(users_options); i++) {
+        argv[count++] = users_options[i];
     }
     for (size_t i = 0; packing->is_cleaned && i < ARRAY_COUNT(of_machine); i++) {
         (void)snprintf(excludes[i], sizeof(excludes[i]), "--exclude=%s", of_machine[i]);
@@ -107,6 +122,18 @@ static int check_plain(const char *path, struct error *err)
                : rc;
 }
 
+static int to_user(const char *path, struct error *err)
+{
+    int rc = rename_find(path, REDIRECT, err);
+    if (rc > 0) {
+        return error_set(err, EOPNOTSUPP,
+                         "folders of its image were renamed in it, which containers of ordinary "
+                         "users cannot have: make a template of it, and export what is launched "
+                         "from that");
+    }
+    return rc < 0 ? rc : rename_attribute(path, OPAQUE, USERS_OPAQUE, err);
+}
+
 static int unpack(struct job *job, const char *path, const char *folder, struct error *err)
 {
     const char *const argv[] = {"tar",
@@ -122,6 +149,7 @@ static int unpack(struct job *job, const char *path, const char *folder, struct 
     const struct boxed program = {
         .what = "tar", .argv = argv, .missing_package = "tar", .poll = transfer_poll, .ctx = job};
     int rc = check_plain(path, err);
+    rc = rc < 0 || rootless_is_host_root() ? rc : to_user(path, err);
     return rc < 0 ? rc : boxed_run(&program, err);
 }
 
@@ -145,6 +173,7 @@ static int pack_state(struct work *work, const char *folder, size_t number, cons
     int rc = take_out(work, snapshot, upper, out_layers, err);
     struct packing packing = {.folder = upper};
     rc = rc < 0 ? rc : pack(work->job, &packing, path, err);
+    rc = rc < 0 || rootless_is_host_root() ? rc : rename_attribute(path, USERS_OPAQUE, OPAQUE, err);
     struct error ignored;
     int removed = layers_remove(upper, rc < 0 ? &ignored : err);
     return rc < 0 ? rc : removed;

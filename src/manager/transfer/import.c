@@ -441,9 +441,6 @@ static int make_document(struct work *work, const json_t *header, struct error *
     if (strcmp(kind, text_or_empty(header, "kind")) != 0) {
         return bad(err, "its header and its document differ");
     }
-    if (strcmp(kind, "container") == 0 && !work->job->place.is_root) {
-        return error_set(err, EPERM, "containers need a manager that runs as root");
-    }
     int rc = instance_check(work->document, err);
     rc = rc < 0 ? rc : check_profiles(work, err);
     rc = rc < 0 ? rc : set_identity(work->job, work->document, err);
@@ -452,7 +449,11 @@ static int make_document(struct work *work, const json_t *header, struct error *
         rc = check_trust(work->document, work->expanded, err);
     }
     rc = rc < 0 ? rc : place_devices(work, err);
-    return rc < 0 ? rc : work_add_macs(work, err);
+    rc = rc < 0 ? rc : work_add_macs(work, err);
+    /* Before all of the file is taken: where that is refused nobody need send it. */
+    return rc < 0 || strcmp(kind, "container") != 0
+               ? rc
+               : containers_enter(&work->job->place, NULL, err);
 }
 
 static int receive(struct work *work, const char *folder, json_t **out_header,
@@ -486,7 +487,8 @@ static int make(struct work *work, const struct transfer_files *files, const jso
                 bool *out_has_image, struct error *err)
 {
     bool is_vm = work->driver == &vm_driver;
-    int rc = job_step(work->job, "making", json_pack("{s:s}", "name", work->name), err);
+    int rc = job_step(work->job, "making",
+                      json_pack("{s:s, s:s}", "name", work->name, "kind", work->driver->kind), err);
     if (rc == 0 && !is_vm) {
         rc = container_receive_image(work, files, header, out_has_image, err);
         rc = rc < 0 ? rc : work_expand(work, err);
@@ -516,7 +518,7 @@ static void sweep_templates(const struct job *job)
 {
     struct store store;
     struct error ignored;
-    if (job->place.is_root && containers_store(&job->place, &store, &ignored) == 0) {
+    if (job->place.has_owners && containers_store(&job->place, &store, &ignored) == 0) {
         error_ignore(template_sweep(&store, NULL, &ignored));
     }
 }
@@ -557,8 +559,14 @@ int transfer_import(struct job *job, json_t **out_result, struct error *err)
 int transfer_import_recover(struct job *job, json_t **out_result, struct error *err)
 {
     const json_t *step = job_find_step(job, "making");
-    int rc = step == NULL ? error_set(err, ECANCELED, "the import was interrupted")
-                          : work_recover_made(job, text_of(step, "name"), out_result, err);
+    int rc = strcmp(text_or_empty(step, "kind"), "container") == 0
+                 ? containers_enter(&job->place, NULL, err)
+                 : 0;
+    if (rc < 0) {
+        return rc;
+    }
+    rc = step == NULL ? error_set(err, ECANCELED, "the import was interrupted")
+                      : work_recover_made(job, text_of(step, "name"), out_result, err);
     if (rc < 0) {
         remove_image(job, text_or_empty(job_find_step(job, "template"), "digest"));
         sweep_templates(job);

@@ -90,6 +90,12 @@ static int parse_part(struct config *config, struct network_card *card, const ch
     if (strcmp(name, "forward") == 0) {
         return parse_forward(config, card, value, err);
     }
+    if (strcmp(name, "spoofing") == 0) {
+        card->may_spoof = strcmp(value, "allow") == 0;
+        return card->may_spoof || strcmp(value, "drop") == 0
+                   ? 0
+                   : error_set(err, EINVAL, "spoofing '%.40s': allow or drop", value);
+    }
     if (strcmp(name, "ip") == 0) {
         if (card->address_count == NETWORK_MAX_ADDRESSES) {
             return error_set(err, E2BIG, "more than %d addresses", NETWORK_MAX_ADDRESSES);
@@ -109,8 +115,8 @@ static int parse_part(struct config *config, struct network_card *card, const ch
         return rc;
     }
     return error_set(err, EINVAL,
-                     "'%.40s' is unknown: bridge, parent, switch, name, ip, gateway, mac, mtu or "
-                     "forward",
+                     "'%.40s' is unknown: bridge, parent, switch, name, ip, gateway, mac, mtu, "
+                     "forward or spoofing",
                      name);
 }
 
@@ -139,6 +145,9 @@ int config_parse_card(struct config *config, const char *value, struct error *er
                          "'%.60s': bridge=NAME is missing (or, for an ordinary user, "
                          "switch=PATH)",
                          value);
+    }
+    if (card->may_spoof && card->switch_path == NULL) {
+        return error_set(err, EINVAL, "spoofing=allow is of cards with switch=PATH");
     }
     if (card->bridge != NULL && strcmp(card->bridge, "none") == 0) {
         return 0; /* lo alone */

@@ -81,6 +81,9 @@ static void add_all(const struct cgroup *cgroup, const struct counter *list, siz
 void life_add_usage(const struct loaded *loaded, json_t *info)
 {
     add_all(loaded->cgroup, usage, ARRAY_COUNT(usage), info);
+    if (json_object_get(info, "cpu_ns") == NULL) {
+        life_add_processes(loaded->state.pid, info);
+    }
 }
 
 json_t *life_count(const struct loaded *loaded)

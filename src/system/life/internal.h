@@ -65,11 +65,17 @@ enum life_status life_look(const struct life *life, const char *name, struct loa
 /* What it uses at the moment: memory_used_bytes, cpu_ns, processes. And life_info's "limits_hit". */
 void life_add_usage(const struct loaded *loaded, json_t *info);
 json_t *life_count(const struct loaded *loaded);
+/* The same for a container that no control group counts, by its first process: a look at all processes of the host. */
+void life_add_processes(pid_t init, json_t *info);
 /* Of an ordinary user's container: what he can never have, and whether what the runtime could not give ("degraded" of its state) are
  * limits that were asked for. Where none are and none were, nothing needs to be applied. */
 int must_check users_check(const struct config *config, struct error *err);
 int must_check users_check_limits(const struct config *config, const json_t *degraded,
                                   struct error *err);
+/* Of a container without a control group: its bundle gets an init that needs none, and what it has to do without is noted in its
+ * state's "degraded", in words for people ("system.control_group", "system.init"). */
+int must_check users_take_plain_init(const char *bundle, struct error *err);
+void users_tell_lack(json_t *state, bool has_plain_init);
 bool users_may_skip_limits(const struct config *before, const struct config *after);
 
 /* Applies limits to a running container. */

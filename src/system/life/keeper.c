@@ -63,7 +63,8 @@ struct keeper {
     int pidfd;
     int report; /* -1: has been said */
     bool is_users;
-    int network; /* the container's namespace, where a switch has to be left; -1 */
+    bool has_plain_init; /* in place of systemd */
+    int network;         /* the container's namespace, where a switch has to be left; -1 */
 };
 
 /* Tells the one who waits for the start. */
@@ -332,17 +333,50 @@ static int connect_network(struct keeper *k, struct error *err)
     return rc;
 }
 
-/* What a user's container needs of control groups, and did not get. */
-static int check_groups(const struct keeper *k, struct error *err)
+/* Removes what a container of this name has left on the host, but for the keeper's own. */
+static void remove_container(struct keeper *k)
 {
-    AUTO_HANDLE int group = cgroup_open_unified(k->loaded.cgroup);
-    if (group < 0 && k->config->init[0] == NULL && files_stop_signal(k->root) == SIGRTMIN + 3) {
-        return error_set(
-            err, EOPNOTSUPP,
-            "its init is systemd, which needs a control group that is yours: let hulld run "
-            "in one: systemd-run --user --scope -p Delegate=yes hulld");
+    struct error err;
+    if (k->pidfd >= 0) {
+        close(k->pidfd);
+        k->pidfd = -1;
     }
-    return users_check_limits(k->config, json_object_get(k->loaded.state.data, "degraded"), err);
+    if (k->network >= 0) {
+        network_unplug_cards(k->config->cards, k->config->card_count, k->network);
+        close(k->network);
+        k->network = -1;
+    }
+    if (k->loaded.state.data != NULL) {
+        loaded_close(&k->loaded);
+        k->loaded = (struct loaded){0};
+    }
+    if (runtime_delete(&k->runtime, k->name, true, &err) < 0) {
+        (void)fprintf(stderr, "hull-ct-keeper: %s\n", err.text);
+    }
+    /* Its network devices go with its network namespace, in the kernel's time. */
+}
+
+/* A user's container has what its host gives him of control groups: limits that were asked for are there, or it is told what is
+ * missing. systemd needs one of its own; where there is none another init takes its place, and the container is made again. */
+static int check_groups(struct keeper *k, struct error *err)
+{
+    int rc = users_check_limits(k->config, json_object_get(k->loaded.state.data, "degraded"), err);
+    AUTO_HANDLE int group = cgroup_open_unified(k->loaded.cgroup);
+    if (rc < 0 || group >= 0) {
+        return rc;
+    }
+    if (!k->has_plain_init && k->config->init[0] == NULL &&
+        files_stop_signal(k->root) == SIGRTMIN + 3) {
+        remove_container(k);
+        rc = users_take_plain_init(k->bundle, err);
+        rc = rc < 0 ? rc : create_container(k, err);
+        k->has_plain_init = rc == 0;
+    }
+    if (rc < 0) {
+        return rc;
+    }
+    users_tell_lack(k->loaded.state.data, k->has_plain_init);
+    return state_save(&k->loaded.state, err);
 }
 
 static int run_container(struct keeper *k, struct error *err)
@@ -369,29 +403,6 @@ static int run_container(struct keeper *k, struct error *err)
     k->images[0] = '\0';
     fault_step("keeper-started");
     return rc;
-}
-
-/* Removes what a container of this name has left on the host, but for the keeper's own. */
-static void remove_container(struct keeper *k)
-{
-    struct error err;
-    if (k->pidfd >= 0) {
-        close(k->pidfd);
-        k->pidfd = -1;
-    }
-    if (k->network >= 0) {
-        network_unplug_cards(k->config->cards, k->config->card_count, k->network);
-        close(k->network);
-        k->network = -1;
-    }
-    if (k->loaded.state.data != NULL) {
-        loaded_close(&k->loaded);
-        k->loaded = (struct loaded){0};
-    }
-    if (runtime_delete(&k->runtime, k->name, true, &err) < 0) {
-        (void)fprintf(stderr, "hull-ct-keeper: %s\n", err.text);
-    }
-    /* Its network devices go with its network namespace, in the kernel's time. */
 }
 
 /* The sooner of the views' time and of that to shrink at (-1: never), as poll wants it. */

@@ -1,7 +1,11 @@
 /* What an ordinary user's container cannot have. */
 #include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "base/host/file.h"
 #include "system/life/internal.h"
 
 static bool has_limits(const struct config_limits *limits)
@@ -54,6 +58,56 @@ int users_check_limits(const struct config *config, const json_t *degraded, stru
             field, json_string_value(json_object_get(item, "reason")));
     }
     return 0;
+}
+
+/* It takes up orphans, ends with the signals that inits are told to end by, and ends the others before. */
+static const char plain_init[] =
+    "trap 'trap \"\" 15 30 37; kill -15 -1; n=0\n"
+    "while [ $n -lt 100 ] && kill -0 -1 2>/dev/null; do sleep 0.05; n=$((n+1)); done\n"
+    "exit 0' 15 30 37\n"
+    "while :; do\n"
+    "    sleep 86400 &\n"
+    "    wait $!\n"
+    "    [ $? -ne 127 ] || exit 127\n"
+    "done\n";
+
+int users_take_plain_init(const char *bundle, struct error *err)
+{
+    char path[PATH_MAX];
+    json_error_t bad;
+    (void)snprintf(path, sizeof(path), "%.4000s/" KEEPER_CONFIG, bundle);
+    json_t *spec = json_load_file(path, JSON_REJECT_DUPLICATES, &bad);
+    if (spec == NULL) {
+        return error_set(err, EIO, "%s: %s", path, bad.text);
+    }
+    (void)json_object_set_new(json_object_get(spec, "process"), "args",
+                              json_pack("[s, s, s]", "/bin/sh", "-c", plain_init));
+    char *text = json_dumps(spec, JSON_COMPACT);
+    json_decref(spec);
+    int rc = text == NULL ? error_set_errno(err, ENOMEM, "%s", path)
+                          : file_replace(path, text, 0600, false, err);
+    free(text);
+    return rc;
+}
+
+void users_tell_lack(json_t *state, bool has_plain_init)
+{
+    json_t *list = json_object_get(state, "degraded");
+    if (list == NULL) {
+        list = json_array();
+        (void)json_object_set_new(state, "degraded", list);
+    }
+    (void)json_array_append_new(
+        list,
+        json_pack("{s:s, s:s}", "field", "system.control_group", "reason",
+                  "it runs without limits, as no control group of v2 is this user's: let hulld "
+                  "run in one: systemd-run --user --scope -p Delegate=yes hulld"));
+    if (has_plain_init) {
+        (void)json_array_append_new(
+            list, json_pack("{s:s, s:s}", "field", "system.init", "reason",
+                            "its init is systemd, which needs a control group: a plain one runs in "
+                            "its place, which starts no services"));
+    }
 }
 
 bool users_may_skip_limits(const struct config *before, const struct config *after)

@@ -53,6 +53,7 @@ struct network_card {
     const char *switch_path;
     const char *forwards[NETWORK_MAX_FORWARDS];
     size_t forward_count;
+    bool may_spoof; /* at a switch: what it sends from other addresses passes */
     uint8_t mac[6]; /* all 0: made from host_name (locally administered, always the same) */
     unsigned mtu;   /* 0: the bridge's, or 1500 */
     struct network_address addresses[NETWORK_MAX_ADDRESSES];
@@ -69,7 +70,7 @@ struct network_card {
 int must_check network_attach_card(const struct network_card *card, int namespace_fd,
                                    struct error *err);
 /* The same for a card at a switch, which is a program of an ordinary user: a tap device in the container's namespace, whose descriptor
- * the switch at 'switch_path' (SOCK_SEQPACKET) gets with {"do":"attach","name","mac","ipv4","forwards":[{"listen","connect"}]}, and
+ * the switch at 'switch_path' (SOCK_SEQPACKET) gets with {"do":"attach","name","mac","ipv4","spoofing":true,"forwards":[{"listen","connect"}]}, and
  * answers {"ok":true} or {"error":"..."}. Without a card (NULL) lo alone is set up. Done by
  * a process of its own: a user's namespace has no way back from a container's. */
 int must_check network_plug_card(const struct network_card *card, const char *container,

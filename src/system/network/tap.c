@@ -78,6 +78,9 @@ static json_t *describe(const struct network_card *card, const char *container, 
     }
     json_t *message = json_pack("{s:s, s:s, s:s, s:o}", "do", "attach", "name", container, "mac",
                                 mac, "forwards", forwards);
+    if (card->may_spoof) {
+        (void)json_object_set_new(message, "spoofing", json_true());
+    }
     for (size_t i = 0; i < card->address_count; i++) {
         bool is_v6 = card->addresses[i].family == AF_INET6;
         network_format(&card->addresses[i], false, address);

@@ -116,6 +116,8 @@ static int attach(const struct network_port *port, size_t number, void *ctx, str
     {
         add_forward(&word, forward);
     }
+    add_part(&word, "spoofing",
+             has_switch && json_is_true(json_object_get(card, "spoofing")) ? "allow" : NULL);
     add_part(&word, "mac", text_of(card, "mac"));
     add_part(&word, "ip", text_of(card, "ipv4"));
     add_part(&word, "gateway", text_of(card, "gateway"));

@@ -236,6 +236,25 @@ static void add_started(json_int_t pid, json_t *info)
     (void)json_object_set_new(info, "started_at", json_string(text));
 }
 
+/* Of what the host could not give that which is no detail of the container's making, in words. */
+static void add_warnings(json_t *info)
+{
+    const json_t *item;
+    size_t i;
+    json_t *warnings = json_array();
+    json_array_foreach(json_object_get(info, "degraded"), i, item)
+    {
+        const char *field = json_string_value(json_object_get(item, "field"));
+        if (field != NULL && strncmp(field, "system.", 7) == 0) {
+            (void)json_array_append(warnings, json_object_get(item, "reason"));
+        }
+    }
+    if (json_array_size(warnings) != 0) {
+        (void)json_object_set(info, "warnings", warnings);
+    }
+    json_decref(warnings);
+}
+
 int container_info(const struct place *place, const json_t *document, json_t **out_info,
                    struct error *err)
 {
@@ -264,6 +283,7 @@ int container_info(const struct place *place, const json_t *document, json_t **o
         move(known, moved[i][0], info, moved[i][1]);
     }
     json_decref(known);
+    add_warnings(info);
     if (json_array_size(json_object_get(info, "ipv4")) == 0) {
         add_leases(place, document, info);
     }

@@ -222,6 +222,12 @@ static void cards(void **state)
     assert_string_equal(card->bridge, "up0");
     config_destroy(config);
     refuse("network", json_pack("[s, s]", "bridge=a,name=x", "bridge=b,name=x"), "the same name");
+    config = read_value("network", json_pack("[s, s]", "switch=/run/s,spoofing=allow",
+                                             "switch=/run/s,name=b,spoofing=drop"));
+    assert_true(config->cards[0].may_spoof && !config->cards[1].may_spoof);
+    config_destroy(config);
+    refuse("network", json_pack("[s]", "switch=/run/s,spoofing=perhaps"), "neither allow nor drop");
+    refuse("network", json_pack("[s]", "bridge=a,spoofing=allow"), "of a bridge");
 }
 
 static void other_keys(void **state)
