@@ -14,7 +14,7 @@ import xml.etree.ElementTree
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PYTHON = "/usr/bin/python3"
-FUZZ_SECONDS, LONG_FUZZ_SECONDS = 60, 300
+FUZZ_SECONDS, LONG_FUZZ_SECONDS = 20, 300
 TEST_FOLDERS = ("tests/integration", "tests/security")
 MAX_REPEATED = 5
 CPUS = os.cpu_count() or 1
@@ -77,7 +77,7 @@ def run_pytest(arguments, *words):
     """Returns how each test ended, by its name."""
     report = arguments.build / "pytest.xml"
     report.unlink(missing_ok=True)
-    command = [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", "-rs", *words]
+    command = [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", "-rs", "--durations=60", *words]
     subprocess.run(command, cwd=ROOT, env={**os.environ, "HULL_BUILD": str(arguments.build)})
     results = {}
     for case in xml.etree.ElementTree.parse(report).getroot().iter("testcase"):

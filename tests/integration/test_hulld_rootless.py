@@ -14,7 +14,8 @@ import pytest
 from hulld import NEEDS_ROOT, Failure, busybox_root, until
 from users import Place, UserManager
 
-pytestmark = NEEDS_ROOT
+# One worker has all of them: a user that ends takes all processes of his number along.
+pytestmark = [NEEDS_ROOT, pytest.mark.xdist_group("users")]
 ONE, TWO, POOR = 4101, 4102, 4103
 
 

@@ -7,7 +7,8 @@ from hulld import NEEDS_ROOT, manager, until  # noqa: F401 (a fixture)
 from test_hulld_rootless import ONE, made_manager, place, sh  # noqa: F401 (a fixture)
 from test_hulld_transfer import kill_worker, operation_of
 
-pytestmark = NEEDS_ROOT
+# One worker has all of them: a user that ends takes all processes of his number along.
+pytestmark = [NEEDS_ROOT, pytest.mark.xdist_group("users")]
 
 FILES = r"""
 set -e

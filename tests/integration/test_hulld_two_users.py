@@ -11,7 +11,8 @@ from test_hulld_rootless import ONE, TWO, made_manager, place, sh, status  # noq
 from test_hulld_user_network import AGENT, connect
 from test_hulld_vms import Existing
 
-pytestmark = NEEDS_ROOT
+# One worker has all of them: a user that ends takes all processes of his number along.
+pytestmark = [NEEDS_ROOT, pytest.mark.xdist_group("users")]
 PORT = 8090
 
 

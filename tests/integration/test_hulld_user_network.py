@@ -14,7 +14,8 @@ from test_hulld_networks import ONE, THREE, TOOL, TWO, make_host  # noqa: F401 (
 from test_hulld_vms import Existing
 from test_net_switch import Machine, Switch
 
-pytestmark = NEEDS_ROOT
+# One worker has all of them: a user that ends takes all processes of his number along.
+pytestmark = [NEEDS_ROOT, pytest.mark.xdist_group("users")]
 USER = 12345
 AGENT = BUILD / "bin/hull-agent"
 
