@@ -152,9 +152,9 @@ def test_many(manager):
 
 def test_objects(manager):
     manager.hull("volume", "create", "data", "--size", "10M")
-    manager.hull("volume", "resize", "default/data", "20M")
+    manager.hull("volume", "resize", "data", "20M")
     assert manager.json("volume", "info", "default/data")["size_bytes"] == 20 << 20
-    manager.hull("volume", "delete", "default/data")
+    manager.hull("volume", "delete", "data")
     manager.hull("profile", "create", "small", "memory=64M")
     manager.hull("profile", "set", "small", "memory=32M", "eth1.type=none")
     assert manager.json("profile", "info", "small")["config"] == {"memory": "32M"}

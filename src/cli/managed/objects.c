@@ -48,7 +48,8 @@ char *object_path(const struct object_kind *kind, const char *name)
 {
     const char *slash = strchr(name, '/');
     if (slash == NULL) {
-        return client_path(kind->collection, name, NULL);
+        return kind->folder != NULL ? client_path(kind->collection, kind->folder, name, NULL)
+                                    : client_path(kind->collection, name, NULL);
     }
     char *first = strndup(name, (size_t)(slash - name));
     char *path = first != NULL ? client_path(kind->collection, first, slash + 1, NULL) : NULL;

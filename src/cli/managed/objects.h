@@ -13,6 +13,7 @@ struct object_options {
 struct object_kind {
     const char *noun;       /* "network" */
     const char *collection; /* "/v1/networks" */
+    const char *folder;     /* the one meant by a name without any; NULL: names have none */
     const struct output_column *columns;
     const char *type_key, *default_type; /* what --type says; NULL: it has none */
     bool has_devices;                    /* DEVICE.PROPERTY=VALUE, too */
@@ -31,7 +32,7 @@ extern const struct option_spec object_show_table[], object_quiet_table[];
 /* Options, words, and the manager. As cli_words. */
 int object_begin(const struct verb *verb, int min, int max, int argc, char **argv, void *into,
                  int *out_count, struct client *client);
-/* Its address: "POOL/NAME" are two words of the path. The caller frees. */
+/* Its address: "POOL/NAME" are two words of the path, and so is NAME of a kind that has folders. The caller frees. */
 char *object_path(const struct object_kind *kind, const char *name);
 int object_list(const struct object_kind *kind, const struct verb *verb, int argc, char **argv);
 int object_create(const struct object_kind *kind, const struct verb *verb, int argc, char **argv);

@@ -79,6 +79,8 @@ const struct verb pool_verb = {
     .verbs = pool_verbs,
 };
 
+#define DEFAULT_POOL "default"
+
 static const struct output_column volume_columns[] = {{"name", "NAME"},
                                                       {"type", "TYPE"},
                                                       {"size_text", "SIZE"},
@@ -88,6 +90,7 @@ static const struct output_column volume_columns[] = {{"name", "NAME"},
 static const struct object_kind volume_kind = {
     .noun = "volume",
     .collection = "/v1/volumes",
+    .folder = DEFAULT_POOL,
     .columns = volume_columns,
 };
 
@@ -107,8 +110,8 @@ static const struct option_spec volume_table[] = {
 static const char *split(const char *word, char *out_pool, size_t size)
 {
     const char *slash = strchr(word, '/');
-    (void)snprintf(out_pool, size, "%.*s", slash != NULL ? (int)(slash - word) : 7,
-                   slash != NULL ? word : "default");
+    (void)snprintf(out_pool, size, "%.*s", slash != NULL ? (int)(slash - word) : 127,
+                   slash != NULL ? word : DEFAULT_POOL);
     return slash != NULL ? slash + 1 : word;
 }
 
@@ -193,9 +196,9 @@ const struct verb volume_create_verb = {
 
 const struct verb volume_info_verb = {
     .name = "volume info",
-    .arguments = "POOL/NAME",
+    .arguments = "[POOL/]NAME",
     .summary = "Show a volume",
-    .examples = "  hull volume info default/data\n",
+    .examples = "  hull volume info data\n",
     .options = object_show_table,
     .complete = "VOLUME",
     .run = volume_info_run,
@@ -203,9 +206,9 @@ const struct verb volume_info_verb = {
 
 const struct verb volume_resize_verb = {
     .name = "volume resize",
-    .arguments = "POOL/NAME SIZE",
+    .arguments = "[POOL/]NAME SIZE",
     .summary = "Make a volume larger",
-    .examples = "  hull volume resize default/data 40G\n",
+    .examples = "  hull volume resize data 40G\n",
     .options = object_quiet_table,
     .complete = "VOLUME",
     .run = volume_resize_run,
@@ -213,9 +216,9 @@ const struct verb volume_resize_verb = {
 
 const struct verb volume_move_verb = {
     .name = "volume move",
-    .arguments = "POOL/NAME POOL",
+    .arguments = "[POOL/]NAME POOL",
     .summary = "Move a volume to another pool",
-    .examples = "  hull volume move default/data fast\n",
+    .examples = "  hull volume move data fast\n",
     .options = object_quiet_table,
     .complete = "VOLUME",
     .run = volume_move_run,
@@ -223,9 +226,9 @@ const struct verb volume_move_verb = {
 
 const struct verb volume_delete_verb = {
     .name = "volume delete",
-    .arguments = "POOL/NAME...",
+    .arguments = "[POOL/]NAME...",
     .summary = "Delete volumes that no instance uses",
-    .examples = "  hull volume delete default/data\n",
+    .examples = "  hull volume delete data fast/shared\n",
     .options = object_quiet_table,
     .complete = "VOLUME",
     .run = volume_delete_run,
@@ -243,9 +246,9 @@ static const struct verb *const volume_verbs[] = {
 
 const struct verb volume_verb = {
     .name = "volume",
-    .arguments = "VERB [POOL/NAME]",
+    .arguments = "VERB [[POOL/]NAME]",
     .summary = "Disks and folders that instances share or outlive",
     .examples = "  hull volume create data --size 20G\n"
-                "  hull config web1 set data.type=disk data.volume=default/data\n",
+                "  hull config web1 set data.type=disk data.source=data\n",
     .verbs = volume_verbs,
 };
