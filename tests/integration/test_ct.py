@@ -525,9 +525,9 @@ ODD_NAMES = ["", ".", "..", "../x", "a/b", "a b", "-x", "x\n", "ü", "x" * 65, "
 
 
 @pytest.mark.parametrize("verb", ["create", "start", "stop", "restart", "pause", "resume", "delete", "info", "set", "exec", "shell", "console", "logs",
-                                  "snapshot", "clone", "upgrade"])
+                                  "snapshot", "clone", "upgrade", "checkpoint", "restore"])
 def test_bad_names(ct, verb):
-    words = {"create": ["--from", "bb", "--ip", "none"], "set": ["memory=64M"], "exec": ["true"], "clone": ["new"]}.get(verb, [])
+    words = {"create": ["--from", "bb", "--ip", "none"], "set": ["memory=64M"], "exec": ["true"], "clone": ["new"], "checkpoint": ["file"], "restore": ["file"]}.get(verb, [])
     for odd in ODD_NAMES:
         before = run_files(ct)
         said = ct.refused(verb, *(["create"] if verb == "snapshot" else []), *(["--"] if odd.startswith("-") and verb != "exec" else []), odd, *words,

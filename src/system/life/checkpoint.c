@@ -51,8 +51,15 @@ static int make_folder(const struct life *life, const char *name, char out_path[
                                                 : rc;
 }
 
+/* Is there such a container, and may the caller have that done? */
 static int check_caller(const struct life *life, const char *name, struct error *err)
 {
+    struct config *config;
+    int rc = config_load(&life->store, name, &config, err);
+    if (rc < 0) {
+        return rc;
+    }
+    config_destroy(config);
     return life->is_users ? error_set(err, EPERM,
                                       "container %s: checkpoints and their restore need root: criu "
                                       "does not work for ordinary users",

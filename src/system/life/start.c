@@ -213,6 +213,10 @@ int life_start_begin(const struct life *life, const char *name, struct life_star
 int life_start_locked(const struct life *life, const char *name, const char *images,
                       struct life_start *out, struct error *err)
 {
+    int rc = store_check_name("container", name, err);
+    if (rc < 0) { /* what is below removes folders */
+        return rc;
+    }
     if (life->keeper == NULL) {
         return error_set(err, ENOENT, "the program hull-ct-keeper is missing");
     }
@@ -220,7 +224,7 @@ int life_start_locked(const struct life *life, const char *name, const char *ima
     if (status != LIFE_STOPPED && status != LIFE_LOST) {
         return error_set(err, EALREADY, "container %s is %s", name, life_status_name(status));
     }
-    int rc = launch(life, name, images, out, err);
+    rc = launch(life, name, images, out, err);
     if (rc < 0 && life_status(life, name) == LIFE_STOPPED) { /* no keeper removes it */
         char folder[PATH_MAX];
         struct error ignored;
