@@ -42,8 +42,9 @@ def make_guest(*what):
 
 
 def pytest_collection_modifyitems(items):
-    """The longest first: else one worker is left with it at the end."""
-    items.sort(key=lambda item: "test_stress" not in item.nodeid)
+    """The longest first: else one worker is left with them at the end."""
+    long = ("test_stress", "test_fio_on_every_format", "test_killed_in_the_middle", "test_build")
+    items.sort(key=lambda item: not any(name in item.nodeid for name in long))
 
 
 def let_others_pass(folder):

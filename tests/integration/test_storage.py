@@ -228,7 +228,7 @@ def verify(boot, folder, kinds, mib, seconds, timeout):
 
 
 def test_fio_on_every_format(boot, tmp_path):
-    verify(boot, tmp_path, KINDS, 24, 0, 240)
+    verify(boot, tmp_path, KINDS, 8, 0, 240)
 
 
 @pytest.mark.long
@@ -334,7 +334,7 @@ def kill_in_the_middle(boot, folder, kinds, times, rng, most_seconds):
 
 
 def test_killed_in_the_middle_of_writes(boot, tmp_path):
-    kill_in_the_middle(boot, tmp_path, KILLED_KINDS, 2, random.Random(), 6)
+    kill_in_the_middle(boot, tmp_path, KILLED_KINDS, 1, random.Random(), 6)
 
 
 @pytest.mark.long

@@ -104,7 +104,8 @@ def stress(boot, tmp_path_factory, tmp_path, cpus, scale, seconds):
     disk.unlink()
 
 
-@pytest.mark.parametrize("cpus", [2, pytest.param(4, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("cpus", [2, 4])
 def test_one_pass(boot, tmp_path_factory, tmp_path, cpus):
     stress(boot, tmp_path_factory, tmp_path, cpus, 1, 0)
 
