@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import select
 import shutil
 import subprocess
 import sys
@@ -151,8 +152,11 @@ def command_of(pid):
 
 def end(pid):
     if command_of(pid).startswith(b"hull-dnsmasq:"):
+        pidfd = os.pidfd_open(pid)
         os.kill(pid, 9)
-        until(lambda: not command_of(pid))
+        # Its command line is gone before its sockets are.
+        assert select.select([pidfd], [], [], PATIENCE)[0]
+        os.close(pidfd)
 
 
 def until(condition):
