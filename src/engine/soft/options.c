@@ -84,15 +84,22 @@ static bool take_halt_poll(struct soft_vm *vm, const char *value, size_t length)
     return length && number <= SOFT_HALT_POLL_MAX_NS;
 }
 
+/* Which of the words it is; 'count': none. */
+static size_t find_word(const char *const words[], size_t count, const char *value, size_t length)
+{
+    size_t i = 0;
+    while (i < count && !is_word(words[i], value, length)) {
+        i++;
+    }
+    return i;
+}
+
 static bool take_windows(struct soft_vm *vm, const char *value, size_t length)
 {
     static const char *const names[] = {[SOFT_WINDOWS_AUTO] = "auto",
                                         [SOFT_WINDOWS_NEVER] = "off",
                                         [SOFT_WINDOWS_ALWAYS] = "always"};
-    size_t i = 0;
-    while (i < ARRAY_COUNT(names) && !is_word(names[i], value, length)) {
-        i++;
-    }
+    size_t i = find_word(names, ARRAY_COUNT(names), value, length);
     vm->windows = (enum soft_windows_policy)i;
     return i < ARRAY_COUNT(names);
 }
@@ -101,10 +108,7 @@ static bool take_jumps(struct soft_vm *vm, const char *value, size_t length)
 {
     static const char *const names[] = {
         [SOFT_JUMPS_AUTO] = "auto", [SOFT_JUMPS_FIT] = "fit", [SOFT_JUMPS_FREE] = "free"};
-    size_t i = 0;
-    while (i < ARRAY_COUNT(names) && !is_word(names[i], value, length)) {
-        i++;
-    }
+    size_t i = find_word(names, ARRAY_COUNT(names), value, length);
     vm->jumps = (enum soft_jumps_policy)i;
     return i < ARRAY_COUNT(names);
 }
