@@ -110,7 +110,8 @@ static const struct option_spec volume_table[] = {
 static const char *split(const char *word, char *out_pool, size_t size)
 {
     const char *slash = strchr(word, '/');
-    (void)snprintf(out_pool, size, "%.*s", slash != NULL ? (int)(slash - word) : 127,
+    (void)snprintf(out_pool, size, "%.*s",
+                   slash != NULL ? (int)(slash - word) : (int)strlen(DEFAULT_POOL),
                    slash != NULL ? word : DEFAULT_POOL);
     return slash != NULL ? slash + 1 : word;
 }
