@@ -229,6 +229,9 @@ int main(int argc, char **argv)
         }
     }
     if (command != NULL) {
+        if (options.is_behind_filter) {
+            install_filter();
+        }
         return command_measure(name, root, command, verify);
     }
     if (optind == argc) {

@@ -5,6 +5,7 @@
   make_guest.py OUT initrd cloud|generic   OUT/initrd-FLAVOUR    busybox and the virtio modules
                                            (686 is a flavour, too: a 32-bit kernel, and an initrd with a 32-bit busybox)
   make_guest.py OUT disk                   OUT/debian.raw        a Debian root file system with systemd
+  make_guest.py OUT podman                 OUT/podman.raw        the same with podman, and sessions of users
   make_guest.py OUT bench                  OUT/bench-root/       the programs that `make bench` measures, and their data
                                            OUT/bench.raw         the same as a disk
   make_guest.py OUT storage                OUT/storage-root/, OUT/storage.raw: the same with fio
@@ -35,6 +36,8 @@ MODULES = [
 DEBIAN_SUITE = "bookworm"
 DEBIAN_INCLUDE = ["systemd-sysv", "udev", "iproute2", "busybox", "procps"]
 DISK_SIZE_MIB = 1024
+PODMAN_INCLUDE = [*DEBIAN_INCLUDE, "podman", "crun", "uidmap", "dbus-user-session", "libpam-systemd"]
+PODMAN_SIZE_MIB = 2048
 
 # Root file systems of programs, without an init: for the benchmarks, and for tests/stress.
 PROGRAMS = {
@@ -172,8 +175,8 @@ def make_initrd(out, flavour):
         os.rename(unfinished, initrd)
 
 
-def make_disk(out):
-    disk = out / "debian.raw"
+def make_disk(out, name, include, size_mib):
+    disk = out / f"{name}.raw"
     sources = [HERE / "debian-customize", pathlib.Path(__file__)]
     if disk.exists() and all(disk.stat().st_mtime > s.stat().st_mtime for s in sources):
         return
@@ -182,13 +185,13 @@ def make_disk(out):
         scratch.chmod(0o755)
         tarball = scratch / "root.tar"
         print("making a Debian root file system (half a minute or so)", flush=True)
-        run("mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(DEBIAN_INCLUDE)}",
+        run("mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(include)}",
             "--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*",
             "--dpkgopt=path-exclude=/usr/share/locale/*",
             f"--customize-hook={HERE / 'debian-customize'} \"$1\"", DEBIAN_SUITE, tarball)
-        unfinished = scratch / "debian.raw"
+        unfinished = scratch / disk.name
         with open(unfinished, "wb") as file:
-            file.truncate(DISK_SIZE_MIB << 20)
+            file.truncate(size_mib << 20)
         # fakeroot: the tree's owners and device nodes reach the image without being root here.
         run("fakeroot", "sh", "-ec",
             'mkdir "$1/root"; tar -C "$1/root" -xf "$2"; /sbin/mke2fs -q -t ext4 -L debian -d "$1/root" "$3"',
@@ -231,7 +234,7 @@ def make_programs(out, name):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=pathlib.Path)
-    parser.add_argument("what", choices=["kernel", "initrd", "disk", *PROGRAMS])
+    parser.add_argument("what", choices=["kernel", "initrd", "disk", "podman", *PROGRAMS])
     parser.add_argument("flavour", nargs="?", choices=list(METAPACKAGES), default="cloud")
     arguments = parser.parse_args()
     out = arguments.out.resolve()
@@ -242,7 +245,9 @@ def main():
         elif arguments.what == "initrd":
             make_initrd(out, arguments.flavour)
         elif arguments.what == "disk":
-            make_disk(out)
+            make_disk(out, "debian", DEBIAN_INCLUDE, DISK_SIZE_MIB)
+        elif arguments.what == "podman":
+            make_disk(out, "podman", PODMAN_INCLUDE, PODMAN_SIZE_MIB)
         else:
             make_programs(out, arguments.what)
     except subprocess.CalledProcessError as error:
