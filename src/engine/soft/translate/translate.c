@@ -200,7 +200,7 @@ static void emit_one(struct translation *t, const struct native_insn *n, bool is
     uint32_t first_slow = t->slow_count;
     t->kept_group = t->scratch_group;
     t->scratch_group = NATIVE_NO_GROUP;
-    t->has_guess = t->guesses_windows && native_guess_window(&t->guess, n, &t->guessed_slot);
+    t->has_guess = t->guesses_windows && native_guess_window(&t->guess, n, &t->guessed_role);
     if (n->row->is_vector && n->kind != NATIVE_INTERPRET) {
         emit_vectors(t, n);
         first_slow = t->slow_count;

@@ -82,8 +82,8 @@ struct translation {
     /* The same of R15, after this instruction and before it: only instructions that leave R15 alone keep it. */
     uint8_t scratch_group, kept_group;
     bool guesses_windows; /* which one an address is in */
-    bool has_guess;       /* of the access here: it is 'guessed_slot' */
-    uint8_t guessed_slot;
+    bool has_guess;       /* of the window of the access here: it is that of 'guessed_role' */
+    uint8_t guessed_role;
     int32_t operand_disp;  /* of the operand from R14 */
     int32_t stack_pending; /* what RSP has still to move by, see native_emit_move_stack */
     uint32_t exit_count;
