@@ -161,9 +161,9 @@ struct soft_x87_model {
 
 struct soft_native_jump {
     uint64_t rip;
-    uint64_t tag; /* mode and epoch; 0: empty */
-    const uint8_t *code;
-    struct native_block *block;
+    uint64_t tag;              /* mode and epoch; 0: empty */
+    const uint8_t *code;       /* with the status flags in 'status' */
+    const uint8_t *flags_code; /* with them in the host's */
 };
 
 /* By bits 55:40 of an address: what lies higher makes a host address that is not canonical. */
@@ -352,7 +352,8 @@ struct soft_vcpu {
     struct x86_decode_cache decode_cache;
     uint32_t native_jump_patience; /* hits beside their place until the next one gets it */
     struct soft_native_jump native_jump[NATIVE_JUMP_SIZE] __attribute__((aligned(64)));
-    uint64_t window_table[SOFT_WINDOW_SLOTS]; /* windows.h */
+    uint32_t native_jump_block[NATIVE_JUMP_SIZE]; /* their blocks; 0: none */
+    uint64_t window_table[SOFT_WINDOW_SLOTS];     /* windows.h */
     struct soft_tlb tlbs[SOFT_TLB_MODES];
     struct soft_code_page code_page[SOFT_CODE_PAGES];
     uint64_t code_page_epoch; /* raised with each flush */

@@ -182,7 +182,8 @@ void native_begin_window_access(struct translation *t)
         struct slow_path *slow = native_add_slow(t, SLOW_WINDOW);
         slow->window = t->e.at;
         slow->stack_pending = t->stack_pending;
-        slow->saves_flags = t->source->insn[t->index].live_before && !(t->flags & FLAGS_SAVED);
+        slow->saves_flags = t->source->insn[t->index].live_before && !(t->flags & FLAGS_SAVED) &&
+                            !slow->makes_flags;
     }
 }
 

@@ -286,6 +286,7 @@ static const char *check_table(const struct verify_state *state, const struct ve
         {jump, MEMBER(soft_native_jump, rip), NATIVE_JUMP_MASK + 1, VERIFY_FORM_JUMP},
         {jump, MEMBER(soft_native_jump, tag), NATIVE_JUMP_MASK + 1, VERIFY_FORM_JUMP},
         {jump, MEMBER(soft_native_jump, code), NATIVE_JUMP_MASK + 1, VERIFY_FORM_JUMP},
+        {jump, MEMBER(soft_native_jump, flags_code), NATIVE_JUMP_MASK + 1, VERIFY_FORM_JUMP},
     };
     if (out->offset == offsetof(struct soft_vcpu, window_table)) {
         out->form = VERIFY_FORM_WINDOW;
@@ -426,7 +427,9 @@ const char *verify_indirect_jump(const struct verify_insn *at, const struct veri
     if (fault) {
         return fault;
     }
-    if (memory.form != VERIFY_FORM_JUMP || memory.offset != MEMBER(soft_native_jump, code)) {
+    if (memory.form != VERIFY_FORM_JUMP ||
+        (memory.offset != MEMBER(soft_native_jump, code) &&
+         memory.offset != MEMBER(soft_native_jump, flags_code))) {
         return "it jumps elsewhere than through the jump cache";
     }
     if ((state->reg[memory.index].rights & both) != both) {

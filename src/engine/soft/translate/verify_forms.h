@@ -12,11 +12,11 @@ enum verify_kind {
     VERIFY_INDEX,    /* the same, and equal to (register 'of', low 32 bits) >> 'shift' & 'bits' */
     VERIFY_DIFFERENCE, /* what was in the register, minus the tag of the TLB entry at index 'of'; at most 'bits' */
     VERIFY_HOST, /* host address: bytes 'low' to 'high' - 1 from there are of one guest page */
-    VERIFY_WINDOW_BITS,    /* bits 63:40 of register 'of', in the lowest bits */
-    VERIFY_WINDOW_INDEX,   /* bits 55:40 of it */
+    VERIFY_WINDOW_BITS,  /* bits 63:40 of register 'of', in the lowest bits */
+    VERIFY_WINDOW_INDEX, /* bits 55:40 of it */
     VERIFY_WINDOW_GUESSED, /* bits 47:40 of it are those of window_role_slot['bits']; in the lowest bits as well */
-    VERIFY_WINDOW,         /* what has to be added to it */
-    VERIFY_JUMP_TAG,       /* the tag of the jump cache's entry at index 'of' */
+    VERIFY_WINDOW,   /* what has to be added to it */
+    VERIFY_JUMP_TAG, /* the tag of the jump cache's entry at index 'of' */
 };
 
 /* 'rights' of DIFFERENCE and HOST. */
