@@ -127,7 +127,7 @@ def main():
     with tempfile.TemporaryDirectory(dir=build) as scratch:
         for cpus, names in suites.items():
             suite = Suite(monitors, guests, scratch, hull_bench, cpus, names, show)
-            results[cpus], reports, busy = suite.measure(arguments.rounds, 50 if arguments.quick else 100)
+            results[cpus], reports, busy = suite.measure(arguments.rounds, 50 if arguments.quick else 500)
             clocks += [(right, f"{text} ({cpus} vCPU)") for right, text in reports]
             if cpus == 1:
                 memory = busy

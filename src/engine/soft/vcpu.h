@@ -161,14 +161,20 @@ struct soft_x87_model {
 
 struct soft_native_jump {
     uint64_t rip;
-    uint64_t tag; /* mode and epoch; 0: empty */
-    const uint8_t *code;
-    struct native_block *block;
+    uint64_t tag;              /* mode and epoch; 0: empty */
+    const uint8_t *code;       /* with the status flags in 'status' */
+    const uint8_t *flags_code; /* with them in the host's */
 };
 
 /* By bits 55:40 of an address: what lies higher makes a host address that is not canonical. */
 #define SOFT_WINDOW_SHIFT 40
 #define SOFT_WINDOW_SLOTS 65536u
+
+/* Windows by what a process has them for rather than by where they are, which differs from process to process where layouts are
+ * random: its first ones in the order of their addresses (program and heap; libraries), and the last one (the stack). Blocks that
+ * processes share guess these. */
+#define SOFT_WINDOW_ROLES     4u
+#define SOFT_WINDOW_ROLE_LAST (SOFT_WINDOW_ROLES - 1)
 
 /* Results of CPUID, for translated code: by the sum of leaf and subleaf. Those of no use are of a leaf that is looked for
  * elsewhere. */
@@ -215,6 +221,8 @@ struct soft_vcpu {
     uint32_t native_epoch[2]; /* of the halves of the address space; translate/block_table.c */
     uint64_t
         native_page; /* what blocks' RIPs lack: the page's number (address >> 12), of shared ones; or 0 */
+    uint64_t window_role_add[SOFT_WINDOW_ROLES]; /* the elements of window_table at ... */
+    uint8_t window_role_slot[SOFT_WINDOW_ROLES]; /* ... these bits 47:40 of addresses */
     uint64_t native_group[16]; /* host addresses of groups of accesses in the block that runs */
     uint64_t rip;              /* between blocks */
     uint32_t flags;            /* RFLAGS without the status flags */
@@ -344,7 +352,8 @@ struct soft_vcpu {
     struct x86_decode_cache decode_cache;
     uint32_t native_jump_patience; /* hits beside their place until the next one gets it */
     struct soft_native_jump native_jump[NATIVE_JUMP_SIZE] __attribute__((aligned(64)));
-    uint64_t window_table[SOFT_WINDOW_SLOTS]; /* windows.h */
+    uint32_t native_jump_block[NATIVE_JUMP_SIZE]; /* their blocks; 0: none */
+    uint64_t window_table[SOFT_WINDOW_SLOTS];     /* windows.h */
     struct soft_tlb tlbs[SOFT_TLB_MODES];
     struct soft_code_page code_page[SOFT_CODE_PAGES];
     uint64_t code_page_epoch; /* raised with each flush */

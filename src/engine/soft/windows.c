@@ -29,6 +29,12 @@
 /* A signal and its return, beside what is measured. */
 #define SIGNAL_CYCLES 15000u
 
+/* Where user space ends, and how near to that Linux puts a process's first stack. */
+#define USER_END (1ull << 47)
+#define STACKS   (16ull << 30)
+/* Bits 47:40 of addresses that are none of user space. */
+#define NO_SLOT 0xffu
+
 static uint64_t guard_entry(const struct soft_windows *w, uint64_t slot)
 {
     return (uint64_t)(uintptr_t)w->guard - (slot << SOFT_WINDOW_SHIFT);
@@ -140,6 +146,38 @@ void soft_windows_writes_dropped(struct soft_vcpu *v, const uint8_t *hva)
     }
 }
 
+/* Roles that no window has are those of an element of the table without one. */
+static void load_roles(struct soft_vcpu *v, const struct window_space *space)
+{
+    uint32_t from = 0;
+    for (uint32_t role = 0; role < SOFT_WINDOW_ROLES; role++) {
+        uint32_t first = NO_SLOT, last = NO_SLOT;
+        for (uint32_t i = 0; i < space->window_count; i++) {
+            uint32_t slot = space->window[i].slot;
+            first = slot >= from && slot < first ? slot : first;
+            last = last == NO_SLOT || slot > last ? slot : last;
+        }
+        from = MIN(first + 1, NO_SLOT);
+        uint32_t slot = role == SOFT_WINDOW_ROLE_LAST ? last : first;
+        v->window_role_slot[role] = (uint8_t)slot;
+        v->window_role_add[role] = v->window_table[slot];
+    }
+}
+
+bool soft_windows_find_role(const struct soft_vcpu *v, uint64_t gva, uint8_t *out_role)
+{
+    uint64_t slot = gva >> SOFT_WINDOW_SHIFT;
+    bool is_stack =
+        gva - (USER_END - STACKS) < STACKS && slot == v->window_role_slot[SOFT_WINDOW_ROLE_LAST];
+    for (uint8_t role = is_stack ? SOFT_WINDOW_ROLE_LAST : 0; role < SOFT_WINDOW_ROLES; role++) {
+        if (slot == v->window_role_slot[role]) {
+            *out_role = role;
+            return true;
+        }
+    }
+    return false;
+}
+
 static void load(struct soft_vcpu *v, struct window_space *space)
 {
     struct soft_windows *w = v->windows;
@@ -156,6 +194,7 @@ static void load(struct soft_vcpu *v, struct window_space *space)
         v->window_table[window->slot] =
             (uint64_t)(uintptr_t)window->base - ((uint64_t)window->slot << SOFT_WINDOW_SHIFT);
     }
+    load_roles(v, space);
     w->loaded = space;
 }
 

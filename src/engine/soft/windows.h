@@ -48,6 +48,8 @@ void soft_windows_page_dropped(struct soft_vcpu *v, uint64_t gva, bool is_large)
 void soft_windows_writes_dropped(struct soft_vcpu *v, const uint8_t *hva);
 /* A block is translated for the current space. False: there are so many that short code is better than code with short latencies. */
 bool soft_windows_count_block(struct soft_vcpu *v);
+/* What the window of 'gva' is to the process that runs: see vcpu.h. False: nothing that code would guess. */
+bool soft_windows_find_role(const struct soft_vcpu *v, uint64_t gva, uint8_t *out_role);
 /* Where the host has what is at 'gva' of the space that runs, or NULL: it is in no window now. */
 const uint8_t *soft_windows_peek(struct soft_vcpu *v, uint64_t gva);
 /* An interrupt has come while user code ran. */

@@ -106,11 +106,13 @@ static size_t check_cache(const struct soft_vcpu *v)
     assert_int_equal(in_hash, in_pages);
     assert_int_equal(crossings, 0);
     for (size_t i = 0; i < NATIVE_JUMP_SIZE; i++) {
-        const struct native_block *block = v->native_jump[i].block;
-        if (block) {
+        const struct native_block *block = native_at(n, v->native_jump_block[i]);
+        if (v->native_jump_block[i]) {
             assert_true(has_block(n, block));
             assert_ptr_equal(v->native_jump[i].code,
                              native_executable(n, native_entry_saved(n, block)));
+            assert_ptr_equal(v->native_jump[i].flags_code,
+                             native_executable(n, native_entry(n, block)));
         }
     }
     return in_hash;

@@ -150,12 +150,13 @@ static void test_broken_windows(void **state)
     refused(b, "address is not checked");
 }
 
-/* rorx, cmp with 'slot', jne, mov of 'base', access; or another one instead of one of them. */
-static void guess(struct bench *b, uint8_t slot, int32_t base, uint8_t condition, uint8_t shift)
+/* rorx, cmp with the slot of a role, jne, mov of 'base', access; or another one instead of one of them. */
+static void guess(struct bench *b, uint32_t role, int32_t base, uint8_t condition, uint8_t shift)
 {
     begin_windows(b);
     PUT(b, RORX, shift);
-    PUT(b, 0x41, 0x80, 0xff, slot); /* cmp r15b, slot */
+    PUT(b, 0x44, 0x3a, 0x7c, 0x24,
+        (uint8_t)(VCPU_FIELD(window_role_slot) + (int32_t)role)); /* cmp r15b, [] */
     uint8_t *other = emit_jcc(&b->e, condition);
     emit_op_base(&b->e, HOST_OP_MOV_REG_RM, R15, HOST_RSP, base);
     uint8_t *after = b->e.at;
@@ -170,22 +171,22 @@ static void guess(struct bench *b, uint8_t slot, int32_t base, uint8_t condition
 static void test_guesses(void **state)
 {
     struct bench *b = *state;
-    int32_t base = VCPU_FIELD(window_table);
-    for (uint32_t slot = 0; slot < 128; slot++) {
-        guess(b, (uint8_t)slot, base + 8 * (int32_t)slot, HOST_IF_NOT_EQUAL, SOFT_WINDOW_SHIFT);
+    int32_t base = VCPU_FIELD(window_role_add);
+    for (uint32_t role = 0; role < SOFT_WINDOW_ROLES; role++) {
+        guess(b, role, base + 8 * (int32_t)role, HOST_IF_NOT_EQUAL, SOFT_WINDOW_SHIFT);
         accepted(b);
     }
-    guess(b, 85, base + 8 * 85, HOST_IF_EQUAL, SOFT_WINDOW_SHIFT);
+    guess(b, 1, base + 8, HOST_IF_EQUAL, SOFT_WINDOW_SHIFT);
     refused(b, "address is not checked");
-    guess(b, 85, base + 8 * 85, HOST_IF_ABOVE, SOFT_WINDOW_SHIFT);
+    guess(b, 1, base + 8, HOST_IF_ABOVE, SOFT_WINDOW_SHIFT);
     refused(b, "address is not checked");
-    guess(b, 84, base + 8 * 85, HOST_IF_NOT_EQUAL, SOFT_WINDOW_SHIFT);
+    guess(b, 0, base + 8, HOST_IF_NOT_EQUAL, SOFT_WINDOW_SHIFT);
     refused(b, "address is not checked");
-    guess(b, 85, base + 8 * 85 + 4, HOST_IF_NOT_EQUAL, SOFT_WINDOW_SHIFT);
+    guess(b, 1, base + 8 + 4, HOST_IF_NOT_EQUAL, SOFT_WINDOW_SHIFT);
     refused(b, "address is not checked");
-    guess(b, 85, base + 8 * 85, HOST_IF_NOT_EQUAL, SOFT_WINDOW_SHIFT + 1);
+    guess(b, 1, base + 8, HOST_IF_NOT_EQUAL, SOFT_WINDOW_SHIFT + 1);
     refused(b, "address is not checked");
-    guess(b, 0, base + 8 * 128, HOST_IF_NOT_EQUAL, SOFT_WINDOW_SHIFT);
+    guess(b, 1, WINDOW + 8 * 85, HOST_IF_NOT_EQUAL, SOFT_WINDOW_SHIFT);
     refused(b, "not for blocks");
 }
 

@@ -347,13 +347,19 @@ static bool is_jump_live(const struct soft_native *n, const struct soft_native_j
     return jump->tag && jump->tag == native_tag(n, mode);
 }
 
+static void move_jump(struct soft_vcpu *v, size_t to, size_t from)
+{
+    v->native_jump[to] = v->native_jump[from];
+    v->native_jump_block[to] = v->native_jump_block[from];
+}
+
 /* The place of 'index' for another target: what is there goes to one beside it. */
-static struct soft_native_jump *vacate_jump(struct soft_vcpu *v, size_t index, uint64_t rip)
+static void vacate_jump(struct soft_vcpu *v, size_t index, uint64_t rip)
 {
     struct soft_native *n = v->native;
-    struct soft_native_jump *first = &v->native_jump[index];
+    const struct soft_native_jump *first = &v->native_jump[index];
     if (!is_jump_live(n, first) || first->rip == rip) {
-        return first;
+        return;
     }
     size_t way = 1;
     while (way < NATIVE_JUMP_WAYS && is_jump_live(n, &v->native_jump[index ^ way])) {
@@ -362,15 +368,16 @@ static struct soft_native_jump *vacate_jump(struct soft_vcpu *v, size_t index, u
     if (way == NATIVE_JUMP_WAYS) {
         way = 1 + n->jump_turn++ % (NATIVE_JUMP_WAYS - 1);
     }
-    v->native_jump[index ^ way] = *first;
-    return first;
+    move_jump(v, index ^ way, index);
 }
 
 static void put_first(struct soft_vcpu *v, size_t at, size_t index)
 {
     struct soft_native_jump first = v->native_jump[index];
-    v->native_jump[index] = v->native_jump[at];
+    uint32_t block = v->native_jump_block[index];
+    move_jump(v, index, at);
     v->native_jump[at] = first;
+    v->native_jump_block[at] = block;
 }
 
 /* The jump cache leads from RIP to 'block' now. */
@@ -380,12 +387,15 @@ static void keep_jump(struct soft_vcpu *v, struct native_block *block, uint32_t 
     bool is_other = block->jump_count && block->jump_page != page;
     block->jump_count = is_other ? NATIVE_JUMP_MANY : MAX(block->jump_count, 1);
     block->jump_page = page;
-    *vacate_jump(v, native_jump_index(v->rip, mode), v->rip) = (struct soft_native_jump){
+    size_t index = native_jump_index(v->rip, mode);
+    vacate_jump(v, index, v->rip);
+    v->native_jump[index] = (struct soft_native_jump){
         .rip = v->rip,
         .tag = native_tag(v->native, mode),
         .code = native_executable(v->native, native_entry_saved(v->native, block)),
-        .block = block,
+        .flags_code = native_executable(v->native, native_entry(v->native, block)),
     };
+    v->native_jump_block[index] = native_ref_of(v->native, block);
 }
 
 /* The mode of the block that is to be run at RIP. */
@@ -409,8 +419,9 @@ static struct native_block *find_in_mode(struct soft_vcpu *v, uint32_t mode)
     }
     const struct soft_native_jump *jump = native_find_jump(v, v->rip, mode);
     if (jump) {
-        struct native_block *block = jump->block;
-        put_first(v, (size_t)(jump - v->native_jump), native_jump_index(v->rip, mode));
+        size_t at = (size_t)(jump - v->native_jump);
+        struct native_block *block = native_at(v->native, v->native_jump_block[at]);
+        put_first(v, at, native_jump_index(v->rip, mode));
         return block;
     }
     struct native_block *block = find_or_translate(v, mode, true);

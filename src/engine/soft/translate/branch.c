@@ -198,7 +198,12 @@ static void emit_indirect(struct translation *t, int32_t stack_change)
     slow->jump = emit_jcc(e, HOST_IF_NOT_EQUAL);
     slow->stack_change = stack_change;
     slow->tag = rip; /* where the target is to be had again */
-    emit_jmp_table(e, SCRATCH, jump + (int32_t)offsetof(struct soft_native_jump, code));
+    int32_t code = (int32_t)offsetof(struct soft_native_jump, code);
+    if (native_makes_flags(t)) {
+        native_emit_flags_again(t, t->index, stack_change, ADDRESS);
+        code = (int32_t)offsetof(struct soft_native_jump, flags_code);
+    }
+    emit_jmp_table(e, SCRATCH, jump + code);
 }
 
 /* The operand of an indirect branch into R14. */

@@ -261,10 +261,10 @@ void native_cache_unbind_epochs(struct soft_native *n)
     }
 }
 
-static void forget_jump(struct soft_native_jump *jump)
+static void forget_jump(struct soft_vcpu *v, size_t index)
 {
-    jump->block = NULL;
-    jump->tag = 0; /* no tag of any mode: epochs begin with 1 */
+    v->native_jump_block[index] = 0;
+    v->native_jump[index].tag = 0; /* no tag of any mode: epochs begin with 1 */
 }
 
 /* A shared block may be in the jump cache by several addresses. */
@@ -280,9 +280,8 @@ static void forget_jumps(struct soft_vcpu *v, const struct native_block *block)
         uint64_t at = rip | (uint64_t)page << GUEST_PAGE_SHIFT;
         size_t index = native_jump_index(at, block->mode);
         for (size_t way = 0; way < NATIVE_JUMP_WAYS; way++) {
-            struct soft_native_jump *jump = &v->native_jump[index ^ way];
-            if (jump->block == block) {
-                forget_jump(jump);
+            if (v->native_jump_block[index ^ way] == native_ref_of(v->native, block)) {
+                forget_jump(v, index ^ way);
             }
         }
     }
@@ -349,9 +348,9 @@ static void begin_region(struct soft_vcpu *v)
         ref += (native_ref)description_size(block);
     }
     for (size_t i = 0; i < NATIVE_JUMP_SIZE; i++) {
-        const struct native_block *block = v->native_jump[i].block;
-        if (block && native_is_within(&gone, native_ref_of(n, block))) {
-            forget_jump(&v->native_jump[i]);
+        native_ref block = v->native_jump_block[i];
+        if (block && native_is_within(&gone, block)) {
+            forget_jump(v, i);
         }
     }
     note_all_begins(n);

@@ -182,7 +182,8 @@ void native_begin_window_access(struct translation *t)
         struct slow_path *slow = native_add_slow(t, SLOW_WINDOW);
         slow->window = t->e.at;
         slow->stack_pending = t->stack_pending;
-        slow->saves_flags = t->source->insn[t->index].live_before && !(t->flags & FLAGS_SAVED);
+        slow->saves_flags = t->source->insn[t->index].live_before && !(t->flags & FLAGS_SAVED) &&
+                            !slow->makes_flags;
     }
 }
 
@@ -200,17 +201,19 @@ static void emit_window(struct translation *t, uint8_t reg)
     native_begin_window_access(t);
     if (t->has_guess && !(t->flags & FLAGS_HOST)) {
         emit_rorx(e, true, SCRATCH, reg, SOFT_WINDOW_SHIFT);
-        emit_fit(e, 4 + EMIT_JCC_SIZE);
-        emit8(
-            e,
-            0x41); /* cmp r15b, slot: the other bits of an address in a window are 0, and see windows.h */
-        emit8(e, 0x80);
-        emit8(e, 0xff);
-        emit8(e, t->guessed_slot);
+        emit_fit(e, 5 + EMIT_JCC_SIZE);
+        _Static_assert(VCPU_FIELD(window_role_slot[SOFT_WINDOW_ROLE_LAST]) < 128, "one byte");
+        /* cmp r15b, [its slot]: the other bits of an address in a window are 0, and see windows.h. */
+        emit_insn(e, &(struct host_insn){.opcode = 0x3a,
+                                         .reg = SCRATCH,
+                                         .is_memory = true,
+                                         .base = HOST_RSP,
+                                         .index = HOST_NONE,
+                                         .disp = VCPU_FIELD(window_role_slot) + t->guessed_role});
         struct slow_path *slow = native_add_slow(t, SLOW_GUESS);
         slow->jump = emit_jcc(e, HOST_IF_NOT_EQUAL);
         emit_op_base(e, HOST_OP_MOV_REG_RM, SCRATCH, HOST_RSP,
-                     VCPU_FIELD(window_table) + 8 * t->guessed_slot);
+                     VCPU_FIELD(window_role_add) + 8 * t->guessed_role);
         slow->after = e->at;
         return;
     }

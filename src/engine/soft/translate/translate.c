@@ -86,7 +86,7 @@ void native_restore_flags(struct emitter *e, uint8_t scratch)
 /* Before code that spoils the host's flags. */
 void native_give_up_flags(struct translation *t, uint32_t live)
 {
-    if (live && !(t->flags & FLAGS_SAVED)) {
+    if (live && !(t->flags & FLAGS_SAVED) && !native_find_flags_again(t)) {
         native_save_flags(t);
     }
     t->flags &= ~FLAGS_HOST;
@@ -103,7 +103,8 @@ void native_want_flags(struct translation *t, uint8_t scratch)
 struct slow_path *native_add_slow(struct translation *t, enum slow_kind kind)
 {
     struct slow_path *slow = &t->slow[t->slow_count++];
-    *slow = (struct slow_path){.kind = kind, .index = t->index};
+    *slow =
+        (struct slow_path){.kind = kind, .index = t->index, .makes_flags = native_makes_flags(t)};
     return slow;
 }
 
@@ -200,7 +201,7 @@ static void emit_one(struct translation *t, const struct native_insn *n, bool is
     uint32_t first_slow = t->slow_count;
     t->kept_group = t->scratch_group;
     t->scratch_group = NATIVE_NO_GROUP;
-    t->has_guess = t->guesses_windows && native_guess_window(&t->guess, n, &t->guessed_slot);
+    t->has_guess = t->guesses_windows && native_guess_window(&t->guess, n, &t->guessed_role);
     if (n->row->is_vector && n->kind != NATIVE_INTERPRET) {
         emit_vectors(t, n);
         first_slow = t->slow_count;
@@ -312,6 +313,14 @@ static void emit_one(struct translation *t, const struct native_insn *n, bool is
     }
 }
 
+static void make_flags(struct translation *t, const struct slow_path *slow)
+{
+    if (slow->makes_flags) {
+        native_emit_flags_again(t, slow->index, slow->stack_change, SCRATCH);
+        native_save_flags(t);
+    }
+}
+
 /* A miss of the TLB: has it filled and tries again. */
 static void emit_fill(struct translation *t, const struct slow_path *slow)
 {
@@ -362,6 +371,7 @@ static void emit_slow_paths(struct translation *t)
             if (slow->retry) {
                 emit_fill(t, slow);
             }
+            make_flags(t, slow);
             native_emit_count(t, native_left(t, slow->index));
             emit_bind(emit_call(e), slow->may_fault || slow->is_in_group ? t->native->page_fault
                                                                          : t->native->interpret);
@@ -399,6 +409,7 @@ static void emit_slow_paths(struct translation *t)
             break;
         case SLOW_BUDGET:
         case SLOW_EXIT:
+            make_flags(t, slow);
             native_emit_count(t, native_left(t, slow->index));
             emit_bind(emit_call(e), t->native->exit_at);
             emit64(e, native_rip(t->source, slow->index));
@@ -412,6 +423,7 @@ static void emit_slow_paths(struct translation *t)
             e->fits_jumps = false;
             break;
         case SLOW_INDIRECT:
+            make_flags(t, slow);
             emit_op_base(e, HOST_OP_MOV_RM_REG, ADDRESS, HOST_RSP, VCPU_FIELD(native_target));
             emit_bind(emit_call(e),
                       t->is_shared ? t->native->indirect_shared : t->native->indirect);

@@ -44,6 +44,7 @@ struct slow_path {
     bool is_in_group; /* later accesses need a check that fails here */
     uint8_t *window;  /* SLOW_WINDOW: from here on the access may fault on the host */
     bool saves_flags; /* they are in the host's only */
+    bool makes_flags; /* they are nowhere, and made again */
 };
 
 static inline uint8_t native_home(uint8_t guest_reg)
@@ -72,8 +73,10 @@ struct translation {
     bool is_intel; /* the guest's CPU */
     struct soft_x87_model x87;
     uint32_t index;
-    uint32_t flags;            /* FLAGS_* */
-    bool has_vectors, has_x87; /* are in the host's registers */
+    uint32_t flags;                        /* FLAGS_* */
+    const struct native_insn *flags_again; /* see flags_again.c; NULL: none */
+    uint32_t flags_again_from;             /* instruction */
+    bool has_vectors, has_x87;             /* are in the host's registers */
     bool needs_poll;
     bool is_shared;
     bool counts;             /* icount.h */
@@ -82,8 +85,8 @@ struct translation {
     /* The same of R15, after this instruction and before it: only instructions that leave R15 alone keep it. */
     uint8_t scratch_group, kept_group;
     bool guesses_windows; /* which one an address is in */
-    bool has_guess;       /* of the access here: it is 'guessed_slot' */
-    uint8_t guessed_slot;
+    bool has_guess;       /* of the window of the access here: it is that of 'guessed_role' */
+    uint8_t guessed_role;
     int32_t operand_disp;  /* of the operand from R14 */
     int32_t stack_pending; /* what RSP has still to move by, see native_emit_move_stack */
     uint32_t exit_count;
@@ -127,6 +130,16 @@ void native_restore_flags(struct emitter *e, uint8_t scratch);
 void native_give_up_flags(struct translation *t, uint32_t live);
 void native_want_flags(struct translation *t, uint8_t scratch);
 struct slow_path *native_add_slow(struct translation *t, enum slow_kind kind);
+/* flags_again.c. Need the flags here not be saved, as the rest of the block has no use for them and can make them again? */
+bool native_find_flags_again(struct translation *t);
+/* Is it so, and have the host's been given up? */
+static inline bool native_makes_flags(const struct translation *t)
+{
+    return t->flags_again && t->index >= t->flags_again_from &&
+           !(t->flags & (FLAGS_HOST | FLAGS_SAVED));
+}
+/* Makes them in the host's as they are before instruction 'index', when RSP has been moved by 'moved' bytes since. */
+void native_emit_flags_again(struct translation *t, uint32_t index, int32_t moved, uint8_t scratch);
 /* With windows: what follows may fault on the host, in the instruction here. */
 void native_begin_window_access(struct translation *t);
 /* Before the address of the instruction's operand is made: that may spoil the host's flags. */

@@ -43,7 +43,8 @@ static const struct field fields[] = {
     VCPU_RIGHTS(native_epoch[0], READ),
     VCPU_RIGHTS(native_epoch[1], READ),
     VCPU_RIGHTS(native_tag, READ),
-    {offsetof(struct soft_vcpu, window_table), 8 * VERIFY_WINDOWS, READ},
+    VCPU_RIGHTS(window_role_slot, READ),
+    VCPU_RIGHTS(window_role_add, READ),
     VCPU_RIGHTS(native_page, READ | WRITE),
     VCPU_RIGHTS(native_target, READ | WRITE),
     VCPU_RIGHTS(native_x87_live, READ),
@@ -285,6 +286,7 @@ static const char *check_table(const struct verify_state *state, const struct ve
         {jump, MEMBER(soft_native_jump, rip), NATIVE_JUMP_MASK + 1, VERIFY_FORM_JUMP},
         {jump, MEMBER(soft_native_jump, tag), NATIVE_JUMP_MASK + 1, VERIFY_FORM_JUMP},
         {jump, MEMBER(soft_native_jump, code), NATIVE_JUMP_MASK + 1, VERIFY_FORM_JUMP},
+        {jump, MEMBER(soft_native_jump, flags_code), NATIVE_JUMP_MASK + 1, VERIFY_FORM_JUMP},
     };
     if (out->offset == offsetof(struct soft_vcpu, window_table)) {
         out->form = VERIFY_FORM_WINDOW;
@@ -425,7 +427,9 @@ const char *verify_indirect_jump(const struct verify_insn *at, const struct veri
     if (fault) {
         return fault;
     }
-    if (memory.form != VERIFY_FORM_JUMP || memory.offset != MEMBER(soft_native_jump, code)) {
+    if (memory.form != VERIFY_FORM_JUMP ||
+        (memory.offset != MEMBER(soft_native_jump, code) &&
+         memory.offset != MEMBER(soft_native_jump, flags_code))) {
         return "it jumps elsewhere than through the jump cache";
     }
     if ((state->reg[memory.index].rights & both) != both) {

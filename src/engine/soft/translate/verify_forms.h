@@ -12,11 +12,11 @@ enum verify_kind {
     VERIFY_INDEX,    /* the same, and equal to (register 'of', low 32 bits) >> 'shift' & 'bits' */
     VERIFY_DIFFERENCE, /* what was in the register, minus the tag of the TLB entry at index 'of'; at most 'bits' */
     VERIFY_HOST, /* host address: bytes 'low' to 'high' - 1 from there are of one guest page */
-    VERIFY_WINDOW_BITS,    /* bits 63:40 of register 'of', in the lowest bits */
-    VERIFY_WINDOW_INDEX,   /* bits 55:40 of it */
-    VERIFY_WINDOW_GUESSED, /* bits 47:40 of it are 'bits'; in the lowest bits as well */
-    VERIFY_WINDOW,         /* what has to be added to it */
-    VERIFY_JUMP_TAG,       /* the tag of the jump cache's entry at index 'of' */
+    VERIFY_WINDOW_BITS,  /* bits 63:40 of register 'of', in the lowest bits */
+    VERIFY_WINDOW_INDEX, /* bits 55:40 of it */
+    VERIFY_WINDOW_GUESSED, /* bits 47:40 of it are those of window_role_slot['bits']; in the lowest bits as well */
+    VERIFY_WINDOW,   /* what has to be added to it */
+    VERIFY_JUMP_TAG, /* the tag of the jump cache's entry at index 'of' */
 };
 
 /* 'rights' of DIFFERENCE and HOST. */
@@ -42,7 +42,7 @@ struct verify_value {
 enum verify_compared {
     VERIFY_FLAGS_ANY,
     VERIFY_FLAGS_LIMIT,    /* cmp 'reg', 'bits' */
-    VERIFY_FLAGS_GUESS,    /* cmp low byte of 'reg', 'bits' */
+    VERIFY_FLAGS_GUESS,    /* cmp low byte of 'reg', window_role_slot['bits'] */
     VERIFY_FLAGS_BITS,     /* test low byte of 'reg', 'bits' */
     VERIFY_FLAGS_JUMP_RIP, /* cmp with the RIP of the jump cache's entry at index 'reg' */
     VERIFY_FLAGS_JUMP_TAG,
@@ -56,8 +56,7 @@ struct verify_flags {
     uint64_t bits;
 };
 
-#define VERIFY_WINDOWS 128u /* elements of window_table for addresses of user space */
-#define VERIFY_SLOTS   16   /* elements of native_group */
+#define VERIFY_SLOTS 16 /* elements of native_group */
 
 struct verify_state {
     struct verify_value reg[16 + VERIFY_SLOTS]; /* registers, then native_group */

@@ -159,11 +159,13 @@ static void transfer_move(const struct verify_insn *at, const struct verify_stat
     } else if (memory->form == VERIFY_FORM_SLOT) {
         *out = state->reg[memory->index];
     } else if (memory->form == VERIFY_FORM_FIELD && size == 8 &&
-               memory->offset - offsetof(struct soft_vcpu, window_table) < 8 * VERIFY_WINDOWS) {
-        /* The address of another window leads out of the host's user space: see windows.h. */
+               memory->offset - offsetof(struct soft_vcpu, window_role_add) <
+                   8 * SOFT_WINDOW_ROLES) {
+        /* What another role's window adds leads out of the host's user space: see windows.h. */
         const struct verify_value *before = &state->reg[at->insn.operand[0].reg];
-        bool is_it = before->kind == VERIFY_WINDOW_GUESSED &&
-                     memory->offset == offsetof(struct soft_vcpu, window_table) + 8 * before->bits;
+        bool is_it =
+            before->kind == VERIFY_WINDOW_GUESSED &&
+            memory->offset == offsetof(struct soft_vcpu, window_role_add) + 8 * before->bits;
         out->kind = is_it ? VERIFY_WINDOW : VERIFY_ANY;
         out->of = is_it ? before->of : 0;
     } else if (memory->form == VERIFY_FORM_WINDOW) {
@@ -345,9 +347,9 @@ static bool transfer_flags(const struct verify_insn *at, const struct verify_sta
         *out = (struct verify_flags){VERIFY_FLAGS_LIMIT, .reg = first->reg, .bits = insn->imm};
         return true;
     }
-    if (is_gpr(first, 1) && second->kind == X86_OPERAND_IMM) {
-        *out = (struct verify_flags){VERIFY_FLAGS_GUESS, .reg = first->reg,
-                                     .bits = (uint8_t)insn->imm};
+    uint64_t role = memory->offset - offsetof(struct soft_vcpu, window_role_slot);
+    if (is_gpr(first, 1) && memory->form == VERIFY_FORM_FIELD && role < SOFT_WINDOW_ROLES) {
+        *out = (struct verify_flags){VERIFY_FLAGS_GUESS, .reg = first->reg, .bits = role};
         return true;
     }
     if (is_gpr(first, 8) && memory->form == VERIFY_FORM_JUMP &&

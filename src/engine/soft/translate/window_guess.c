@@ -87,7 +87,7 @@ static bool find_address(const struct native_guess *g, const struct x86_insn *in
 /* Pointers that move by constants are known long before memory is, so that nobody waits for their windows: looking them up is less
  * work then. */
 bool native_guess_window(const struct native_guess *g, const struct native_insn *n,
-                         uint8_t *out_slot)
+                         uint8_t *out_role)
 {
     const struct x86_insn *insn = &n->insn;
     uint64_t address = g->value[n->kind == NATIVE_LEAVE ? X86_RBP : X86_RSP];
@@ -98,8 +98,7 @@ bool native_guess_window(const struct native_guess *g, const struct native_insn 
             return false;
         }
     }
-    *out_slot = (uint8_t)(address >> SOFT_WINDOW_SHIFT);
-    return !(address >> 47);
+    return soft_windows_find_role(g->v, address, out_role);
 }
 
 /* The pointer that is at 'gva' now. */

@@ -17,8 +17,9 @@ void native_guess_begin(struct native_guess *g, struct soft_vcpu *v,
                         const struct native_source *source);
 /* Behind an instruction. */
 void native_guess_follow(struct native_guess *g, const struct native_insn *n);
-/* The window of the instruction's access, or of what it does on the stack. False: nobody knows, or a guess is of no use. */
+/* The role of the window of the instruction's access, or of what it does on the stack. False: nobody knows, or a guess is of no
+ * use. */
 bool native_guess_window(const struct native_guess *g, const struct native_insn *n,
-                         uint8_t *out_slot);
+                         uint8_t *out_role);
 
 #endif

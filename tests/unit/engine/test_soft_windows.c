@@ -1,0 +1,109 @@
+/* Windows of processes whose layouts differ: blocks that both run find each one's own memory, and know windows by their roles. */
+#include "soft_guest.h"
+
+#include "base/core/bits.h"
+#include "engine/soft/vcpu.h"
+#include "engine/soft/windows.h"
+
+#define OTHER_PML4 0x60000u
+#define DATA       0x200000u
+#define SLOT(n)    ((uint64_t)(n) << SOFT_WINDOW_SHIFT)
+#define STACK_TOP  ((1ull << 47) - 0x1000)
+
+/* RBX leads to what the program has, RSI to what a library has; in a loop, so that windows are guessed. */
+GUEST_CODE_BLOCK(program, ".code64",
+                 "mov $3, %ecx\n 1: incq (%rbx)\n add $2, 8(%rsi)\n push %rcx\n pop %rdx\n"
+                 "dec %ecx\n jnz 1b\n out %al, $0xf4\n hlt\n");
+
+static struct soft_guest guest;
+static struct x86_state initial;
+
+static void begin(void)
+{
+    guest_start_with(&guest, 1, "windows=always,verify=on");
+    guest_long_mode(&guest, 0, program, GUEST_CODE_SIZE(program), &initial);
+    initial.rflags |= X86_FLAG_IOPL; /* for OUT */
+    initial.segment[X86_CS].selector = GUEST_CS_USER;
+    initial.segment[X86_CS].attributes = 0xa0fb;
+    initial.segment[X86_SS].selector = GUEST_DS_USER;
+    initial.segment[X86_SS].attributes = 0xc0f3;
+}
+
+/* All that is at the beginning of the address space is there, too. */
+static void add_window(uint64_t pml4, uint64_t slot)
+{
+    uint64_t first = guest_get64(&guest, GUEST_PML4);
+    guest_put64(&guest, pml4, first);
+    guest_put64(&guest, pml4 + 16 * slot, first);
+    guest_put64(&guest, pml4 + 16 * slot + 8, first);
+}
+
+static const struct soft_vcpu *run(uint64_t pml4, uint64_t program_slot, uint64_t library_slot)
+{
+    struct x86_state after;
+    initial.cr3 = pml4;
+    initial.gpr[X86_RBX] = SLOT(program_slot) + DATA;
+    initial.gpr[X86_RSI] = SLOT(library_slot) + DATA;
+    assert_int_equal(guest_run(&guest, 0, &initial, &after), VCPU_EXIT_KICKED);
+    return soft_from_vcpu(guest.vcpu[0]);
+}
+
+static void expect_role(const struct soft_vcpu *v, uint64_t gva, uint8_t role)
+{
+    uint8_t found = UINT8_MAX;
+    assert_true(soft_windows_find_role(v, gva, &found));
+    assert_int_equal(found, role);
+}
+
+static void layouts(void **state)
+{
+    begin();
+    add_window(GUEST_PML4, 0x55);
+    add_window(GUEST_PML4, 0x7f);
+    add_window(OTHER_PML4, 0x56);
+    add_window(OTHER_PML4, 0x7e);
+    add_window(OTHER_PML4, 0x7f);
+    for (uint64_t turn = 1; turn <= 4; turn++) {
+        const struct soft_vcpu *v = run(GUEST_PML4, 0x55, 0x7f);
+        assert_int_equal(guest_get64(&guest, DATA), 6 * turn - 3);
+        if (!v->windows) {
+            skip();
+        }
+        expect_role(v, 0x400000, 0);
+        expect_role(v, SLOT(0x55), 1);
+        expect_role(v, SLOT(0x7f) + 0x1000, 2);
+        expect_role(v, STACK_TOP, SOFT_WINDOW_ROLE_LAST);
+        v = run(OTHER_PML4, 0x56, 0x7e);
+        assert_int_equal(guest_get64(&guest, DATA), 6 * turn);
+        assert_int_equal(guest_get64(&guest, DATA + 8), 12 * turn);
+        expect_role(v, SLOT(0x56), 1);
+        expect_role(v, SLOT(0x7e), 2);
+        expect_role(v, SLOT(0x7f), SOFT_WINDOW_ROLE_LAST);
+        expect_role(v, STACK_TOP, SOFT_WINDOW_ROLE_LAST);
+        uint8_t role;
+        assert_false(soft_windows_find_role(v, SLOT(0x55), &role));
+        assert_false(soft_windows_find_role(v, SLOT(0x100), &role));
+    }
+    guest_end(&guest);
+}
+
+/* What a role without a window adds is what the table has for an address without one. */
+static void roles_are_of_the_table(void **state)
+{
+    begin();
+    const struct soft_vcpu *v = run(GUEST_PML4, 0, 0);
+    for (size_t i = 0; i < SOFT_WINDOW_ROLES && v->windows; i++) {
+        assert_int_equal(v->window_role_add[i], v->window_table[v->window_role_slot[i]]);
+    }
+    assert_true(!v->windows || v->window_role_slot[1] != v->window_role_slot[0]);
+    guest_end(&guest);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(layouts),
+        cmocka_unit_test(roles_are_of_the_table),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
