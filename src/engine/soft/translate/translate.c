@@ -3,8 +3,8 @@
  * Registers: guest RAX..RDI without RSP and R8..R12 are the host's of the same name; guest RSP is R13; guest R13..R15 stay
  * in the vCPU. R14 and R15 are scratch, RSP points into the vCPU.
  *
- * Status flags are in the host's flags, or in the vCPU's 'status', or do not matter; 'flags' below says which, for the
- * place that is emitted. A check of a memory operand spoils the host's.
+ * Status flags are in the host's flags, or in the vCPU's 'status', or do not matter, or can be made again (flags_again.c); 'flags'
+ * below says which, for the place that is emitted. A check of a memory operand spoils the host's.
  *
  * 32-bit code: the same with operands of 32 bits. Upper halves of registers stay what they are until something writes the
  * lower half; addresses are cut to 32 bits. FS and GS have a base and a limit of 4 GiB, or the interpreter serves them.
