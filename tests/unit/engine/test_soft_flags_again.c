@@ -21,7 +21,8 @@ GUEST_CODE_BLOCK(
     "table: .long f1 - table, f2 - table, f3 - table, f4 - table, f5 - table, f6 - table\n"
     ".long f7 - table, f8 - table, f9 - table, f10 - table, f11 - table, f12 - table\n"
     ".long f13 - table, f14 - table, f15 - table, f16 - table, f17 - table, f18 - table\n"
-    ".long f19 - table, f20 - table, f21 - table, f22 - table, f23 - table\n table_end:\n"
+    ".long f19 - table, f20 - table, f21 - table, f22 - table, f23 - table, f24 - table\n"
+    ".long f25 - table, f26 - table, f27 - table, f28 - table\n table_end:\n"
     "f1: cmp %rdi, %rsi\n ret\n"
     "f2: cmp $0x1234567, %esi\n mov %rdi, %rdx\n ret\n"
     "f3: test %edi, %esi\n lea 5(%rsi,%rdi), %rdx\n ret\n"
@@ -50,7 +51,13 @@ GUEST_CODE_BLOCK(
     "f22: push %rbx\n lea 6f(%rip), %rbx\n sub $16, %rsp\n add $16, %rsp\n cmp %edi, %esi\n"
     "call *%rbx\n pop %rbx\n ret\n 6: seto %dl\n sbb %rax, %rax\n xor %rax, %rdx\n ret\n"
     /* A branch to another page, which needs them as well, before the return. */
-    "f23: cmp %rdi, %rsi\n jle 7f\n mov %rdi, %rdx\n ret\n .balign 4096\n 7: ret\n");
+    "f23: cmp %rdi, %rsi\n jle 7f\n mov %rdi, %rdx\n ret\n .balign 4096\n 7: ret\n"
+    /* Bytes, and what ends functions that use vectors (R12: the host has them). */
+    "f24: testb $0x40, %sil\n ret\n"
+    "f25: test %dil, %dl\n mov %rdi, %rax\n ret\n"
+    "f26: and %dil, %dl\n ret\n"
+    "f27: cmp $-3, %dl\n ret\n"
+    "f28: test %r12d, %r12d\n jz 8f\n add %rdi, %rdx\n vzeroupper\n ret\n 8: ret\n");
 
 static uint64_t run(const char *options, bool is_user)
 {
@@ -65,6 +72,10 @@ static uint64_t run(const char *options, bool is_user)
         initial.segment[X86_SS].selector = GUEST_DS_USER;
         initial.segment[X86_SS].attributes = 0xc0f3;
     }
+    bool has_avx = __builtin_cpu_supports("avx");
+    initial.cr4 |= X86_CR4_OSXSAVE;
+    initial.xcr0 = has_avx ? 7 : 3;
+    initial.gpr[X86_R12] = has_avx;
     assert_int_equal(guest_run(&guest, 0, &initial, &after), VCPU_EXIT_KICKED);
     uint64_t sum = guest_get64(&guest, 0x200000);
     guest_end(&guest);

@@ -12,7 +12,7 @@
 
 /* RBX leads to what the program has, RSI to what a library has; in a loop, so that windows are guessed. */
 GUEST_CODE_BLOCK(program, ".code64",
-                 "mov $3, %ecx\n 1: incq (%rbx)\n add $2, 8(%rsi)\n push %rcx\n pop %rdx\n"
+                 "mov $3, %ecx\n 1: incq (%rbx)\n addq $2, 8(%rsi)\n push %rcx\n pop %rdx\n"
                  "dec %ecx\n jnz 1b\n out %al, $0xf4\n hlt\n");
 
 static struct soft_guest guest;

@@ -19,6 +19,8 @@ static bool is_simple(const struct native_insn *n)
     case NATIVE_PUSH_IMM:
     case NATIVE_POP_REG:
         return true;
+    case NATIVE_RAW:
+        return n->row->is_vector; /* VZEROUPPER */
     default:
         return false;
     }
@@ -74,11 +76,11 @@ static bool can_make(const struct native_insn *n, uint16_t changed)
 {
     const struct x86_insn *insn = &n->insn;
     const struct x86_operand *target = &insn->operand[0], *source = &insn->operand[1];
-    uint32_t size = insn->operand_bytes;
+    uint32_t size = target->size_bytes;
     bool has_source = insn->operand_count == 2 && !insn->has_memory &&
                       (source->kind == X86_OPERAND_IMM || is_kept(source, size, changed));
-    if (n->kind != NATIVE_PLAIN || insn->map || (size != 4 && size != 8) ||
-        insn->operand_count < 2 || insn->prefixes & X86_PREFIX_LOCK) {
+    if (n->kind != NATIVE_PLAIN || insn->map || insn->operand_count < 2 ||
+        (size != 1 && size != 4 && size != 8)) {
         return false;
     }
     switch (insn->id) {
@@ -91,7 +93,7 @@ static bool can_make(const struct native_insn *n, uint16_t changed)
         return insn->has_modrm && has_source && is_kept(target, size, changed);
     case X86_ID_ADD:
     case X86_ID_SUB:
-        if (!has_source || !is_gpr(target, size)) {
+        if (!has_source || size == 1 || !is_gpr(target, size)) {
             return false;
         }
         if (source->kind == X86_OPERAND_IMM) {
@@ -175,24 +177,29 @@ void native_emit_flags_again(struct translation *t, uint32_t index, int32_t move
     const struct x86_insn *insn = &t->flags_again->insn;
     const struct x86_operand *target = &insn->operand[0], *source = &insn->operand[1];
     bool is_64 = insn->operand_bytes == 8, is_add = insn->id == X86_ID_ADD;
+    bool is_byte = target->size_bytes == 1; /* SPL to DIL need a REX prefix */
     uint8_t home = native_home(target->reg);
     switch (insn->id) {
     case X86_ID_AND:
     case X86_ID_OR:
     case X86_ID_XOR: /* test */
-        emit_insn(e, &(struct host_insn){.opcode = 0x85, .w = is_64, .reg = home, .rm = home});
+        emit_insn(e, &(struct host_insn){.opcode = is_byte ? 0x84 : 0x85,
+                                         .w = is_64 && !is_byte,
+                                         .needs_rex = is_byte && home >= 4,
+                                         .reg = home,
+                                         .rm = home});
         return;
     case X86_ID_ADD:
     case X86_ID_SUB: {
         int32_t imm = (int32_t)insn->imm;
         if (source->kind == X86_OPERAND_IMM) {
             emit_old_value(t, index, moved, scratch);
-            bool is_byte = imm == (int8_t)imm;
-            emit_insn(e, &(struct host_insn){.opcode = is_byte ? 0x83 : 0x81,
+            bool is_short = imm == (int8_t)imm;
+            emit_insn(e, &(struct host_insn){.opcode = is_short ? 0x83 : 0x81,
                                              .w = is_64,
                                              .reg = is_add ? 0 : 5,
                                              .rm = scratch,
-                                             .imm_bytes = is_byte ? 1 : 4,
+                                             .imm_bytes = is_short ? 1 : 4,
                                              .imm = (const uint8_t *)&imm});
             return;
         }
@@ -206,15 +213,22 @@ void native_emit_flags_again(struct translation *t, uint32_t index, int32_t move
         }
         return;
     }
-    default: /* CMP and TEST as they are */
-        emit_insn(e, &(struct host_insn){
-                         .opcode = insn->opcode,
-                         .w = is_64,
-                         .reg = (uint8_t)((insn->modrm >> 3 & 7) |
-                                          (insn->imm_bytes ? 0 : insn->rex & 4) << 1),
-                         .rm = (uint8_t)((insn->modrm & 7) | (insn->rex & 1) << 3),
-                         .imm_bytes = insn->imm_bytes,
-                         .imm = t->source->copy + t->flags_again->offset + insn->imm_offset});
+    default: { /* CMP and TEST as they are */
+        uint8_t reg = insn->modrm >> 3 & 7, rm = insn->modrm & 7;
+        rm |= (uint8_t)((insn->rex & 1) << 3);
+        if (source->kind == X86_OPERAND_REG) {
+            reg |= (uint8_t)((insn->rex & 4) << 1);
+        }
+        bool is_low = source->kind == X86_OPERAND_REG && reg >= 4;
+        emit_insn(e, &(struct host_insn){.opcode = insn->opcode,
+                                         .w = is_64 && !is_byte,
+                                         .needs_rex = is_byte && (rm >= 4 || is_low),
+                                         .reg = reg,
+                                         .rm = rm,
+                                         .imm_bytes = insn->imm_bytes,
+                                         .imm = t->source->copy + t->flags_again->offset +
+                                                insn->imm_offset});
         return;
+    }
     }
 }
