@@ -24,8 +24,8 @@ WANTED = {
     "pool": "0-1",
     "none": "cpu.weight 100 cpu.max max 100000 cpuset.cpus 0-1 memory.max max memory.swap.max max pids.max max io.max",
     "too-much-memory": "137", "written": "slowly", "memory_oom_kills": "some", "processes_limit": "some", "groups": "0",
-    # io.weight goes to 10000 where io_weight goes to 1000, as with other runtimes; bfq takes the number as it is.
-    "weight": "default 4950", "bfq-weights": "default 100 default 900", "end": "0",
+    # What says 100 has what says nothing has, and what says nothing any more.
+    "weight": "default 100 default 100 default 500", "no-weight": "default 100", "bfq-weights": "default 100 default 900", "end": "0",
 }
 
 

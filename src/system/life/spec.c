@@ -347,8 +347,8 @@ unsigned document_cpu_weight(uint64_t shares)
     return (unsigned)(weight < 1 ? 1 : MIN(weight, MAX_WEIGHT));
 }
 
-/* Whether the host divides its CPUs by weights of v2. A user's group has them only where they were given to him. */
-static bool has_cpu_weights(void)
+/* Whether the host divides by weights of v2 what the controller is for. A user's group has them only where they were given to him. */
+static bool has_weights(enum cgroup_controller controller)
 {
     struct cgroup_layout layout;
     struct error ignored;
@@ -358,10 +358,16 @@ static bool has_cpu_weights(void)
     }
     for (size_t i = 0; i < layout.count; i++) {
         has_v2 |= layout.hierarchy[i].is_unified;
-        has_v1 |= (layout.hierarchy[i].controllers & 1u << CGROUP_CPU) != 0;
+        has_v1 |= (layout.hierarchy[i].controllers & 1u << controller) != 0;
     }
     cgroup_layout_fini(&layout);
     return has_v2 && !has_v1;
+}
+
+/* Does the kernel have io.weight? The root has no weight itself, but what its model of costs is set up by. */
+static bool has_io_weights(void)
+{
+    return has_weights(CGROUP_BLOCK_IO) && access(CGROUP_ROOT "/io.cost.qos", F_OK) == 0;
 }
 
 json_t *document_resources(const struct config *config, const char *cpu_set, const char *device,
@@ -388,19 +394,31 @@ json_t *document_resources(const struct config *config, const char *cpu_set, con
             (void)json_object_set_new(memory, "swap", json_integer(swap));
         }
     }
-    if (limits->io_weight != 0) {
-        (void)json_object_set_new(io, "weight", number(limits->io_weight));
+    /* bfq has the number as it is. io.weight has it by its name in v2, below: runtimes take other steps there, by which the default
+     * would be another one than what a group has that is given none. */
+    bool has_io = has_io_weights();
+    uint64_t weight = limits->io_weight != 0 ? limits->io_weight : DEFAULT_WEIGHT;
+    if (limits->io_weight != 0 || (has_io && is_update)) {
+        (void)json_object_set_new(io, "weight", number(weight));
     }
     add_rate(io, "throttleReadBpsDevice", limits->io_read_bps, device, is_update);
     add_rate(io, "throttleWriteBpsDevice", limits->io_write_bps, device, is_update);
     add_rate(io, "throttleReadIOPSDevice", limits->io_read_iops, device, is_update);
     add_rate(io, "throttleWriteIOPSDevice", limits->io_write_iops, device, is_update);
     json_t *resources = json_pack("{s:o, s:o, s:o}", "cpu", cpu, "memory", memory, "blockIO", io);
-    if (has_cpu_weights()) {
-        (void)json_object_set_new(
-            resources, "unified",
-            json_pack("{s:o}", "cpu.weight", json_sprintf("%u", document_cpu_weight(shares))));
+    json_t *unified = json_object();
+    if (has_weights(CGROUP_CPU)) {
+        (void)json_object_set_new(unified, "cpu.weight",
+                                  json_sprintf("%u", document_cpu_weight(shares)));
     }
+    if (has_io && json_object_get(io, "weight") != NULL) {
+        (void)json_object_set_new(unified, "io.weight",
+                                  json_sprintf("default %u", (unsigned)weight));
+    }
+    if (json_object_size(unified) != 0) {
+        (void)json_object_set(resources, "unified", unified);
+    }
+    json_decref(unified);
     if (limits->processes != 0 || is_update) {
         json_int_t count = limits->processes != 0 ? (json_int_t)limits->processes : -1;
         (void)json_object_set_new(resources, "pids", json_pack("{s:I}", "limit", count));
