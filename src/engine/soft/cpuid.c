@@ -100,13 +100,14 @@ static uint32_t signature(void)
 
 struct soft_x87_model soft_host_x87(void)
 {
-    uint32_t leaf_7 = host_cpuid(7, 0).ebx;
+    uint32_t leaf_7 = host_cpuid(7, 0).ebx, sizes = host_cpuid(0x80000008u, 0).eax;
     bool is_intel = soft_host_is_intel();
     return (struct soft_x87_model){
         .has_fop = !is_intel,
         .has_fdp = !is_intel || !(leaf_7 & LEAF_7_EBX_FDP_EXCPTN_ONLY),
         .has_selectors = !is_intel || !(leaf_7 & LEAF_7_EBX_NO_FCS_FDS),
         .hides_pointers = !is_intel,
+        .pointer_bits = (sizes >> 8 & 0xff) > 48 ? 57 : 48,
     };
 }
 

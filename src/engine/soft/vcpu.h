@@ -151,6 +151,8 @@ struct soft_jump_entry {
  * only while an exception is pending. CPUs of AMD do all four. */
 struct soft_x87_model {
     bool has_fop, has_fdp, has_selectors, hides_pointers;
+    uint8_t
+        pointer_bits; /* of FIP and FDP, where they are kept as linear addresses: 48, or 57 if the host's have so many */
 };
 
 #define NATIVE_X87_NOTED 0x10000u

@@ -94,10 +94,11 @@ static void x87_get(const struct soft_vcpu *v, bool is_wide, uint8_t *out_legacy
     }
 }
 
-/* CPUs of AMD keep as many bits as linear addresses can have, 57, and extend the sign. */
-static uint64_t pointer_get(const uint8_t *from)
+/* CPUs of AMD keep as many bits as linear addresses can have, and extend the sign. */
+static uint64_t pointer_get(const struct soft_vcpu *v, const uint8_t *from)
 {
-    return (uint64_t)((int64_t)(le64_get(from) << 7) >> 7);
+    unsigned above = 64 - v->vm->x87.pointer_bits;
+    return (uint64_t)((int64_t)(le64_get(from) << above) >> above);
 }
 
 static void x87_set(struct soft_vcpu *v, bool is_wide, const uint8_t *legacy)
@@ -111,8 +112,8 @@ static void x87_set(struct soft_vcpu *v, bool is_wide, const uint8_t *legacy)
     bool has_selectors = !is_wide && v->vm->x87.has_selectors;
     struct simd_pointers *last = &v->simd->last;
     *last = (struct simd_pointers){
-        .fip = pointer_get(v->fx + 8),
-        .fdp = pointer_get(v->fx + 16),
+        .fip = pointer_get(v, v->fx + 8),
+        .fdp = pointer_get(v, v->fx + 16),
         .fop = le16_get(v->fx + 6) & 0x7ff,
         .fcs = has_selectors ? le16_get(legacy + 12) : 0,
         .fds = has_selectors ? le16_get(legacy + 20) : 0,
