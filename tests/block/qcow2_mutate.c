@@ -17,7 +17,7 @@ struct image {
     uint8_t *bytes;
     size_t size;
     uint32_t cluster_size;
-    uint64_t bitmaps; /* where their directory is */
+    uint64_t bitmaps; /* where their directory is; 0: it has none */
 };
 
 static uint64_t be64(const uint8_t *data)
@@ -144,6 +144,12 @@ static void make_image(unsigned kind, struct event_loop *loop, struct image *ima
     recorder_destroy(copy);
 }
 
+/* What the image, which may have been mutated, has at 'offset'; 0: that is outside. */
+static uint64_t be64_at(const struct image *image, const uint8_t *bytes, uint64_t offset)
+{
+    return offset <= image->size - sizeof(uint64_t) ? be64(bytes + offset) : 0;
+}
+
 /* A place where metadata is likely. */
 static size_t pick_place(const struct image *image, const uint8_t *bytes, uint64_t *random)
 {
@@ -166,17 +172,16 @@ static size_t pick_place(const struct image *image, const uint8_t *bytes, uint64
         place = snapshots + recorder_random(random, 96);
         break;
     case 5:
-        place = (l1 < image->size ? be64(bytes + l1) & 0xfffffffffffe00 : 0) +
-                recorder_random(random, 1024);
+        place = (be64_at(image, bytes, l1) & 0xfffffffffffe00) + recorder_random(random, 1024);
         break;
     case 6:
-        place = (counts < image->size ? be64(bytes + counts) : 0) + recorder_random(random, 512);
+        place = be64_at(image, bytes, counts) + recorder_random(random, 512);
         break;
     case 7:
         place = image->bitmaps + recorder_random(random, 64);
         break;
     case 8:
-        place = be64(bytes + image->bitmaps) + recorder_random(random, 32);
+        place = be64_at(image, bytes, image->bitmaps) + recorder_random(random, 32);
         break;
     default:
         place = recorder_random(random, image->size);
@@ -232,7 +237,7 @@ int main(int argc, char **argv)
 {
     uint64_t first = argc > 1 ? strtoull(argv[1], NULL, 10) : 1;
     uint64_t count = argc > 2 ? strtoull(argv[2], NULL, 10) : 1000;
-    struct image images[KIND_COUNT];
+    struct image images[KIND_COUNT] = {0};
     struct event_loop *loop;
     if (event_loop_create(&loop, NULL) < 0) {
         return 1;
