@@ -105,16 +105,14 @@ void native_emit_address(struct translation *t, const struct native_insn *n)
         if (insn->base != X86_BASE_NONE) {
             base = native_home(insn->base);
             if (native_is_spilled(insn->base)) {
-                emit_op_base(e, HOST_OP_MOV_REG_RM, ADDRESS, HOST_RSP,
-                             VCPU_FIELD(gpr) + 8 * insn->base);
+                native_load_gpr(t, ADDRESS, insn->base);
                 base = ADDRESS;
             }
         }
         if (insn->index != X86_BASE_NONE) {
             index = native_home(insn->index);
             if (native_is_spilled(insn->index)) {
-                emit_op_base(e, HOST_OP_MOV_REG_RM, SCRATCH, HOST_RSP,
-                             VCPU_FIELD(gpr) + 8 * insn->index);
+                native_load_gpr(t, SCRATCH, insn->index);
                 index = SCRATCH;
             }
         }

@@ -13,15 +13,21 @@
 static bool emit_spilled_move(struct translation *t, const struct x86_insn *insn, uint8_t reg,
                               uint8_t rm)
 {
-    if (insn->id != X86_ID_MOV || insn->map || insn->has_memory || insn->operand_bytes != 8 ||
+    if (insn->id != X86_ID_MOV || insn->map || insn->has_memory ||
         (insn->opcode != 0x89 && insn->opcode != 0x8b)) {
         return false;
     }
     uint8_t to = insn->opcode == 0x89 ? rm : reg;
     uint8_t from = insn->opcode == 0x89 ? reg : rm;
+    bool is_half = native_holds(t, from) && t->held.is_half;
+    if (insn->operand_bytes != 8 &&
+        (insn->operand_bytes != 4 || !is_half || !native_is_spilled(to))) {
+        return false;
+    }
     if (native_is_spilled(to) && native_is_spilled(from)) {
         native_load_gpr(t, SCRATCH, from);
         native_store_gpr(t, SCRATCH, to);
+        t->held.is_half = is_half;
     } else if (native_is_spilled(to)) {
         native_store_gpr(t, native_home(from), to);
     } else {
@@ -87,6 +93,33 @@ static bool is_pure_write(const struct x86_insn *insn)
            insn->operand[0].size_bytes >= 4;
 }
 
+/* Does it write 32 bits of a general register, its first operand, whatever they are? Then the upper half becomes 0. */
+static bool writes_half(const struct x86_insn *insn)
+{
+    switch (insn->id) {
+    case X86_ID_ADD:
+    case X86_ID_AND:
+    case X86_ID_MOV:
+    case X86_ID_MOVZX:
+    case X86_ID_OR:
+    case X86_ID_SUB:
+    case X86_ID_XOR:
+        break;
+    case X86_ID_ROL:
+    case X86_ID_ROR:
+    case X86_ID_SAR:
+    case X86_ID_SHL:
+    case X86_ID_SHR:
+        if (insn->opcode != 0xc1 || !(insn->imm & 31)) {
+            return false;
+        }
+        break;
+    default:
+        return false;
+    }
+    return insn->operand[0].kind == X86_OPERAND_REG && insn->operand[0].size_bytes == 4;
+}
+
 /* May the guest register that the field rm names, one in the vCPU, be changed there? Not so if upper bits become 0, if the other
  * operand may be the same register, or if an access to memory means more than one to a register. */
 static bool may_change_in_place(const struct native_insn *n, uint8_t reg, uint8_t rm)
@@ -97,22 +130,35 @@ static bool may_change_in_place(const struct native_insn *n, uint8_t reg, uint8_
            n->insn.operand[0].size_bytes != 4 && n->insn.id != X86_ID_XCHG;
 }
 
-/* 'op rm, reg' with a register that is in the vCPU, but only read, and one that is not: turns the two around, so that the former can
- * be memory. */
-static bool turn_operands(const struct native_insn *n, uint8_t reg, uint8_t rm,
-                          struct host_insn *host)
+/* The field rm names a register that is in the vCPU: the instruction takes it from there, or changes it there. */
+static void use_in_memory(struct host_insn *host, uint8_t guest)
 {
-    const struct x86_insn *insn = &n->insn;
-    bool is_alu = (insn->opcode & 0xc7) == 0x01, is_test = insn->opcode == 0x85;
-    if (insn->has_memory || insn->map || !(is_alu || is_test || insn->opcode == 0x89) ||
-        !native_is_spilled(reg) || native_is_spilled(rm)) {
-        return false;
-    }
-    host->opcode ^= is_test ? 0 : 2;
-    host->reg = native_home(rm);
     host->is_memory = true;
     host->base = HOST_RSP;
-    host->disp = VCPU_FIELD(gpr) + 8 * reg;
+    host->disp = VCPU_FIELD(gpr) + 8 * guest;
+}
+
+/* Of 'op rm, reg' the opcode of the same with the two fields exchanged; or that it has none. */
+static bool find_exchanged(const struct x86_insn *insn, uint8_t *out_opcode)
+{
+    bool is_alu = (insn->opcode & 0xc7) == 0x01, is_test = insn->opcode == 0x85;
+    *out_opcode = insn->opcode ^ (is_test ? 0 : 2);
+    return !insn->has_memory && !insn->map && (is_alu || is_test || insn->opcode == 0x89);
+}
+
+/* 'op rm, reg' with a register that is in the vCPU, but only read, and one that is not: turns the two around, so that the former can
+ * be memory. */
+static bool turn_operands(const struct translation *t, const struct native_insn *n, uint8_t reg,
+                          uint8_t rm, struct host_insn *host)
+{
+    uint8_t opcode;
+    if (!find_exchanged(&n->insn, &opcode) || !native_is_spilled(reg) || native_is_spilled(rm) ||
+        native_holds(t, reg)) {
+        return false;
+    }
+    host->opcode = opcode;
+    host->reg = native_home(rm);
+    use_in_memory(host, reg);
     return true;
 }
 
@@ -142,6 +188,7 @@ static bool emit_free_shift(struct translation *t, const struct native_insn *n, 
     } else {
         t->scratch_group = t->kept_group;
     }
+    bool holds = native_holds_any(t);
     emit_insn(&t->e, &(struct host_insn){.prefix = insn->id == X86_ID_SHL   ? 0x66
                                                    : insn->id == X86_ID_SHR ? 0xf2
                                                                             : 0xf3,
@@ -152,6 +199,9 @@ static bool emit_free_shift(struct translation *t, const struct native_insn *n, 
                                          .reg = host,
                                          .rm = host,
                                          .vvvv = HOST_RCX});
+    if (holds) {
+        native_go_on_holding(t);
+    }
     if (is_spilled) {
         native_store_gpr(t, host, rm);
     }
@@ -167,6 +217,17 @@ static void emit_compared(struct translation *t, const struct native_insn *n,
     native_fit_next(t, n, start);
 }
 
+/* The same when it changes no scratch register. */
+static void emit_register_insn(struct translation *t, const struct native_insn *n,
+                               const struct host_insn *host)
+{
+    bool holds = native_holds_any(t);
+    emit_compared(t, n, host);
+    if (holds) {
+        native_go_on_holding(t);
+    }
+}
+
 void native_emit_plain(struct translation *t, const struct native_insn *n)
 {
     const struct x86_insn *insn = &n->insn;
@@ -178,6 +239,8 @@ void native_emit_plain(struct translation *t, const struct native_insn *n)
     if (emit_free_shift(t, n, rm)) {
         return;
     }
+    uint8_t opcode =
+        insn->map == 0 && insn->opcode == 0x82 ? 0x80 : insn->opcode; /* not in 64 bits */
     struct host_insn host = {
         .prefix = insn->mandatory_prefix,
         .is_16 = insn->prefixes & X86_PREFIX_DATA && !row->is_vector,
@@ -187,7 +250,7 @@ void native_emit_plain(struct translation *t, const struct native_insn *n)
         .vex_l = insn->vex_l,
         .vvvv = insn->vex_vvvv & (t->source->is_32 ? 7 : 15),
         .map = insn->map,
-        .opcode = insn->map == 0 && insn->opcode == 0x82 ? 0x80 : insn->opcode, /* not in 64 bits */
+        .opcode = opcode,
         .reg = reg,
         .rm = rm,
         .is_memory = insn->has_memory,
@@ -225,22 +288,29 @@ void native_emit_plain(struct translation *t, const struct native_insn *n)
     if (wants_flags) {
         native_want_flags(t, scratch);
     }
-    if (turn_operands(n, reg, rm, &host)) {
-        emit_compared(t, n, &host);
+    if (turn_operands(t, n, reg, rm, &host)) {
+        emit_register_insn(t, n, &host);
         native_flags_written(t, n);
         return;
     }
+    bool are_exchanged = native_is_spilled(reg) && native_is_spilled(rm) && reg != rm &&
+                         find_exchanged(insn, &host.opcode);
+    if (are_exchanged) { /* the one that is only read can be memory */
+        host.reg = rm;
+        host.rm = reg;
+    } else {
+        host.opcode = opcode;
+    }
     struct field_use uses[3];
     uint32_t use_count = 0;
-    uint8_t free_scratch[2] = {scratch, ADDRESS};
-    uint32_t next_scratch = 0;
+    const uint8_t free_scratch[2] = {scratch, ADDRESS};
     const struct {
         const struct native_field *field;
         uint8_t *number;
         bool is_there;
     } fields[] = {
-        {&row->reg, &host.reg, insn->has_modrm},
-        {&row->rm, &host.rm, !insn->has_memory},
+        {are_exchanged ? &row->rm : &row->reg, &host.reg, insn->has_modrm},
+        {are_exchanged ? &row->reg : &row->rm, &host.rm, !insn->has_memory},
         {&row->vvvv, &host.vvvv, is_vex},
     };
     for (size_t i = 0; i < ARRAY_COUNT(fields); i++) {
@@ -273,12 +343,16 @@ void native_emit_plain(struct translation *t, const struct native_insn *n)
             *fields[i].number = native_home(guest);
             continue;
         }
+        bool is_held = native_holds(t, guest);
+        if (i == 1 && is_held && field->access == X86_OPERAND_READ) {
+            *fields[i].number = native_use_held(t);
+            continue;
+        }
         /* What is only read, and no register by its meaning, is as good in memory. */
-        if (i == 1 && ((field->access == X86_OPERAND_READ && !row->is_bit_test) ||
-                       may_change_in_place(n, reg, rm))) {
-            host.is_memory = true;
-            host.base = HOST_RSP;
-            host.disp = VCPU_FIELD(gpr) + 8 * guest;
+        if (i == 1 && !is_held &&
+            ((field->access == X86_OPERAND_READ && !row->is_bit_test) ||
+             may_change_in_place(n, reg, rm))) {
+            use_in_memory(&host, guest);
             continue;
         }
         struct field_use *use = NULL;
@@ -288,9 +362,13 @@ void native_emit_plain(struct translation *t, const struct native_insn *n)
             }
         }
         if (!use) {
+            bool is_second = use_count && uses[0].host == free_scratch[0];
+            uint8_t free = free_scratch[is_second];
+            if (is_held && (!use_count || uses[0].host != t->held.host)) {
+                free = t->held.host;
+            }
             use = &uses[use_count++];
-            *use = (struct field_use){
-                .field = field, .guest = guest, .host = free_scratch[next_scratch++]};
+            *use = (struct field_use){.field = field, .guest = guest, .host = free};
             if (field->access != X86_OPERAND_WRITE || !is_pure_write(insn)) {
                 native_load_gpr(t, use->host, guest);
             }
@@ -302,6 +380,10 @@ void native_emit_plain(struct translation *t, const struct native_insn *n)
         }
         *fields[i].number = use->host;
     }
+    bool holds = native_holds_any(t) && !insn->has_memory;
+    for (uint32_t k = 0; k < use_count; k++) {
+        holds &= uses[k].host != t->held.host || uses[k].guest == t->held.guest;
+    }
     if (turned != HOST_NONE) {
         emit_turn(t, turned, 8);
     }
@@ -309,12 +391,16 @@ void native_emit_plain(struct translation *t, const struct native_insn *n)
     if (turned != HOST_NONE) {
         emit_turn(t, turned, 64 - 8);
     }
+    if (holds) {
+        native_go_on_holding(t);
+    }
     if (written_byte != HOST_NONE) {
         emit_second_byte(t, written_byte, scratch);
     }
     for (uint32_t k = 0; k < use_count; k++) {
         if (uses[k].field->access & X86_OPERAND_WRITE) {
             native_store_gpr(t, uses[k].host, uses[k].guest);
+            t->held.is_half = writes_half(insn);
         }
     }
     if (!insn->has_memory && !use_count && !wants_flags) {

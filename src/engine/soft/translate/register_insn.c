@@ -10,38 +10,55 @@ static uint8_t opcode_reg(const struct x86_insn *insn)
     return (uint8_t)((insn->opcode & 7) | (insn->rex & 1) << 3);
 }
 
+/* Where LEA finds a register of its operand: SCRATCH, if the vCPU keeps it. */
+static uint8_t lea_register(uint8_t guest)
+{
+    if (guest == X86_BASE_NONE || guest == X86_BASE_RIP) {
+        return HOST_NONE;
+    }
+    return native_is_spilled(guest) ? SCRATCH : native_home(guest);
+}
+
 void native_emit_lea(struct translation *t, const struct native_insn *n)
 {
     const struct x86_insn *insn = &n->insn;
     uint8_t reg = (uint8_t)((insn->modrm >> 3 & 7) | (insn->rex & 4) << 1);
     struct emitter *e = &t->e;
     /* An operand that is no wider than the address needs no address of its own. */
-    bool is_simple = insn->operand_bytes >= 4 && insn->address_bytes >= insn->operand_bytes &&
-                     !native_is_spilled(reg);
-    bool has_spilled = (insn->base != X86_BASE_NONE && insn->base != X86_BASE_RIP &&
-                        native_is_spilled(insn->base)) ||
-                       (insn->index != X86_BASE_NONE && native_is_spilled(insn->index));
+    bool is_simple = insn->operand_bytes >= 4 && insn->address_bytes >= insn->operand_bytes;
+    uint8_t to = native_is_spilled(reg) ? SCRATCH : native_home(reg);
     if (is_simple && insn->base == X86_BASE_RIP) {
         uint64_t value = native_next_rip(t->source, t->index) + (uint64_t)insn->disp;
-        native_emit_rip(t, native_home(reg), value);
+        native_emit_rip(t, to, value);
         if (insn->operand_bytes == 4) {
-            emit_insn(e, &(struct host_insn){.opcode = HOST_OP_MOV_REG_RM,
-                                             .reg = native_home(reg),
-                                             .rm = native_home(reg)});
+            emit_insn(e, &(struct host_insn){.opcode = HOST_OP_MOV_REG_RM, .reg = to, .rm = to});
+        }
+        if (to == SCRATCH) {
+            native_store_gpr(t, SCRATCH, reg);
         }
         return;
     }
-    if (is_simple && !has_spilled) {
-        emit_insn(e,
-                  &(struct host_insn){
-                      .opcode = HOST_OP_LEA,
-                      .w = insn->operand_bytes == 8,
-                      .reg = native_home(reg),
-                      .is_memory = true,
-                      .base = insn->base == X86_BASE_NONE ? HOST_NONE : native_home(insn->base),
-                      .index = insn->index == X86_BASE_NONE ? HOST_NONE : native_home(insn->index),
-                      .shift = (uint8_t)__builtin_ctz(insn->scale),
-                      .disp = (int32_t)insn->disp});
+    uint8_t base = lea_register(insn->base), index = lea_register(insn->index);
+    if (is_simple && (base != SCRATCH || index != SCRATCH || insn->base == insn->index)) {
+        if (base == SCRATCH || index == SCRATCH) {
+            native_load_gpr(t, SCRATCH, base == SCRATCH ? insn->base : insn->index);
+        }
+        bool holds = native_holds_any(t);
+        emit_insn(e, &(struct host_insn){.opcode = HOST_OP_LEA,
+                                         .w = insn->operand_bytes == 8,
+                                         .reg = to,
+                                         .is_memory = true,
+                                         .base = base,
+                                         .index = index,
+                                         .shift = (uint8_t)__builtin_ctz(insn->scale),
+                                         .disp = (int32_t)insn->disp});
+        if (holds && (to != t->held.host || reg == t->held.guest)) {
+            native_go_on_holding(t);
+        }
+        if (to == SCRATCH) {
+            native_store_gpr(t, SCRATCH, reg);
+            t->held.is_half = insn->operand_bytes == 4;
+        }
         return;
     }
     t->address_group = NATIVE_NO_GROUP;
@@ -50,10 +67,8 @@ void native_emit_lea(struct translation *t, const struct native_insn *n)
     native_emit_address(t, &plain);
     /* R14 has the address; the register takes as much of it as the operand size says. */
     if (insn->operand_bytes == 2) {
-        uint8_t to = native_home(reg);
         if (native_is_spilled(reg)) {
             native_load_gpr(t, SCRATCH, reg);
-            to = SCRATCH;
         }
         emit_insn(e, &(struct host_insn){
                          .opcode = HOST_OP_MOV_REG_RM, .is_16 = true, .reg = to, .rm = ADDRESS});
@@ -62,7 +77,7 @@ void native_emit_lea(struct translation *t, const struct native_insn *n)
         }
         return;
     }
-    uint8_t to = native_is_spilled(reg) ? ADDRESS : native_home(reg);
+    to = native_is_spilled(reg) ? ADDRESS : to;
     if (insn->operand_bytes == 4 || to != ADDRESS) {
         emit_insn(e, &(struct host_insn){.opcode = HOST_OP_MOV_REG_RM,
                                          .w = insn->operand_bytes == 8,

@@ -45,6 +45,9 @@ struct slow_path {
     uint8_t *window;  /* SLOW_WINDOW: from here on the access may fault on the host */
     bool saves_flags; /* they are in the host's only */
     bool makes_flags; /* they are nowhere, and made again */
+    /* The code at 'after' has this guest register in that host register; see held.c. */
+    bool is_held;
+    uint8_t held_guest, held_host;
 };
 
 static inline uint8_t native_home(uint8_t guest_reg)
@@ -60,6 +63,15 @@ struct block_exit {
     uint8_t *to_stub;      /* displacement of another jump to the link's stub, or NULL */
     bool with_flags;       /* as in the link */
     bool is_saved;         /* as well; if not, the stub has to do it */
+};
+
+/* A guest register that the vCPU keeps, and that a scratch register has as well; see held.c. */
+struct held_register {
+    uint8_t guest, host;
+    uint32_t index;        /* of the instruction that stored it */
+    uint8_t *store, *from; /* where, and where that ends */
+    uint8_t *at;           /* it is so for code here; NULL: nowhere */
+    bool is_half;          /* its upper half is 0 */
 };
 
 #define TRANSLATION_MAX_SLOW (NATIVE_MAX_INSNS * 5 + 8)
@@ -87,6 +99,7 @@ struct translation {
     bool guesses_windows; /* which one an address is in */
     bool has_guess;       /* of the window of the access here: it is that of 'guessed_role' */
     uint8_t guessed_role;
+    struct held_register held;
     int32_t operand_disp;  /* of the operand from R14 */
     int32_t stack_pending; /* what RSP has still to move by, see native_emit_move_stack */
     uint32_t exit_count;
@@ -104,15 +117,17 @@ static inline int32_t native_left(const struct translation *t, uint32_t index)
     return (int32_t)(t->source->count - index);
 }
 
-static inline void native_load_gpr(struct translation *t, uint8_t reg, uint8_t guest)
-{
-    emit_op_base(&t->e, HOST_OP_MOV_REG_RM, reg, HOST_RSP, VCPU_FIELD(gpr) + 8 * guest);
-}
-
-static inline void native_store_gpr(struct translation *t, uint8_t reg, uint8_t guest)
-{
-    emit_op_base(&t->e, HOST_OP_MOV_RM_REG, reg, HOST_RSP, VCPU_FIELD(gpr) + 8 * guest);
-}
+/* held.c: guest registers that the vCPU keeps. Host register 'reg' = the guest's, and back. */
+void native_load_gpr(struct translation *t, uint8_t reg, uint8_t guest);
+void native_store_gpr(struct translation *t, uint8_t reg, uint8_t guest);
+/* Does a scratch register have the guest register (or any), for the code that comes next? */
+bool native_holds(const struct translation *t, uint8_t guest);
+bool native_holds_any(const struct translation *t);
+/* Which one. It is read, and may be changed before the guest register is stored again. */
+uint8_t native_use_held(struct translation *t);
+/* It still does, or has a new value that is stored next: since native_holds said so, the code has neither accessed memory nor
+ * left the block, and none of it is the target of a jump or says where it is. */
+void native_go_on_holding(struct translation *t);
 
 /* Is memory accessed in windows? */
 static inline bool native_has_windows(const struct translation *t)
