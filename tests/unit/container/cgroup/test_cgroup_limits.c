@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "container/cgroup/tree.h"
@@ -341,14 +342,19 @@ static uint64_t member(const json_t *object, const char *first, const char *seco
     return (uint64_t)json_integer_value(value);
 }
 
+#define USED_MS 200
+
 static void use_things(void)
 {
     static volatile char memory[4 << 20];
     for (size_t i = 0; i < sizeof(memory); i += 4096) {
         memory[i] = 1;
     }
-    for (volatile unsigned i = 0; i < 20000000; i++) {
-    }
+    /* Time in user mode and in the kernel is counted in clock ticks, by who runs then. */
+    struct timespec used;
+    do {
+        assert_int_equal(clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used), 0);
+    } while (used.tv_sec == 0 && used.tv_nsec < USED_MS * 1000000);
 }
 
 static void test_stats(void **state)
