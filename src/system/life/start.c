@@ -414,7 +414,8 @@ static int stop_kept(const struct life *life, const struct config *config, bool 
                            name, (unsigned long long)timeout_ms / 1000);
 }
 
-/* A keeper that could not remove everything has nobody to tell: what it has left is removed here, or named. 'rc': of the stopping. */
+/* A keeper that could not remove everything has nobody to tell: what it has left is removed here, or named. 'rc': of the stopping.
+ * Under the lock nobody starts it anew meanwhile; a checkpoint, which has the lock itself, is told only. */
 static int finish_removal(const struct life *life, const struct config *config, int rc,
                           struct error *err)
 {
@@ -423,7 +424,12 @@ static int finish_removal(const struct life *life, const struct config *config, 
     if (!has_ended || life_status(life, config->name) != LIFE_LOST) {
         return rc;
     }
-    int removed = end_lost(life, config, &late);
+    int got = life_try_lock(life, config->name, &late);
+    AUTO_CLOSE int lock = got < 0 ? -1 : got;
+    if (life_status(life, config->name) != LIFE_LOST) {
+        return rc;
+    }
+    int removed = got < 0 ? got : end_lost(life, config, &late);
     return removed < 0 ? error_set(err, late.code, "container %s has ended, but is not removed: %s",
                                    config->name, late.text)
                        : rc;
