@@ -1,7 +1,9 @@
 """hull ct after crashes: what was killed at any step is named by `hull ct check`, removed by --repair, and nothing of it remains."""
 import os
+import pathlib
 import signal
 import subprocess
+import uuid
 
 import pytest
 from ct import NEEDS_ROOT
@@ -10,6 +12,8 @@ from ct_life import alone, network, until  # noqa: F401 (fixtures)
 pytestmark = NEEDS_ROOT
 
 KEEPER_STEPS = ("keeper-locked", "keeper-listens", "keeper-mounted", "keeper-views", "keeper-created", "keeper-connected", "keeper-started")
+# The host's groups are everybody's: those of another run's container of the same name would be taken for left over.
+NEW = f"new{uuid.uuid4().hex[:6]}"
 # Of the runtime, which the keeper does the work of.
 RUNTIME_STEPS = ("folder", "prepared", "planned", "made", "groups", "process", "guided", "finished")
 
@@ -91,6 +95,31 @@ def test_killed_while_stopping(alone, step):
     assert alone.left() == []
 
 
+@pytest.mark.parametrize("ends", ["repair", "delete"])
+def test_groups_that_cannot_be_removed(alone, ends):
+    """It says so and keeps what it needs to find them: whoever is in a group of v1 alone is not the container's to kill."""
+    name = alone.create()
+    groups = [path for path in alone.groups() if path.parts[4] == "pids"]
+    if not groups or not pathlib.Path("/sys/fs/cgroup/unified").exists():
+        pytest.skip("needs a hybrid host")
+    stranger = subprocess.Popen(["sleep", "1000"])
+    try:
+        (groups[0] / "cgroup.procs").write_text(str(stranger.pid))
+        said = alone.refused(*(("stop", "--force", "--quiet", name) if ends == "repair" else ("delete", "--force", "--quiet", name)))
+        assert "has ended, but is not removed: removing group" in said and str(groups[0]) in said
+        assert alone.groups() == groups and alone.status(name) == "error" and alone.keeper(name) is None
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+    if ends == "repair":
+        repaired(alone, names=[name])
+        alone.ok("delete", name)
+    else:
+        alone.ok("delete", "--force", name)
+    assert alone.left() == []
+
+
 def fill(alone, *words):
     """A stopped container with a file, and its name."""
     name = alone.create(*words)
@@ -109,12 +138,12 @@ def content(alone, name):
 @pytest.mark.parametrize("disk", [[], ["--disk", "32M"]], ids=["folder", "disk"])
 @pytest.mark.parametrize("step", ["create-folder", "create-files", "create-saved"])
 def test_killed_while_creating(alone, step, disk):
-    crash(alone, step, "create", "new", "--from", "bb", "--ip", "none", *disk)
-    assert "new" not in alone.list()
+    crash(alone, step, "create", NEW, "--from", "bb", "--ip", "none", *disk)
+    assert NEW not in alone.list()
     repaired(alone)
-    crash(alone, step, "create", "new", "--from", "bb", "--ip", "none", *disk)
-    alone.create(*disk, name="new")  # and no repair is needed
-    alone.ok("delete", "--force", "new")
+    crash(alone, step, "create", NEW, "--from", "bb", "--ip", "none", *disk)
+    alone.create(*disk, name=NEW)  # and no repair is needed
+    alone.ok("delete", "--force", NEW)
     assert alone.left() == []
 
 
@@ -137,13 +166,13 @@ def test_killed_while_it_stands_still(alone, step):
 def test_killed_while_cloning(alone, step):
     """The new one is there whole or not at all."""
     name = fill(alone)
-    crash(alone, step, "clone", name, "new")
+    crash(alone, step, "clone", name, NEW)
     assert set(alone.list()) == {name}
     repaired(alone, names=[name])
-    crash(alone, step, "clone", name, "new")
-    alone.ok("clone", name, "new")
-    assert content(alone, "new") == "one\n"
-    alone.ok("delete", "new", name)
+    crash(alone, step, "clone", name, NEW)
+    alone.ok("clone", name, NEW)
+    assert content(alone, NEW) == "one\n"
+    alone.ok("delete", NEW, name)
     # A clone that was begun anew has left nothing of the first.
     assert alone.run("check", "--repair").returncode == 0 and alone.left() == []
 

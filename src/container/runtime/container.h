@@ -57,7 +57,8 @@ json_t *container_report(const struct degrade *told, const struct degrade *own);
 /* The process is there: 'report' is what the host could not give (taken), the state is saved and told to who has asked for
  * it. */
 int must_check container_finish(struct container *c, json_t *report, struct error *err);
-void container_undo(struct container *c);
+/* Whatever there is of it goes. 'err' is kept; where groups cannot be removed it also tells that, and the state stays for `delete`. */
+void container_undo(struct container *c, struct error *err);
 void container_release(struct container *c);
 
 /* The process' part: never returns. */

@@ -463,10 +463,10 @@ int container_finish(struct container *c, json_t *report, struct error *err)
     return rc;
 }
 
-/* Whatever there is of it goes. 'err' is kept. */
-void container_undo(struct container *c)
+void container_undo(struct container *c, struct error *err)
 {
-    struct error ignored = {0};
+    struct error ignored = {0}, late;
+    int removed = 0;
     if (c->pidfd >= 0) {
         (void)syscall(SYS_pidfd_send_signal, c->pidfd, SIGKILL, NULL, 0);
     }
@@ -477,14 +477,19 @@ void container_undo(struct container *c)
         (void)waitpid(c->state.pid, NULL, 0);
     }
     if (c->cgroup != NULL) {
-        error_ignore(cgroup_remove(c->cgroup, REMOVE_TIMEOUT_MS, &ignored));
+        removed = cgroup_remove(c->cgroup, REMOVE_TIMEOUT_MS, &late);
     }
     error_ignore(state_remove_class(&c->state, &ignored));
     if (c->has_hooks_run) {
         error_ignore(hooks_run(&c->spec->hooks.poststop, "hooks.poststop", &c->state,
                                CONTAINER_STOPPED, &ignored));
     }
-    if (c->state.folder >= 0) {
+    if (removed < 0) {
+        /* Without the state nobody would find the groups again. */
+        struct error first = err != NULL ? *err : (struct error){0};
+        error_ignore(error_set(err, first.code, "%.100s; `delete --force` is needed: %.110s",
+                               first.text, late.text));
+    } else if (c->state.folder >= 0) {
         error_ignore(state_remove(c->runtime->root, &c->state, &ignored));
     }
 }
@@ -547,7 +552,7 @@ int container_configure(struct container *c, const char *id, struct error *err)
     describe(c);
     rc = files_write_at(c->state.folder, STATE_CONFIG, text, size, err);
     if (rc < 0) {
-        container_undo(c);
+        container_undo(c, err);
     }
     return rc;
 }
@@ -573,7 +578,7 @@ static int make(struct container *c, const char *id, struct error *err)
     rc = rc < 0 ? rc : container_finish(c, report, err);
     fault_step("finished");
     if (rc < 0) {
-        container_undo(c);
+        container_undo(c, err);
     }
     return rc;
 }
@@ -614,7 +619,7 @@ int runtime_run(const struct runtime *runtime, const char *id, const struct crea
     }
     int rc = make(c, id, err);
     if (rc == 0 && (rc = let_go(c, err)) < 0) {
-        container_undo(c);
+        container_undo(c, err);
     }
     bool is_running = rc == 0;
     if (is_running && !is_detached) {

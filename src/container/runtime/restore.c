@@ -234,7 +234,7 @@ static int restore(struct restoration *r, const char *id, struct error *err)
                 : hooks_run(&c->spec->hooks.poststart, "hooks.poststart", &c->state,
                             CONTAINER_RUNNING, err);
     if (rc < 0) {
-        container_undo(c);
+        container_undo(c, err);
     }
     return rc;
 }

@@ -20,10 +20,10 @@
 #include "system/life/internal.h"
 #include "system/life/keeper.h"
 
-#define MAX_REPORT 1024
-/* How long processes that were killed may take to end. */
-#define CANCEL_POLL_MS  200
-#define KILL_TIMEOUT_MS 10000
+#define MAX_REPORT     1024
+#define CANCEL_POLL_MS 200
+/* How long a keeper may take whose container was killed: the runtime waits 10 s for the first process and as long for the groups. */
+#define KILL_TIMEOUT_MS 30000
 
 static int write_document(const struct life *life, const char *name, const char *file,
                           const json_t *document, struct error *err)
@@ -414,6 +414,27 @@ static int stop_kept(const struct life *life, const struct config *config, bool 
                            name, (unsigned long long)timeout_ms / 1000);
 }
 
+/* A keeper that could not remove everything has nobody to tell: what it has left is removed here, or named. 'rc': of the stopping.
+ * Under the lock nobody starts it anew meanwhile; a checkpoint, which has the lock itself, is told only. */
+static int finish_removal(const struct life *life, const struct config *config, int rc,
+                          struct error *err)
+{
+    struct error late;
+    bool has_ended = rc == 0 || rc == -ETIME;
+    if (!has_ended || life_status(life, config->name) != LIFE_LOST) {
+        return rc;
+    }
+    int got = life_try_lock(life, config->name, &late);
+    AUTO_CLOSE int lock = got < 0 ? -1 : got;
+    if (life_status(life, config->name) != LIFE_LOST) {
+        return rc;
+    }
+    int removed = got < 0 ? got : end_lost(life, config, &late);
+    return removed < 0 ? error_set(err, late.code, "container %s has ended, but is not removed: %s",
+                                   config->name, late.text)
+                       : rc;
+}
+
 int life_stop(const struct life *life, const char *name, bool is_forced, int timeout_s,
               struct error *err)
 {
@@ -430,6 +451,7 @@ int life_stop(const struct life *life, const char *name, bool is_forced, int tim
         rc = end_lost(life, config, err);
     } else {
         rc = stop_kept(life, config, is_forced, timeout_ms, err);
+        rc = finish_removal(life, config, rc, err);
     }
     config_destroy(config);
     return rc;
