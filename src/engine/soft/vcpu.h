@@ -148,11 +148,11 @@ struct soft_jump_entry {
 /* What x87 instructions note of themselves (SDM 1 8.1.8 and 8.1.9), as the host's do: its own units keep these fields.
  * 'has_fop', 'has_fdp': each of them, not those alone that raise an unmasked exception. CPUs of Intel do so with FDP if they are
  * old, with FOP never. 'has_selectors': FCS and FDS, which are 0 on newer ones. 'hides_pointers': FXSAVE and XSAVE show pointers
- * only while an exception is pending. CPUs of AMD do all four. */
+ * only while an exception is pending. CPUs of AMD do all four. 'pointer_bits': of FIP and FDP where they are kept as linear
+ * addresses: 48, or 57 if the host's have so many. */
 struct soft_x87_model {
     bool has_fop, has_fdp, has_selectors, hides_pointers;
-    uint8_t
-        pointer_bits; /* of FIP and FDP, where they are kept as linear addresses: 48, or 57 if the host's have so many */
+    uint8_t pointer_bits;
 };
 
 #define NATIVE_X87_NOTED 0x10000u

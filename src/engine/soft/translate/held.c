@@ -10,6 +10,19 @@ static int32_t place_of(uint8_t guest)
     return VCPU_FIELD(gpr) + 8 * guest;
 }
 
+/* The slow paths that come back behind the last store, from the last one on: the one before number *at, which becomes its number; or
+ * NULL. */
+static struct slow_path *find_return(struct translation *t, uint32_t *at)
+{
+    while (*at > 0 && t->slow[*at - 1].index >= t->held.index) {
+        struct slow_path *slow = &t->slow[--*at];
+        if (slow->after == t->held.from) {
+            return slow;
+        }
+    }
+    return NULL;
+}
+
 bool native_holds_any(const struct translation *t)
 {
     return t->held.at == t->e.at;
@@ -23,13 +36,11 @@ bool native_holds(const struct translation *t, uint8_t guest)
 uint8_t native_use_held(struct translation *t)
 {
     /* Who comes back behind the store from elsewhere has to bring it along. */
-    for (uint32_t i = t->slow_count; i > 0 && t->slow[i - 1].index >= t->held.index; i--) {
-        struct slow_path *slow = &t->slow[i - 1];
-        if (slow->after == t->held.from) {
-            slow->is_held = true;
-            slow->held_guest = t->held.guest;
-            slow->held_host = t->held.host;
-        }
+    struct slow_path *slow;
+    for (uint32_t at = t->slow_count; (slow = find_return(t, &at)) != NULL;) {
+        slow->is_held = true;
+        slow->held_guest = t->held.guest;
+        slow->held_host = t->held.host;
     }
     return t->held.host;
 }
@@ -59,10 +70,9 @@ static void drop_last_store(struct translation *t)
     uint8_t *store = t->held.store, *from = t->held.from;
     memmove(store, from, (size_t)(t->e.at - from));
     t->e.at -= from - store;
-    for (uint32_t i = t->slow_count; i > 0 && t->slow[i - 1].index >= t->held.index; i--) {
-        if (t->slow[i - 1].after == from) {
-            t->slow[i - 1].after = store;
-        }
+    struct slow_path *slow;
+    for (uint32_t at = t->slow_count; (slow = find_return(t, &at)) != NULL;) {
+        slow->after = store;
     }
 }
 

@@ -239,8 +239,6 @@ void native_emit_plain(struct translation *t, const struct native_insn *n)
     if (emit_free_shift(t, n, rm)) {
         return;
     }
-    uint8_t opcode =
-        insn->map == 0 && insn->opcode == 0x82 ? 0x80 : insn->opcode; /* not in 64 bits */
     struct host_insn host = {
         .prefix = insn->mandatory_prefix,
         .is_16 = insn->prefixes & X86_PREFIX_DATA && !row->is_vector,
@@ -250,7 +248,7 @@ void native_emit_plain(struct translation *t, const struct native_insn *n)
         .vex_l = insn->vex_l,
         .vvvv = insn->vex_vvvv & (t->source->is_32 ? 7 : 15),
         .map = insn->map,
-        .opcode = opcode,
+        .opcode = insn->map == 0 && insn->opcode == 0x82 ? 0x80 : insn->opcode, /* not in 64 bits */
         .reg = reg,
         .rm = rm,
         .is_memory = insn->has_memory,
@@ -293,13 +291,13 @@ void native_emit_plain(struct translation *t, const struct native_insn *n)
         native_flags_written(t, n);
         return;
     }
+    uint8_t exchanged;
     bool are_exchanged = native_is_spilled(reg) && native_is_spilled(rm) && reg != rm &&
-                         find_exchanged(insn, &host.opcode);
+                         find_exchanged(insn, &exchanged);
     if (are_exchanged) { /* the one that is only read can be memory */
+        host.opcode = exchanged;
         host.reg = rm;
         host.rm = reg;
-    } else {
-        host.opcode = opcode;
     }
     struct field_use uses[3];
     uint32_t use_count = 0;

@@ -393,8 +393,7 @@ static void emit_slow_paths(struct translation *t)
                 native_restore_flags(e, ADDRESS);
             }
             if (slow->is_held) {
-                emit_op_base(e, HOST_OP_MOV_REG_RM, slow->held_host, HOST_RSP,
-                             VCPU_FIELD(gpr) + 8 * slow->held_guest);
+                native_load_gpr(t, slow->held_host, slow->held_guest);
             }
             emit_bind(emit_jmp(e), slow->after);
             break;
