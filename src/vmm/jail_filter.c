@@ -61,6 +61,7 @@ static const int plain_calls[] = {
     SCMP_SYS(gettimeofday),
     SCMP_SYS(restart_syscall),
     SCMP_SYS(sched_yield),
+    SCMP_SYS(getrusage), /* how often a vCPU's thread was preempted */
     /* memory; mmap and mprotect have conditions below */
     SCMP_SYS(munmap),
     SCMP_SYS(mremap),

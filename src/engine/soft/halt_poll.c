@@ -1,14 +1,14 @@
 #include "engine/soft/halt_poll.h"
 
-#include <stdbool.h>
-
 #include "base/core/compiler.h"
 
 #define NS_PER_SECOND 1000000000ull
 #define START_NS      10000u
-/* From what an interrupt of the host mistaken for others may cost to a hundred time slices. */
+/* From what an interrupt may cost to a hundred time slices. */
 #define MIN_HOLD_NS 500000u
 #define MAX_HOLD_NS 256000000u
+/* Some ticks of the host's: its scheduler looks for idle CPUs then. */
+#define MAX_SHARED_NS 12000000u
 
 static uint64_t ticks_of(uint64_t ns, uint64_t hz)
 {
@@ -22,6 +22,7 @@ void soft_halt_poll_init(struct soft_halt_poll *poll, uint32_t max_ns, uint64_t 
         .max = ticks_of(max_ns, hz),
         .min_hold = ticks_of(MIN_HOLD_NS, hz),
         .max_hold = ticks_of(MAX_HOLD_NS, hz),
+        .max_shared = ticks_of(MAX_SHARED_NS, hz),
     };
 }
 
@@ -48,10 +49,30 @@ void soft_halt_poll_end(struct soft_halt_poll *poll, uint64_t now, uint64_t wait
     }
 }
 
-void soft_halt_poll_host_is_busy(struct soft_halt_poll *poll, uint64_t now)
+void soft_halt_poll_host_is_busy(struct soft_halt_poll *poll, uint64_t since, uint64_t now)
 {
-    bool is_again = poll->hold && now - poll->held_until < poll->hold;
-    poll->hold = is_again ? MIN(poll->hold * 2, poll->max_hold) : poll->min_hold;
+    bool is_again = poll->hold && (int64_t)(since - poll->held_until) < (int64_t)poll->hold;
+    poll->hold = MIN(is_again ? poll->hold * 2 : MAX(now - since, poll->min_hold), poll->max_hold);
     poll->held_until = now + poll->hold;
     poll->length = 0;
+    poll->is_shared = false;
+}
+
+bool soft_halt_poll_may_share(struct soft_halt_poll *poll, uint64_t now)
+{
+    if (!poll->is_shared || now - poll->shared_last >= poll->max_shared) {
+        poll->is_shared = true;
+        poll->shared_since = now;
+    }
+    poll->shared_last = now;
+    if (now - poll->shared_since < poll->max_shared) {
+        return true;
+    }
+    soft_halt_poll_host_is_busy(poll, poll->shared_since, now);
+    return false;
+}
+
+void soft_halt_poll_is_alone(struct soft_halt_poll *poll)
+{
+    poll->is_shared = false;
 }

@@ -334,7 +334,7 @@ struct soft_vcpu {
     /* halt.c */
     atomic_bool is_sleeping;
     struct soft_halt_poll halt_poll;
-    uint64_t halt_yield_ticks, halt_long_yield_ticks, halt_long_pause_ticks;
+    uint64_t halt_yield_ticks, halt_short_yield_ticks, halt_long_gap_ticks;
 
     struct vcpu vcpu;
     struct soft_vm *vm;

@@ -98,7 +98,7 @@ static uint64_t next_poll(struct soft_halt_poll *poll, uint64_t *now)
     while (!halt(poll, now, 5000)) {
     }
     uint64_t waited = *now - start;
-    soft_halt_poll_host_is_busy(poll, *now);
+    soft_halt_poll_host_is_busy(poll, *now - 2000, *now);
     return waited;
 }
 
@@ -124,8 +124,69 @@ static void a_host_that_was_free_for_long_is_asked_soon(void **state)
         (void)next_poll(&poll, &now);
     }
     now += 2 * poll.max_hold; /* polling all the time */
-    soft_halt_poll_host_is_busy(&poll, now);
+    soft_halt_poll_host_is_busy(&poll, now, now);
     assert_true(next_poll(&poll, &now) <= poll.min_hold + 20000);
+}
+
+static void the_first_hold_is_as_long_as_it_took_to_find_out(void **state)
+{
+    struct soft_halt_poll poll = fresh();
+    uint64_t now = 10000000, took = 3000000;
+    assert_true(took > poll.min_hold);
+    (void)halt(&poll, &now, 5000);
+    soft_halt_poll_host_is_busy(&poll, now - took, now);
+    (void)halt(&poll, &now, took - 1);
+    assert_int_equal(poll.length, 0);
+    (void)halt(&poll, &now, 5000);
+    assert_int_equal(poll.length, poll.start);
+}
+
+/* Others take the CPU for a moment whenever it is offered: when it gives up. */
+static uint64_t share(struct soft_halt_poll *poll, uint64_t *now)
+{
+    uint64_t start = *now;
+    while (soft_halt_poll_may_share(poll, *now)) {
+        *now += 20000;
+    }
+    return *now - start;
+}
+
+static void others_may_have_the_cpu_for_moments(void **state)
+{
+    struct soft_halt_poll poll = fresh();
+    uint64_t now = 1000;
+    (void)halt(&poll, &now, 5000);
+    for (unsigned i = 0; i < 3; i++) {
+        for (uint64_t end = now + poll.max_shared - 1000; now < end; now += 20000) {
+            assert_true(soft_halt_poll_may_share(&poll, now));
+        }
+        soft_halt_poll_is_alone(&poll);
+    }
+    assert_true(soft_halt_poll_may_share(&poll, now));
+    now += poll.max_shared; /* it has not polled: who knows what was between */
+    assert_true(soft_halt_poll_may_share(&poll, now));
+    now += poll.max_shared - 1;
+    assert_true(soft_halt_poll_may_share(&poll, now));
+    assert_int_equal(soft_halt_poll_begin(&poll, now), poll.start);
+    now++;
+    assert_false(soft_halt_poll_may_share(&poll, now));
+    assert_int_equal(soft_halt_poll_begin(&poll, now), 0);
+}
+
+static void others_who_stay_are_other_work(void **state)
+{
+    struct soft_halt_poll poll = fresh();
+    uint64_t now = 1000, last = 0;
+    for (unsigned i = 0; i < 10; i++) {
+        while (!halt(&poll, &now, 5000)) {
+        }
+        uint64_t shared = share(&poll, &now);
+        assert_true(shared >= poll.max_shared && shared <= poll.max_shared + 20000);
+        assert_int_equal(soft_halt_poll_begin(&poll, now + poll.hold - 1), 0);
+        assert_true(poll.hold >= MIN(MAX(2 * last, poll.max_shared), poll.max_hold));
+        last = poll.hold;
+    }
+    assert_int_equal(last, poll.max_hold);
 }
 
 static void a_counter_may_wrap(void **state)
@@ -133,11 +194,20 @@ static void a_counter_may_wrap(void **state)
     struct soft_halt_poll poll = fresh();
     uint64_t now = UINT64_MAX - 1000;
     (void)halt(&poll, &now, 500);
-    soft_halt_poll_host_is_busy(&poll, now);
+    soft_halt_poll_host_is_busy(&poll, now, now);
     assert_int_equal(soft_halt_poll_begin(&poll, now + 1000), 0);
     now += poll.min_hold;
     assert_int_equal(halt(&poll, &now, 500), 0);
     assert_int_equal(halt(&poll, &now, 500), poll.start);
+    poll = fresh();
+    now = UINT64_MAX - poll.max_shared / 2;
+    uint64_t shared = share(&poll, &now);
+    assert_true(shared >= poll.max_shared && shared <= poll.max_shared + 20000);
+    assert_true(poll.hold >= poll.max_shared && poll.hold <= shared);
+    uint64_t last = poll.hold;
+    now = poll.held_until;
+    (void)share(&poll, &now);
+    assert_int_equal(poll.hold, 2 * last);
 }
 
 static void the_option_sets_the_limit(void **state)
@@ -185,6 +255,27 @@ struct runner {
     struct vcpu *vcpu;
     atomic_bool is_over;
 };
+
+static void *compute(void *arg)
+{
+    const atomic_bool *is_over = arg;
+    while (!atomic_load(is_over)) {
+    }
+    return NULL;
+}
+
+static void pin(pthread_t thread)
+{
+    cpu_set_t all, first;
+    assert_int_equal(sched_getaffinity(0, sizeof(all), &all), 0);
+    CPU_ZERO(&first);
+    for (unsigned cpu = 0; CPU_COUNT(&first) == 0; cpu++) {
+        if (CPU_ISSET(cpu, &all)) {
+            CPU_SET(cpu, &first);
+        }
+    }
+    assert_int_equal(pthread_setaffinity_np(thread, sizeof(first), &first), 0);
+}
 
 static void *run_vcpu(void *arg)
 {
@@ -248,6 +339,41 @@ static void no_wake_up_is_lost(void **state)
     }
 }
 
+static void it_gives_way_to_who_computes_on_its_cpu(void **state)
+{
+    struct soft_guest g;
+    struct x86_state s;
+    struct error err = {0};
+    pthread_t thread, other;
+    guest_start(&g, 1);
+    guest_long_mode(&g, 0, halts, GUEST_CODE_SIZE(halts), &s);
+    s.kvm_poll_control = true;
+    guest_gate(&g, X86_NMI, GUEST_CODE + HANDLER, 0, 0);
+    assert_int_equal(soft_engine_ops.vcpu_set_state(g.vcpu[0], &s, &err), 0);
+    struct soft_vcpu *v = soft_from_vcpu(g.vcpu[0]);
+    v->halt_poll.length = v->halt_poll.max;
+    struct runner r = {.vcpu = g.vcpu[0]};
+    assert_int_equal(pthread_create(&other, NULL, compute, &r.is_over), 0);
+    pin(other);
+    assert_int_equal(pthread_create(&thread, NULL, run_vcpu, &r), 0);
+    pin(thread);
+    uint64_t polls_busy = 0;
+    for (unsigned round = 0; round < ROUNDS && polls_busy == 0; round++) {
+        wait_for_some_time(round);
+        soft_engine_ops.vcpu_signal(g.vcpu[0], VCPU_SIGNAL_NMI, 0);
+        while (guest_get64(&g, COUNTER) != round + 1) {
+            sched_yield();
+        }
+        polls_busy = __atomic_load_n(&v->stats.halt_polls_busy, __ATOMIC_RELAXED);
+    }
+    atomic_store(&r.is_over, true);
+    soft_engine_ops.vcpu_kick(g.vcpu[0]);
+    pthread_join(thread, NULL);
+    pthread_join(other, NULL);
+    assert_true(polls_busy > 0);
+    guest_end(&g);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -258,9 +384,13 @@ int main(void)
         cmocka_unit_test(a_limit_below_the_first_step_holds),
         cmocka_unit_test(a_busy_host_is_asked_ever_less),
         cmocka_unit_test(a_host_that_was_free_for_long_is_asked_soon),
+        cmocka_unit_test(the_first_hold_is_as_long_as_it_took_to_find_out),
+        cmocka_unit_test(others_may_have_the_cpu_for_moments),
+        cmocka_unit_test(others_who_stay_are_other_work),
         cmocka_unit_test(a_counter_may_wrap),
         cmocka_unit_test(the_option_sets_the_limit),
         cmocka_unit_test(no_wake_up_is_lost),
+        cmocka_unit_test(it_gives_way_to_who_computes_on_its_cpu),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -14,6 +14,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -114,9 +115,11 @@ static void work(void)
 {
     pthread_t thread;
     uint64_t one = 1;
+    struct rusage usage;
     int fd = eventfd(0, EFD_CLOEXEC);
     void *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (fd < 0 || page == MAP_FAILED || write(fd, &one, sizeof(one)) != (ssize_t)sizeof(one) ||
+        getrusage(RUSAGE_THREAD, &usage) < 0 ||
         pthread_create(&thread, NULL, thread_body, page) != 0 || pthread_join(thread, NULL) != 0) {
         _exit(1);
     }
