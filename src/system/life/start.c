@@ -424,12 +424,11 @@ static int finish_removal(const struct life *life, const struct config *config, 
     if (!has_ended || life_status(life, config->name) != LIFE_LOST) {
         return rc;
     }
-    int got = life_try_lock(life, config->name, &late);
-    AUTO_CLOSE int lock = got < 0 ? -1 : got;
+    AUTO_CLOSE int lock = life_try_lock(life, config->name, &late);
     if (life_status(life, config->name) != LIFE_LOST) {
         return rc;
     }
-    int removed = got < 0 ? got : end_lost(life, config, &late);
+    int removed = lock < 0 ? lock : end_lost(life, config, &late);
     return removed < 0 ? error_set(err, late.code, "container %s has ended, but is not removed: %s",
                                    config->name, late.text)
                        : rc;
