@@ -168,6 +168,15 @@ struct soft_native_jump {
     const uint8_t *flags_code; /* with them in the host's */
 };
 
+/* What a CALL of translated code leaves for the RET that takes the return address from the same place of the stack; see
+ * translate/call_return.c. */
+#define NATIVE_CALL_BITS 9
+
+struct soft_native_call {
+    uint64_t rip; /* the return address */
+    const uint8_t *code;
+};
+
 /* By bits 55:40 of an address: what lies higher makes a host address that is not canonical. */
 #define SOFT_WINDOW_SHIFT 40
 #define SOFT_WINDOW_SLOTS 65536u
@@ -355,7 +364,11 @@ struct soft_vcpu {
     uint32_t native_jump_patience; /* hits beside their place until the next one gets it */
     struct soft_native_jump native_jump[NATIVE_JUMP_SIZE] __attribute__((aligned(64)));
     uint32_t native_jump_block[NATIVE_JUMP_SIZE]; /* their blocks; 0: none */
-    uint64_t window_table[SOFT_WINDOW_SLOTS];     /* windows.h */
+    /* Of each mode; and for which tag they are good: those of supervisors, of users. */
+    struct soft_native_call native_call[SOFT_TLB_MODES][1u << NATIVE_CALL_BITS]
+        __attribute__((aligned(64)));
+    uint64_t native_call_tag[2];
+    uint64_t window_table[SOFT_WINDOW_SLOTS]; /* windows.h */
     struct soft_tlb tlbs[SOFT_TLB_MODES];
     struct soft_code_page code_page[SOFT_CODE_PAGES];
     uint64_t code_page_epoch; /* raised with each flush */

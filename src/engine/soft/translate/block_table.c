@@ -65,6 +65,12 @@ int soft_native_init(struct soft_vcpu *v, struct error *err)
                                                     : v->vm->jumps == SOFT_JUMPS_FIT;
     v->native_host_mxcsr = MXCSR_MASKS;
     native_make_stubs(v);
+    for (size_t i = 0; i < ARRAY_COUNT(n->no_calls); i++) {
+        n->no_calls[i].code = native_executable(n, n->no_call);
+    }
+    for (size_t mode = 0; mode < SOFT_TLB_MODES; mode++) {
+        native_forget_calls(v, (enum soft_tlb_mode)mode);
+    }
     native_cache_begin(n);
     return v->vm->is_lockstep ? soft_lockstep_init(v, err) : 0;
 }
@@ -151,7 +157,7 @@ static bool has_usual_address(uint64_t rip, uint32_t mode)
 static void set_mode(struct soft_vcpu *v, uint32_t mode)
 {
     v->native_mode = mode;
-    v->native_tag = native_tag(v->native, mode);
+    native_use_tag(v, mode);
 }
 
 static void use_epoch(struct soft_vcpu *v, bool upper_half, uint64_t epoch)
@@ -159,7 +165,7 @@ static void use_epoch(struct soft_vcpu *v, bool upper_half, uint64_t epoch)
     v->native->epoch[upper_half] = epoch;
     v->native_epoch[upper_half] = (uint32_t)epoch;
     if (v->native_mode != NATIVE_MODE_NONE) {
-        v->native_tag = native_tag(v->native, v->native_mode);
+        native_use_tag(v, v->native_mode);
     }
 }
 
@@ -667,6 +673,14 @@ const uint8_t *native_on_indirect(struct soft_vcpu *v, const struct native_site 
         v->native_budget++;
         interpret_one(v, "its target is not canonical");
     }
+    return go_on(v);
+}
+
+const uint8_t *native_on_no_call(struct soft_vcpu *v, void *unused)
+{
+    (void)unused;
+    begin_c(v);
+    v->rip = 0;
     return go_on(v);
 }
 

@@ -55,10 +55,11 @@ struct native_link {
     bool with_flags : 1;  /* the flags are in the host's (or do not matter) */
     bool is_saved : 1;    /* they are in 'status' (or do not matter) */
     bool is_cold : 1;     /* the jump is out of line */
+    bool is_landing : 1;  /* no jump, but an address that RET jumps to; see call_return.c */
 };
 
-/* Two at the end, and one for each conditional branch before. */
-#define NATIVE_MAX_LINKS 6u
+/* Two at the end, one for where a CALL comes back to, and one for each conditional branch before. */
+#define NATIVE_MAX_LINKS 7u
 
 /* A program's blocks are shared between all addresses at which its page is seen: libraries lie at another address in each
  * process. Such a block knows RIPs, its own among them, only as distances from its page's address, whose number is in
@@ -73,6 +74,7 @@ struct native_block {
     uint32_t last_offset : 12; /* of the last instruction in it */
     uint32_t link_count : 4;
     bool is_crossing : 1; /* a struct native_second is behind the links */
+    bool is_landing : 1;  /* calls may have left its address */
     bool
         saves_first : 1; /* the first entry is that with status flags in the host's, the second the better one */
     uint64_t gpa : 64 - NATIVE_MODE_BITS;
@@ -183,12 +185,13 @@ struct soft_native {
     bool fits_jumps;     /* see emit_fit */
     bool is_huge;        /* huge pages have been asked for */
     bool was_cut;        /* blocks have gone while one of them ran */
+    struct soft_native_call no_calls[1u << NATIVE_CALL_BITS]; /* empty */
     struct native_source *source;
     struct native_verifier *verifier; /* NULL: blocks are not verified */
     /* Stubs (writable view). */
     uint8_t *enter, *leave, *interpret, *string, *page_fault, *invlpg, *exit_at, *make_link, *cpuid,
-        *indirect, *indirect_shared, *load_vectors, *load_x87, *fault, *fill, *resume, *syscall,
-        *sysret, *iret;
+        *indirect, *indirect_shared, *load_vectors, *load_x87, *fault, *fill, *resume, *no_call,
+        *syscall, *sysret, *iret;
     uint8_t *small[NATIVE_SMALL_COUNT];
     /* REP MOVS and REP STOS, each by the element's size as a power of two. */
     struct native_window_string {
@@ -240,6 +243,12 @@ static inline bool native_is_upper(uint32_t mode)
 static inline uint64_t native_tag(const struct soft_native *n, uint32_t mode)
 {
     return n->epoch[native_is_upper(mode)] << NATIVE_MODE_BITS | mode;
+}
+
+/* Do calls and returns of 'mode' use landings? Modes without them leave the entries of others alone. */
+static inline bool native_has_landings(uint32_t mode)
+{
+    return !(mode & (NATIVE_MODE_32 | NATIVE_MODE_LOW));
 }
 
 /* Are blocks of 'mode' shared? */
@@ -398,6 +407,39 @@ static inline const struct soft_native_jump *native_find_jump(const struct soft_
     return NULL;
 }
 
+/* The place in 'native_call': a word's offset on the stack, of which the lowest bits are left out. */
+#define NATIVE_CALL_MASK  (8u * ((1u << NATIVE_CALL_BITS) - 1))
+#define NATIVE_CALL_SHIFT 1
+
+/* An empty entry leads to a stub, as there is no address that a RET may not have for its target. No vector registers, for the
+ * same reason as in kernel_entry.c. */
+static inline void native_forget_calls(struct soft_vcpu *v, enum soft_tlb_mode mode)
+{
+    void *to = v->native_call[mode];
+    const void *from = v->native->no_calls;
+    size_t count = sizeof(v->native_call[mode]) / 8;
+    _Static_assert(sizeof(v->native_call[mode]) == sizeof(v->native->no_calls), "as many");
+    __asm__ volatile("rep movsq" : "+D"(to), "+S"(from), "+c"(count)::"memory");
+}
+
+/* Blocks of 'mode' run from here on. STAC and CLAC change between the two supervisor modes without it. */
+static inline void native_use_tag(struct soft_vcpu *v, uint32_t mode)
+{
+    bool is_user = (mode & NATIVE_MODE_TLB) == SOFT_TLB_USER;
+    v->native_tag = native_tag(v->native, mode);
+    uint64_t tag = is_user ? v->native_tag : v->native_tag & ~(uint64_t)NATIVE_MODE_TLB;
+    if (likely(v->native_call_tag[is_user] == tag) || !native_has_landings(mode)) {
+        return;
+    }
+    v->native_call_tag[is_user] = tag;
+    if (is_user) {
+        native_forget_calls(v, SOFT_TLB_USER);
+    } else {
+        native_forget_calls(v, SOFT_TLB_SUPERVISOR);
+        native_forget_calls(v, SOFT_TLB_SUPERVISOR_AC);
+    }
+}
+
 /* Data behind the call to a stub. */
 struct native_site {
     uint64_t rip; /* of the instruction */
@@ -462,6 +504,8 @@ uint32_t native_on_fill(struct soft_vcpu *v, uint64_t gva, uint32_t access);
 #define NATIVE_MISS_ASK    3u /* native_on_fill knows */
 uint32_t native_on_miss(struct soft_vcpu *v, uint64_t gva, uint32_t access);
 const uint8_t *native_on_fault(struct soft_vcpu *v, void *unused);
+/* A RET to address 0, which an empty entry of 'native_call' has matched. */
+const uint8_t *native_on_no_call(struct soft_vcpu *v, void *unused);
 /* On at RIP, from stubs that found no way there themselves. */
 const uint8_t *native_on_resume(struct soft_vcpu *v, void *unused);
 

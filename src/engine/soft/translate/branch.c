@@ -9,8 +9,7 @@
 #define ADDRESS HOST_R14
 #define SCRATCH HOST_R15
 
-/* Is what is at 'rip' in the block's page for good? Not so if the page may end within the instruction there. */
-static bool is_same_page(const struct translation *t, uint64_t rip)
+bool native_is_same_page(const struct translation *t, uint64_t rip)
 {
     return rip >> GUEST_PAGE_SHIFT == t->source->rip >> GUEST_PAGE_SHIFT &&
            (rip & (GUEST_PAGE_SIZE - 1)) <= GUEST_PAGE_SIZE - X86_INSN_MAX_LENGTH;
@@ -48,12 +47,19 @@ static struct block_exit *new_exit(struct translation *t, uint64_t rip, uint32_t
     return out;
 }
 
+struct block_exit *native_new_landing(struct translation *t, uint64_t rip)
+{
+    struct block_exit *out = &t->exit[t->exit_count++];
+    *out = (struct block_exit){.rip = rip, .is_saved = true, .is_landing = true};
+    return out;
+}
+
 void native_emit_exit(struct translation *t, uint64_t rip, uint32_t live)
 {
     struct emitter *e = &t->e;
     int64_t distance = (int64_t)rip >> GUEST_PAGE_SHIFT;
     bool is_too_far = t->is_shared && distance != (int32_t)distance;
-    if (is_same_page(t, rip) || is_too_far) { /* the latter is never linked */
+    if (native_is_same_page(t, rip) || is_too_far) { /* the latter is never linked */
         if (t->counts) {
             native_give_up_flags(t, live);
         }
@@ -111,14 +117,15 @@ static void make_link(const struct translation *t, uint32_t number)
                                  .base_before = before_place(exit, exit->base),
                                  .number = (uint8_t)number,
                                  .with_flags = exit->with_flags,
-                                 .is_saved = exit->is_saved};
+                                 .is_saved = exit->is_saved,
+                                 .is_landing = exit->is_landing};
     invariant(native_cut_rip(t->source, end + (uint64_t)link->distance) == exit->rip);
 }
 
 void native_emit_link_stubs(struct translation *t)
 {
     struct emitter *e = &t->e;
-    _Static_assert(NATIVE_MAX_LINKS == NATIVE_MAX_SIDE_EXITS + 2 && NATIVE_MAX_LINKS < 16,
+    _Static_assert(NATIVE_MAX_LINKS == NATIVE_MAX_SIDE_EXITS + 3 && NATIVE_MAX_LINKS < 16,
                    "each has its exit, and their number fits the field");
     t->block->link_count = t->exit_count & 15;
     for (uint32_t i = 0; i < t->exit_count; i++) {
@@ -155,7 +162,7 @@ static void emit_jcc_exits(struct translation *t, const struct native_insn *n)
     uint8_t condition = n->insn.opcode & 15;
     bool is_last = t->index + 1 == t->source->count;
     bool is_back = (int64_t)n->insn.imm < 0;
-    if (is_same_page(t, taken) && !t->counts) {
+    if (native_is_same_page(t, taken) && !t->counts) {
         struct block_exit *exit = new_exit(t, taken, n->live_taken);
         exit->place = emit_jcc(e, condition);
     } else if (is_back) {
@@ -206,6 +213,13 @@ static void emit_indirect(struct translation *t, int32_t stack_change)
     emit_jmp_table(e, SCRATCH, jump + code);
 }
 
+void native_emit_return_lookup(struct translation *t, const struct slow_path *slow)
+{
+    t->index = slow->index;
+    t->flags = slow->flags;
+    emit_indirect(t, slow->stack_change);
+}
+
 /* The operand of an indirect branch into R14. */
 static void emit_target(struct translation *t, const struct native_insn *n)
 {
@@ -253,6 +267,7 @@ static void emit_push_return(struct translation *t, const struct native_insn *n)
     struct emitter *e = &t->e;
     uint64_t next = native_next_rip(t->source, t->index);
     uint8_t word = native_word(t->source);
+    bool has_next = false;
     native_emit_stack(t, n, -word, true);
     if (word == 4) {
         native_emit_word(t, 0xc7, 0, ADDRESS, t->operand_disp); /* mov dword, next */
@@ -262,8 +277,10 @@ static void emit_push_return(struct translation *t, const struct native_insn *n)
     } else {
         native_emit_rip(t, SCRATCH, next);
         emit_op_base(e, HOST_OP_MOV_RM_REG, SCRATCH, ADDRESS, t->operand_disp);
+        has_next = true;
     }
     native_emit_move_stack(t, -word);
+    native_emit_landing(t, next, has_next);
 }
 
 void native_emit_branch(struct translation *t, const struct native_insn *n)
@@ -279,6 +296,9 @@ void native_emit_branch(struct translation *t, const struct native_insn *n)
         native_emit_exit(t, target, n->live_taken);
         break;
     case NATIVE_CALL:
+        if (t->has_landings) {
+            native_give_up_flags(t, n->live_before);
+        }
         emit_push_return(t, n);
         native_emit_exit(t, target, n->live_taken);
         break;
@@ -300,6 +320,10 @@ void native_emit_branch(struct translation *t, const struct native_insn *n)
         native_give_up_flags(t, n->live_before);
         native_emit_stack(t, n, 0, false);
         native_emit_word(t, HOST_OP_MOV_REG_RM, ADDRESS, ADDRESS, t->operand_disp);
+        if (t->has_landings) {
+            native_emit_return(t, pops);
+            break;
+        }
         native_emit_move_stack(t, pops);
         emit_indirect(t, pops);
         break;

@@ -198,6 +198,7 @@ void native_link_bind(struct soft_native *n, struct native_link *link, struct na
     bool is_saved = !link->with_flags || (link->is_saved && target->saves_first);
     emit_bind(native_link_place(n, link),
               is_saved ? native_entry_saved(n, target) : native_entry(n, target));
+    target->is_landing |= link->is_landing;
     link->target = native_ref_of(n, target);
     link->next = target->incoming;
     link->from = native_ref_of(n, &target->incoming);
@@ -292,6 +293,9 @@ void native_drop_block(struct soft_vcpu *v, struct native_block *block)
     struct soft_native *n = v->native;
     unlink_block(n, block);
     forget_jumps(v, block);
+    if (block->is_landing) {
+        native_forget_calls(v, (enum soft_tlb_mode)(block->mode & NATIVE_MODE_TLB));
+    }
     native_ref ref = native_ref_of(n, block);
     native_ref *at = bucket_of(n, block->gpa, block->address, block->mode);
     while (*at && *at != ref) {
@@ -352,6 +356,9 @@ static void begin_region(struct soft_vcpu *v)
         if (block && native_is_within(&gone, block)) {
             forget_jump(v, i);
         }
+    }
+    for (size_t mode = 0; mode < SOFT_TLB_MODES; mode++) {
+        native_forget_calls(v, (enum soft_tlb_mode)mode);
     }
     note_all_begins(n);
     n->was_cut = true;

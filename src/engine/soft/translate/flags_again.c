@@ -108,10 +108,11 @@ static bool can_make(const struct native_insn *n, uint16_t changed)
     }
 }
 
-static bool leaves_indirectly(const struct native_insn *n)
+/* Landings begin with the flags in 'status' (call_return.c). */
+static bool leaves_indirectly(const struct translation *t, const struct native_insn *n)
 {
-    return n->kind == NATIVE_RET || n->kind == NATIVE_JMP_INDIRECT ||
-           n->kind == NATIVE_CALL_INDIRECT;
+    return n->kind == NATIVE_JMP_INDIRECT || n->kind == NATIVE_CALL_INDIRECT ||
+           (n->kind == NATIVE_RET && !t->has_landings);
 }
 
 bool native_find_flags_again(struct translation *t)
@@ -121,7 +122,7 @@ bool native_find_flags_again(struct translation *t)
     if (t->flags_again) {
         return from >= t->flags_again_from;
     }
-    if (t->counts || !(t->flags & FLAGS_HOST) || !leaves_indirectly(&source->insn[last])) {
+    if (t->counts || !(t->flags & FLAGS_HOST) || !leaves_indirectly(t, &source->insn[last])) {
         return false;
     }
     uint16_t changed = 0;

@@ -20,7 +20,7 @@ static const uint8_t *go_to(struct soft_vcpu *v, uint64_t rip, enum soft_tlb_mod
     bool has_windows = tlb == SOFT_TLB_USER && v->window_state == SOFT_WINDOWS_ON;
     v->native_mode = (v->native_mode & ~(NATIVE_MODE_TLB | NATIVE_MODE_LOW | NATIVE_MODE_WINDOWS)) |
                      tlb | (is_low ? NATIVE_MODE_LOW : 0) | (has_windows ? NATIVE_MODE_WINDOWS : 0);
-    v->native_tag = native_tag(n, v->native_mode);
+    native_use_tag(v, v->native_mode);
     const struct soft_native_jump *jump = native_find_jump(v, rip, v->native_mode);
     if (likely(jump && !atomic_load_explicit(&v->requests, memory_order_relaxed) &&
                !(tlb == SOFT_TLB_USER && v->window_state == SOFT_WINDOWS_CHECK))) {

@@ -477,6 +477,7 @@ void native_make_stubs(struct soft_vcpu *v)
     n->indirect = make_indirect(&e, false);
     n->indirect_shared = make_indirect(&e, true);
     n->make_link = make_call(&e, false, (const void *)(uintptr_t)native_on_link, NULL);
+    n->no_call = make_call(&e, false, (const void *)(uintptr_t)native_on_no_call, NULL);
     n->resume = make_call(&e, false, (const void *)(uintptr_t)native_on_resume, NULL);
     for (unsigned i = 0; i < NATIVE_SMALL_COUNT; i++) {
         n->small[i] = e.at;

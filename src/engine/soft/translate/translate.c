@@ -425,6 +425,9 @@ static void emit_slow_paths(struct translation *t)
             native_emit_taken(t);
             e->fits_jumps = false;
             break;
+        case SLOW_RETURN:
+            native_emit_return_lookup(t, slow);
+            break;
         case SLOW_INDIRECT:
             make_flags(t, slow);
             emit_op_base(e, HOST_OP_MOV_RM_REG, ADDRESS, HOST_RSP, VCPU_FIELD(native_target));
@@ -584,6 +587,7 @@ struct native_block *native_translate(struct soft_vcpu *v, uint64_t rip, uint64_
         native_guess_begin(&t.guess, v, source);
     }
     t.counts = v->vm->icount.is_on;
+    t.has_landings = native_has_landings(mode) && !t.counts && !v->lockstep;
     t.address_group = t.scratch_group = t.kept_group = NATIVE_NO_GROUP;
     if (t.counts) {
         native_emit_count(&t, -native_left(&t, 0));

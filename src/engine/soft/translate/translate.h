@@ -19,13 +19,14 @@ enum slow_kind {
     SLOW_EXIT,      /* a request: leave before the instruction */
     SLOW_BUDGET,    /* too little is left of native_budget: leave before the block */
     SLOW_INDIRECT,  /* target in R14, not in the jump cache */
+    SLOW_RETURN,    /* the same, nor where the CALL has left a landing */
     SLOW_TAKEN,     /* a conditional branch, by more than a jump */
 };
 
 /* Code out of line. */
 struct slow_path {
     uint8_t kind;  /* enum slow_kind */
-    uint8_t flags; /* SLOW_TAKEN: FLAGS_* */
+    uint8_t flags; /* SLOW_TAKEN, SLOW_RETURN: FLAGS_* */
     bool wants_flags, wants_vectors, wants_x87;
     uint32_t index;        /* of the instruction */
     int32_t stack_pending; /* of the translation, there */
@@ -63,6 +64,7 @@ struct block_exit {
     uint8_t *to_stub;      /* displacement of another jump to the link's stub, or NULL */
     bool with_flags;       /* as in the link */
     bool is_saved;         /* as well; if not, the stub has to do it */
+    bool is_landing;
 };
 
 /* A guest register that the vCPU keeps, and that a scratch register has as well; see held.c. */
@@ -91,6 +93,7 @@ struct translation {
     bool has_vectors, has_x87;             /* are in the host's registers */
     bool needs_poll;
     bool is_shared;
+    bool has_landings;       /* CALL and RET are call_return.c's */
     bool counts;             /* icount.h */
     uint32_t checked_groups; /* bit n: group n has its check behind it */
     uint8_t address_group;   /* whose address R14 has */
@@ -241,6 +244,18 @@ void native_emit_branch(struct translation *t, const struct native_insn *n);
 void native_emit_exit(struct translation *t, uint64_t rip, uint32_t live);
 /* The conditional branch is taken. */
 void native_emit_taken(struct translation *t);
+/* Is what is at 'rip' in the block's page for good? Not so if the page may end within the instruction there. */
+bool native_is_same_page(const struct translation *t, uint64_t rip);
+/* The exit of a landing at 'rip'. */
+struct block_exit *native_new_landing(struct translation *t, uint64_t rip);
+/* The return whose target, in R14, has no landing. */
+void native_emit_return_lookup(struct translation *t, const struct slow_path *slow);
+
+/* call_return.c: the return address 'next' has been pushed, and is in R15 if 'has_next'; or its lowest 32 bits tell it. The flags
+ * have been given up. */
+void native_emit_landing(struct translation *t, uint64_t next, bool has_next);
+/* RET: target in R14, flags given up; the stack pointer has still to be moved. */
+void native_emit_return(struct translation *t, int32_t pops);
 /* The stubs of exits, and the links of the block. */
 void native_emit_link_stubs(struct translation *t);
 
