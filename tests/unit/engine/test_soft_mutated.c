@@ -355,8 +355,11 @@ static void short_stubs(const struct bed *b)
             emit_bind(emit_jmp(&e), n->string);
         }
     }
-    struct emitter e = {.at = n->make_link};
-    emit_bind(emit_jmp(&e), n->leave);
+    uint8_t *const jumped_to[] = {n->make_link, n->no_call};
+    for (size_t i = 0; i < ARRAY_COUNT(jumped_to); i++) {
+        struct emitter e = {.at = jumped_to[i]};
+        emit_bind(emit_jmp(&e), n->leave);
+    }
     short_fill(b);
     for (size_t i = 0; i < NATIVE_SMALL_COUNT; i++) {
         *n->small[i] = 0xc3;
@@ -420,12 +423,42 @@ static bool vcpu_is_intact(const struct bed *b)
         SPAN(native_x87),
         SPAN(native_x87_is_saved),
         SPAN(fx_header),
+        SPAN(native_call), /* see calls_are_intact */
     };
     for (size_t i = 0; i < ARRAY_COUNT(open); i++) {
         memcpy(b->vcpu_before + open[i].offset, (const uint8_t *)b->v + open[i].offset,
                open[i].size);
     }
     return memcmp(b->vcpu_before, b->v, sizeof(*b->v)) == 0;
+}
+
+/* Does one of the block's calls come back to 'code'? */
+static bool is_landing(const struct bed *b, const struct native_block *block, const uint8_t *code)
+{
+    const struct soft_native *n = b->v->native;
+    for (size_t i = 0; i < block->link_count; i++) {
+        const struct native_link *link = &block->link[i];
+        const uint8_t *target = link->target ? native_entry_saved(n, native_at(n, link->target))
+                                             : native_link_stub(n, link);
+        if (link->is_landing && code == native_executable(n, target)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Returns go to nothing but landings. */
+static bool calls_are_intact(const struct bed *b, const struct native_block *block)
+{
+    for (size_t mode = 0; mode < SOFT_TLB_MODES; mode++) {
+        for (size_t i = 0; i < ARRAY_COUNT(b->v->native_call[mode]); i++) {
+            const uint8_t *code = b->v->native_call[mode][i].code;
+            if (code != b->v->native->no_calls[i].code && !is_landing(b, block, code)) {
+                return false;
+            }
+        }
+    }
+    return true;
 }
 
 static noreturn_fn void report_change(const struct bed *b)
@@ -482,6 +515,10 @@ static noreturn_fn void run_taken(struct bed *b, const struct native_block *bloc
             run_once(b, block);
             if (!vcpu_is_intact(b)) {
                 report_change(b);
+            }
+            if (!calls_are_intact(b, block)) {
+                say("a call has left something else than a landing\n");
+                _exit(4);
             }
         }
         exchange(b->v->native->writable, &b->taken[i]);

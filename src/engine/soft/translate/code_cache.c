@@ -291,6 +291,12 @@ static void forget_jumps(struct soft_vcpu *v, const struct native_block *block)
 void native_drop_block(struct soft_vcpu *v, struct native_block *block)
 {
     struct soft_native *n = v->native;
+    /* Calls that are under way may come back to the block's stubs, whatever goes until then. */
+    for (uint32_t i = 0; i < block->link_count; i++) {
+        if (block->link[i].target) {
+            native_link_unbind(n, &block->link[i]);
+        }
+    }
     unlink_block(n, block);
     forget_jumps(v, block);
     if (block->is_landing) {

@@ -315,7 +315,10 @@ static int step_branch(struct native_verifier *r, const struct node *node)
         return step_call(r, node, target);
     }
     if (insn->id == X86_ID_JMP && insn->opcode == 0xff && insn->has_memory) {
-        const char *fault = verify_indirect_jump(&node->at, &state);
+        bool is_return = insn->scale == 1u << NATIVE_CALL_SHIFT;
+        const char *fault = is_return && !native_has_landings(r->block->mode)
+                                ? "blocks of this mode have no landings"
+                                : verify_indirect_jump(&node->at, &state);
         return fault ? refuse(r, fault) : 0;
     }
     if (insn->id == X86_ID_JMP && (insn->opcode == 0xe9 || insn->opcode == 0xeb)) {
@@ -334,9 +337,44 @@ static int step_branch(struct native_verifier *r, const struct node *node)
     return reach(r, next, &state);
 }
 
+/* LEA of where a CALL comes back to: the block of a link, or the link's stub. */
+static int step_landing(struct native_verifier *r, const struct node *node)
+{
+    const struct x86_insn *insn = &node->at.insn;
+    const uint8_t *code = code_at(r, node->offset), *place = code + insn->disp_offset;
+    const uint8_t *target = code + insn->length + insn->disp;
+    if (!native_has_landings(r->block->mode)) {
+        return refuse(r, "blocks of this mode have no landings");
+    }
+    for (size_t i = 0; i < r->block->link_count; i++) {
+        const struct native_link *link = &r->block->link[i];
+        if (!link->is_landing || native_link_place(r->native, link) != place) {
+            continue;
+        }
+        if (node->state.tlb != (r->block->mode & NATIVE_MODE_TLB)) {
+            return refuse(r, "it comes back in another mode");
+        }
+        if (insn->operand[0].reg != HOST_R15 || insn->operand[0].size_bytes != 8) {
+            return refuse(r, "where it comes back to belongs into R15");
+        }
+        int rc = link->target ? check_link(r, node, place, target) : 0;
+        if (!link->target && target != native_link_stub(r->native, link)) {
+            rc = refuse(r, "it comes back elsewhere than to the link's stub");
+        }
+        struct verify_state state = node->state;
+        verify_forget(&state, HOST_R15);
+        state.reg[HOST_R15].kind = VERIFY_LANDING;
+        return rc < 0 ? rc : reach(r, node->offset + insn->length, &state);
+    }
+    return refuse(r, "no call comes back there");
+}
+
 static int step_node(struct native_verifier *r, const struct node *node)
 {
     r->current = node;
+    if (node->at.insn.id == X86_ID_LEA && node->at.insn.base == X86_BASE_RIP) {
+        return step_landing(r, node);
+    }
     if (x86_rows[node->at.insn.row].attributes & X86_ROW_BRANCH) {
         return step_branch(r, node);
     }
@@ -396,19 +434,22 @@ static int check_places(struct native_verifier *r)
         const struct {
             const uint8_t *at;
             bool is_branch;
-        } places[] = {{native_link_place(r->native, link), true},
+        } places[] = {{native_link_place(r->native, link), !link->is_landing},
                       {native_link_epoch(r->native, link), false},
                       {native_link_base(r->native, link), false}};
         for (size_t k = 0; k < ARRAY_COUNT(places); k++) {
             bool is_found = !places[k].at;
             for (size_t n = 1; n <= r->node_count && !is_found; n++) {
                 const struct x86_insn *insn = &r->node[n].at.insn;
+                const uint8_t *code = code_at(r, r->node[n].offset);
                 bool is_kind =
                     places[k].is_branch
                         ? x86_rows[insn->row].attributes & X86_ROW_BRANCH && insn->id != X86_ID_CALL
                         : insn->id == X86_ID_CMP;
-                is_found = is_kind && insn->imm_bytes == 4 &&
-                           code_at(r, r->node[n].offset) + insn->imm_offset == places[k].at;
+                is_found =
+                    is_kind && insn->imm_bytes == 4 && code + insn->imm_offset == places[k].at;
+                is_found |= link->is_landing && k == 0 && insn->id == X86_ID_LEA &&
+                            insn->base == X86_BASE_RIP && code + insn->disp_offset == places[k].at;
             }
             if (!is_found) {
                 return refuse_at(r, 0, "a link's place is no operand of an instruction");

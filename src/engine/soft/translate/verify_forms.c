@@ -313,6 +313,38 @@ static const char *check_table(const struct verify_state *state, const struct ve
     return "it is at no table for blocks of this mode";
 }
 
+/* An entry of the mode here of what calls leave for returns, at [rsp + place * 2 + displacement]. */
+static const char *check_call_entry(const struct x86_insn *insn, const struct verify_state *state,
+                                    struct verify_memory *out)
+{
+    const struct verify_value *index = &state->reg[insn->index];
+    if (state->tlb >= SOFT_TLB_MODES) {
+        return "it may run in more than one mode";
+    }
+    if (!verify_is_bounded(index) || index->bits & ~(uint64_t)NATIVE_CALL_MASK) {
+        return "its index is not bound to the calls";
+    }
+    out->offset -= (uint32_t)(offsetof(struct soft_vcpu, native_call) +
+                              state->tlb * sizeof(((struct soft_vcpu *)0)->native_call[0]));
+    out->form = VERIFY_FORM_CALL;
+    if (out->size != 8) {
+        return "it does not use a whole member of a call";
+    }
+    switch (out->offset) {
+    case MEMBER(soft_native_call, rip):
+        return out->access == READ || out->access == WRITE ? NULL
+                                                           : "it changes a call's return address";
+    case MEMBER(soft_native_call, code):
+        return insn->id == X86_ID_MOV && out->access == WRITE &&
+                       insn->operand[1].kind == X86_OPERAND_REG &&
+                       state->reg[insn->operand[1].reg].kind == VERIFY_LANDING
+                   ? NULL
+                   : "a call's code is no landing";
+    default:
+        return "it is at no calls of this mode";
+    }
+}
+
 static const char *check_guest(const struct x86_insn *insn, const struct verify_value *base,
                                const struct verify_memory *memory)
 {
@@ -386,7 +418,8 @@ static const char *check_memory(const struct verify_insn *at, const struct verif
         }
         out->index = insn->index;
         return insn->scale == 8 ? check_table(state, &state->reg[insn->index], out)
-                                : "its index is not scaled by 8";
+               : insn->scale == 1u << NATIVE_CALL_SHIFT ? check_call_entry(insn, state, out)
+                                                        : "its index is not scaled by 8";
     }
     if (verify_is_windowed(insn, state)) {
         out->form = VERIFY_FORM_GUEST;
@@ -419,10 +452,29 @@ const char *verify_step(const struct verify_insn *at, struct verify_state *state
     return NULL;
 }
 
+/* JMP to the code of an entry of 'native_call', whose return address has been found right. */
+static const char *check_return(const struct x86_insn *insn, const struct verify_state *state)
+{
+    struct verify_memory memory = {
+        .offset = (uint32_t)(insn->disp + NATIVE_ANCHOR), .size = 8, .access = READ};
+    memory.offset += MEMBER(soft_native_call, rip) - MEMBER(soft_native_call, code);
+    const char *fault = check_call_entry(insn, state, &memory);
+    if (fault || memory.offset != MEMBER(soft_native_call, rip)) {
+        return fault ? fault : "it jumps to something else than a call's code";
+    }
+    return state->reg[insn->index].rights & VERIFY_CALL_RIP_IS_RIGHT
+               ? NULL
+               : "the call's return address was not compared";
+}
+
 const char *verify_indirect_jump(const struct verify_insn *at, const struct verify_state *state)
 {
     const uint8_t both = VERIFY_JUMP_RIP_IS_RIGHT | VERIFY_JUMP_TAG_IS_RIGHT;
     struct verify_memory memory;
+    if (at->insn.base == X86_RSP && at->insn.index != X86_BASE_NONE &&
+        at->insn.scale == 1u << NATIVE_CALL_SHIFT) {
+        return check_return(&at->insn, state);
+    }
     const char *fault = check_memory(at, state, &memory);
     if (fault) {
         return fault;

@@ -17,6 +17,7 @@ enum verify_kind {
     VERIFY_WINDOW_GUESSED, /* bits 47:40 of it are those of window_role_slot['bits']; in the lowest bits as well */
     VERIFY_WINDOW,   /* what has to be added to it */
     VERIFY_JUMP_TAG, /* the tag of the jump cache's entry at index 'of' */
+    VERIFY_LANDING,  /* where a CALL in the block comes back to */
 };
 
 /* 'rights' of DIFFERENCE and HOST. */
@@ -27,6 +28,7 @@ enum verify_kind {
 /* 'rights' of MASKED and INDEX: compared with the jump cache's entry there. */
 #define VERIFY_JUMP_RIP_IS_RIGHT 4u
 #define VERIFY_JUMP_TAG_IS_RIGHT 8u
+#define VERIFY_CALL_RIP_IS_RIGHT 32u /* the same with the entry of native_call */
 
 struct verify_value {
     uint8_t kind; /* enum verify_kind */
@@ -46,6 +48,7 @@ enum verify_compared {
     VERIFY_FLAGS_BITS,     /* test low byte of 'reg', 'bits' */
     VERIFY_FLAGS_JUMP_RIP, /* cmp with the RIP of the jump cache's entry at index 'reg' */
     VERIFY_FLAGS_JUMP_TAG,
+    VERIFY_FLAGS_CALL_RIP, /* the same with the entry of native_call */
     VERIFY_FLAGS_FILLED, /* by the stub 'fill': if they say 'above', R14 has the host's address of 'bits' bytes to write to */
     VERIFY_FLAGS_EXIT, /* cmp with native_epoch or native_page: if they say 'equal', 'bits' of 'epochs' are so */
 };

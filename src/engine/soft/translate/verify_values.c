@@ -357,6 +357,10 @@ static bool transfer_flags(const struct verify_insn *at, const struct verify_sta
         *out = (struct verify_flags){VERIFY_FLAGS_JUMP_RIP, .reg = memory->index};
         return true;
     }
+    if (is_gpr(first, 8) && memory->form == VERIFY_FORM_CALL) {
+        *out = (struct verify_flags){VERIFY_FLAGS_CALL_RIP, .reg = memory->index};
+        return true;
+    }
     if (is_gpr(first, 8) && memory->form == VERIFY_FORM_FIELD &&
         memory->offset == offsetof(struct soft_vcpu, native_tag) &&
         state->reg[first->reg].kind == VERIFY_JUMP_TAG) {
@@ -472,6 +476,11 @@ void verify_edge(uint8_t condition, bool is_taken, struct verify_state *state)
     case VERIFY_FLAGS_JUMP_TAG:
         if (holds == HOST_IF_EQUAL && verify_is_bounded(value)) {
             value->rights |= VERIFY_JUMP_TAG_IS_RIGHT;
+        }
+        break;
+    case VERIFY_FLAGS_CALL_RIP:
+        if (holds == HOST_IF_EQUAL && verify_is_bounded(value)) {
+            value->rights |= VERIFY_CALL_RIP_IS_RIGHT;
         }
         break;
     case VERIFY_FLAGS_FILLED:
