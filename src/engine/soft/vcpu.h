@@ -170,7 +170,7 @@ struct soft_native_jump {
 
 /* What a CALL of translated code leaves for the RET that takes the return address from the same place of the stack; see
  * translate/call_return.c. */
-#define NATIVE_CALL_BITS 9
+#define NATIVE_CALL_BITS 8
 
 struct soft_native_call {
     uint64_t rip; /* the return address */
