@@ -46,9 +46,24 @@ static bool is_step(const struct x86_insn *insn, uint8_t *out_reg)
            (is_sum || insn->id == X86_ID_INC || insn->id == X86_ID_DEC);
 }
 
+/* Registers that it writes. */
+static uint16_t written_by(const struct x86_insn *insn)
+{
+    uint16_t written = 0;
+    for (uint32_t i = 0; i < insn->operand_count; i++) {
+        const struct x86_operand *operand = &insn->operand[i];
+        if (operand->kind == X86_OPERAND_REG && operand->reg_class == X86_REG_GPR &&
+            operand->access & X86_OPERAND_WRITE && operand->reg < X86_GPR_COUNT) {
+            written |= (uint16_t)BIT(operand->reg);
+        }
+    }
+    return written;
+}
+
 void native_guess_begin(struct native_guess *g, struct soft_vcpu *v,
                         const struct native_source *source)
 {
+    uint16_t made = 0;
     g->v = v;
     memcpy(g->value, v->gpr, sizeof(g->value));
     g->known = UINT16_MAX;
@@ -57,8 +72,12 @@ void native_guess_begin(struct native_guess *g, struct soft_vcpu *v,
         uint8_t reg;
         if (source->insn[i].kind == NATIVE_PLAIN && is_step(&source->insn[i].insn, &reg)) {
             g->stepping |= (uint16_t)BIT(reg);
+        } else {
+            made |= written_by(&source->insn[i].insn);
         }
     }
+    /* One that is made anew each time is no pointer that moves. */
+    g->stepping &= (uint16_t)~made;
 }
 
 static bool find_address(const struct native_guess *g, const struct x86_insn *insn,
@@ -237,11 +256,5 @@ void native_guess_follow(struct native_guess *g, const struct native_insn *n)
     default:
         break;
     }
-    for (uint32_t i = 0; i < n->insn.operand_count; i++) {
-        const struct x86_operand *operand = &n->insn.operand[i];
-        if (operand->kind == X86_OPERAND_REG && operand->reg_class == X86_REG_GPR &&
-            operand->access & X86_OPERAND_WRITE && operand->reg < X86_GPR_COUNT) {
-            forget(g, operand->reg);
-        }
-    }
+    g->known &= (uint16_t)~written_by(&n->insn);
 }
