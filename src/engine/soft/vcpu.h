@@ -263,11 +263,12 @@ struct soft_vcpu {
     uint8_t native_x87_is_saved; /* fx[] comes from the host: its pointers are to be seen to */
     struct {
         uint64_t fip, fdp;
-        uint32_t fop, segment;      /* with NATIVE_X87_NOTED */
-    } native_x87;                   /* the last instruction and operand */
-    struct soft_native *native;     /* NULL: interpreter only */
-    struct soft_windows *windows;   /* NULL: none; windows.h */
-    uint8_t window_state;           /* enum soft_window_state */
+        uint32_t fop, segment;    /* with NATIVE_X87_NOTED */
+    } native_x87;                 /* the last instruction and operand */
+    struct soft_native *native;   /* NULL: interpreter only */
+    struct soft_windows *windows; /* NULL: none; windows.h */
+    uint8_t window_state;         /* enum soft_window_state */
+    bool windows_own_blocks; /* blocks with windows are the process's own, not shared with others */
     struct soft_lockstep *lockstep; /* NULL: off */
     const struct soft_op *op;       /* the instruction under way, for the RIP of exceptions */
     struct soft_block *block;

@@ -9,6 +9,8 @@
 /* Pages that wait to be looked up again one by one; with more, all are. */
 #define WINDOW_MAX_PENDING 64u
 #define WINDOW_FILTER_BITS 12
+/* With windows=always: so many blocks of the process's own, then as many shared ones. */
+#define SOFT_WINDOW_TEST_BLOCKS 512u
 
 struct window {
     uint8_t *base; /* of the addresses' first byte; guards before and behind */

@@ -24,6 +24,8 @@
 #define TICKS_TO_WAIT  256
 /* A program that has used so many blocks with windows waits for code more than for data. */
 #define MANY_BLOCKS 6000u
+/* Until it has used so many its blocks are its own, which run faster, but have to be made for each process anew. */
+#define OWN_BLOCKS 3000u
 /* To have a page again that has been dropped, as a part of a fault that brings in several. */
 #define DROPPED_CYCLES 2000u
 /* A signal and its return, beside what is measured. */
@@ -198,6 +200,13 @@ static void load(struct soft_vcpu *v, struct window_space *space)
     w->loaded = space;
 }
 
+static void choose_blocks(struct soft_vcpu *v, const struct window_space *space)
+{
+    bool is_test = v->vm->windows == SOFT_WINDOWS_ALWAYS;
+    v->windows_own_blocks = is_test ? space->block_count / SOFT_WINDOW_TEST_BLOCKS % 2 == 0
+                                    : space->block_count < OWN_BLOCKS;
+}
+
 /* There is no room, or something is odd. */
 static void give_back(struct soft_vcpu *v, struct window_space *space)
 {
@@ -280,6 +289,7 @@ bool soft_windows_prepare(struct soft_vcpu *v)
         fill_wanted(v, space);
     }
     v->window_state = SOFT_WINDOWS_ON;
+    choose_blocks(v, space);
     w->spent += __rdtsc() - start;
     return true;
 }
@@ -287,7 +297,12 @@ bool soft_windows_prepare(struct soft_vcpu *v)
 bool soft_windows_count_block(struct soft_vcpu *v)
 {
     struct window_space *space = v->windows ? v->windows->current : NULL;
-    return space && ++space->block_count < MANY_BLOCKS;
+    if (!space) {
+        return false;
+    }
+    space->block_count++;
+    choose_blocks(v, space);
+    return space->block_count < MANY_BLOCKS;
 }
 
 const uint8_t *soft_windows_peek(struct soft_vcpu *v, uint64_t gva)

@@ -150,6 +150,72 @@ static void test_broken_windows(void **state)
     refused(b, "address is not checked");
 }
 
+/* mov r14, address; mov r15, [window of 'slot']; or an instruction between the two. */
+static void fixed(struct bench *b, uint64_t address, int32_t slot)
+{
+    begin_windows(b);
+    b->block->mode |= NATIVE_MODE_OWN;
+    emit_mov_imm(&b->e, R14, address);
+    emit_op_base(&b->e, HOST_OP_MOV_REG_RM, R15, HOST_RSP, WINDOW + 8 * slot);
+}
+
+static void test_fixed_windows(void **state)
+{
+    struct bench *b = *state;
+    fixed(b, 0x7f1234567890, 0x7f);
+    PUT(b, LOAD);
+    end_windows(b);
+    accepted(b);
+    fixed(b, 0x404040, 0);
+    PUT(b, LEA_BOTH);
+    load(b, 0x1000);
+    end_windows(b);
+    accepted(b);
+    fixed(b, 0xffffffffff600000, 0xffff); /* where there is no window */
+    PUT(b, LOAD);
+    end_windows(b);
+    accepted(b);
+    /* Another's window, or one of an address that has changed since, or is not known. */
+    fixed(b, 0x7f1234567890, 0x7e);
+    PUT(b, LOAD);
+    end_windows(b);
+    refused(b, "address is not checked");
+    fixed(b, 0x7f1234567890, 0x7f);
+    PUT(b, 0x49, 0xff, 0xc6); /* inc r14 */
+    PUT(b, LOAD);
+    end_windows(b);
+    refused(b, "address is not checked");
+    fixed(b, 0x7f1234567890, 0x7f);
+    PUT(b, 0x4a, 0x8b, 0x04, 0x3b); /* mov rax, [rbx + r15] */
+    end_windows(b);
+    refused(b, "address is not checked");
+    begin_windows(b);
+    emit_op_base(&b->e, HOST_OP_MOV_REG_RM, R15, HOST_RSP, WINDOW);
+    PUT(b, LOAD);
+    end_windows(b);
+    refused(b, "address is not checked");
+    /* The table written, or parts of elements. */
+    begin_windows(b);
+    emit_op_base(&b->e, HOST_OP_MOV_RM_REG, HOST_RAX, HOST_RSP, WINDOW + 8);
+    end_windows(b);
+    refused(b, "does not just read one of the windows");
+    begin_windows(b);
+    emit_op_base(&b->e, HOST_OP_MOV_REG_RM, R15, HOST_RSP, WINDOW + 4);
+    end_windows(b);
+    refused(b, "does not just read one of the windows");
+    begin_windows(b);
+    PUT(b, 0x44, 0x8b, 0xbc, 0x24); /* mov r15d, */
+    emit32(&b->e, (uint32_t)WINDOW);
+    end_windows(b);
+    refused(b, "does not just read one of the windows");
+    /* Not with the kernel's rights. */
+    fixed(b, 0x404040, 0);
+    b->block->mode = SOFT_TLB_SUPERVISOR;
+    PUT(b, LOAD);
+    end_windows(b);
+    refused(b, "address is not checked");
+}
+
 /* rorx, cmp with the slot of a role, jne, mov of 'base', access; or another one instead of one of them. */
 static void guess(struct bench *b, uint32_t role, int32_t base, uint8_t condition, uint8_t shift)
 {
@@ -187,7 +253,7 @@ static void test_guesses(void **state)
     guess(b, 1, base + 8, HOST_IF_NOT_EQUAL, SOFT_WINDOW_SHIFT + 1);
     refused(b, "address is not checked");
     guess(b, 1, WINDOW + 8 * 85, HOST_IF_NOT_EQUAL, SOFT_WINDOW_SHIFT);
-    refused(b, "not for blocks");
+    refused(b, "address is not checked");
 }
 
 static void test_modes_of_windows(void **state)
@@ -221,9 +287,8 @@ int main(void)
         return 77; /* the host's CPU has no RORX: no windows */
     }
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_windows),
-        cmocka_unit_test(test_broken_windows),
-        cmocka_unit_test(test_guesses),
+        cmocka_unit_test(test_windows),          cmocka_unit_test(test_broken_windows),
+        cmocka_unit_test(test_fixed_windows),    cmocka_unit_test(test_guesses),
         cmocka_unit_test(test_modes_of_windows),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);

@@ -2,7 +2,9 @@
 #include "soft_guest.h"
 
 #include "base/core/bits.h"
+#include "engine/soft/translate/block_table.h"
 #include "engine/soft/vcpu.h"
+#include "engine/soft/window_map.h"
 #include "engine/soft/windows.h"
 
 #define OTHER_PML4 0x60000u
@@ -99,10 +101,79 @@ static void roles_are_of_the_table(void **state)
     guest_end(&guest);
 }
 
+/* At 0x300000 in both spaces, which have different pages there; and where a CALL comes back to. */
+#define RELATIVE       0x300000u
+#define OTHER_RELATIVE 0x500000u
+GUEST_CODE_BLOCK(relative, ".code64",
+                 ".byte 0x48, 0xff, 0x05\n .long 0x300000 - 0x10007\n call 1f\n 1: pop %rax\n"
+                 ".byte 0x48, 0x89, 0x05\n .long 0x300008 - 0x10014\n out %al, $0xf4\n hlt\n");
+#define RETURN_ADDRESS (GUEST_CODE + 12)
+
+static void add_other_page(void)
+{
+    uint64_t tables = OTHER_PML4 + 0x1000, first = GUEST_PML4 + 0x3000;
+    guest_put64(&guest, OTHER_PML4, tables | 7);
+    guest_put64(&guest, tables, (tables + 0x1000) | 7);
+    guest_put64(&guest, tables + 0x1000, first | 7);
+    guest_put64(&guest, tables + 0x1008, (tables + 0x2000) | 7);
+    for (uint64_t page = 0; page < 512; page++) {
+        guest_put64(&guest, tables + 0x2000 + 8 * page,
+                    guest_get64(&guest, first + 0x1000 + 8 * page));
+    }
+    guest_put64(&guest, tables + 0x2000 + 8 * (RELATIVE / 0x1000 % 512), OTHER_RELATIVE | 7);
+}
+
+/* The page's counter has been raised so often, and the CALL has come back. */
+static void expect_counted(uint64_t page, uint64_t turn)
+{
+    assert_int_equal(guest_get64(&guest, page), turn);
+    assert_int_equal(guest_get64(&guest, page + 8), RETURN_ADDRESS);
+    guest_put64(&guest, page + 8, 0);
+}
+
+/* A process's own blocks hold addresses, but not where its windows are: another process may have code at the same address. */
+static void own_blocks(void **state)
+{
+    guest_start_with(&guest, 1, "windows=always,verify=on");
+    guest_long_mode(&guest, 0, relative, GUEST_CODE_SIZE(relative), &initial);
+    initial.rflags |= X86_FLAG_IOPL;
+    initial.segment[X86_CS].selector = GUEST_CS_USER;
+    initial.segment[X86_CS].attributes = 0xa0fb;
+    initial.segment[X86_SS].selector = GUEST_DS_USER;
+    initial.segment[X86_SS].attributes = 0xc0f3;
+    add_other_page();
+    uint64_t turn = 0;
+    while (++turn <= 4) {
+        const struct soft_vcpu *v = run(GUEST_PML4, 0, 0);
+        if (!v->windows) {
+            skip();
+        }
+        assert_true(v->native_mode & NATIVE_MODE_OWN);
+        assert_false(native_is_shared(v, v->native_mode));
+        expect_counted(RELATIVE, turn);
+        assert_int_equal(guest_get64(&guest, OTHER_RELATIVE), turn - 1);
+        v = run(OTHER_PML4, 0, 0);
+        assert_true(v->native_mode & NATIVE_MODE_OWN);
+        expect_counted(OTHER_RELATIVE, turn);
+        assert_int_equal(guest_get64(&guest, RELATIVE), turn);
+    }
+    /* The same process, when it has used that many. */
+    for (size_t i = 0; i < WINDOW_SPACES; i++) {
+        soft_from_vcpu(guest.vcpu[0])->windows->space[i].block_count = SOFT_WINDOW_TEST_BLOCKS;
+    }
+    const struct soft_vcpu *v = run(OTHER_PML4, 0, 0);
+    assert_true(v->native_mode & NATIVE_MODE_WINDOWS);
+    assert_false(v->native_mode & NATIVE_MODE_OWN);
+    assert_true(native_is_shared(v, v->native_mode));
+    expect_counted(OTHER_RELATIVE, turn);
+    guest_end(&guest);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(layouts),
+        cmocka_unit_test(own_blocks),
         cmocka_unit_test(roles_are_of_the_table),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

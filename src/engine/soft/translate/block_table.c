@@ -120,7 +120,7 @@ static uint32_t current_mode(struct soft_vcpu *v)
     if (mode == SOFT_TLB_USER && v->code_size == X86_CODE_64 &&
         v->window_state != SOFT_WINDOWS_OFF &&
         (v->window_state == SOFT_WINDOWS_ON || soft_windows_prepare(v))) {
-        mode |= NATIVE_MODE_WINDOWS;
+        mode |= NATIVE_MODE_WINDOWS | (v->windows_own_blocks ? NATIVE_MODE_OWN : 0);
     } else if (v->code_size != X86_CODE_64) {
         uint32_t mode_32 = mode_of_segments(v);
         if (mode_32 == NATIVE_MODE_NONE) {

@@ -34,8 +34,10 @@ _Static_assert(NATIVE_ANCHOR <= 128, "signals write below it");
 #define NATIVE_MODE_UNGROUPED 0x400u
 /* Memory is accessed in windows (windows.h). */
 #define NATIVE_MODE_WINDOWS 0x800u
-#define NATIVE_MODE_BITS    12
-#define NATIVE_MODE_NONE    UINT32_MAX /* not for the translator */
+/* With windows: the blocks are the process's own, at its addresses. */
+#define NATIVE_MODE_OWN  0x1000u
+#define NATIVE_MODE_BITS 13
+#define NATIVE_MODE_NONE UINT32_MAX /* not for the translator */
 
 /* Where something lies in the memory of descriptions, in bytes from its start. 0: nowhere. */
 typedef uint32_t native_ref;
@@ -63,7 +65,10 @@ struct native_link {
 
 /* A program's blocks are shared between all addresses at which its page is seen: libraries lie at another address in each
  * process. Such a block knows RIPs, its own among them, only as distances from its page's address, whose number is in
- * native_page while it runs. Blocks of the kernel have their RIPs as they are. */
+ * native_page while it runs.
+ *
+ * Blocks of the kernel have their RIPs as they are, and so have those of a process that runs for long and has not much code (see
+ * windows.c): they are shorter, and need not wait for native_page, which calls and returns hand on through memory. */
 struct native_block {
     native_ref hash_next, page_next; /* older ones */
     native_ref incoming;             /* links */
@@ -254,7 +259,8 @@ static inline bool native_has_landings(uint32_t mode)
 /* Are blocks of 'mode' shared? */
 static inline bool native_is_shared(const struct soft_vcpu *v, uint32_t mode)
 {
-    return (mode & NATIVE_MODE_TLB) == SOFT_TLB_USER && !(mode & NATIVE_MODE_32) && !v->lockstep;
+    return (mode & NATIVE_MODE_TLB) == SOFT_TLB_USER &&
+           !(mode & (NATIVE_MODE_32 | NATIVE_MODE_OWN)) && !v->lockstep;
 }
 
 /* The part of RIP that shared blocks get from native_page. */

@@ -14,12 +14,17 @@ static const uint8_t *go_to(struct soft_vcpu *v, uint64_t rip, enum soft_tlb_mod
     v->rip = rip;
     v->tlb = &v->tlbs[tlb];
     v->align_check = false;
-    v->native_page = tlb == SOFT_TLB_USER ? rip >> GUEST_PAGE_SHIFT : 0;
     /* Which of the vectors are on has not changed. */
-    bool is_low = tlb != SOFT_TLB_USER && !(rip >> 63);
-    bool has_windows = tlb == SOFT_TLB_USER && v->window_state == SOFT_WINDOWS_ON;
-    v->native_mode = (v->native_mode & ~(NATIVE_MODE_TLB | NATIVE_MODE_LOW | NATIVE_MODE_WINDOWS)) |
-                     tlb | (is_low ? NATIVE_MODE_LOW : 0) | (has_windows ? NATIVE_MODE_WINDOWS : 0);
+    const uint32_t others =
+        NATIVE_MODE_TLB | NATIVE_MODE_LOW | NATIVE_MODE_WINDOWS | NATIVE_MODE_OWN;
+    uint32_t mode = (v->native_mode & ~others) | tlb;
+    if (tlb != SOFT_TLB_USER) {
+        mode |= rip >> 63 ? 0 : NATIVE_MODE_LOW;
+    } else if (v->window_state == SOFT_WINDOWS_ON) {
+        mode |= NATIVE_MODE_WINDOWS | (v->windows_own_blocks ? NATIVE_MODE_OWN : 0);
+    }
+    v->native_mode = mode;
+    v->native_page = native_is_shared(v, mode) ? rip >> GUEST_PAGE_SHIFT : 0;
     native_use_tag(v, v->native_mode);
     const struct soft_native_jump *jump = native_find_jump(v, rip, v->native_mode);
     if (likely(jump && !atomic_load_explicit(&v->requests, memory_order_relaxed) &&

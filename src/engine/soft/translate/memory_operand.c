@@ -225,6 +225,34 @@ static void emit_window(struct translation *t, uint8_t reg)
     emit_op_table(e, HOST_OP_MOV_REG_RM, SCRATCH, SCRATCH, VCPU_FIELD(window_table));
 }
 
+/* Is the address of the instruction's access, 'disp' bytes further, the same whenever the block runs? */
+static bool find_fixed(const struct translation *t, const struct native_insn *n, int32_t disp,
+                       uint64_t *out_address)
+{
+    const struct x86_insn *insn = &n->insn;
+    bool is_relative = insn->base == X86_BASE_RIP;
+    if (!native_has_windows(t) || t->is_shared || !insn->has_memory || insn->address_bytes != 8 ||
+        (!is_relative && (insn->base != X86_BASE_NONE || insn->index != X86_BASE_NONE)) ||
+        insn->segment == X86_FS || insn->segment == X86_GS) {
+        return false;
+    }
+    *out_address = (uint64_t)insn->disp + (uint64_t)(int64_t)disp;
+    if (is_relative) {
+        *out_address += t->source->rip + n->offset + insn->length;
+    }
+    return true;
+}
+
+/* R14 = an address that find_fixed has found, R15 = what its window adds to it. */
+static void emit_fixed(struct translation *t, uint64_t address)
+{
+    uint64_t slot = address >> SOFT_WINDOW_SHIFT & (SOFT_WINDOW_SLOTS - 1);
+    emit_mov_imm(&t->e, ADDRESS, address);
+    native_begin_window_access(t);
+    emit_op_base(&t->e, HOST_OP_MOV_REG_RM, SCRATCH, HOST_RSP,
+                 VCPU_FIELD(window_table) + 8 * (int32_t)slot);
+}
+
 /* An address that is a register and a displacement, both for the host. What the guards of windows do not cover is none. */
 struct near_address {
     uint8_t base; /* HOST_NONE: it is not that simple */
@@ -394,7 +422,11 @@ static void emit_group_access(struct translation *t, const struct native_insn *n
     if (!(t->checked_groups >> n->group & 1)) {
         native_before_access(t, n);
         struct near_address near = find_near(t, n, group->low - n->group_disp);
-        if (near.base != HOST_NONE) {
+        uint64_t fixed;
+        if (find_fixed(t, n, group->low - n->group_disp, &fixed)) {
+            emit_fixed(t, fixed);
+            emit_add_scratch(t, ADDRESS, 0);
+        } else if (near.base != HOST_NONE) {
             native_emit_near(t, near.base, near.disp);
         } else {
             emit_access_address(t, n, group->low - n->group_disp);
@@ -444,12 +476,18 @@ void native_emit_operand(struct translation *t, const struct native_insn *n, uin
     }
     native_before_access(t, n);
     struct near_address near = find_near(t, n, 0);
+    uint64_t fixed;
     if (near.base != HOST_NONE) {
         native_emit_near(t, near.base, near.disp);
         return;
     }
-    native_emit_address(t, n);
-    native_emit_translation(t, size, is_write, is_aligned);
+    if (find_fixed(t, n, 0, &fixed)) {
+        emit_fixed(t, fixed);
+        emit_add_scratch(t, ADDRESS, 0);
+    } else {
+        native_emit_address(t, n);
+        native_emit_translation(t, size, is_write, is_aligned);
+    }
     t->address_group = NATIVE_NO_GROUP;
     t->operand_disp = 0;
 }
@@ -500,6 +538,11 @@ struct native_operand native_emit_parts(struct translation *t, const struct nati
     }
     native_before_access(t, n);
     t->address_group = NATIVE_NO_GROUP;
+    uint64_t fixed;
+    if (find_fixed(t, n, 0, &fixed)) {
+        emit_fixed(t, fixed);
+        return (struct native_operand){ADDRESS, SCRATCH, 0, HOST_NONE};
+    }
     if (near.base == HOST_NONE) {
         native_emit_address(t, n);
         emit_window(t, ADDRESS);

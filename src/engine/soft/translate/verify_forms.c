@@ -247,6 +247,14 @@ static bool is_slot(const struct verify_memory *memory)
 
 static const char *check_field(uint32_t size, struct verify_memory *out)
 {
+    uint32_t in_windows = out->offset - (uint32_t)offsetof(struct soft_vcpu, window_table);
+    if (in_windows < sizeof(((struct soft_vcpu *)0)->window_table)) {
+        out->form = VERIFY_FORM_FIXED_WINDOW;
+        out->offset = in_windows;
+        return size != 8 || in_windows % 8 || out->access != READ
+                   ? "it does not just read one of the windows"
+                   : NULL;
+    }
     if (is_slot(out)) {
         out->form = VERIFY_FORM_SLOT;
         out->index = (uint8_t)(16 + (out->offset - offsetof(struct soft_vcpu, native_group)) / 8);

@@ -168,6 +168,14 @@ static void transfer_move(const struct verify_insn *at, const struct verify_stat
             memory->offset == offsetof(struct soft_vcpu, window_role_add) + 8 * before->bits;
         out->kind = is_it ? VERIFY_WINDOW : VERIFY_ANY;
         out->of = is_it ? before->of : 0;
+    } else if (memory->form == VERIFY_FORM_FIXED_WINDOW) {
+        /* The one of the address in R14, if that is known; see memory_operand.c. */
+        const struct verify_value *address = &state->reg[HOST_R14];
+        uint64_t slot = address->bits >> SOFT_WINDOW_SHIFT & (SOFT_WINDOW_SLOTS - 1);
+        bool is_it = address->kind == VERIFY_CONSTANT && memory->offset == 8 * slot &&
+                     state->tlb == SOFT_TLB_USER && at->insn.operand[0].reg != HOST_R14;
+        out->kind = is_it ? VERIFY_WINDOW : VERIFY_ANY;
+        out->of = is_it ? HOST_R14 : 0;
     } else if (memory->form == VERIFY_FORM_WINDOW) {
         out->kind = VERIFY_WINDOW;
         out->of = state->reg[memory->index].of;

@@ -17,13 +17,15 @@ enum verify_form {
     VERIFY_FORM_JUMP,
     VERIFY_FORM_CALL,
     VERIFY_FORM_WINDOW,
+    VERIFY_FORM_FIXED_WINDOW, /* an element of the same table, at no index */
     VERIFY_FORM_GUEST,
 };
 
 struct verify_memory {
-    uint8_t form;    /* enum verify_form */
-    uint8_t index;   /* register, of tables; element, of SLOT */
-    uint32_t offset; /* of FIELD: in the vCPU; of tables: in the entry */
+    uint8_t form;  /* enum verify_form */
+    uint8_t index; /* register, of tables; element, of SLOT */
+    uint32_t
+        offset; /* of FIELD: in the vCPU; of tables: in the entry; of FIXED_WINDOW: in the table */
     uint32_t size;
     uint8_t access;
 };
