@@ -32,6 +32,7 @@ struct window_space {
     uint32_t tag;         /* tlb.h: what is mapped is as of this one */
     bool is_active;       /* has windows, or is to have them */
     bool may_be_another;  /* process than the one that its windows were made for */
+    bool has_own_blocks;  /* and not too many; see windows.c */
     bool has_lost_pages;  /* all have to be looked up */
     bool has_lost_writes; /* the writable ones have to be looked at */
     uint64_t last_tick;   /* host's TSC */

@@ -24,8 +24,10 @@
 #define TICKS_TO_WAIT  256
 /* A program that has used so many blocks with windows waits for code more than for data. */
 #define MANY_BLOCKS 6000u
-/* Until it has used so many its blocks are its own, which run faster, but have to be made for each process anew. */
-#define OWN_BLOCKS 3000u
+/* From so many ticks on, and until it has used so many, its blocks are its own: they run faster, but have to be made for each process
+ * anew. */
+#define TICKS_TO_OWN 40
+#define OWN_BLOCKS   3000u
 /* To have a page again that has been dropped, as a part of a fault that brings in several. */
 #define DROPPED_CYCLES 2000u
 /* A signal and its return, beside what is measured. */
@@ -200,11 +202,13 @@ static void load(struct soft_vcpu *v, struct window_space *space)
     w->loaded = space;
 }
 
-static void choose_blocks(struct soft_vcpu *v, const struct window_space *space)
+static void choose_blocks(struct soft_vcpu *v, struct window_space *space)
 {
-    bool is_test = v->vm->windows == SOFT_WINDOWS_ALWAYS;
-    v->windows_own_blocks = is_test ? space->block_count / SOFT_WINDOW_TEST_BLOCKS % 2 == 0
-                                    : space->block_count < OWN_BLOCKS;
+    uint32_t count = space->block_count;
+    space->has_own_blocks |= space->ticks >= TICKS_TO_OWN;
+    v->windows_own_blocks = v->vm->windows == SOFT_WINDOWS_ALWAYS
+                                ? count / SOFT_WINDOW_TEST_BLOCKS % 2 == 0
+                                : space->has_own_blocks && count < OWN_BLOCKS;
 }
 
 /* There is no room, or something is odd. */
@@ -356,7 +360,9 @@ void soft_windows_tick(struct soft_vcpu *v)
     if (space->debt > SPENT_TOO_MUCH) {
         deactivate(w, space);
         v->window_state = SOFT_WINDOWS_OFF;
+        return;
     }
+    choose_blocks(v, space);
 }
 
 enum soft_window_result soft_windows_fault(struct soft_vcpu *v, uintptr_t address, bool is_write,
