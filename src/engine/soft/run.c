@@ -64,6 +64,18 @@ static bool take_request(struct soft_vcpu *v, uint32_t bit)
     return atomic_fetch_and(&v->requests, ~bit) & bit;
 }
 
+/* Not one that waits for an INIT to be done, which may have come with it since the requests were looked at. */
+static bool take_sipi_request(struct soft_vcpu *v)
+{
+    uint32_t seen = atomic_load(&v->requests);
+    while ((seen & (SOFT_REQUEST_SIPI | SOFT_REQUEST_INIT)) == SOFT_REQUEST_SIPI) {
+        if (atomic_compare_exchange_weak(&v->requests, &seen, seen & ~SOFT_REQUEST_SIPI)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void take_init(struct soft_vcpu *v)
 {
     struct x86_state state;
@@ -248,7 +260,7 @@ static bool serve_requests(struct soft_vcpu *v, enum vcpu_exit *out_exit)
     if ((requests & SOFT_REQUEST_INIT) && take_request(v, SOFT_REQUEST_INIT)) {
         take_init(v);
     }
-    if ((requests & SOFT_REQUEST_SIPI) && take_request(v, SOFT_REQUEST_SIPI)) {
+    if ((requests & SOFT_REQUEST_SIPI) && take_sipi_request(v)) {
         take_sipi(v);
     }
     if ((requests & SOFT_REQUEST_KICKED_BY_GUEST) &&
