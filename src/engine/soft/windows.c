@@ -24,8 +24,8 @@
 #define TICKS_TO_WAIT  256
 /* A program that has used so many blocks with windows waits for code more than for data. */
 #define MANY_BLOCKS 6000u
-/* From so many ticks on, and until it has used so many, its blocks are its own: they run faster, but have to be made for each process
- * anew. */
+/* From so many ticks on, and until it has used so many, its blocks are its own: they run faster, but have to be made for each
+ * process anew. */
 #define TICKS_TO_OWN 40
 #define OWN_BLOCKS   3000u
 /* To have a page again that has been dropped, as a part of a fault that brings in several. */

@@ -323,6 +323,22 @@ static uint8_t rm_number(const struct x86_insn *insn)
     return (uint8_t)((insn->modrm & 7) | (insn->rex & 1) << 3);
 }
 
+uint16_t native_written_gprs(const struct x86_insn *insn)
+{
+    uint16_t written = 0;
+    if (insn->id == X86_ID_PCMPESTRI || insn->id == X86_ID_VPCMPESTRI) {
+        written = BIT(X86_RCX); /* an operand more than struct x86_insn has room for */
+    }
+    for (uint32_t i = 0; i < insn->operand_count; i++) {
+        const struct x86_operand *operand = &insn->operand[i];
+        if (operand->kind == X86_OPERAND_REG && operand->reg_class == X86_REG_GPR &&
+            operand->access & X86_OPERAND_WRITE && operand->reg < X86_GPR_COUNT) {
+            written |= (uint16_t)BIT(operand->reg);
+        }
+    }
+    return written;
+}
+
 bool native_high_needs_rex(const struct x86_insn *insn)
 {
     bool other_is_rsp = false;

@@ -200,6 +200,9 @@ static inline bool native_has_high_byte(const struct x86_insn *insn)
  * address is in R14, and with RSP, which is R13: MOVZX ESP, AH. */
 bool native_high_needs_rex(const struct x86_insn *insn);
 
+/* Bit n: general register n is among the operands that it writes; not RSP for PUSH and its kin. */
+uint16_t native_written_gprs(const struct x86_insn *insn);
+
 /* Guest registers that have no host register of their own. */
 static inline bool native_is_spilled(uint8_t guest_reg)
 {

@@ -67,8 +67,8 @@ struct native_link {
  * process. Such a block knows RIPs, its own among them, only as distances from its page's address, whose number is in
  * native_page while it runs.
  *
- * Blocks of the kernel have their RIPs as they are, and so have those of a process that runs for long and has not much code (see
- * windows.c): they are shorter, and need not wait for native_page, which calls and returns hand on through memory. */
+ * Blocks of the kernel have their RIPs as they are, and so have those of a process that runs for long and has not much code
+ * (windows.c): they are shorter, and need not wait for native_page, which calls and returns hand on through memory. */
 struct native_block {
     native_ref hash_next, page_next; /* older ones */
     native_ref incoming;             /* links */

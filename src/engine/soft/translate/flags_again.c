@@ -35,14 +35,7 @@ static uint16_t changed_by(const struct native_insn *n)
     if (n->kind == NATIVE_POP_REG || n->kind == NATIVE_MOV_IMM) {
         changed |= (uint16_t)BIT((n->insn.opcode & 7) | (n->insn.rex & 1) << 3);
     }
-    for (uint32_t i = 0; i < n->insn.operand_count && !is_stack; i++) {
-        const struct x86_operand *operand = &n->insn.operand[i];
-        if (operand->kind == X86_OPERAND_REG && operand->reg_class == X86_REG_GPR &&
-            operand->access & X86_OPERAND_WRITE) {
-            changed |= (uint16_t)BIT(operand->reg & 15);
-        }
-    }
-    return changed;
+    return changed | (is_stack ? 0 : native_written_gprs(&n->insn));
 }
 
 static int32_t stack_change(const struct native_source *source, const struct native_insn *n)

@@ -182,14 +182,10 @@ static void follow(struct followed *f, const struct native_insn *n, uint8_t word
     default:
         break;
     }
-    if (n->insn.id == X86_ID_PCMPESTRI || n->insn.id == X86_ID_VPCMPESTRI) {
-        forget(f, X86_RCX); /* an operand more than struct x86_insn has room for */
-    }
-    for (uint32_t i = 0; i < n->insn.operand_count; i++) {
-        const struct x86_operand *operand = &n->insn.operand[i];
-        if (operand->kind == X86_OPERAND_REG && operand->reg_class == X86_REG_GPR &&
-            operand->access & X86_OPERAND_WRITE) {
-            forget(f, operand->reg);
+    uint16_t written = native_written_gprs(&n->insn);
+    for (uint8_t i = 0; i < X86_GPR_COUNT; i++) {
+        if (written >> i & 1) {
+            forget(f, i);
         }
     }
 }

@@ -46,20 +46,6 @@ static bool is_step(const struct x86_insn *insn, uint8_t *out_reg)
            (is_sum || insn->id == X86_ID_INC || insn->id == X86_ID_DEC);
 }
 
-/* Registers that it writes. */
-static uint16_t written_by(const struct x86_insn *insn)
-{
-    uint16_t written = 0;
-    for (uint32_t i = 0; i < insn->operand_count; i++) {
-        const struct x86_operand *operand = &insn->operand[i];
-        if (operand->kind == X86_OPERAND_REG && operand->reg_class == X86_REG_GPR &&
-            operand->access & X86_OPERAND_WRITE && operand->reg < X86_GPR_COUNT) {
-            written |= (uint16_t)BIT(operand->reg);
-        }
-    }
-    return written;
-}
-
 void native_guess_begin(struct native_guess *g, struct soft_vcpu *v,
                         const struct native_source *source)
 {
@@ -73,7 +59,7 @@ void native_guess_begin(struct native_guess *g, struct soft_vcpu *v,
         if (source->insn[i].kind == NATIVE_PLAIN && is_step(&source->insn[i].insn, &reg)) {
             g->stepping |= (uint16_t)BIT(reg);
         } else {
-            made |= written_by(&source->insn[i].insn);
+            made |= native_written_gprs(&source->insn[i].insn);
         }
     }
     /* One that is made anew each time is no pointer that moves. */
@@ -256,5 +242,5 @@ void native_guess_follow(struct native_guess *g, const struct native_insn *n)
     default:
         break;
     }
-    g->known &= (uint16_t)~written_by(&n->insn);
+    g->known &= (uint16_t)~native_written_gprs(&n->insn);
 }
