@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import time
@@ -81,7 +82,8 @@ def run_pytest(arguments, *words):
     subprocess.run(command, cwd=ROOT, env={**os.environ, "HULL_BUILD": str(arguments.build)})
     results = {}
     for case in xml.etree.ElementTree.parse(report).getroot().iter("testcase"):
-        name = f"{file_of(case.get('classname'))}::{case.get('name')}"
+        # With --dist loadgroup the names of grouped tests end with their group, which pytest does not take back.
+        name = f"{file_of(case.get('classname'))}::{re.sub(r'@[a-z0-9_]+$', '', case.get('name'))}"
         tags = {child.tag for child in case}
         result = "failed" if tags & {"failure", "error"} else "skipped" if "skipped" in tags else "passed"
         results[name] = "failed" if "failed" in (result, results.get(name)) else result

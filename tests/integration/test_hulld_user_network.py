@@ -105,12 +105,13 @@ def test_instances_of_a_user(user, image):
     assert all(port[f"{way}_packets"] >= 4 and port[f"{way}_bytes"] >= 4 * 60 for port in ports.values() for way in ("received", "sent")), ports
     assert ports["web2"]["dropped_packets"] == 0 and ports["web2"]["ipv4"] == second
     # From others' addresses nothing arrives.
-    web2.run("ip addr add 10.0.2.200/24 dev eth0; ! ping -c 1 -w 2 -I 10.0.2.200 web1")
+    strange, other = [free for n in range(200, 204) if (free := f"10.0.2.{n}") not in (first, second)][:2]
+    web2.run(f"ip addr add {strange}/24 dev eth0; ! ping -c 1 -w 2 -I {strange} web1")
     dropped = {port["instance"]: port["dropped_packets"] for port in user.get("/v1/networks/default")["ports"]}
     assert dropped["web2"] > 0 and dropped["web1"] == ports["web1"]["dropped_packets"]
     row = next(line.split() for line in user.hull("network", "info", "default").stdout.splitlines() if line.startswith("web2 "))
     assert row[:3] == ["web2", "eth0", ports["web2"]["mac"]] and int(row[-1]) == dropped["web2"]
-    web1.run("ip addr add 10.0.2.201/24 dev eth0; ping -c 1 -w 20 -I 10.0.2.201 web2; ip addr del 10.0.2.201/24 dev eth0")
+    web1.run(f"ip addr add {other}/24 dev eth0; ping -c 1 -w 20 -I {other} web2; ip addr del {other}/24 dev eth0")
     web1.run("(while true; do echo here is web1 | nc -l -p 80; done) >/dev/null 2>&1 &")
     assert until(lambda: ask(user, 8080), "the forward") == b"here is web1\n"
     # hulld is another one now, the switch the same.
