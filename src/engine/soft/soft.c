@@ -208,6 +208,9 @@ static void soft_vcpu_destroy(struct vcpu *vcpu)
     (void)munmap((uint8_t *)v - NATIVE_STACK_SIZE, NATIVE_VCPU_MEMORY); /* it is a mapping */
 }
 
+_Static_assert(NATIVE_STACK_SIZE + sizeof(struct soft_vcpu) <= 2 * HUGE_PAGE_SIZE,
+               "a huge page more for each vCPU: docs/engines.md has too small a number for the tables");
+
 static int soft_vcpu_create(struct vm *base, uint32_t index, const struct x86_cpuid *cpuid,
                             struct vcpu **out_vcpu, struct error *err)
 {

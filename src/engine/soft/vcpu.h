@@ -135,7 +135,7 @@ struct soft_code_page {
 #define SOFT_CODE_PAGES 16u
 
 #define SOFT_JUMP_CACHE_BITS 12
-#define SOFT_BLOCK_HASH_BITS 15
+#define SOFT_BLOCK_HASH_BITS 14
 #define SOFT_BLOCK_PAGE_BITS 12
 #define SOFT_ARENA_SEGMENTS  8
 
