@@ -19,6 +19,8 @@
 #define TOP_SHIFT    39 /* of what an entry of the top level of page tables covers */
 #define LARGE_SIZE   (1ull << SOFT_LARGE_SHIFT)
 #define LARGE_PAGES  (LARGE_SIZE / GUEST_PAGE_SIZE)
+/* Bytes of the table for each place. */
+#define TABLE_PLACE (sizeof(struct window_page) + sizeof(uint32_t))
 
 /* What the page tables say without being asked to note anything. */
 struct found {
@@ -67,11 +69,43 @@ void window_drop_all(struct window_space *space)
         invariant(is_unmapped);
     }
     if (space->place_count) {
-        memset(space->page, 0, window_places(space) * sizeof(*space->page));
+        memset(space->page, 0, window_places(space) * TABLE_PLACE);
     }
-    memset(space->filter, 0, sizeof(space->filter));
     space->page_count = space->place_count = space->pending_count = space->part_count = 0;
     space->has_lost_pages = space->has_lost_writes = space->has_large = false;
+}
+
+/* Writers of a page are asked for by its guest physical address, whenever code is found in it. */
+static uint32_t *first_of(const struct window_space *space, uint64_t gpa, bool is_large)
+{
+    uint64_t mixed =
+        (gpa >> (is_large ? SOFT_LARGE_SHIFT : GUEST_PAGE_SHIFT)) * 0x9e3779b97f4a7c15ull;
+    return &space->first[mixed >> (64 - space->page_bits)];
+}
+
+static void link_page(struct window_space *space, struct window_page *page)
+{
+    if (page->page & WINDOW_PAGE_WRITABLE) {
+        uint32_t *first = first_of(space, page->page, page->key & WINDOW_KEY_LARGE);
+        uint32_t place = (uint32_t)(page - space->page) + 1;
+        page->next = *first;
+        page->previous = 0;
+        if (*first) {
+            space->page[*first - 1].previous = place;
+        }
+        *first = place;
+    }
+}
+
+static void unlink_page(struct window_space *space, const struct window_page *page)
+{
+    if (page->page & WINDOW_PAGE_WRITABLE) {
+        *(page->previous ? &space->page[page->previous - 1].next
+                         : first_of(space, page->page, page->key & WINDOW_KEY_LARGE)) = page->next;
+        if (page->next) {
+            space->page[page->next - 1].previous = page->previous;
+        }
+    }
 }
 
 /* A table like the space's, of that size, with what is used of it. */
@@ -80,13 +114,14 @@ static bool make_table(struct window_space *space, uint8_t bits)
     struct window_page *old = space->page;
     size_t old_places = old ? window_places(space) : 0;
     /* Not of the C library's heap: in threads it opens files when it gives memory back, which the jail does not allow. */
-    void *page = mmap(NULL, sizeof(*old) << bits, PROT_READ | PROT_WRITE,
+    void *page = mmap(NULL, TABLE_PLACE << bits, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (page == MAP_FAILED) {
         return false;
     }
     space->page = page;
     space->page_bits = bits;
+    space->first = (uint32_t *)(void *)(space->page + window_places(space));
     space->place_count = space->page_count;
     for (size_t i = 0; i < old_places; i++) {
         if (old[i].key & WINDOW_KEY_USED) {
@@ -95,10 +130,11 @@ static bool make_table(struct window_space *space, uint8_t bits)
                 to = (to + 1) % window_places(space);
             }
             space->page[to] = old[i];
+            link_page(space, &space->page[to]);
         }
     }
     if (old) {
-        munmap(old, old_places * sizeof(*old));
+        munmap(old, old_places * TABLE_PLACE);
     }
     return true;
 }
@@ -111,7 +147,7 @@ bool window_table_init(struct window_space *space)
 void window_table_fini(struct window_space *space)
 {
     if (space->page) {
-        munmap(space->page, window_places(space) * sizeof(*space->page));
+        munmap(space->page, window_places(space) * TABLE_PLACE);
         space->page = NULL;
     }
 }
@@ -129,10 +165,10 @@ static bool reserve_places(struct window_space *space)
 static void put_page(struct window_space *space, uint64_t key, uint64_t page)
 {
     struct window_page *known = window_find_page(space, key);
-    size_t bit = (page >> GUEST_PAGE_SHIFT) % (1u << WINDOW_FILTER_BITS);
-    space->filter[bit / 64] |= BIT(bit % 64);
     if (known) {
+        unlink_page(space, known);
         known->page = page;
+        link_page(space, known);
         return;
     }
     size_t i = window_place(space, key);
@@ -142,7 +178,8 @@ static void put_page(struct window_space *space, uint64_t key, uint64_t page)
     space->has_large |= key & WINDOW_KEY_LARGE;
     space->place_count += !space->page[i].key;
     space->page_count++;
-    space->page[i] = (struct window_page){key, page};
+    space->page[i] = (struct window_page){.key = key, .page = page};
+    link_page(space, &space->page[i]);
 }
 
 static uint64_t size_of(const struct window_page *page)
@@ -158,6 +195,7 @@ static uint64_t gva_of(const struct window_page *page)
 static void drop_page(struct window_space *space, struct window_page *page)
 {
     if (unmap(space, gva_of(page), size_of(page))) {
+        unlink_page(space, page);
         page->key = WINDOW_KEY_GONE;
         space->page_count--;
     } else {
@@ -399,15 +437,16 @@ void window_check_writes(struct soft_vcpu *v, struct window_space *space)
 
 void window_check_page_writes(struct soft_vcpu *v, struct window_space *space, uint64_t gpa)
 {
-    size_t bit = (gpa >> GUEST_PAGE_SHIFT) % (1u << WINDOW_FILTER_BITS);
-    if (!(space->filter[bit / 64] & BIT(bit % 64)) && !space->has_large) {
-        return;
-    }
-    for (size_t i = 0; i < window_places(space) && space->page_count; i++) {
-        struct window_page *page = &space->page[i];
-        if (page->key & WINDOW_KEY_USED &&
-            gpa - align_down(page->page, GUEST_PAGE_SIZE) < size_of(page)) {
-            check_writes(v, space, page);
+    for (int is_large = 0; is_large <= space->has_large; is_large++) {
+        uint32_t next, place = space->page_count ? *first_of(space, gpa, is_large) : 0;
+        for (; place; place = next) {
+            struct window_page *page = &space->page[place - 1];
+            next = page->next;
+            /* It may be none any more, when all have been dropped on the way. */
+            if (page->key & WINDOW_KEY_USED && !!(page->key & WINDOW_KEY_LARGE) == is_large &&
+                gpa - align_down(page->page, GUEST_PAGE_SIZE) < size_of(page)) {
+                check_writes(v, space, page);
+            }
         }
     }
 }

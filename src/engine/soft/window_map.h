@@ -8,7 +8,6 @@
 #define WINDOW_MAX_WINDOWS 8u
 /* Pages that wait to be looked up again one by one; with more, all are. */
 #define WINDOW_MAX_PENDING 64u
-#define WINDOW_FILTER_BITS 12
 /* With windows=always: so many blocks of the process's own, then as many shared ones. */
 #define SOFT_WINDOW_TEST_BLOCKS 512u
 
@@ -21,6 +20,8 @@ struct window {
 struct window_page {
     uint64_t key;  /* linear address and WINDOW_KEY_* */
     uint64_t page; /* guest physical address and WINDOW_PAGE_WRITABLE */
+    /* Of the writable ones whose guest physical pages have the same hash: index + 1, 0 is none. */
+    uint32_t next, previous;
 };
 #define WINDOW_KEY_USED      0x1u
 #define WINDOW_KEY_LARGE     0x2u /* 2 MiB */
@@ -42,6 +43,7 @@ struct window_space {
     uint32_t block_count;
     struct window window[WINDOW_MAX_WINDOWS];
     struct window_page *page; /* NULL, or 1 << page_bits */
+    uint32_t *first; /* writable one by the hash of its guest physical page; as many, behind them */
     uint8_t page_bits;
     bool has_large;
     uint32_t page_count;  /* used */
@@ -51,8 +53,6 @@ struct window_space {
     bool is_wanted_to_write;
     uint32_t pending_count;
     uint64_t pending[WINDOW_MAX_PENDING];
-    /* Which guest physical pages may be there, hashed. */
-    uint64_t filter[(1u << WINDOW_FILTER_BITS) / 64];
 };
 
 /* Address spaces whose processes are watched. */
