@@ -57,7 +57,8 @@ struct layers_copy {
 int must_check layers_copy(const struct layers_copy *request, struct error *err);
 
 /* Removes a tree, whatever is in it (immutable files too). It is renamed first, so that nobody sees half of it. One that is not
- * there is no error. Mount points in it are an error (-EBUSY) and stay. */
+ * there is no error; what a removal that was killed has left of it goes then, too. Mount points in it are an error (-EBUSY) and
+ * stay. */
 int must_check layers_remove(const char *path, struct error *err);
 
 /* What the tree occupies: blocks in bytes (st_blocks * 512), each inode once, and inodes. */

@@ -22,4 +22,7 @@ int must_check layers_place_open(const char *path, struct place *out, struct err
 /* A name for what nobody shall see, that is in no use: ".hull-KIND-" and random digits. 'kind' has at most 8 characters. */
 void place_make_name(const char *kind, char out_name[PLACE_NAME_SIZE]);
 
+/* What the tree is called while it is removed; always the same, so that the next try finds what a killed one has left. */
+void place_name_removed(const struct place *place, char out_name[PLACE_NAME_SIZE]);
+
 #endif

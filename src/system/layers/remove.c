@@ -63,6 +63,9 @@ static int remove_entry(struct walk *walk, const struct dirent *entry)
         if (fd >= 0) {
             return walk_enter(walk, fd, -1, entry->d_name);
         }
+        if (fd == -ENOENT) {
+            return 0; /* another removes what a killed one has left, too */
+        }
         if (fd != -ENOTDIR && fd != -ELOOP) {
             return fd == -EXDEV ? -EBUSY : fd;
         }
@@ -149,19 +152,35 @@ static int check_mounts(const struct place *place, struct error *err)
     return rc;
 }
 
-static int rename_away(const struct place *place, char out_name[PLACE_NAME_SIZE])
+/* What somebody who was killed has left of the tree. */
+static int remove_left(const struct place *place, const char *name, const char *path,
+                       struct error *err)
+{
+    struct stat st;
+    if (fstatat(place->folder, name, &st, AT_SYMLINK_NOFOLLOW) < 0) {
+        return errno == ENOENT ? 0 : error_set_errno(err, errno, "removing %s", path);
+    }
+    int rc = remove_tree(place->folder, name, err);
+    return rc < 0 && rc != -ENOENT ? error_prefix(err, rc, "%s", path) : 0;
+}
+
+static int rename_away(const struct place *place, const char *name, const char *path,
+                       struct error *err)
 {
     int rc = -EEXIST;
     for (unsigned i = 0; i < NAME_TRIES && (rc == -EEXIST || rc == -EPERM); i++) {
-        place_make_name("removed", out_name);
-        rc = renameat2(place->folder, place->name, place->folder, out_name, RENAME_NOREPLACE) < 0
+        int left = remove_left(place, name, path, err);
+        if (left < 0) {
+            return left;
+        }
+        rc = renameat2(place->folder, place->name, place->folder, name, RENAME_NOREPLACE) < 0
                  ? -errno
                  : 0;
         if (rc == -EPERM) {
             clear_flags_of(place->folder, place->name);
         }
     }
-    return rc;
+    return rc < 0 ? error_set_errno(err, -rc, "removing %s", path) : 0;
 }
 
 int layers_remove(const char *path, struct error *err)
@@ -175,9 +194,12 @@ int layers_remove(const char *path, struct error *err)
     if (rc < 0) {
         return error_set(err, -rc, "%s", reason.text);
     }
+    char name[PLACE_NAME_SIZE];
+    place_name_removed(&place, name);
     struct stat st;
     if (fstatat(place.folder, place.name, &st, AT_SYMLINK_NOFOLLOW) < 0) {
-        return errno == ENOENT ? 0 : error_set_errno(err, errno, "removing %s", path);
+        return errno == ENOENT ? remove_left(&place, name, path, err)
+                               : error_set_errno(err, errno, "removing %s", path);
     }
     rc = check_mounts(&place, err);
     if (rc < 0) {
@@ -187,10 +209,9 @@ int layers_remove(const char *path, struct error *err)
         rc = unlink_entry(place.folder, place.name, 0);
         return rc < 0 ? error_set_errno(err, -rc, "removing %s", path) : 0;
     }
-    char name[PLACE_NAME_SIZE];
-    rc = rename_away(&place, name);
+    rc = rename_away(&place, name, path, err);
     if (rc < 0) {
-        return error_set_errno(err, -rc, "removing %s", path);
+        return rc;
     }
     fault_step("renamed-away");
     rc = remove_tree(place.folder, name, err);

@@ -1,15 +1,19 @@
 /* Trees that go, whatever is in them, and what they must not take along. */
 #include <errno.h>
 #include <fcntl.h>
+#include <glob.h>
 #include <linux/fs.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/sysmacros.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -50,6 +54,40 @@ static void test_all_kinds(void **state)
     assert_false(box_exists("link"));
     assert_string_equal(box_read("outside/kept"), "kept");
     box_ok(layers_remove(box_path("outside"), err));
+}
+
+static size_t count_hidden(void)
+{
+    glob_t found;
+    size_t count = glob(".hull-*", 0, NULL, &found) == 0 ? found.gl_pathc : 0;
+    globfree(&found);
+    return count;
+}
+
+/* Killed in the middle: the next try takes the rest along, be there a new tree of that name or not. */
+static void test_killed(void **state)
+{
+    for (int is_new = 0; is_new < 2; is_new++) {
+        box_mkdir("tree", 0, 0755);
+        box_write("tree/file", "x", 0, 0644);
+        pid_t child = fork();
+        if (child == 0) {
+            (void)setenv("HULL_OCI_FAULT", "renamed-away", 1);
+            error_ignore(layers_remove(box_path("tree"), NULL));
+            _exit(1);
+        }
+        int status;
+        assert_int_equal(waitpid(child, &status, 0), child);
+        assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+        assert_false(box_exists("tree"));
+        assert_int_equal(count_hidden(), 1);
+        if (is_new) {
+            box_mkdir("tree", 0, 0755);
+        }
+        box_ok(layers_remove(box_path("tree"), err));
+        assert_false(box_exists("tree"));
+        assert_int_equal(count_hidden(), 0);
+    }
 }
 
 static bool set_flags(const char *path, int flags)
@@ -179,6 +217,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_what_is_not_there_is_no_error),
         cmocka_unit_test(test_all_kinds),
+        cmocka_unit_test(test_killed),
         cmocka_unit_test(test_flags_against_removal),
         cmocka_unit_test(test_many_entries),
         cmocka_unit_test(test_deep),
