@@ -32,6 +32,20 @@ static void put(const char *in, const char *name, const char *text)
     close(fd);
 }
 
+static int remove_one(const char *path, const struct stat *status, int flag, struct FTW *ftw)
+{
+    if (!S_ISLNK(status->st_mode)) {
+        (void)chmod(path, 0700);
+    }
+    (void)remove(path); /* what is left shows when the folder is made */
+    return 0;
+}
+
+static void remove_base(void)
+{
+    (void)nftw(base, remove_one, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
+}
+
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
     log_init(STDERR_FILENO, LOG_LEVEL_ERROR, "fuzz");
@@ -44,15 +58,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     (void)snprintf(folder, sizeof(folder), "%s/folder", base);
     (void)snprintf(secret, sizeof(secret), "%s/secret", base);
     put(base, "secret", "secret");
-    return 0;
-}
-
-static int remove_one(const char *path, const struct stat *status, int flag, struct FTW *ftw)
-{
-    if (!S_ISLNK(status->st_mode)) {
-        (void)chmod(path, 0700);
-    }
-    (void)remove(path); /* what is left shows when the folder is made */
+    (void)atexit(remove_base);
     return 0;
 }
 

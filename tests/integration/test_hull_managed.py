@@ -61,7 +61,8 @@ def test_a_shell(web1):
         time.sleep(0.1)
     else:
         raise AssertionError("the window's size does not change")
-    shell.sendline("echo wait$((1+1)); sleep 1000")
+    # A shell that is told before its program has the terminal goes on with the program: the program itself says when.
+    shell.sendline("sh -c 'echo wait$((1+1)); exec sleep 1000'")
     shell.expect("wait2")
     shell.sendcontrol("c")
     shell.sendline("exit 5")

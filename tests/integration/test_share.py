@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import threading
 
+import pexpect
 import pytest
 from conftest import BUILD, GUESTS, hull, kernel_arguments
 
@@ -145,6 +146,7 @@ def test_save_and_restore_keep_open_files(boot, kernel, shared, tmp_path):
     vm.ctl("pause")
     vm.ctl("save", f"file={saved}")
     vm.ctl("quit")
+    vm.console.child.expect(pexpect.EOF)
     restored = Vm(boot, kernel, tmp_path, [f"{shared}:data"], "--restore", saved, is_new=False)
     assert restored.shell("echo after >&5; cat <&6; cat e/open; ls") == "read-me\nbefore\nafter\ne\n"
     assert (shared / "e/open").read_text(encoding="ascii") == "before\nafter\n"
