@@ -15,7 +15,7 @@ import xml.etree.ElementTree
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PYTHON = "/usr/bin/python3"
-FUZZ_SECONDS, LONG_FUZZ_SECONDS = 20, 300
+FUZZ_SECONDS, LONG_FUZZ_SECONDS = 6, 300
 TEST_FOLDERS = ("tests/integration", "tests/security")
 MAX_REPEATED = 5
 CPUS = os.cpu_count() or 1
@@ -78,7 +78,7 @@ def run_pytest(arguments, *words):
     """Returns how each test ended, by its name."""
     report = arguments.build / "pytest.xml"
     report.unlink(missing_ok=True)
-    command = [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", "-rs", "--durations=60", *words]
+    command = [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", "-rs", "--durations=40", *words]
     subprocess.run(command, cwd=ROOT, env={**os.environ, "HULL_BUILD": str(arguments.build)})
     results = {}
     for case in xml.etree.ElementTree.parse(report).getroot().iter("testcase"):
@@ -91,10 +91,10 @@ def run_pytest(arguments, *words):
 
 
 def pytest_step(tally, arguments):
-    """All cores are busy here, and tests wait for real guests and servers. A few that fail run again alone; what passes then is
+    """All cores are busy here, with a worker more, as tests often wait. A few that fail run again alone; what passes then is
     told, for it may still be a bug that needs a busy machine."""
     selection = [] if arguments.long else ["-m", "not long"]
-    results = run_pytest(arguments, "-n", str(CPUS), "--dist", "loadgroup", *selection, *TEST_FOLDERS)
+    results = run_pytest(arguments, "-n", str(CPUS + 1), "--dist", "loadgroup", *selection, *TEST_FOLDERS)
     failed = [name for name, result in results.items() if result == "failed"]
     if 0 < len(failed) <= MAX_REPEATED:
         print(f"  again, alone: {len(failed)} that failed", flush=True)
@@ -107,11 +107,15 @@ def pytest_step(tally, arguments):
 
 
 def sanitizer_step(tally, arguments):
-    """ASan and UBSan: the unit tests, and a busybox guest. All that is translated there is verified."""
+    """ASan and UBSan: the unit tests, and a busybox guest. All that is translated there is verified. The long ones are those
+    that read damaged images."""
     build = arguments.build.with_name(arguments.build.name + "-asan")
     subprocess.run(["tools/build", build, "-Dtests=enabled", "-Db_sanitize=address,undefined",
-                    "-Dverify_code=true"], cwd=ROOT, check=True)
+                    "-Doptimization=1", "-Dverify_code=true"], cwd=ROOT, check=True)
     meson_step(tally, build, "--suite", "unit", "--timeout-multiplier", "4")
+    if arguments.long:
+        meson_step(tally, build, "--timeout-multiplier", "8", "block-foreign-mutated-long", "block-qcow2-mutate-long",
+                   "block-luks1-mutate-long", "block-luks2-mutate-long")
     command = [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "sanitizer", "tests/integration"]
     environment = {**os.environ, "HULL_BUILD": str(build), "HULL_GUESTS": str(arguments.build / "guest")}
     status = subprocess.run(command, cwd=ROOT, env=environment).returncode
@@ -124,8 +128,9 @@ def fuzz_step(tally, arguments):
     """Each libFuzzer target for a while, as many at a time as there are CPUs."""
     seconds = LONG_FUZZ_SECONDS if arguments.long else FUZZ_SECONDS
     build = arguments.build.with_name(arguments.build.name + "-fuzz")
-    subprocess.run(["tools/build", build, "-Dfuzz=true"], cwd=ROOT, check=True, env={**os.environ, "CC": "clang"})
-    waiting = sorted(p for p in (build / "tests/fuzz").glob("fuzz_*") if p.is_file() and os.access(p, os.X_OK))
+    targets = [f"tests/fuzz/{source.stem}" for source in sorted((ROOT / "tests/fuzz").glob("fuzz_*.c"))]
+    subprocess.run(["tools/build", build, "-Dfuzz=true", *targets], cwd=ROOT, check=True, env={**os.environ, "CC": "clang"})
+    waiting = [build / target for target in targets]
     running = {}
     while waiting or running:
         while waiting and len(running) < CPUS:

@@ -41,10 +41,24 @@ def make_guest(*what):
         subprocess.run([sys.executable, ROOT / "tools/guest/make_guest.py", GUESTS, *what], check=True)
 
 
+def group_of(item):
+    """Tests that share what is dear to make run in one worker: each worker would make its own, or wait for the other's."""
+    fixtures = item._fixtureinfo.name2fixturedefs  # pylint: disable=protected-access
+    if "debian_template" in fixtures:
+        return "debian_template"
+    if any(found[-1].scope == "module" for found in fixtures.values()):
+        return item.module.__name__
+    return None
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist takes the groups
 def pytest_collection_modifyitems(items):
     """The longest first: else one worker is left with them at the end."""
     long = ("test_stress", "test_fio_on_every_format", "test_killed_in_the_middle", "test_build")
     items.sort(key=lambda item: not any(name in item.nodeid for name in long))
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None and (group := group_of(item)) is not None:
+            item.add_marker(pytest.mark.xdist_group(group))
 
 
 def let_others_pass(folder):

@@ -45,6 +45,7 @@ def test_busybox_guest_repeats(boot, busybox, tmp_path):
     assert slower != first[0]
 
 
+@pytest.mark.long
 def test_interpreter_counts_the_same(boot, busybox, tmp_path):
     """The same boot interpreted and translated: that is a comparison of the two over more than a billion instructions."""
     guest = ["--memory", "256M", *busybox, "--append", f"console=ttyS0 {COMMAND}"]

@@ -41,7 +41,7 @@ def test_systemd_guest_verified(boot, debian, tmp_path):
 
 
 @pytest.mark.parametrize("engine", ["soft,cache=4M", pytest.param("soft,cache=4M,verify=on", marks=pytest.mark.long)])
-@pytest.mark.parametrize("cpus", [1, 2])
+@pytest.mark.parametrize("cpus", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_systemd_guest_with_small_cache(boot, debian, tmp_path, cpus, engine):
     """Parts of the code cache are emptied all the time."""
     count = boot_checked(boot, engine, ["--memory", "1G", "--cpus", cpus, *debian], "login: ", tmp_path)

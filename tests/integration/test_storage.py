@@ -227,6 +227,7 @@ def verify(boot, folder, kinds, mib, seconds, timeout):
             assert hashlib.sha256(path.read_bytes()).hexdigest() == told, name
 
 
+@pytest.mark.long
 def test_fio_on_every_format(boot, tmp_path):
     verify(boot, tmp_path, KINDS, 8, 0, 240)
 

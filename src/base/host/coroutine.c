@@ -172,14 +172,15 @@ static struct coroutine *take(void)
 static void drop(struct coroutine *coroutine)
 {
     uint8_t *mapping = coroutine->mapping;
-#ifdef HAS_ASAN
-    __asan_unpoison_memory_region(mapping + GUARD_SIZE, STACK_SIZE);
-#endif
     (void)munmap(mapping, GUARD_SIZE + STACK_SIZE); /* our own mapping */
 }
 
 static void give(struct coroutine *coroutine)
 {
+#ifdef HAS_ASAN
+    /* What runs last on the stack does not return: its frames are marked still. */
+    __asan_unpoison_memory_region((uint8_t *)coroutine->mapping + GUARD_SIZE, STACK_SIZE);
+#endif
 #ifdef HAS_TSAN
     __tsan_destroy_fiber(coroutine->fiber);
 #endif
