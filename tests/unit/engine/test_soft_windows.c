@@ -20,15 +20,20 @@ GUEST_CODE_BLOCK(program, ".code64",
 static struct soft_guest guest;
 static struct x86_state initial;
 
-static void begin(void)
+static void begin_with(const uint8_t *code, size_t size)
 {
     guest_start_with(&guest, 1, "windows=always,verify=on");
-    guest_long_mode(&guest, 0, program, GUEST_CODE_SIZE(program), &initial);
+    guest_long_mode(&guest, 0, code, size, &initial);
     initial.rflags |= X86_FLAG_IOPL; /* for OUT */
     initial.segment[X86_CS].selector = GUEST_CS_USER;
     initial.segment[X86_CS].attributes = 0xa0fb;
     initial.segment[X86_SS].selector = GUEST_DS_USER;
     initial.segment[X86_SS].attributes = 0xc0f3;
+}
+
+static void begin(void)
+{
+    begin_with(program, GUEST_CODE_SIZE(program));
 }
 
 /* All that is at the beginning of the address space is there, too. */
@@ -134,13 +139,7 @@ static void expect_counted(uint64_t page, uint64_t turn)
 /* A process's own blocks hold addresses, but not where its windows are: another process may have code at the same address. */
 static void own_blocks(void **state)
 {
-    guest_start_with(&guest, 1, "windows=always,verify=on");
-    guest_long_mode(&guest, 0, relative, GUEST_CODE_SIZE(relative), &initial);
-    initial.rflags |= X86_FLAG_IOPL;
-    initial.segment[X86_CS].selector = GUEST_CS_USER;
-    initial.segment[X86_CS].attributes = 0xa0fb;
-    initial.segment[X86_SS].selector = GUEST_DS_USER;
-    initial.segment[X86_SS].attributes = 0xc0f3;
+    begin_with(relative, GUEST_CODE_SIZE(relative));
     add_other_page();
     uint64_t turn = 0;
     while (++turn <= 4) {
@@ -169,12 +168,52 @@ static void own_blocks(void **state)
     guest_end(&guest);
 }
 
+/* A function that returns a number; it is written for a while, then called and changed in turn. RBX: the sum. */
+GUEST_CODE_BLOCK(
+    changing, ".code64",
+    "movb $0xb8, (%rsi)\n movb $0xc3, 5(%rsi)\n mov $5000, %ecx\n 1: movl $0, 1(%rsi)\n dec %ecx\n jnz 1b\n"
+    "xor %ebx, %ebx\n mov $8, %ecx\n 2: incl 1(%rsi)\n call *%rsi\n add %eax, %ebx\n dec %ecx\n jnz 2b\n"
+    "out %al, $0xf4\n hlt\n");
+
+static bool has_large_window(const struct soft_vcpu *v)
+{
+    bool has_large = false;
+    for (size_t i = 0; i < WINDOW_SPACES; i++) {
+        has_large |= v->windows->space[i].has_large;
+    }
+    return has_large;
+}
+
+/* A page that a window has for writing loses that when code is found in it, be it a small or a large one: what is written then is
+ * seen. */
+static void writers_are_found(void **state)
+{
+    for (int is_large = 0; is_large < 2; is_large++) {
+        begin_with(changing, GUEST_CODE_SIZE(changing));
+        if (is_large) {
+            guest_put64(&guest, GUEST_PML4 + 0x2000 + 8, DATA | X86_PTE_PS | 7);
+        }
+        initial.cr3 = GUEST_PML4;
+        initial.gpr[X86_RSI] = DATA + 0x1000;
+        struct x86_state after;
+        assert_int_equal(guest_run(&guest, 0, &initial, &after), VCPU_EXIT_KICKED);
+        const struct soft_vcpu *v = soft_from_vcpu(guest.vcpu[0]);
+        if (!v->windows) {
+            skip();
+        }
+        assert_int_equal(after.gpr[X86_RBX], 36);
+        assert_int_equal(has_large_window(v), is_large);
+        guest_end(&guest);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(layouts),
         cmocka_unit_test(own_blocks),
         cmocka_unit_test(roles_are_of_the_table),
+        cmocka_unit_test(writers_are_found),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
