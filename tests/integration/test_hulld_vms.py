@@ -155,7 +155,8 @@ def test_a_vm_outlives_hulld(manager, image):
         guest.act("pause")
         manager.kill()
         manager.start()
-        assert guest.status() == "paused" and guest.pid() == pid
+        until(lambda: guest.status() == "paused", "what the new one has found")
+        assert guest.pid() == pid
         guest.act("resume")
         assert guest.run("echo here") == "here"
 
