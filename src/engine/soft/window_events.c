@@ -17,7 +17,7 @@ struct window_space *window_find_space(struct soft_windows *w, uint64_t cr3)
 size_t window_place(const struct window_space *space, uint64_t key)
 {
     uint64_t number = (key >> GUEST_PAGE_SHIFT) + (key & WINDOW_KEY_LARGE);
-    return (number * 0x9e3779b97f4a7c15ull) >> (64 - space->page_bits);
+    return window_hash(space, number);
 }
 
 struct window_page *window_find_page(const struct window_space *space, uint64_t key)

@@ -78,9 +78,8 @@ void window_drop_all(struct window_space *space)
 /* Writers of a page are asked for by its guest physical address, whenever code is found in it. */
 static uint32_t *first_of(const struct window_space *space, uint64_t gpa, bool is_large)
 {
-    uint64_t mixed =
-        (gpa >> (is_large ? SOFT_LARGE_SHIFT : GUEST_PAGE_SHIFT)) * 0x9e3779b97f4a7c15ull;
-    return &space->first[mixed >> (64 - space->page_bits)];
+    uint64_t number = gpa >> (is_large ? SOFT_LARGE_SHIFT : GUEST_PAGE_SHIFT);
+    return &space->first[window_hash(space, number)];
 }
 
 static void link_page(struct window_space *space, struct window_page *page)

@@ -73,6 +73,10 @@ static inline uint64_t window_current_cr3(const struct soft_vcpu *v)
 
 /* window_events.c: no vector registers. */
 struct window_space *window_find_space(struct soft_windows *w, uint64_t cr3);
+static inline size_t window_hash(const struct window_space *space, uint64_t number)
+{
+    return (number * 0x9e3779b97f4a7c15ull) >> (64 - space->page_bits);
+}
 size_t window_place(const struct window_space *space, uint64_t key);
 static inline size_t window_places(const struct window_space *space)
 {

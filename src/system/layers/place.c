@@ -10,6 +10,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/core/hash.h"
+
 void place_fini(struct place *place)
 {
     if (place->folder >= 0) {
@@ -56,9 +58,6 @@ void place_make_name(const char *kind, char out_name[PLACE_NAME_SIZE])
 
 void place_name_removed(const struct place *place, char out_name[PLACE_NAME_SIZE])
 {
-    uint64_t hash = 0xcbf29ce484222325ull; /* FNV-1a */
-    for (const char *at = place->name; *at != '\0'; at++) {
-        hash = (hash ^ (unsigned char)*at) * 0x100000001b3ull;
-    }
-    (void)snprintf(out_name, PLACE_NAME_SIZE, ".hull-removed-%016llx", (unsigned long long)hash);
+    (void)snprintf(out_name, PLACE_NAME_SIZE, ".hull-removed-%016llx",
+                   (unsigned long long)hash_text(place->name));
 }

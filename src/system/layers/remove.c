@@ -152,9 +152,9 @@ static int check_mounts(const struct place *place, struct error *err)
     return rc;
 }
 
-/* What somebody who was killed has left of the tree. */
-static int remove_left(const struct place *place, const char *name, const char *path,
-                       struct error *err)
+/* What is called so while it is removed, be it what somebody who was killed has left. Others may take a part in it. */
+static int remove_renamed(const struct place *place, const char *name, const char *path,
+                          struct error *err)
 {
     struct stat st;
     if (fstatat(place->folder, name, &st, AT_SYMLINK_NOFOLLOW) < 0) {
@@ -169,7 +169,7 @@ static int rename_away(const struct place *place, const char *name, const char *
 {
     int rc = -EEXIST;
     for (unsigned i = 0; i < NAME_TRIES && (rc == -EEXIST || rc == -EPERM); i++) {
-        int left = remove_left(place, name, path, err);
+        int left = remove_renamed(place, name, path, err);
         if (left < 0) {
             return left;
         }
@@ -198,7 +198,7 @@ int layers_remove(const char *path, struct error *err)
     place_name_removed(&place, name);
     struct stat st;
     if (fstatat(place.folder, place.name, &st, AT_SYMLINK_NOFOLLOW) < 0) {
-        return errno == ENOENT ? remove_left(&place, name, path, err)
+        return errno == ENOENT ? remove_renamed(&place, name, path, err)
                                : error_set_errno(err, errno, "removing %s", path);
     }
     rc = check_mounts(&place, err);
@@ -214,9 +214,9 @@ int layers_remove(const char *path, struct error *err)
         return rc;
     }
     fault_step("renamed-away");
-    rc = remove_tree(place.folder, name, err);
+    rc = remove_renamed(&place, name, path, err);
     if (rc < 0) { /* what is left is found where it was, to try again */
         (void)renameat2(place.folder, name, place.folder, place.name, RENAME_NOREPLACE);
     }
-    return rc < 0 ? error_prefix(err, rc, "%s", path) : 0;
+    return rc;
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "base/core/hash.h"
 #include "base/host/file.h"
 #include "system/network/macvlan.h"
 
@@ -19,22 +20,12 @@ struct pair {
     unsigned mtu;
 };
 
-/* FNV-1a. */
-static uint64_t hash_name(const char *name)
-{
-    uint64_t hash = 0xcbf29ce484222325;
-    for (const char *c = name; *c != '\0'; c++) {
-        hash = (hash ^ (uint8_t)*c) * 0x100000001b3;
-    }
-    return hash;
-}
-
 /* The host's end has a high one: a bridge whose own is not fixed takes the lowest of its ports', and would change it with each
  * container. */
 static void choose_macs(const struct network_card *card, struct pair *pair)
 {
     static const uint8_t none[6];
-    uint64_t hash = hash_name(card->host_name);
+    uint64_t hash = hash_text(card->host_name);
     for (unsigned i = 0; i < 6; i++) {
         pair->mac[i] = pair->host_mac[i] = (uint8_t)(hash >> (i * 8));
     }
