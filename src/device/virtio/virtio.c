@@ -412,6 +412,7 @@ static int device_restore(struct device *base, struct archive_reader *reader, ui
     if (rc == 0 && device->ops->restore != NULL) {
         rc = device->ops->restore(device, reader, version, err);
     }
+    device->is_paused = true; /* until the machine runs */
     if (rc < 0) {
         device->status = VIRTIO_STATUS_NEEDS_RESET; /* no queue is touched any more */
     } else if ((device->status & VIRTIO_STATUS_DRIVER_OK) != 0) {

@@ -394,6 +394,7 @@ void driver_save_and_restore(struct driver *driver)
 {
     struct memory_file *file = save(driver);
     driver->device->ops->reset(driver->device);
+    driver->device->ops->pause(driver->device, false); /* as one that was just made */
     assert_int_equal(restore(driver, file->data, file->size), 0);
     driver->device->ops->pause(driver->device, false);
     free(file);
