@@ -26,6 +26,7 @@
 #define MAX_CONNECTIONS 256u
 #define MAX_REJECTS     64u
 #define FIRST_HOST_PORT (1u << 30)
+#define HOLD_NS         1000000000u
 #define SHUTDOWN_BOTH   (VIRTIO_VSOCK_SHUTDOWN_RCV | VIRTIO_VSOCK_SHUTDOWN_SEND)
 
 struct header {
@@ -89,6 +90,10 @@ struct virtio_vsock {
     struct reject reject[MAX_REJECTS]; /* resets for packets that belong to no connection */
     unsigned reject_count;
     bool must_tell_reset; /* the guest's connections did not survive: an event shall say so */
+    /* Until the guest has dealt with that, or for a while, host programs wait: it would end their connections as well. */
+    bool is_held;
+    struct event_timer *hold_timer;
+    unsigned event_buffers; /* that the guest had left then: one more says that it has */
     uint64_t packets_in, packets_out, bytes_in, bytes_out;
     struct virtqueue_chain chain;
 };
@@ -388,7 +393,7 @@ static bool take_buffer(struct virtio_vsock *vsock)
 static bool has_work(struct connection *connection)
 {
     if (connection->messages != 0) {
-        return true;
+        return !(connection->messages & MESSAGE_REQUEST) || !connection->vsock->is_held;
     }
     return can_read(connection) && peer_room(connection) > 0;
 }
@@ -441,6 +446,10 @@ static void tell_reset(struct virtio_vsock *vsock)
     virtqueue_push(virtio_queue(virtio, EVENT), &vsock->chain, (uint32_t)size);
     virtio_interrupt(virtio, EVENT);
     vsock->must_tell_reset = false;
+    vsock->event_buffers = 0;
+    while (!virtqueue_await_more(virtio_queue(virtio, EVENT), vsock->event_buffers)) {
+        vsock->event_buffers++;
+    }
 }
 
 /* Sends to the guest what there is while it has buffers: one packet of each connection in turn. */
@@ -642,11 +651,44 @@ static void transmit(struct virtio_vsock *vsock)
     }
 }
 
+static void release(struct virtio_vsock *vsock)
+{
+    vsock->is_held = false;
+    event_timer_disarm(vsock->hold_timer);
+    pump(vsock);
+}
+
+static void held_long_enough(void *ctx)
+{
+    struct virtio_vsock *vsock = ctx;
+    virtio_lock(&vsock->virtio);
+    release(vsock);
+    virtio_unlock(&vsock->virtio);
+}
+
+static void process_event(struct virtio_vsock *vsock)
+{
+    tell_reset(vsock);
+    if (vsock->is_held && !vsock->must_tell_reset &&
+        !virtqueue_await_more(virtio_queue(&vsock->virtio, EVENT), vsock->event_buffers)) {
+        release(vsock);
+    }
+}
+
+static void vsock_start(struct virtio_device *virtio)
+{
+    struct virtio_vsock *vsock = vsock_from_virtio(virtio);
+    vsock->is_held = vsock->must_tell_reset;
+    if (vsock->is_held) {
+        event_timer_arm(vsock->hold_timer, clock_monotonic_ns() + HOLD_NS);
+    }
+}
+
 static void vsock_process(struct virtio_device *virtio, unsigned index)
 {
     struct virtio_vsock *vsock = vsock_from_virtio(virtio);
     if (index == EVENT) {
-        tell_reset(vsock);
+        process_event(vsock);
         return;
     }
     bool was_full = vsock->reject_count == MAX_REJECTS;
@@ -666,7 +708,8 @@ static void vsock_reset(struct virtio_device *virtio)
         connection_free(vsock->connections);
     }
     vsock->reject_count = 0;
-    vsock->must_tell_reset = false;
+    vsock->must_tell_reset = vsock->is_held = false;
+    event_timer_disarm(vsock->hold_timer);
 }
 
 static void vsock_read_config(struct virtio_device *virtio, uint32_t offset, void *out_data,
@@ -682,7 +725,8 @@ static void vsock_save(struct virtio_device *virtio, struct archive_writer *writ
     archive_put_u32(writer, vsock_from_virtio(virtio)->next_host_port);
 }
 
-/* Connections end with the process that held their sockets; the guest learns it by an event (5.10.6.7). */
+/* Connections end with the process that held their sockets; the guest learns it by an event (5.10.6.7). Linux gives the event's
+ * buffer back when it has ended its own. */
 static int vsock_restore(struct virtio_device *virtio, struct archive_reader *reader,
                          uint32_t version, struct error *err)
 {
@@ -720,6 +764,7 @@ static void vsock_destroy(struct virtio_device *virtio)
     struct virtio_vsock *vsock = vsock_from_virtio(virtio);
     close_host_side(vsock);
     virtio_fini(virtio);
+    event_timer_destroy(vsock->hold_timer);
     free(vsock);
 }
 
@@ -732,6 +777,7 @@ static const struct virtio_ops vsock_ops = {
     .queue_size = {QUEUE_SIZE, QUEUE_SIZE, 16},
     .config_size = sizeof(struct virtio_vsock_config),
     .process = vsock_process,
+    .start = vsock_start,
     .reset = vsock_reset,
     .read_config = vsock_read_config,
     .save = vsock_save,
@@ -767,10 +813,15 @@ int virtio_vsock_create(const struct virtio_vsock_options *options, struct devic
     vsock->next_host_port = FIRST_HOST_PORT;
     int rc = open_host_side(vsock, options->common.host->loop, err);
     if (rc == 0) {
+        rc = event_timer_create(options->common.host->loop, held_long_enough, vsock,
+                                &vsock->hold_timer, err);
+    }
+    if (rc == 0) {
         rc = virtio_init(&vsock->virtio, &vsock_ops, 0, &options->common, err);
     }
     if (rc < 0) {
         close_host_side(vsock);
+        event_timer_destroy(vsock->hold_timer);
         free(vsock);
         return rc;
     }

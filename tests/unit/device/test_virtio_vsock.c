@@ -351,6 +351,13 @@ static void restore_tells_the_guest(void **state)
     char byte;
     assert_int_equal(read(fd, &byte, 1), 0);
     close(fd);
+    /* Who wants to reach the guest waits until that is done with the old ones. */
+    fd = host_connects(&f, "CONNECT 5\n");
+    expect_nothing(&f);
+    driver_add(d, EVENT, &(struct driver_buffer){event, 4, true}, 1);
+    driver_kick(d, EVENT);
+    assert_int_equal(guest_receives(&f).op, REQUEST);
+    close(fd);
     driver_restore_rubbish(d);
     driver_reset(d);
     /* Packets that cannot be break the device, not more. */
