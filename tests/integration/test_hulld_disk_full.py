@@ -41,9 +41,12 @@ class Small(Manager):
         """All but so many bytes."""
         self.ballast.touch()
         with open(self.ballast, "r+b") as file:
-            space = os.statvfs(self.seen)
-            with contextlib.suppress(OSError):  # somebody else was quicker
-                os.posix_fallocate(file.fileno(), 0, max(space.f_bavail * space.f_frsize - left, 4096))
+            for _ in range(50):
+                space = os.statvfs(self.seen)
+                with contextlib.suppress(OSError):  # somebody else was quicker
+                    os.posix_fallocate(file.fileno(), 0, max(space.f_bavail * space.f_frsize - left, 4096))
+                    break
+                time.sleep(0.01)
 
     def empty(self):
         self.ballast.unlink(missing_ok=True)
