@@ -165,6 +165,37 @@ def test_vsock_both_ways(shell, busybox, tmp_path):
         assert stream.read() == b"QUIET WORDS"
 
 
+def test_connections_end_with_a_restore(boot, busybox, tmp_path):
+    """What the host had of them has ended with the old VM; the guest learns it, and new ones can be made."""
+    folder, control, saved = tmp_path / "vsock", tmp_path / "control", tmp_path / "saved"
+    folder.mkdir(mode=0o777)
+    folder.chmod(0o777)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(folder / "1234"))
+    (folder / "1234").chmod(0o777)
+    listener.listen()
+    listener.settimeout(60)
+    options = ["--engine", "soft", "--memory", "256M", *with_tool(busybox, tmp_path), "--append", "console=ttyS0 quiet",
+               "--vsock", f"cid=42,dir={folder}"]
+    vm = boot(*options, "--control", control)
+    vm.expect("# ")
+    vm.send_line("echo hello | /vsock_tool connect 1234; echo it has ''ended")
+    client, _ = listener.accept()
+    with client:
+        assert client.makefile("rb").read() == b"hello\n"  # and the tool waits for an answer
+        ctl(control, "save", f"file={saved}", "then=quit")
+        vm.child.expect(pexpect.EOF)
+        restored = boot(*options, "--restore", saved)
+        restored.expect("it has ended")
+    restored.send_line("/vsock_tool serve 99")
+    restored.expect("serving")
+    with socket.socket(socket.AF_UNIX) as host:
+        host.settimeout(60)
+        host.connect(str(folder / "connect"))
+        host.sendall(b"CONNECT 99\n")
+        assert host.makefile("rb").readline().startswith(b"OK ")
+
+
 def test_virtio_console(boot, busybox):
     vm = boot("--engine", "soft", *busybox, "--console-device", "virtio", "--append", "console=hvc0 quiet")
     vm.expect("# ")
