@@ -132,6 +132,25 @@ def test_forwarded_port(shell):
     assert result.stdout == "from the guest\n"
 
 
+def test_forwarded_port_after_a_restore(boot, busybox, tmp_path):
+    """More than a few frames: the card has the offloads again that its driver uses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    control, saved = tmp_path / "control", tmp_path / "saved"
+    options = ["--engine", "soft", "--memory", "256M", *busybox, "--append", "console=ttyS0 quiet",
+               "--net", f"user,hostfwd=tcp:127.0.0.1:{port}-:80"]
+    vm = boot(*options, "--control", control)
+    vm.expect("# ")
+    vm.shell("mkdir /www; seq 500000 >/www/index.html; httpd -h /www")
+    ctl(control, "save", f"file={saved}", "then=quit")
+    vm.child.expect(pexpect.EOF)
+    boot(*options, "--restore", saved)
+    result = subprocess.run(["curl", "-s", "--max-time", "60", "--retry", "20", "--retry-connrefused", f"http://127.0.0.1:{port}/"],
+                            capture_output=True, text=True)
+    assert result.stdout.split() == [str(number) for number in range(1, 500001)]
+
+
 def test_vsock_both_ways(shell, busybox, tmp_path):
     folder = tmp_path / "vsock"
     folder.mkdir(mode=0o777)
