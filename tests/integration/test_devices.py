@@ -146,8 +146,8 @@ def test_forwarded_port_after_a_restore(boot, busybox, tmp_path):
     ctl(control, "save", f"file={saved}", "then=quit")
     vm.child.expect(pexpect.EOF)
     boot(*options, "--restore", saved)
-    result = subprocess.run(["curl", "-s", "--max-time", "60", "--retry", "20", "--retry-connrefused", f"http://127.0.0.1:{port}/"],
-                            capture_output=True, text=True)
+    command = ["curl", "-s", "--max-time", "60", "--retry", "20", "--retry-connrefused", f"http://127.0.0.1:{port}/"]
+    result = subprocess.run(command, capture_output=True, text=True)
     assert result.stdout.split() == [str(number) for number in range(1, 500001)]
 
 
