@@ -1,9 +1,7 @@
-/* The device's side of virtio-vsock: packets from and to the guest, connections and their credit. */
+/* The device's side of virtio-vsock: packets from and to the guest, and their credit. */
 #include "device/virtio/vsock.h"
 
 #include <linux/virtio_ids.h>
-#include <linux/virtio_vsock.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -11,8 +9,7 @@
 
 #include "base/core/endian.h"
 #include "base/core/invariant.h"
-#include "device/virtio/virtio.h"
-#include "device/virtio/vsock_socket.h"
+#include "device/virtio/vsock_connection.h"
 
 #define RECEIVE         0u /* queues, as the guest names them */
 #define TRANSMIT        1u
@@ -20,283 +17,36 @@
 #define QUEUE_SIZE      128u
 #define CHAINS_PER_TURN 128u
 #define HOST_CID        2u
-#define HEADER_SIZE     44u
-#define BUFFER_SIZE                                                                                \
-    65536u /* what a connection holds for a slow host program: the credit of the guest */
-#define MAX_CONNECTIONS 256u
-#define MAX_REJECTS     64u
-#define FIRST_HOST_PORT (1u << 30)
 #define HOLD_NS         1000000000u
-#define SHUTDOWN_BOTH   (VIRTIO_VSOCK_SHUTDOWN_RCV | VIRTIO_VSOCK_SHUTDOWN_SEND)
-
-struct header {
-    uint64_t src_cid, dst_cid;
-    uint32_t src_port, dst_port, len;
-    uint16_t type, op;
-    uint32_t flags, buf_alloc, fwd_cnt;
-};
-
-enum connection_state {
-    STATE_COMMAND,    /* a host program that has not said where to yet */
-    STATE_CONNECTING, /* the guest was asked */
-    STATE_CONNECTED,
-};
-
-/* What the guest is to be told, most urgent first. */
-enum message {
-    MESSAGE_REQUEST = 1,
-    MESSAGE_RESPONSE = 2,
-    MESSAGE_CREDIT_UPDATE = 4,
-    MESSAGE_CREDIT_REQUEST = 8,
-    MESSAGE_SHUTDOWN = 16,
-    MESSAGE_RESET = 32, /* and then the connection ends */
-};
-
-struct connection {
-    struct virtio_vsock *vsock;
-    struct connection *next;
-    enum connection_state state;
-    uint32_t guest_port, host_port;
-    struct vsock_line line;
-    int fd;
-    struct event_source *source; /* NULL after the other side hung up: reads go on without */
-    unsigned messages;           /* set of enum message */
-    bool is_readable;
-    bool has_ended;      /* the host program sends no more: shutdown was or will be told */
-    bool has_hung_up;    /* nor does it read */
-    uint32_t guest_shut; /* VIRTIO_VSOCK_SHUTDOWN_*: what the guest said */
-    uint32_t peer_alloc; /* the guest's buffer, and how much of what we sent it has consumed */
-    uint32_t peer_fwd;
-    uint32_t sent;      /* bytes to the guest, modulo 2^32 */
-    uint32_t forwarded; /* bytes from the guest that reached the host program */
-    uint32_t told_forwarded;
-    uint8_t *buffer; /* of BUFFER_SIZE when first needed: bytes the host program has not taken */
-    uint32_t buffer_start, buffer_used;
-};
-
-struct reject {
-    uint32_t guest_port, host_port;
-};
-
-struct virtio_vsock {
-    struct virtio_device virtio;
-    uint32_t guest_cid;
-    int dir_fd;
-    int listener_fd;
-    struct event_source *listener;
-    struct connection *connections; /* oldest last; served in turn */
-    unsigned connection_count;
-    uint32_t next_host_port;
-    struct reject reject[MAX_REJECTS]; /* resets for packets that belong to no connection */
-    unsigned reject_count;
-    bool must_tell_reset; /* the guest's connections did not survive: an event shall say so */
-    /* Until the guest has dealt with that, or for a while, host programs wait: it would end their connections as well. */
-    bool is_held;
-    struct event_timer *hold_timer;
-    unsigned event_buffers; /* that the guest had left then: one more says that it has */
-    uint64_t packets_in, packets_out, bytes_in, bytes_out;
-    struct virtqueue_chain chain;
-};
-
-static void pump(struct virtio_vsock *vsock);
 
 static struct virtio_vsock *vsock_from_virtio(struct virtio_device *virtio)
 {
     return container_of(virtio, struct virtio_vsock, virtio);
 }
 
-static void connection_free(struct connection *connection)
-{
-    struct virtio_vsock *vsock = connection->vsock;
-    struct connection **link = &vsock->connections;
-    while (*link != connection) {
-        link = &(*link)->next;
-    }
-    *link = connection->next;
-    vsock->connection_count--;
-    event_source_remove(connection->source);
-    close(connection->fd);
-    free(connection->buffer);
-    free(connection);
-}
-
-static struct connection *find(struct virtio_vsock *vsock, uint32_t guest_port, uint32_t host_port)
-{
-    for (struct connection *c = vsock->connections; c != NULL; c = c->next) {
-        if (c->state != STATE_COMMAND && c->guest_port == guest_port && c->host_port == host_port) {
-            return c;
-        }
-    }
-    return NULL;
-}
-
-static void update_events(struct connection *connection)
-{
-    if (connection->source != NULL) {
-        uint32_t events = connection->is_readable || connection->has_ended ? 0 : EPOLLIN;
-        events |= connection->buffer_used > 0 ? EPOLLOUT : 0;
-        event_source_set_events(connection->source, events);
-    }
-}
-
 static void add_reject(struct virtio_vsock *vsock, uint32_t guest_port, uint32_t host_port)
 {
-    if (vsock->reject_count < MAX_REJECTS) { /* the transmit queue stops before */
-        vsock->reject[vsock->reject_count++] = (struct reject){guest_port, host_port};
+    if (vsock->reject_count < VSOCK_MAX_REJECTS) { /* the transmit queue stops before */
+        vsock->reject[vsock->reject_count++] = (struct vsock_reject){guest_port, host_port};
     }
 }
 
-/* Gives the host program what waits for it. False: it does not take anything any more. */
-static bool flush_buffer(struct connection *connection)
-{
-    while (connection->buffer_used > 0) {
-        size_t size = MIN(connection->buffer_used, BUFFER_SIZE - connection->buffer_start);
-        ssize_t n = send(connection->fd, connection->buffer + connection->buffer_start, size,
-                         MSG_NOSIGNAL | MSG_DONTWAIT);
-        if (n < 0 && errno == EINTR) {
-            continue;
-        }
-        if (n < 0) {
-            return errno == EAGAIN;
-        }
-        connection->buffer_start = (connection->buffer_start + (uint32_t)n) % BUFFER_SIZE;
-        connection->buffer_used -= (uint32_t)n;
-        connection->forwarded += (uint32_t)n;
-    }
-    return true;
-}
-
-/* After bytes went on to the host program: credit, and the end of the stream if it was that. */
-static void after_flush(struct connection *connection, bool is_alive)
-{
-    if (!is_alive) {
-        connection->messages = MESSAGE_RESET;
-        connection->buffer_used = 0;
-    } else if (connection->buffer_used == 0 && connection->guest_shut != 0) {
-        if (connection->guest_shut == SHUTDOWN_BOTH) {
-            connection->messages = MESSAGE_RESET; /* 5.10.6.5: the clean end is answered so */
-        } else if ((connection->guest_shut & VIRTIO_VSOCK_SHUTDOWN_SEND) != 0) {
-            (void)shutdown(connection->fd, SHUT_WR); /* gone already is as good */
-        }
-    }
-    if (connection->forwarded - connection->told_forwarded >= BUFFER_SIZE / 2) {
-        connection->messages |= MESSAGE_CREDIT_UPDATE;
-    }
-    update_events(connection);
-}
-
-/* The line of a program that wants to reach the guest. False: the connection is gone. */
-static bool read_command(struct connection *connection)
-{
-    uint32_t port;
-    int rc = vsock_socket_read_connect(connection->fd, &connection->line, &port);
-    if (rc == -EAGAIN || rc == -EINTR) {
-        return true;
-    }
-    if (rc < 0) {
-        connection_free(connection);
-        return false;
-    }
-    struct virtio_vsock *vsock = connection->vsock;
-    connection->guest_port = port;
-    do { /* fewer connections than ports: there is a free one */
-        connection->host_port = vsock->next_host_port++;
-        vsock->next_host_port |= FIRST_HOST_PORT;
-    } while (find(vsock, port, connection->host_port) != NULL);
-    connection->state = STATE_CONNECTING;
-    connection->messages = MESSAGE_REQUEST;
-    return true;
-}
-
-static void socket_ready(void *ctx, int fd, uint32_t events)
-{
-    struct connection *connection = ctx;
-    struct virtio_vsock *vsock = connection->vsock;
-    struct virtio_device *virtio = &vsock->virtio;
-    virtio_lock(virtio);
-    bool is_there = true;
-    if ((events & EPOLLIN) != 0 && connection->state == STATE_COMMAND) {
-        is_there = read_command(connection);
-    } else if ((events & EPOLLIN) != 0) {
-        connection->is_readable = true;
-    }
-    if (is_there && (events & (EPOLLHUP | EPOLLERR)) != 0) {
-        if (connection->state == STATE_COMMAND) {
-            connection_free(connection);
-            is_there = false;
-        } else {
-            /* These cannot be masked: no more events, what is left is read by the pump. */
-            event_source_remove(connection->source);
-            connection->source = NULL;
-            connection->has_hung_up = true;
-            connection->is_readable = true;
-            connection->messages |= connection->has_ended ? MESSAGE_SHUTDOWN : 0;
-        }
-    }
-    if (is_there && (events & EPOLLOUT) != 0) {
-        after_flush(connection, flush_buffer(connection));
-    }
-    if (is_there) {
-        update_events(connection);
-    }
-    pump(vsock);
-    virtio_unlock(virtio);
-}
-
-/* Takes over 'fd'. NULL: no room for another connection. */
-static struct connection *add_connection(struct virtio_vsock *vsock, int fd)
-{
-    struct connection *connection =
-        vsock->connection_count < MAX_CONNECTIONS ? calloc(1, sizeof(*connection)) : NULL;
-    if (connection == NULL) {
-        close(fd);
-        return NULL;
-    }
-    connection->vsock = vsock;
-    connection->fd = fd;
-    if (event_loop_add_fd(vsock->virtio.host->loop, fd, EPOLLIN, socket_ready, connection,
-                          &connection->source, NULL) < 0) {
-        close(fd);
-        free(connection);
-        return NULL;
-    }
-    connection->next = vsock->connections;
-    vsock->connections = connection;
-    vsock->connection_count++;
-    return connection;
-}
-
-static void listener_ready(void *ctx, int fd, uint32_t events)
-{
-    struct virtio_vsock *vsock = ctx;
-    int client = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-    if (client >= 0) {
-        virtio_lock(&vsock->virtio);
-        if ((vsock->virtio.status & VIRTIO_STATUS_DRIVER_OK) == 0) {
-            close(client); /* nobody is there to be reached */
-        } else {
-            (void)add_connection(vsock, client); /* too many: it is closed */
-        }
-        virtio_unlock(&vsock->virtio);
-    }
-}
-
-static uint32_t peer_room(const struct connection *connection)
+static uint32_t peer_room(const struct vsock_connection *connection)
 {
     uint32_t in_flight = connection->sent - connection->peer_fwd;
     return in_flight < connection->peer_alloc ? connection->peer_alloc - in_flight : 0;
 }
 
-static bool can_read(const struct connection *connection)
+static bool can_read(const struct vsock_connection *connection)
 {
     return connection->state == STATE_CONNECTED && connection->is_readable &&
            !connection->has_ended && (connection->guest_shut & VIRTIO_VSOCK_SHUTDOWN_RCV) == 0;
 }
 
 /* Writes a packet's header in front of 'len' bytes that are there already, and gives the chain to the guest. */
-static void send_packet(struct virtio_vsock *vsock, const struct header *header)
+static void send_packet(struct virtio_vsock *vsock, const struct vsock_header *header)
 {
-    uint8_t raw[HEADER_SIZE] = {0};
+    uint8_t raw[VSOCK_HEADER_SIZE] = {0};
     le64_put(raw, HOST_CID);
     le64_put(raw + 8, vsock->guest_cid);
     le32_put(raw + 16, header->src_port);
@@ -308,34 +58,35 @@ static void send_packet(struct virtio_vsock *vsock, const struct header *header)
     le32_put(raw + 36, header->buf_alloc);
     le32_put(raw + 40, header->fwd_cnt);
     (void)virtqueue_write(&vsock->chain, 0, raw, sizeof(raw)); /* checked by take_buffer */
-    virtqueue_push(virtio_queue(&vsock->virtio, RECEIVE), &vsock->chain, HEADER_SIZE + header->len);
+    virtqueue_push(virtio_queue(&vsock->virtio, RECEIVE), &vsock->chain,
+                   VSOCK_HEADER_SIZE + header->len);
     vsock->packets_out++;
     vsock->bytes_out += header->len;
 }
 
-static void send_for(struct connection *connection, uint16_t op, uint32_t flags, uint32_t len)
+static void send_for(struct vsock_connection *connection, uint16_t op, uint32_t flags, uint32_t len)
 {
     connection->told_forwarded = connection->forwarded;
     connection->messages &= ~(unsigned)MESSAGE_CREDIT_UPDATE; /* every packet carries the credit */
-    const struct header header = {.src_port = connection->host_port,
-                                  .dst_port = connection->guest_port,
-                                  .len = len,
-                                  .op = op,
-                                  .flags = flags,
-                                  .buf_alloc = BUFFER_SIZE,
-                                  .fwd_cnt = connection->forwarded};
+    const struct vsock_header header = {.src_port = connection->host_port,
+                                        .dst_port = connection->guest_port,
+                                        .len = len,
+                                        .op = op,
+                                        .flags = flags,
+                                        .buf_alloc = VSOCK_BUFFER_SIZE,
+                                        .fwd_cnt = connection->forwarded};
     send_packet(connection->vsock, &header);
 }
 
 /* Puts bytes of the host program into the chain, behind the header. True: a packet went to the guest. */
-static bool send_data(struct connection *connection)
+static bool send_data(struct vsock_connection *connection)
 {
     struct virtio_vsock *vsock = connection->vsock;
     const struct virtqueue_chain *chain = &vsock->chain;
     uint32_t room = peer_room(connection);
     struct iovec iov[VIRTQUEUE_MAX_SEGMENTS];
     struct msghdr message = {.msg_iov = iov};
-    uint64_t skip = HEADER_SIZE, left = room;
+    uint64_t skip = VSOCK_HEADER_SIZE, left = room;
     for (unsigned i = 0; i < chain->writable_count && left > 0; i++) {
         const struct iovec *part = &chain->iov[chain->readable_count + i];
         size_t cut = (size_t)MIN(skip, part->iov_len);
@@ -364,7 +115,7 @@ static bool send_data(struct connection *connection)
         connection->has_ended = true;
         connection->messages |= MESSAGE_SHUTDOWN;
     }
-    update_events(connection);
+    vsock_update_events(connection);
     return false;
 }
 
@@ -381,7 +132,7 @@ static bool take_buffer(struct virtio_vsock *vsock)
             return false; /* process goes on when there is one */
         }
     }
-    if (vsock->chain.writable_bytes <= HEADER_SIZE) {
+    if (vsock->chain.writable_bytes <= VSOCK_HEADER_SIZE) {
         queue->broken = "receive buffer without room for a packet";
         virtio_break(&vsock->virtio, queue->broken);
         return false;
@@ -390,7 +141,7 @@ static bool take_buffer(struct virtio_vsock *vsock)
 }
 
 /* Does this connection have something for the guest? */
-static bool has_work(struct connection *connection)
+static bool has_work(struct vsock_connection *connection)
 {
     if (connection->messages != 0) {
         return !(connection->messages & MESSAGE_REQUEST) || !connection->vsock->is_held;
@@ -399,12 +150,12 @@ static bool has_work(struct connection *connection)
 }
 
 /* Sends one packet with the buffer that was taken. False: there was nothing after all. */
-static bool serve(struct connection *connection)
+static bool serve(struct vsock_connection *connection)
 {
     unsigned messages = connection->messages;
     if ((messages & MESSAGE_RESET) != 0) {
         send_for(connection, VIRTIO_VSOCK_OP_RST, 0, 0);
-        connection_free(connection);
+        vsock_connection_free(connection);
         return true;
     }
     if ((messages & MESSAGE_REQUEST) != 0) {
@@ -429,7 +180,7 @@ static bool serve(struct connection *connection)
     if ((messages & MESSAGE_SHUTDOWN) != 0) {
         connection->messages &= ~(unsigned)MESSAGE_SHUTDOWN;
         send_for(connection, VIRTIO_VSOCK_OP_SHUTDOWN,
-                 connection->has_hung_up ? SHUTDOWN_BOTH : VIRTIO_VSOCK_SHUTDOWN_SEND, 0);
+                 connection->has_hung_up ? VSOCK_SHUTDOWN_BOTH : VIRTIO_VSOCK_SHUTDOWN_SEND, 0);
         return true;
     }
     return send_data(connection);
@@ -453,7 +204,7 @@ static void tell_reset(struct virtio_vsock *vsock)
 }
 
 /* Sends to the guest what there is while it has buffers: one packet of each connection in turn. */
-static void pump(struct virtio_vsock *vsock)
+void vsock_pump(struct virtio_vsock *vsock)
 {
     struct virtio_device *virtio = &vsock->virtio;
     if (!virtio_is_running(virtio)) {
@@ -466,14 +217,14 @@ static void pump(struct virtio_vsock *vsock)
             if (!take_buffer(vsock)) {
                 goto out;
             }
-            const struct reject *reject = &vsock->reject[--vsock->reject_count];
-            const struct header header = {.src_port = reject->host_port,
-                                          .dst_port = reject->guest_port,
-                                          .op = VIRTIO_VSOCK_OP_RST};
+            const struct vsock_reject *reject = &vsock->reject[--vsock->reject_count];
+            const struct vsock_header header = {.src_port = reject->host_port,
+                                                .dst_port = reject->guest_port,
+                                                .op = VIRTIO_VSOCK_OP_RST};
             send_packet(vsock, &header);
         }
-        struct connection *next;
-        for (struct connection *c = vsock->connections; c != NULL; c = next) {
+        struct vsock_connection *next;
+        for (struct vsock_connection *c = vsock->connections; c != NULL; c = next) {
             next = c->next;
             if (!has_work(c)) {
                 continue;
@@ -496,10 +247,10 @@ out:
     virtio_interrupt(virtio, RECEIVE);
 }
 
-static void open_for_guest(struct virtio_vsock *vsock, const struct header *header)
+static void open_for_guest(struct virtio_vsock *vsock, const struct vsock_header *header)
 {
     int fd = vsock->dir_fd >= 0 ? vsock_socket_connect(vsock->dir_fd, header->dst_port) : -ENOENT;
-    struct connection *connection = fd >= 0 ? add_connection(vsock, fd) : NULL;
+    struct vsock_connection *connection = fd >= 0 ? vsock_add_connection(vsock, fd) : NULL;
     if (connection == NULL) {
         add_reject(vsock, header->src_port, header->dst_port);
         return;
@@ -512,87 +263,14 @@ static void open_for_guest(struct virtio_vsock *vsock, const struct header *head
     connection->messages = MESSAGE_RESPONSE;
 }
 
-/* The guest took a host program's connection. */
-static void accepted_by_guest(struct connection *connection)
-{
-    char line[32];
-    int size = snprintf(line, sizeof(line), "OK %u\n", connection->host_port);
-    if (connection->state != STATE_CONNECTING ||
-        send(connection->fd, line, (size_t)size, MSG_NOSIGNAL | MSG_DONTWAIT) != size) {
-        connection->messages = MESSAGE_RESET;
-        return;
-    }
-    connection->state = STATE_CONNECTED;
-}
-
-/* The guest's bytes, from vsock->chain. */
-static void take_data(struct connection *connection, uint32_t len)
-{
-    struct virtio_vsock *vsock = connection->vsock;
-    if (connection->state != STATE_CONNECTED ||
-        (connection->guest_shut & VIRTIO_VSOCK_SHUTDOWN_SEND) != 0 ||
-        len > BUFFER_SIZE - connection->buffer_used) {
-        connection->messages = MESSAGE_RESET; /* more than its credit, or out of turn */
-        return;
-    }
-    if (connection->buffer == NULL) {
-        connection->buffer = malloc(BUFFER_SIZE);
-        if (connection->buffer == NULL) {
-            connection->messages = MESSAGE_RESET;
-            return;
-        }
-    }
-    uint32_t done = 0;
-    while (done < len) { /* twice at most: around the ring's end */
-        uint32_t at = (connection->buffer_start + connection->buffer_used) % BUFFER_SIZE;
-        uint32_t size = MIN(len - done, BUFFER_SIZE - at);
-        size_t copied =
-            virtqueue_read(&vsock->chain, HEADER_SIZE + done, connection->buffer + at, size);
-        invariant(copied == size); /* handle_packet has checked the length */
-        connection->buffer_used += size;
-        done += size;
-    }
-    vsock->bytes_in += len;
-    after_flush(connection, flush_buffer(connection));
-}
-
-static void handle_connection(struct connection *connection, const struct header *header)
-{
-    connection->peer_alloc = header->buf_alloc;
-    connection->peer_fwd = header->fwd_cnt;
-    switch (header->op) {
-    case VIRTIO_VSOCK_OP_RESPONSE:
-        accepted_by_guest(connection);
-        break;
-    case VIRTIO_VSOCK_OP_RST:
-        connection_free(connection);
-        break;
-    case VIRTIO_VSOCK_OP_SHUTDOWN:
-        connection->guest_shut |= header->flags & SHUTDOWN_BOTH;
-        after_flush(connection, flush_buffer(connection));
-        break;
-    case VIRTIO_VSOCK_OP_RW:
-        take_data(connection, header->len);
-        break;
-    case VIRTIO_VSOCK_OP_CREDIT_UPDATE:
-        break;
-    case VIRTIO_VSOCK_OP_CREDIT_REQUEST:
-        connection->messages |= MESSAGE_CREDIT_UPDATE;
-        break;
-    default: /* a second request, or nothing that we know */
-        connection->messages = MESSAGE_RESET;
-        break;
-    }
-}
-
 /* NULL, or how the guest broke the protocol. */
 static const char *handle_packet(struct virtio_vsock *vsock)
 {
-    uint8_t raw[HEADER_SIZE];
-    if (virtqueue_read(&vsock->chain, 0, raw, HEADER_SIZE) != HEADER_SIZE) {
+    uint8_t raw[VSOCK_HEADER_SIZE];
+    if (virtqueue_read(&vsock->chain, 0, raw, VSOCK_HEADER_SIZE) != VSOCK_HEADER_SIZE) {
         return "packet without a header";
     }
-    const struct header header = {
+    const struct vsock_header header = {
         .src_cid = le64_get(raw),
         .dst_cid = le64_get(raw + 8),
         .src_port = le32_get(raw + 16),
@@ -604,7 +282,7 @@ static const char *handle_packet(struct virtio_vsock *vsock)
         .buf_alloc = le32_get(raw + 36),
         .fwd_cnt = le32_get(raw + 40),
     };
-    if (header.len > vsock->chain.readable_bytes - HEADER_SIZE) {
+    if (header.len > vsock->chain.readable_bytes - VSOCK_HEADER_SIZE) {
         return "packet longer than its buffer";
     }
     vsock->packets_in++;
@@ -617,9 +295,10 @@ static const char *handle_packet(struct virtio_vsock *vsock)
         }
         return NULL;
     }
-    struct connection *connection = find(vsock, header.src_port, header.dst_port);
+    struct vsock_connection *connection =
+        vsock_find_connection(vsock, header.src_port, header.dst_port);
     if (connection != NULL) {
-        handle_connection(connection, &header);
+        vsock_handle_packet(connection, &header);
     } else if (header.op == VIRTIO_VSOCK_OP_REQUEST) {
         open_for_guest(vsock, &header);
     } else if (header.op != VIRTIO_VSOCK_OP_RST) {
@@ -634,7 +313,7 @@ static void transmit(struct virtio_vsock *vsock)
     struct virtqueue *queue = virtio_queue(virtio, TRANSMIT);
     unsigned count = 0;
     /* While answers wait for buffers of the guest, its packets wait too. */
-    while (count < CHAINS_PER_TURN && vsock->reject_count < MAX_REJECTS &&
+    while (count < CHAINS_PER_TURN && vsock->reject_count < VSOCK_MAX_REJECTS &&
            virtio_pop(virtio, TRANSMIT, &vsock->chain)) {
         const char *why = handle_packet(vsock);
         if (why != NULL) {
@@ -646,7 +325,7 @@ static void transmit(struct virtio_vsock *vsock)
     }
     virtqueue_set_notify(queue, true);
     virtio_interrupt(virtio, TRANSMIT);
-    if (vsock->reject_count < MAX_REJECTS && virtqueue_has_chain(queue)) {
+    if (vsock->reject_count < VSOCK_MAX_REJECTS && virtqueue_has_chain(queue)) {
         virtio_notify(virtio, TRANSMIT);
     }
 }
@@ -655,7 +334,7 @@ static void release(struct virtio_vsock *vsock)
 {
     vsock->is_held = false;
     event_timer_disarm(vsock->hold_timer);
-    pump(vsock);
+    vsock_pump(vsock);
 }
 
 static void held_long_enough(void *ctx)
@@ -691,12 +370,12 @@ static void vsock_process(struct virtio_device *virtio, unsigned index)
         process_event(vsock);
         return;
     }
-    bool was_full = vsock->reject_count == MAX_REJECTS;
+    bool was_full = vsock->reject_count == VSOCK_MAX_REJECTS;
     if (index == TRANSMIT) {
         transmit(vsock);
     }
-    pump(vsock);
-    if (was_full && vsock->reject_count < MAX_REJECTS) {
+    vsock_pump(vsock);
+    if (was_full && vsock->reject_count < VSOCK_MAX_REJECTS) {
         virtio_notify(virtio, TRANSMIT);
     }
 }
@@ -705,7 +384,7 @@ static void vsock_reset(struct virtio_device *virtio)
 {
     struct virtio_vsock *vsock = vsock_from_virtio(virtio);
     while (vsock->connections != NULL) {
-        connection_free(vsock->connections);
+        vsock_connection_free(vsock->connections);
     }
     vsock->reject_count = 0;
     vsock->must_tell_reset = vsock->is_held = false;
@@ -731,7 +410,7 @@ static int vsock_restore(struct virtio_device *virtio, struct archive_reader *re
                          uint32_t version, struct error *err)
 {
     struct virtio_vsock *vsock = vsock_from_virtio(virtio);
-    vsock->next_host_port = archive_get_u32(reader) | FIRST_HOST_PORT;
+    vsock->next_host_port = archive_get_u32(reader) | VSOCK_FIRST_HOST_PORT;
     vsock->must_tell_reset = true;
     return 0;
 }
@@ -793,8 +472,8 @@ static int open_host_side(struct virtio_vsock *vsock, struct event_loop *loop, s
     }
     int rc = vsock_socket_listen(vsock->dir_fd, &vsock->listener_fd, err);
     return rc < 0 ? rc
-                  : event_loop_add_fd(loop, vsock->listener_fd, EPOLLIN, listener_ready, vsock,
-                                      &vsock->listener, err);
+                  : event_loop_add_fd(loop, vsock->listener_fd, EPOLLIN, vsock_listener_ready,
+                                      vsock, &vsock->listener, err);
 }
 
 int virtio_vsock_create(const struct virtio_vsock_options *options, struct device **out_device,
@@ -810,7 +489,7 @@ int virtio_vsock_create(const struct virtio_vsock_options *options, struct devic
     vsock->guest_cid = options->guest_cid;
     vsock->dir_fd = options->dir_fd;
     vsock->listener_fd = -1;
-    vsock->next_host_port = FIRST_HOST_PORT;
+    vsock->next_host_port = VSOCK_FIRST_HOST_PORT;
     int rc = open_host_side(vsock, options->common.host->loop, err);
     if (rc == 0) {
         rc = event_timer_create(options->common.host->loop, held_long_enough, vsock,
